@@ -1,0 +1,13 @@
+// Package guest describes a virtual machine's memory: its RAM blocks, the
+// pages in them, and where pages come from and go to.
+//
+// Data flows one way. A [Source] yields [Batch]es of pages, a multifd method
+// carries them, and a [Sink] takes them in. [Memory] is memory of this process
+// and is both; a snapshot is both too (package snapshot).
+//
+// It is for programs that migrate memory of their own, such as a VMM written
+// in Go, and for the rest of vmferry.
+//
+// Traps: a [Lane] and a Batch belong to one goroutine at a time. Offsets are
+// bytes from the start of a block, always a multiple of the page size.
+package guest

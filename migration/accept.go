@@ -1,0 +1,215 @@
+package migration
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/vmferry/vmferry/multifd"
+)
+
+var (
+	// ErrNobody is wrapped when the source did not connect in time.
+	ErrNobody = errors.New("no source connected")
+	// ErrChannels is wrapped when the source's channels are not those that
+	// were expected.
+	ErrChannels = errors.New("the source's channels do not match")
+)
+
+// connections are those of one migration.
+type connections struct {
+	main     net.Conn
+	channels []net.Conn
+	uuid     [16]byte
+	hasUUID  bool
+}
+
+func (c *connections) close() {
+	if c.main != nil {
+		c.main.Close()
+	}
+	for _, conn := range c.channels {
+		if conn != nil {
+			conn.Close()
+		}
+	}
+}
+
+// arrival is a connection that has said what it is.
+type arrival struct {
+	conn      net.Conn
+	main      bool
+	handshake multifd.Handshake
+	err       error
+	stray     bool // it failed before it had shown that it is the source
+}
+
+// accept takes one main connection and the multifd channels, in any order.
+func accept(ctx context.Context, ln net.Listener, cfg *ReceiveConfig) (_ *connections, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	if cfg.ConnectTimeout > 0 {
+		ctx, cancel = context.WithTimeoutCause(ctx, cfg.ConnectTimeout, fmt.Errorf("%w within %v", ErrNobody, cfg.ConnectTimeout))
+	}
+	defer cancel()
+	arrivals := make(chan arrival)
+	go acceptLoop(ctx, ln, cfg, arrivals)
+
+	conns := &connections{channels: make([]net.Conn, cfg.Channels)}
+	defer func() {
+		if err != nil {
+			conns.close()
+		}
+	}()
+	for have := 0; have < cfg.Channels+1; {
+		select {
+		case <-ctx.Done():
+			err := context.Cause(ctx)
+			if errors.Is(err, ErrNobody) && have > 0 {
+				err = fmt.Errorf("%w: %d of %d connections came within %v (does the source have multifd on, with %d channels?)",
+					ErrChannels, have, cfg.Channels+1, cfg.ConnectTimeout, cfg.Channels)
+			}
+			return nil, err
+		case a := <-arrivals:
+			if a.stray {
+				cfg.Logger.Warn("turned a connection away", "error", a.err)
+				continue
+			}
+			if err := conns.add(a); err != nil {
+				if a.conn != nil {
+					a.conn.Close()
+				}
+				return nil, err
+			}
+			have++
+		}
+	}
+	return conns, nil
+}
+
+// add sorts in one connection.
+func (c *connections) add(a arrival) error {
+	if a.err != nil {
+		return a.err
+	}
+	if a.main {
+		if c.main != nil {
+			return fmt.Errorf("%w: a second main connection", ErrChannels)
+		}
+		c.main = a.conn
+		return nil
+	}
+	id := int(a.handshake.ID)
+	fail := func(field, format string, args ...any) error {
+		return &multifd.ChannelError{Channel: id, Field: field, Err: fmt.Errorf("%w: %s", ErrChannels, fmt.Sprintf(format, args...))}
+	}
+	switch {
+	case id >= len(c.channels):
+		return fail("id", "this side was told %d channels, 0 to %d: set the same multifd-channels on both", len(c.channels), len(c.channels)-1)
+	case c.channels[id] != nil:
+		return fail("id", "it came twice")
+	case c.hasUUID && c.uuid != a.handshake.UUID:
+		return fail("uuid", "%x, but another channel said %x", a.handshake.UUID, c.uuid)
+	}
+	c.channels[id] = a.conn
+	c.uuid, c.hasUUID = a.handshake.UUID, true
+	return nil
+}
+
+// acceptLoop accepts until ctx ends. Each connection is looked at by a
+// goroutine of its own: a source may say nothing on one before it has made
+// the others. It closes the listener at its end.
+func acceptLoop(ctx context.Context, ln net.Listener, cfg *ReceiveConfig, arrivals chan<- arrival) {
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	// A peer that only connects cannot make this side hold more than a few
+	// connections.
+	slots := make(chan struct{}, cfg.Channels+16)
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() == nil {
+				deliver(ctx, arrivals, arrival{err: fmt.Errorf("accepting connections: %w", err)})
+			}
+			return
+		}
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			conn.Close()
+			return
+		}
+		go func() {
+			defer func() { <-slots }()
+			deliver(ctx, arrivals, identify(ctx, conn, cfg))
+		}()
+	}
+}
+
+func deliver(ctx context.Context, arrivals chan<- arrival, a arrival) {
+	select {
+	case arrivals <- a:
+	case <-ctx.Done():
+		if a.conn != nil {
+			a.conn.Close()
+		}
+	}
+}
+
+// identify finds out what a connection is by its first bytes.
+func identify(ctx context.Context, conn net.Conn, cfg *ReceiveConfig) arrival {
+	// Ending ctx ends the reading.
+	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	tune(conn)
+	if cfg.TLS != nil {
+		t := tls.Server(conn, cfg.TLS)
+		if err := t.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return arrival{err: fmt.Errorf("TLS with %v: %w", conn.RemoteAddr(), err), stray: true}
+		}
+		conn = t
+	}
+	peeked := &peekedConn{Conn: conn}
+	var first [4]byte
+	if _, err := io.ReadFull(conn, first[:]); err != nil {
+		conn.Close()
+		return arrival{err: fmt.Errorf("a connection from %v closed before it said what it is: %w", conn.RemoteAddr(), err), stray: true}
+	}
+	peeked.first = first[:]
+	switch magic := binary.BigEndian.Uint32(first[:]); magic {
+	case qemuMagic:
+		return arrival{conn: peeked, main: true}
+	case multifd.Magic:
+		h, err := multifd.ReadHandshake(peeked)
+		if err != nil {
+			conn.Close()
+			return arrival{err: err}
+		}
+		return arrival{conn: conn, handshake: h} // all that was peeked is read
+	default:
+		conn.Close()
+		return arrival{err: fmt.Errorf("a connection from %v begins with %q, which is neither a migration's main channel nor a multifd channel (%w)", conn.RemoteAddr(), first[:], multifd.ErrMalformed)}
+	}
+}
+
+const qemuMagic = 0x5145564d
+
+// peekedConn gives bytes that were read too early once more.
+type peekedConn struct {
+	net.Conn
+	first []byte
+}
+
+func (c *peekedConn) Read(p []byte) (int, error) {
+	if len(c.first) > 0 {
+		n := copy(p, c.first)
+		c.first = c.first[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}

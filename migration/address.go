@@ -1,0 +1,158 @@
+package migration
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrAddress is wrapped by errors about addresses that cannot be used.
+var ErrAddress = errors.New("unusable address")
+
+// Address is where a migration goes: "unix:PATH" or "tcp:HOST:PORT".
+type Address struct {
+	Network, Addr string
+}
+
+// ParseAddress reads an address.
+func ParseAddress(s string) (Address, error) {
+	network, addr, ok := strings.Cut(s, ":")
+	if !ok || addr == "" || network != "unix" && network != "tcp" {
+		return Address{}, fmt.Errorf("%w %q: want unix:PATH or tcp:HOST:PORT", ErrAddress, s)
+	}
+	if network == "tcp" {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return Address{}, fmt.Errorf("%w %q: %w", ErrAddress, s, err)
+		}
+	}
+	return Address{network, addr}, nil
+}
+
+func (a Address) String() string { return a.Network + ":" + a.Addr }
+
+var umask sync.Mutex
+
+// Listen listens on the address. A unix socket can be opened by its owner
+// only, and is removed when the listener is closed.
+func (a Address) Listen(ctx context.Context) (net.Listener, error) {
+	var lc net.ListenConfig
+	if a.Network == "unix" {
+		if err := a.removeStale(); err != nil {
+			return nil, err
+		}
+		// Between bind and chmod anybody could connect; the mask is the
+		// whole process's, so it is changed for a moment only.
+		umask.Lock()
+		defer umask.Unlock()
+		defer unix.Umask(unix.Umask(0o177))
+	}
+	ln, err := lc.Listen(ctx, a.Network, a.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %v: %w", a, err)
+	}
+	return ln, nil
+}
+
+// removeStale removes a socket that nobody listens on any more.
+func (a Address) removeStale() error {
+	info, err := os.Lstat(a.Addr)
+	if err != nil {
+		return nil // not there, or the listening will say what is wrong
+	}
+	if info.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("%w %v: there is a file of that name, and it is no socket", ErrAddress, a)
+	}
+	conn, err := net.DialTimeout("unix", a.Addr, time.Second)
+	if err == nil {
+		conn.Close()
+		return fmt.Errorf("%w %v: somebody listens there already", ErrAddress, a)
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("%w %v: a socket of that name exists: %w", ErrAddress, a, err)
+	}
+	return os.Remove(a.Addr)
+}
+
+// Dial connects to the address, with TLS if cfg is not nil.
+func (a Address) Dial(ctx context.Context, cfg *tls.Config) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, a.Network, a.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %v: %w", a, err)
+	}
+	tune(conn)
+	if cfg == nil {
+		return conn, nil
+	}
+	if cfg.ServerName == "" {
+		cfg = cfg.Clone()
+		cfg.ServerName, _, _ = net.SplitHostPort(a.Addr)
+	}
+	t := tls.Client(conn, cfg)
+	if err := t.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("TLS with %v: %w", a, err)
+	}
+	return t, nil
+}
+
+// tune makes a TCP connection notice within half a minute or so that the other
+// side is gone, which without a word from it takes the kernel a quarter of an
+// hour.
+func tune(conn net.Conn) {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4})
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	// A kernel that does not know the option leaves the default: no harm.
+	raw.Control(func(fd uintptr) {
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 30_000)
+	})
+}
+
+// TLSFiles are the PEM files of one side: its certificate and key, and the
+// authority that the other side's certificate has to come from.
+type TLSFiles struct {
+	Cert, Key, CA string
+}
+
+// Load makes a configuration for either side of a migration: both show a
+// certificate and both check the other's.
+func (f TLSFiles) Load() (*tls.Config, error) {
+	if f.Cert == "" || f.Key == "" || f.CA == "" {
+		return nil, errors.New("TLS needs a certificate, its key and the authority's certificate")
+	}
+	cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+	if err != nil {
+		return nil, fmt.Errorf("TLS certificate %s, key %s: %w", f.Cert, f.Key, err)
+	}
+	pem, err := os.ReadFile(f.CA)
+	if err != nil {
+		return nil, fmt.Errorf("TLS authority: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("TLS authority: no certificate in %s", f.CA)
+	}
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		Certificates: []tls.Certificate{cert},
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+		ClientCAs:    pool,
+		RootCAs:      pool,
+	}, nil
+}

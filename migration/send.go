@@ -1,0 +1,310 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/vmstate"
+)
+
+// ZeroPages is how a source tells of pages that are zero.
+type ZeroPages uint8
+
+const (
+	// ZeroInMain sends a record on the main channel, which every QEMU knows
+	// and which makes the page zero whatever it was.
+	ZeroInMain ZeroPages = iota
+	// ZeroInPackets names them in the packets, which a QEMU knows from 9.0.
+	// From 9.1 on it takes a page that did not come before to be zero.
+	ZeroInPackets
+)
+
+// SendConfig says what is sent and how.
+type SendConfig struct {
+	// Channels and Method have to be those of the destination; Level is the
+	// method's, 0 for its default.
+	Channels int
+	Method   multifd.Method
+	Level    int
+	// Head is the stream's header and configuration: of a machine that was
+	// received, or made by vmstate.Configuration.
+	Head   []byte
+	Layout *guest.Layout
+	// SyncMode has to be that of the destination's machine type.
+	SyncMode vmstate.SyncMode
+	UUID     [16]byte
+	Zero     ZeroPages
+	// ReturnPath asks the destination to say how it went. Finish then waits
+	// for that.
+	ReturnPath bool
+	// Progress, if not nil, is kept up to date.
+	Progress *Progress
+}
+
+// Dialer makes a connection to the destination.
+type Dialer func(ctx context.Context) (net.Conn, error)
+
+// Sender is the source of one migration. Its calls are Connect, Round any
+// number of times, DeviceState, Finish; and Close in any case.
+type Sender struct {
+	cfg      SendConfig
+	mainConn net.Conn
+	connsMu  sync.Mutex // a context that ends closes while channels are opened
+	conns    []net.Conn
+	closed   bool
+	senders  []*multifd.Sender
+	batches  []*guest.Batch
+	num      atomic.Uint64
+
+	mu   sync.Mutex // main is written by all channels in ZeroInMain
+	main *vmstate.Writer
+
+	shut chan error // the return path's last word
+}
+
+// Connect opens the main channel first and then the multifd channels, in
+// order, and sends the setup.
+func Connect(ctx context.Context, dial Dialer, cfg SendConfig) (_ *Sender, err error) {
+	if cfg.Channels < 1 || cfg.Channels > multifd.MaxChannels {
+		return nil, fmt.Errorf("%w: %d channels (want 1 to %d)", ErrChannels, cfg.Channels, multifd.MaxChannels)
+	}
+	if cfg.Progress == nil {
+		cfg.Progress = new(Progress)
+	}
+	s := &Sender{cfg: cfg}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	if s.mainConn, err = s.open(ctx, dial); err != nil {
+		return nil, err
+	}
+	s.main = vmstate.NewWriter(s.mainConn, cfg.Layout, cfg.SyncMode)
+	defer s.closeOn(ctx)()
+	if err := s.begin(); err != nil {
+		return nil, err
+	}
+	for id := range cfg.Channels {
+		if err := s.openChannel(ctx, dial, id); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.main.Setup(); err != nil {
+		return nil, withCause(ctx, err)
+	}
+	if err := s.sync(); err != nil {
+		return nil, withCause(ctx, err)
+	}
+	return s, nil
+}
+
+// begin writes the head, so that a destination that tells its connections
+// apart by their first bytes has them, and opens the return path.
+func (s *Sender) begin() error {
+	if err := s.main.Head(s.cfg.Head); err != nil {
+		return err
+	}
+	if s.cfg.ReturnPath {
+		for _, c := range vmstate.OpenReturnPath() {
+			if err := s.main.Command(c); err != nil {
+				return err
+			}
+		}
+		s.shut = make(chan error, 1)
+		go func() { s.shut <- vmstate.AwaitShut(s.mainConn) }()
+	}
+	return s.main.Flush()
+}
+
+// open makes a connection that closeConns closes.
+func (s *Sender) open(ctx context.Context, dial Dialer) (net.Conn, error) {
+	conn, err := dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.connsMu.Lock()
+	defer s.connsMu.Unlock()
+	if s.closed {
+		conn.Close()
+		return nil, context.Cause(ctx)
+	}
+	s.conns = append(s.conns, conn)
+	return conn, nil
+}
+
+func (s *Sender) openChannel(ctx context.Context, dial Dialer, id int) error {
+	conn, err := s.open(ctx, dial)
+	if err != nil {
+		return fmt.Errorf("multifd channel %d: %w", id, err)
+	}
+	sender, err := multifd.NewSender(conn, s.cfg.Method, &s.num, multifd.ChannelConfig{Channel: id, PageSize: s.cfg.Layout.PageSize, Level: s.cfg.Level})
+	if err != nil {
+		return err
+	}
+	s.senders = append(s.senders, sender)
+	s.batches = append(s.batches, &guest.Batch{TakeDeflated: sender.TakesDeflated()})
+	return sender.Handshake(s.cfg.UUID)
+}
+
+// closeOn closes all connections when ctx ends, which ends all writing. The
+// returned function takes that back.
+func (s *Sender) closeOn(ctx context.Context) func() {
+	stop := context.AfterFunc(ctx, s.closeConns)
+	return func() { stop() }
+}
+
+// sync sends a SYNC on every channel, at once: a destination may want them all
+// before it reads on.
+func (s *Sender) sync() error {
+	var group errgroup.Group
+	for _, sender := range s.senders {
+		group.Go(sender.Sync)
+	}
+	s.cfg.Progress.SyncPoints.Add(1)
+	return group.Wait()
+}
+
+// Round sends all pages that the source yields, and a sync point.
+func (s *Sender) Round(ctx context.Context, src guest.Source) error {
+	defer s.closeOn(ctx)()
+	if err := s.main.BeginSection(false); err != nil {
+		return withCause(ctx, err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for i, sender := range s.senders {
+		group.Go(func() error { return s.runChannel(ctx, sender, s.batches[i], src) })
+	}
+	if err := group.Wait(); err != nil {
+		return s.explain(ctx, err)
+	}
+	return s.explain(ctx, s.syncPoint())
+}
+
+// syncPoint ends a section. The SYNCs and the main channel's record are
+// written side by side: the destination may be waiting for either.
+func (s *Sender) syncPoint() error {
+	var group errgroup.Group
+	group.Go(s.sync)
+	group.Go(s.main.EndSection)
+	return group.Wait()
+}
+
+func (s *Sender) runChannel(ctx context.Context, sender *multifd.Sender, b *guest.Batch, src guest.Source) error {
+	before := sender.Bytes()
+	for {
+		switch err := src.Next(ctx, b); {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+		s.cfg.Progress.Normal.Add(uint64(len(b.Normal)))
+		s.cfg.Progress.Zero.Add(uint64(len(b.Zero)))
+		if err := s.sendZero(b); err != nil {
+			return err
+		}
+		if err := sender.Send(b); err != nil {
+			return err
+		}
+		s.cfg.Progress.Bytes.Add(sender.Bytes() - before)
+		before = sender.Bytes()
+	}
+}
+
+// sendZero takes the zero pages out of the batch if they go by the main
+// channel.
+func (s *Sender) sendZero(b *guest.Batch) error {
+	if s.cfg.Zero != ZeroInMain || len(b.Zero) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, off := range b.Zero {
+		if err := s.main.Zero(b.Block, off); err != nil {
+			return err
+		}
+	}
+	b.Zero = b.Zero[:0]
+	return nil
+}
+
+// DeviceState sends a device-state packet on the first channel. Device states
+// belong behind the last round.
+func (s *Sender) DeviceState(ctx context.Context, d multifd.DeviceState) error {
+	defer s.closeOn(ctx)()
+	return s.explain(ctx, s.senders[0].SendDeviceState(&d))
+}
+
+// Finish ends RAM, sends the device state with the end of the stream, and with
+// a return path waits until the destination says how it went.
+func (s *Sender) Finish(ctx context.Context, devices []byte) error {
+	defer s.closeOn(ctx)()
+	if err := s.main.BeginSection(true); err != nil {
+		return s.explain(ctx, err)
+	}
+	if err := s.syncPoint(); err != nil {
+		return s.explain(ctx, err)
+	}
+	if err := s.main.Devices(devices); err != nil {
+		return s.explain(ctx, err)
+	}
+	if s.shut == nil {
+		return nil
+	}
+	select {
+	case err := <-s.shut:
+		s.shut <- err
+		return withCause(ctx, err)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// explain prefers what the destination said to how the writing then failed.
+func (s *Sender) explain(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	select {
+	case said := <-s.shut:
+		s.shut <- said
+		if said != nil && !errors.Is(said, net.ErrClosed) {
+			return fmt.Errorf("%w (while sending: %w)", said, err)
+		}
+	default:
+	}
+	return withCause(ctx, err)
+}
+
+func (s *Sender) closeConns() {
+	s.connsMu.Lock()
+	defer s.connsMu.Unlock()
+	s.closed = true
+	for _, c := range s.conns {
+		c.Close()
+	}
+}
+
+// Close closes the connections and frees what the method holds.
+func (s *Sender) Close() error {
+	s.closeConns()
+	for _, sender := range s.senders {
+		sender.Close()
+	}
+	s.senders = nil
+	if s.shut != nil {
+		// The reader of the return path has ended, or does now.
+		s.shut <- <-s.shut
+	}
+	return nil
+}

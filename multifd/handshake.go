@@ -1,0 +1,62 @@
+package multifd
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+const (
+	// Magic is the first word of a channel and of every packet.
+	Magic = 0x11223344
+	// Version is the only version of the wire there has been.
+	Version = 1
+	// HandshakeLen is the bytes of a handshake.
+	HandshakeLen = 64
+	// MaxChannels is the most channels a migration can have: QEMU keeps the
+	// count and the id in a byte.
+	MaxChannels = 255
+)
+
+// Handshake is what the first 64 bytes of a channel say.
+//
+//	0  u32 magic   4 u32 version   8 u8[16] uuid   24 u8 id   25 zeros
+type Handshake struct {
+	// UUID is the machine's, all zero if it has none.
+	UUID [16]byte
+	ID   uint8
+}
+
+// Append appends the handshake as it goes over the wire.
+func (h Handshake) Append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, Magic)
+	b = binary.BigEndian.AppendUint32(b, Version)
+	b = append(b, h.UUID[:]...)
+	b = append(b, h.ID)
+	return append(b, make([]byte, HandshakeLen-25)...)
+}
+
+// ReadHandshake reads a handshake. The uuid is the caller's to compare.
+func ReadHandshake(r io.Reader) (Handshake, error) {
+	var buf [HandshakeLen]byte
+	if _, err := io.ReadFull(r, buf[:]); err != nil {
+		return Handshake{}, &ChannelError{Channel: -1, Field: "first 64 bytes", Err: truncated(err)}
+	}
+	h := Handshake{ID: buf[24]}
+	copy(h.UUID[:], buf[8:24])
+	if magic := binary.BigEndian.Uint32(buf[:]); magic != Magic {
+		return h, &ChannelError{Channel: -1, Field: "magic", Err: fmt.Errorf("%w: %#08x (want %#08x)", ErrMalformed, magic, uint32(Magic))}
+	}
+	if v := binary.BigEndian.Uint32(buf[4:]); v != Version {
+		return h, &ChannelError{Channel: int(h.ID), Field: "version", Err: fmt.Errorf("%w: %d (want %d)", ErrMalformed, v, Version)}
+	}
+	return h, nil
+}
+
+// truncated makes an end of file in the middle of something an ErrTruncated.
+func truncated(err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return fmt.Errorf("%w: the peer closed the connection", ErrTruncated)
+	}
+	return err
+}

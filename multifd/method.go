@@ -1,0 +1,91 @@
+package multifd
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// Method is a way to carry pages, by QEMU's name of it. It holds no state: the
+// state of a channel is made by the two setups. A setup returns something
+// ready, or an error and leaves nothing behind; Cleanup of what it returned
+// frees all of it.
+type Method interface {
+	// Name is the value of QEMU's multifd-compression parameter.
+	Name() string
+	// Flag is the method's bits in a packet's flags, 0 for none.
+	Flag() Flags
+	// SetupSend readies one channel to send.
+	SetupSend(ChannelConfig) (SendState, error)
+	// SetupReceive readies one channel to receive.
+	SetupReceive(ChannelConfig) (ReceiveState, error)
+}
+
+// ChannelConfig is what a method has to know to be set up for a channel.
+type ChannelConfig struct {
+	// Channel is the id, for errors.
+	Channel int
+	// PageSize is the target page size in bytes.
+	PageSize int
+	// Level is the method's own compression level, 0 for its default.
+	Level int
+}
+
+// SendState carries the pages of one channel out.
+type SendState interface {
+	// Prepare turns out.Batch into the payload: it appends it to out.Payload
+	// and says its bytes in out.PayloadLen. The vectors may point into the
+	// batch and are written before the next Prepare. It is called for batches
+	// with normal pages only.
+	Prepare(out *Outgoing) error
+	// TakesDeflated says whether a batch may come in the form Deflated.
+	TakesDeflated() bool
+	// Cleanup frees what the setup made.
+	Cleanup()
+}
+
+// Outgoing is a packet that is being made.
+type Outgoing struct {
+	Batch      *guest.Batch
+	Payload    net.Buffers
+	PayloadLen int
+}
+
+// ReceiveState takes the pages of one channel in.
+type ReceiveState interface {
+	// Receive reads exactly in.Packet.PayloadLen bytes of payload and puts
+	// the packet's normal pages into in.Lane. It is called for packets with
+	// normal pages only.
+	Receive(in *Incoming) error
+	// Cleanup frees what the setup made.
+	Cleanup()
+}
+
+// Incoming is a packet whose payload is to be read.
+type Incoming struct {
+	Packet *Packet
+	Lane   guest.Lane
+	// Payload reads the channel.
+	Payload *Reader
+}
+
+var methods = []Method{None, Zlib, Zstd, QPL, UADK, QATzip}
+
+// Methods returns all methods in the order of QEMU's parameter.
+func Methods() []Method { return slices.Clone(methods) }
+
+// MethodNamed returns the method of that name, or an error that lists the
+// names and wraps ErrUnknownMethod.
+func MethodNamed(name string) (Method, error) {
+	var names []string
+	for _, m := range methods {
+		if m.Name() == name {
+			return m, nil
+		}
+		names = append(names, m.Name())
+	}
+	return nil, fmt.Errorf("%w %q (known: %s)", ErrUnknownMethod, name, strings.Join(names, ", "))
+}

@@ -1,0 +1,154 @@
+package multifd
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// Flags is the flags word of a packet.
+type Flags uint32
+
+// The flags of a packet. The five bits of FlagMethods hold the method.
+const (
+	FlagSync        Flags = 0x01
+	FlagZlib        Flags = 0x02
+	FlagZstd        Flags = 0x04
+	FlagQPL         Flags = 0x08
+	FlagUADK        Flags = 0x10
+	FlagQATzip      Flags = 0x20
+	FlagMethods     Flags = 0x3e
+	FlagDeviceState Flags = 0x40
+)
+
+func (f Flags) String() string {
+	var names []string
+	for _, n := range []struct {
+		f    Flags
+		name string
+	}{{FlagSync, "SYNC"}, {FlagZlib, "zlib"}, {FlagZstd, "zstd"}, {FlagQPL, "qpl"}, {FlagUADK, "uadk"}, {FlagQATzip, "qatzip"}, {FlagDeviceState, "DEVICE_STATE"}} {
+		if f&n.f != 0 {
+			names = append(names, n.name)
+			f &^= n.f
+		}
+	}
+	if f != 0 {
+		names = append(names, fmt.Sprintf("%#x", uint32(f)))
+	}
+	if names == nil {
+		return "none"
+	}
+	return strings.Join(names, "|")
+}
+
+const (
+	// prefixLen is the part that RAM and device-state packets have in common:
+	// magic, version, flags.
+	prefixLen  = 12
+	offsetsAt  = 320
+	ramBlockAt = 64
+	nameLen    = 256
+)
+
+// HeaderLen returns the bytes of a RAM packet's header: 1344 for 4 KiB pages.
+func HeaderLen(pageSize int) int { return offsetsAt + 8*guest.PacketPages(pageSize) }
+
+// Packet is the header of a RAM packet.
+//
+//	0 u32 magic    4 u32 version   8 u32 flags    12 u32 pages_alloc
+//	16 u32 normal_pages   20 u32 next_packet_size   24 u64 packet_num
+//	32 u32 zero_pages     36 unused    64 u8[256] ramblock    320 u64 offsets
+type Packet struct {
+	Flags Flags
+	// Num is the source's count of packets over all channels.
+	Num uint64
+	// Block is nil in a packet without pages.
+	Block *guest.Block
+	// Normal are the offsets of the pages whose data follows, Zero those of
+	// the pages that are zero.
+	Normal, Zero []uint64
+	// PayloadLen is the bytes of the method's payload: next_packet_size.
+	PayloadLen uint32
+}
+
+// Sync says that the channel has reached a sync point.
+func (p *Packet) Sync() bool { return p.Flags&FlagSync != 0 }
+
+// decode reads a header of HeaderLen bytes whose magic and version have been
+// checked. layout may be nil as long as no packet has pages. It keeps p's
+// slices.
+func (p *Packet) decode(h []byte, pageSize int, layout *guest.Layout) error {
+	be := binary.BigEndian
+	capacity := uint32(guest.PacketPages(pageSize))
+	alloc, normal, zero := be.Uint32(h[12:]), be.Uint32(h[16:]), be.Uint32(h[32:])
+	p.Flags, p.Num, p.Block, p.PayloadLen = Flags(be.Uint32(h[8:])), be.Uint64(h[24:]), nil, 0
+	p.Normal, p.Zero = p.Normal[:0], p.Zero[:0]
+	switch {
+	case p.Flags&^(FlagSync|FlagMethods) != 0:
+		return malformed("flags", "%v has bits that mean nothing to a RAM packet", p.Flags)
+	case alloc > capacity:
+		return malformed("pages_alloc", "%d, but a packet holds %d pages of %d bytes", alloc, capacity, pageSize)
+	case normal > capacity:
+		return malformed("normal_pages", "%d, but a packet holds %d pages of %d bytes", normal, capacity, pageSize)
+	case zero > capacity-normal:
+		return malformed("zero_pages", "%d with %d normal pages, but a packet holds %d pages", zero, normal, capacity)
+	}
+	if normal+zero == 0 {
+		return nil // next_packet_size can be stale here (QEMU 7.2)
+	}
+	if layout == nil {
+		return malformed("normal_pages", "%d pages came before the main channel named the RAM blocks", normal+zero)
+	}
+	name := h[ramBlockAt : ramBlockAt+nameLen]
+	end := bytes.IndexByte(name, 0)
+	if end < 0 {
+		return malformed("ramblock", "the name has no end")
+	}
+	if p.Block = layout.Lookup(name[:end]); p.Block == nil {
+		return malformed("ramblock", "no RAM block is called %q", name[:end])
+	}
+	for i := range normal + zero {
+		off := be.Uint64(h[offsetsAt+8*i:])
+		if err := layout.CheckOffset(p.Block, off); err != nil {
+			return inField(fmt.Sprintf("offset[%d]", i), fmt.Errorf("%w: %w", ErrMalformed, err))
+		}
+		if i < normal {
+			p.Normal = append(p.Normal, off)
+		} else {
+			p.Zero = append(p.Zero, off)
+		}
+	}
+	if normal > 0 {
+		p.PayloadLen = be.Uint32(h[20:])
+	}
+	return nil
+}
+
+// encode writes the header to h, HeaderLen bytes of it.
+func (p *Packet) encode(h []byte, pageSize int) {
+	be := binary.BigEndian
+	clear(h)
+	be.PutUint32(h[0:], Magic)
+	be.PutUint32(h[4:], Version)
+	be.PutUint32(h[8:], uint32(p.Flags))
+	be.PutUint32(h[12:], uint32(guest.PacketPages(pageSize)))
+	be.PutUint32(h[16:], uint32(len(p.Normal)))
+	be.PutUint32(h[20:], p.PayloadLen)
+	be.PutUint64(h[24:], p.Num)
+	be.PutUint32(h[32:], uint32(len(p.Zero)))
+	if p.Block != nil {
+		copy(h[ramBlockAt:ramBlockAt+nameLen-1], p.Block.Name)
+	}
+	at := offsetsAt
+	for _, off := range p.Normal {
+		be.PutUint64(h[at:], off)
+		at += 8
+	}
+	for _, off := range p.Zero {
+		be.PutUint64(h[at:], off)
+		at += 8
+	}
+}

@@ -1,0 +1,116 @@
+package multifd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// payloadBuffer holds one packet's payload. It is as large as the largest that
+// is taken and was written once when it was made, so that no page fault comes
+// in the way of a packet.
+type payloadBuffer []byte
+
+// newPayloadBuffer makes room for a full packet of pages that grew by an
+// eighth: no codec's worst case is beyond that.
+func newPayloadBuffer() payloadBuffer {
+	return prefaulted(guest.PacketBytes + guest.PacketBytes/8 + 4096)
+}
+
+// prefaulted returns n bytes that were written once.
+func prefaulted(n int) []byte {
+	b := make([]byte, n)
+	for i := 0; i < n; i += 4096 {
+		b[i] = 0
+	}
+	return b
+}
+
+// read reads the packet's payload into the buffer.
+func (b payloadBuffer) read(in *Incoming) ([]byte, error) {
+	n := in.Packet.PayloadLen
+	if n == 0 || uint64(n) > uint64(len(b)) {
+		return nil, malformed("next_packet_size", "%d bytes for %d pages (want 1 to %d)", n, len(in.Packet.Normal), len(b))
+	}
+	return b[:n], inField("payload", in.Payload.ReadFull(b[:n]))
+}
+
+var errPacketEmpty = errors.New("the packet's data ends before its pages are complete")
+
+// packetFeed is what a stream decoder reads from: the payloads of a channel
+// end to end. A decoder that wants more than the packet at hand holds is at
+// fault, or its peer is: a packet carries its pages whole.
+type packetFeed struct {
+	rest []byte // of the packet before: the end of a flush
+	data []byte
+	kept [maxRest]byte
+}
+
+// maxRest is how much of a payload a decoder may leave for the next packet:
+// the marks that end a flushed deflate or zstd block.
+const maxRest = 64
+
+// next puts the payload behind what was left of the last.
+func (f *packetFeed) next(payload []byte) { f.data = payload }
+
+// finish is called when the packet's pages are complete. It keeps what is
+// left, because the payload's buffer is about to be used again.
+func (f *packetFeed) finish() error {
+	if left := len(f.rest) + len(f.data); left > maxRest {
+		return malformed("payload", "%d bytes more than the packet's pages took", left)
+	}
+	n := copy(f.kept[:], f.rest) // may overlap: copy is a move
+	n += copy(f.kept[n:], f.data)
+	f.rest, f.data = f.kept[:n], nil
+	return nil
+}
+
+func (f *packetFeed) Read(p []byte) (int, error) {
+	from := &f.rest
+	if len(f.rest) == 0 {
+		from = &f.data
+	}
+	if len(*from) == 0 {
+		return 0, errPacketEmpty
+	}
+	n := copy(p, *from)
+	*from = (*from)[n:]
+	return n, nil
+}
+
+func (f *packetFeed) ReadByte() (byte, error) {
+	from := &f.rest
+	if len(f.rest) == 0 {
+		from = &f.data
+	}
+	if len(*from) == 0 {
+		return 0, errPacketEmpty
+	}
+	c := (*from)[0]
+	*from = (*from)[1:]
+	return c, nil
+}
+
+// receivePages fills the packet's pages from r, a stream of them.
+func receivePages(in *Incoming, r io.Reader) error {
+	pages, err := in.Lane.Pages(in.Packet.Block, in.Packet.Normal)
+	if err != nil {
+		return inField("placing pages", err)
+	}
+	for i, page := range pages {
+		if _, err := io.ReadFull(r, page); err != nil {
+			return inField(fmt.Sprintf("page %d of %d", i+1, len(pages)), fmt.Errorf("%w: %w", ErrMalformed, err))
+		}
+	}
+	return inField("keeping pages", in.Lane.Commit())
+}
+
+// vectorBuffer is an io.Writer into a buffer of the channel's own.
+type vectorBuffer struct{ b []byte }
+
+func (v *vectorBuffer) Write(p []byte) (int, error) {
+	v.b = append(v.b, p...)
+	return len(p), nil
+}

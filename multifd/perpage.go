@@ -1,0 +1,68 @@
+package multifd
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// qpl and uadk frame their payload alike: normal_pages u32 lengths, then the
+// data of the pages end to end. A length of exactly the page size says that
+// the page is there as it is.
+
+// pageLengths reads the lengths at the head of a payload of n pages, checks
+// that they add up, and returns the data behind them.
+func pageLengths(lengths []uint32, payload []byte, n, pageSize int) ([]uint32, []byte, error) {
+	if len(payload) < 4*n {
+		return nil, nil, malformed("next_packet_size", "%d bytes do not hold the lengths of %d pages", len(payload), n)
+	}
+	data := payload[4*n:]
+	var sum uint64
+	for i := range n {
+		length := binary.BigEndian.Uint32(payload[4*i:])
+		if length == 0 || length > uint32(pageSize) {
+			return nil, nil, malformed(fmt.Sprintf("length[%d]", i), "%d (want 1 to the page size %d)", length, pageSize)
+		}
+		lengths = append(lengths, length)
+		sum += uint64(length)
+	}
+	if sum != uint64(len(data)) {
+		return nil, nil, malformed("next_packet_size", "%d pages of together %d bytes, but %d bytes follow their lengths", n, sum, len(data))
+	}
+	return lengths, data, nil
+}
+
+// perPageSend makes packets of pages that are compressed one by one.
+type perPageSend struct {
+	lengths []byte
+	arena   []byte // a page's worth of output for every page of a packet
+	size    int
+}
+
+func newPerPageSend(pageSize int) perPageSend {
+	return perPageSend{
+		lengths: make([]byte, 0, 4*guest.PacketPages(pageSize)),
+		arena:   prefaulted(guest.PacketBytes), size: pageSize,
+	}
+}
+
+// output returns where page i is to be compressed to: one byte less than a
+// page, because a page that does not shrink is sent as it is.
+func (s *perPageSend) output(i int) []byte {
+	return s.arena[i*s.size : (i+1)*s.size-1]
+}
+
+func (s *perPageSend) begin(out *Outgoing) {
+	n := len(out.Batch.Normal)
+	s.lengths = s.lengths[:4*n]
+	out.Payload = append(out.Payload, s.lengths)
+	out.PayloadLen = 4 * n
+}
+
+// add makes data page i of the payload; nothing is copied.
+func (s *perPageSend) add(out *Outgoing, i int, data []byte) {
+	binary.BigEndian.PutUint32(s.lengths[4*i:], uint32(len(data)))
+	out.Payload = append(out.Payload, data)
+	out.PayloadLen += len(data)
+}

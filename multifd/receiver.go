@@ -1,0 +1,156 @@
+package multifd
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// Receiver reads one channel after its handshake. It belongs to one goroutine.
+type Receiver struct {
+	channel  int
+	method   Method
+	state    ReceiveState
+	in       *Reader
+	pageSize int
+	layout   *guest.Layout
+	header   []byte
+	packet   Packet
+	count    uint64
+	incoming Incoming
+}
+
+// NewReceiver readies the method for the channel. Close frees what it made.
+func NewReceiver(r io.Reader, method Method, cfg ChannelConfig) (*Receiver, error) {
+	if cfg.PageSize < guest.MinPageSize || cfg.PageSize > guest.MaxPageSize {
+		return nil, fmt.Errorf("multifd channel %d: page size %d (want %d to %d)", cfg.Channel, cfg.PageSize, guest.MinPageSize, guest.MaxPageSize)
+	}
+	state, err := method.SetupReceive(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("multifd channel %d: setting up to receive %s: %w", cfg.Channel, method.Name(), err)
+	}
+	return &Receiver{
+		channel: cfg.Channel, method: method, state: state,
+		in: NewReader(r), pageSize: cfg.PageSize,
+		header: make([]byte, HeaderLen(cfg.PageSize)),
+	}, nil
+}
+
+// Close frees what the method holds. It does not close the connection.
+func (r *Receiver) Close() { r.state.Cleanup() }
+
+// SetLayout says what memory there is; packets with pages are malformed before.
+func (r *Receiver) SetLayout(l *guest.Layout) { r.layout = l }
+
+// Count returns how many packets have begun, Bytes the bytes read.
+func (r *Receiver) Count() uint64 { return r.count }
+
+// Bytes returns the bytes read from the channel.
+func (r *Receiver) Bytes() uint64 { return r.in.Total() }
+
+// Next reads the next packet's header: a RAM packet, valid until the call
+// after, whose pages Receive must read; or a device-state packet, whole. A
+// channel that ends between packets gives io.EOF.
+func (r *Receiver) Next() (*Packet, *DeviceState, error) {
+	r.count++
+	// A RAM header is the longest, so that this never reads into a payload;
+	// a device-state packet may be shorter, what was read beyond it waits.
+	n, err := io.ReadAtLeast(r.in, r.header, prefixLen)
+	if err != nil {
+		if n == 0 && errors.Is(err, io.EOF) {
+			return nil, nil, io.EOF
+		}
+		return nil, nil, r.fail(inField("header", truncated(err)))
+	}
+	if magic := binary.BigEndian.Uint32(r.header); magic != Magic {
+		return nil, nil, r.fail(malformed("magic", "%#08x (want %#08x)", magic, uint32(Magic)))
+	}
+	if v := binary.BigEndian.Uint32(r.header[4:]); v != Version {
+		return nil, nil, r.fail(malformed("version", "%d (want %d)", v, Version))
+	}
+	if Flags(binary.BigEndian.Uint32(r.header[8:]))&FlagDeviceState != 0 {
+		d, err := r.deviceState(n)
+		return nil, d, r.fail(err)
+	}
+	if err := r.in.ReadFull(r.header[n:]); err != nil {
+		return nil, nil, r.fail(inField("header", err))
+	}
+	if err := r.packet.decode(r.header, r.pageSize, r.layout); err != nil {
+		return nil, nil, r.fail(err)
+	}
+	return &r.packet, nil, r.fail(r.checkMethod())
+}
+
+// checkMethod compares the packet's method with the channel's. A packet
+// without data may leave the bits clear.
+func (r *Receiver) checkMethod() error {
+	bits := r.packet.Flags & FlagMethods
+	if bits == r.method.Flag() || bits == 0 && len(r.packet.Normal) == 0 {
+		return nil
+	}
+	return malformed("flags", "the source sends %v, but this side was told %s: set the same multifd-compression on both", bits, r.method.Name())
+}
+
+func (r *Receiver) deviceState(have int) (*DeviceState, error) {
+	if have < deviceStateLen {
+		if err := r.in.ReadFull(r.header[have:deviceStateLen]); err != nil {
+			return nil, inField("header", err)
+		}
+		have = deviceStateLen
+	}
+	d, size, err := decodeDeviceState(r.header)
+	if err != nil {
+		return nil, err
+	}
+	extra := append([]byte(nil), r.header[deviceStateLen:have]...)
+	r.in.pending = append(extra, r.in.pending...)
+	d.Data, err = readGrowing(r.in, size)
+	return &d, inField("data", truncated(err))
+}
+
+// readGrowing reads size bytes, and takes memory for them only as they come.
+func readGrowing(r io.Reader, size int) ([]byte, error) {
+	const step = 1 << 20
+	var data []byte
+	for len(data) < size {
+		n := min(step, size-len(data))
+		at := len(data)
+		data = append(data, make([]byte, n)...)
+		if _, err := io.ReadFull(r, data[at:]); err != nil {
+			return nil, err
+		}
+	}
+	return data, nil
+}
+
+// Receive reads the payload of the packet that Next gave and puts its pages
+// into the lane.
+func (r *Receiver) Receive(lane guest.Lane) error {
+	p := &r.packet
+	if len(p.Normal) > 0 {
+		r.incoming = Incoming{Packet: p, Lane: lane, Payload: r.in}
+		if err := r.state.Receive(&r.incoming); err != nil {
+			return r.fail(err)
+		}
+	}
+	if len(p.Zero) > 0 {
+		return r.fail(inField("zero pages", lane.Zero(p.Block, p.Zero)))
+	}
+	return nil
+}
+
+// fail adds to err where it was.
+func (r *Receiver) fail(err error) error {
+	if err == nil {
+		return nil
+	}
+	ce := &ChannelError{Channel: r.channel, Packet: r.count, Field: "payload", Err: err}
+	var fe *fieldError
+	if errors.As(err, &fe) {
+		ce.Field, ce.Err = fe.field, fe.err
+	}
+	return ce
+}

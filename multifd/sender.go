@@ -1,0 +1,122 @@
+package multifd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// Sender writes one channel. It belongs to one goroutine.
+type Sender struct {
+	channel  int
+	w        io.Writer
+	method   Method
+	state    SendState
+	pageSize int
+	num      *atomic.Uint64
+	header   []byte
+	packet   Packet
+	out      Outgoing
+	bytes    uint64
+}
+
+// NewSender readies the method for the channel; num counts the packets of all
+// channels of the migration together. Close frees what it made.
+func NewSender(w io.Writer, method Method, num *atomic.Uint64, cfg ChannelConfig) (*Sender, error) {
+	if cfg.PageSize < guest.MinPageSize || cfg.PageSize > guest.MaxPageSize {
+		return nil, fmt.Errorf("multifd channel %d: page size %d (want %d to %d)", cfg.Channel, cfg.PageSize, guest.MinPageSize, guest.MaxPageSize)
+	}
+	state, err := method.SetupSend(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("multifd channel %d: setting up to send %s: %w", cfg.Channel, method.Name(), err)
+	}
+	return &Sender{
+		channel: cfg.Channel, w: w, method: method, state: state,
+		pageSize: cfg.PageSize, num: num, header: make([]byte, HeaderLen(cfg.PageSize)),
+	}, nil
+}
+
+// Close frees what the method holds. It does not close the connection.
+func (s *Sender) Close() { s.state.Cleanup() }
+
+// Bytes returns the bytes written to the channel.
+func (s *Sender) Bytes() uint64 { return s.bytes }
+
+// TakesDeflated says whether batches may come deflated.
+func (s *Sender) TakesDeflated() bool { return s.state.TakesDeflated() }
+
+// Handshake opens the channel.
+func (s *Sender) Handshake(uuid [16]byte) error {
+	n, err := s.w.Write(Handshake{UUID: uuid, ID: uint8(s.channel)}.Append(nil))
+	s.bytes += uint64(n)
+	return s.fail("handshake", err)
+}
+
+// Send writes the batch as one packet. Zero pages go in the packet, which
+// QEMU knows from 9.0.
+func (s *Sender) Send(b *guest.Batch) error {
+	if len(b.Normal)+len(b.Zero) == 0 {
+		return nil
+	}
+	if len(b.Normal)+len(b.Zero) > guest.PacketPages(s.pageSize) || len(b.Data) != len(b.Normal) {
+		return s.fail("batch", fmt.Errorf("%d normal and %d zero pages with %d of data do not make a packet", len(b.Normal), len(b.Zero), len(b.Data)))
+	}
+	if b.Form == guest.Deflated && !s.state.TakesDeflated() {
+		return s.fail("batch", errors.New("deflated pages cannot be sent as they are by "+s.method.Name()))
+	}
+	s.out.Batch, s.out.PayloadLen = b, 0
+	s.out.Payload = append(s.out.Payload[:0], s.header)
+	if len(b.Normal) > 0 {
+		if err := s.state.Prepare(&s.out); err != nil {
+			return s.fail("preparing a packet", err)
+		}
+	}
+	s.packet = Packet{
+		Flags: s.method.Flag(), Num: s.num.Add(1), Block: b.Block,
+		Normal: b.Normal, Zero: b.Zero, PayloadLen: uint32(s.out.PayloadLen),
+	}
+	s.packet.encode(s.header, s.pageSize)
+	return s.write()
+}
+
+// Sync writes a SYNC packet.
+func (s *Sender) Sync() error {
+	s.packet = Packet{Flags: FlagSync, Num: s.num.Add(1)}
+	s.packet.encode(s.header, s.pageSize)
+	s.out.Payload = append(s.out.Payload[:0], s.header)
+	return s.write()
+}
+
+// SendDeviceState writes a device-state packet.
+func (s *Sender) SendDeviceState(d *DeviceState) error {
+	header, err := d.appendHeader(nil)
+	if err != nil {
+		return s.fail("device state", err)
+	}
+	s.out.Payload = append(s.out.Payload[:0], header, d.Data)
+	return s.write()
+}
+
+// write sends the vectors: one writev where the connection is a socket.
+func (s *Sender) write() error {
+	whole := s.out.Payload // WriteTo consumes its receiver
+	n, err := s.out.Payload.WriteTo(s.w)
+	s.bytes += uint64(n)
+	clear(whole)
+	s.out.Payload = whole[:0]
+	return s.fail("writing a packet", err)
+}
+
+func (s *Sender) fail(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("multifd channel %d: %s: %w", s.channel, doing, err)
+	}
+	return fmt.Errorf("multifd channel %d: %s (%d bytes sent): %w", s.channel, doing, s.bytes, err)
+}

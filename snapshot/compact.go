@@ -1,0 +1,158 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// compact rewrites every object of which more than a quarter is superseded:
+// afterwards at most a quarter of the whole is. Pages that are deflated are
+// moved as they are.
+func (w *Writer) compact(ctx context.Context) error {
+	rewrite, err := w.wasteful(ctx)
+	if err != nil || len(rewrite) == 0 {
+		return err
+	}
+	if err := w.commits.Wait(); err != nil { // they are read by name
+		return err
+	}
+	c := &compactor{w: w, dec: newDecoder(w.layout.PageSize), open: map[uint32]Object{}}
+	defer c.close()
+	l, err := w.Lane()
+	if err != nil {
+		return err
+	}
+	c.lane = l.(*lane)
+	var scratch []entry
+	err = w.eachChunk(ctx, &scratch, func(block, n int) error {
+		moving := scratch[:0]
+		for _, e := range scratch {
+			if rewrite[w.extents[e.loc.extent()].object] {
+				moving = append(moving, e)
+			}
+		}
+		return byExtent(moving, func(run []entry) error {
+			return c.move(w.layout.Blocks[block], n, run)
+		})
+	})
+	if closeErr := c.lane.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot: compacting: %w", err)
+	}
+	for index := range rewrite {
+		o := w.objects[index]
+		if err := w.bucket.Remove(o.info.Name); err != nil {
+			return fmt.Errorf("snapshot: compacting: %w", err)
+		}
+		o.gone = true
+	}
+	return nil
+}
+
+// wasteful returns the objects of which more than a quarter is superseded.
+func (w *Writer) wasteful(ctx context.Context) (map[uint32]bool, error) {
+	live := make([]uint8, len(w.extents))
+	var scratch []entry
+	err := w.eachChunk(ctx, &scratch, func(int, int) error {
+		for _, e := range scratch {
+			live[e.loc.extent()]++
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	dead := make([]uint64, len(w.objects))
+	for i, e := range w.extents {
+		if e.count > 0 {
+			dead[e.object] += uint64(e.length) * uint64(e.count-live[i]) / uint64(e.count)
+		}
+	}
+	rewrite := map[uint32]bool{}
+	for i, n := range dead {
+		if n*4 > uint64(w.objects[i].info.Size) {
+			rewrite[uint32(i)] = true
+		}
+	}
+	return rewrite, nil
+}
+
+type compactor struct {
+	w       *Writer
+	dec     *decoder
+	lane    *lane
+	open    map[uint32]Object
+	payload []byte
+	offsets []uint64
+	lengths []uint32
+	data    []byte
+}
+
+func (c *compactor) close() {
+	c.dec.close()
+	for _, o := range c.open {
+		o.Close()
+	}
+}
+
+// move stores a run of one extent's pages again.
+func (c *compactor) move(b *guest.Block, chunk int, run []entry) error {
+	e := c.w.extents[run[0].loc.extent()]
+	payload, err := c.read(e)
+	if err != nil {
+		return err
+	}
+	x, err := c.dec.parse(e, payload)
+	if err != nil {
+		return err
+	}
+	size := uint64(c.w.layout.PageSize)
+	c.offsets, c.lengths, c.data = c.offsets[:0], c.lengths[:0], c.data[:0]
+	for _, en := range run {
+		c.offsets = append(c.offsets, (uint64(chunk)*chunkPages+uint64(en.page))*size)
+		if x.codec == codecDeflate {
+			d := x.deflated(en.loc.slot())
+			c.lengths = append(c.lengths, uint32(len(d)))
+			c.data = append(c.data, d...)
+		}
+	}
+	if x.codec == codecDeflate {
+		return c.lane.PutDeflated(b, c.offsets, c.lengths, c.data)
+	}
+	pages, err := c.lane.Pages(b, c.offsets)
+	if err != nil {
+		return err
+	}
+	for i, en := range run {
+		page, err := c.dec.page(&x, en.loc.slot(), nil)
+		if err != nil {
+			return err
+		}
+		copy(pages[i], page)
+	}
+	return c.lane.Commit()
+}
+
+func (c *compactor) read(e extent) ([]byte, error) {
+	o := c.open[e.object]
+	if o == nil {
+		var err error
+		if o, err = c.w.bucket.Open(c.w.objects[e.object].info.Name); err != nil {
+			return nil, err
+		}
+		c.open[e.object] = o
+	}
+	c.payload = append(c.payload[:0], make([]byte, e.length)...)
+	if _, err := io.ReadFull(io.NewSectionReader(o, int64(e.offset), int64(e.length)), c.payload); err != nil {
+		return nil, err
+	}
+	if checksum(c.payload) != e.crc {
+		return nil, corrupt(c.w.objects[e.object].info.Name, "the checksum of the extent at %d is wrong right after it was written", e.offset)
+	}
+	return c.payload, nil
+}

@@ -1,0 +1,221 @@
+package snapshot
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/vmferry/vmferry/deflate"
+	"github.com/vmferry/vmferry/guest"
+)
+
+// lane collects pages into extents and writes them to objects of its own. It
+// is used by one goroutine.
+type lane struct {
+	w        *Writer
+	object   *pageObject
+	pageSize int
+	max      int // pages an extent holds
+
+	// The extent at hand: its number, its block, and n pages. Its payload is
+	// kept in buf behind room for the lengths of all pages, so that the
+	// lengths can be put right before the data.
+	number  uint64
+	block   *guest.Block
+	n       int
+	lengths []uint32
+	room    int
+	data    []byte // buf[room:], up to what is there
+	buf     []byte
+
+	// What Pages gave out.
+	at      *guest.Block
+	offsets []uint64
+	pages   [][]byte
+	scratch []byte
+
+	deflate *deflate.Encoder
+	frame   []byte
+	closed  bool
+}
+
+// Lane opens a way into the snapshot.
+func (w *Writer) Lane() (guest.Lane, error) {
+	if w.layout == nil {
+		return nil, errors.New("snapshot: no memory was set up")
+	}
+	size := w.layout.PageSize
+	l := &lane{w: w, pageSize: size, max: extentPages(size)}
+	l.room = 4 * l.max
+	l.buf = make([]byte, l.room+l.max*size)
+	l.data = l.buf[l.room:l.room]
+	l.scratch = make([]byte, guest.PacketBytes)
+	if w.codec == codecDeflate {
+		mode := deflate.Fast
+		if w.opts.Store == StoreDense {
+			mode = deflate.Dense
+		}
+		l.deflate = deflate.NewEncoder(mode)
+	}
+	w.mu.Lock()
+	w.lanes++
+	w.mu.Unlock()
+	return l, nil
+}
+
+// Pages gives out scratch memory: what arrives is encoded in Commit.
+func (l *lane) Pages(b *guest.Block, offsets []uint64) ([][]byte, error) {
+	if len(offsets) > guest.PacketBytes/l.pageSize {
+		return nil, fmt.Errorf("snapshot: %d pages at once (at most %d)", len(offsets), guest.PacketBytes/l.pageSize)
+	}
+	l.at, l.offsets, l.pages = b, offsets, l.pages[:0]
+	for i := range offsets {
+		l.pages = append(l.pages, l.scratch[i*l.pageSize:(i+1)*l.pageSize:(i+1)*l.pageSize])
+	}
+	return l.pages, nil
+}
+
+// Commit encodes the pages that were put into the scratch memory.
+func (l *lane) Commit() error {
+	for i, off := range l.offsets {
+		page := l.pages[i]
+		if deflate.IsZero(page) {
+			l.w.tables[l.at.Index].put(off/uint64(l.pageSize), 0)
+			continue
+		}
+		if err := l.begin(l.at); err != nil {
+			return err
+		}
+		free := l.data[len(l.data):cap(l.data)]
+		if l.deflate != nil {
+			if n := l.deflate.Deflate(free[:l.pageSize-1], page); n > 0 {
+				page = free[:n]
+			}
+		}
+		if err := l.add(off, page); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// KeepsDeflated says that deflated pages are kept as they came.
+func (l *lane) KeepsDeflated() bool { return l.w.codec == codecDeflate }
+
+// PutDeflated keeps pages as they came.
+func (l *lane) PutDeflated(b *guest.Block, offsets []uint64, lengths []uint32, data []byte) error {
+	for i, off := range offsets {
+		if err := l.begin(b); err != nil {
+			return err
+		}
+		n := lengths[i]
+		if err := l.add(off, data[:n]); err != nil {
+			return err
+		}
+		data = data[n:]
+	}
+	return nil
+}
+
+// Zero forgets the pages: what is not kept is zero.
+func (l *lane) Zero(b *guest.Block, offsets []uint64) error {
+	for _, off := range offsets {
+		l.w.tables[b.Index].put(off/uint64(l.pageSize), 0)
+	}
+	return nil
+}
+
+// begin makes sure that there is an extent of the block with a free slot.
+func (l *lane) begin(b *guest.Block) error {
+	if l.n > 0 && l.block == b {
+		return nil
+	}
+	if err := l.flush(); err != nil {
+		return err
+	}
+	number, err := l.w.newExtent()
+	l.number, l.block = number, b
+	return err
+}
+
+// add puts a page, as it is kept, into the next slot.
+func (l *lane) add(offset uint64, data []byte) error {
+	l.data = append(l.data, data...) // in place if Commit encoded it there
+	l.lengths = append(l.lengths, uint32(len(data)))
+	l.w.tables[l.block.Index].put(offset/uint64(l.pageSize), at(l.number, l.n))
+	if l.n++; l.n == l.max {
+		return l.flush()
+	}
+	return nil
+}
+
+// flush writes the extent at hand.
+func (l *lane) flush() error {
+	if l.n == 0 {
+		return nil
+	}
+	payload := l.data
+	switch l.w.codec {
+	case codecDeflate:
+		start := l.room - 4*l.n
+		for i, n := range l.lengths {
+			binary.BigEndian.PutUint32(l.buf[start+4*i:], n)
+		}
+		payload = l.buf[start : l.room+len(l.data)]
+	case codecZstd:
+		enc := zstdEncoders.Get().(*zstd.Encoder)
+		l.frame = enc.EncodeAll(l.data, l.frame[:0])
+		zstdEncoders.Put(enc)
+		payload = l.frame
+	}
+	if err := l.write(payload); err != nil {
+		return err
+	}
+	l.n, l.lengths, l.data = 0, l.lengths[:0], l.data[:0]
+	return nil
+}
+
+func (l *lane) write(payload []byte) error {
+	if l.object == nil {
+		o, err := l.w.newObject()
+		if err != nil {
+			return err
+		}
+		l.object = o
+	}
+	e := extent{
+		object: l.object.index, block: uint16(l.block.Index), codec: l.w.codec, count: uint8(l.n),
+		offset: uint64(l.object.info.Size), length: uint32(len(payload)), crc: checksum(payload),
+	}
+	if _, err := l.object.Write(payload); err != nil {
+		return err
+	}
+	l.w.bytes.Add(int64(len(payload)))
+	l.w.mu.Lock()
+	l.w.extents[l.number] = e
+	l.w.mu.Unlock()
+	if l.object.info.Size >= l.w.opts.ObjectSize {
+		l.w.seal(l.object)
+		l.object = nil
+	}
+	return nil
+}
+
+// Close writes what is left and ends the lane.
+func (l *lane) Close() error {
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	err := l.flush()
+	if l.object != nil && err == nil {
+		l.w.seal(l.object)
+		l.object = nil
+	}
+	l.w.mu.Lock()
+	l.w.lanes--
+	l.w.mu.Unlock()
+	return err
+}

@@ -1,0 +1,184 @@
+package snapshot
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"sync"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+func newBytesReader(b []byte) io.Reader { return bytes.NewReader(b) }
+
+// SourceOptions say what a source yields.
+type SourceOptions struct {
+	// Zero says of which blocks zero pages are yielded too; nil is none. A
+	// machine's main memory is zero when it is made, but its ROMs are not.
+	Zero func(*guest.Block) bool
+}
+
+// Source returns a source of all pages of the snapshot, each once.
+func (r *Reader) Source(opts SourceOptions) guest.Source {
+	return &source{r: r, opts: opts, parts: map[int][]extent{}}
+}
+
+// source goes through the chunks of the index in order and hands out an extent
+// at a time.
+type source struct {
+	r    *Reader
+	opts SourceOptions
+
+	mu    sync.Mutex
+	block int
+	chunk uint32
+	jobs  []job
+	parts map[int][]extent
+	list  []entry
+}
+
+// job is a batch that is still to be made: pages of one extent, or zero pages.
+type job struct {
+	block *guest.Block
+	chunk uint32
+	ext   extent
+	run   []entry
+	zero  []uint64
+}
+
+// batchBuffers are what a batch needs to be filled.
+type batchBuffers struct {
+	dec     *decoder
+	payload []byte
+	pages   []byte
+}
+
+func (s *source) Layout() *guest.Layout { return s.r.layout }
+
+func (s *source) Next(ctx context.Context, b *guest.Batch) error {
+	j, err := s.next(ctx)
+	if err != nil {
+		return err
+	}
+	b.Reset()
+	b.Block = j.block
+	if j.run == nil {
+		b.Zero = append(b.Zero, j.zero...)
+		return nil
+	}
+	return s.r.fill(b, j)
+}
+
+// next takes the next job.
+func (s *source) next(ctx context.Context) (job, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.r.index == nil {
+		return job{}, errClosed
+	}
+	for len(s.jobs) == 0 {
+		if err := contextErr(ctx); err != nil {
+			return job{}, err
+		}
+		blocks := s.r.layout.Blocks
+		if s.block == len(blocks) {
+			return job{}, io.EOF
+		}
+		if err := s.load(blocks[s.block], s.chunk); err != nil {
+			return job{}, err
+		}
+		if s.chunk++; s.chunk == s.r.chunkCount(blocks[s.block]) {
+			s.block, s.chunk = s.block+1, 0
+		}
+	}
+	j := s.jobs[0]
+	s.jobs = s.jobs[1:]
+	return j, nil
+}
+
+// load makes the jobs of one chunk.
+func (s *source) load(b *guest.Block, n uint32) error {
+	c, err := s.r.index.loadChunk(b.Index, n)
+	if err != nil {
+		return err
+	}
+	// Runs of the chunk before may still be in use: they are slices of their
+	// own list.
+	s.list = nil
+	if c != nil {
+		s.list = c.entries(make([]entry, 0, c.count))
+	}
+	if s.opts.Zero != nil && s.opts.Zero(b) {
+		s.addZero(b, n)
+	}
+	return byExtent(s.list, func(run []entry) error {
+		e, err := s.r.extent(run[0].loc.extent(), s.parts)
+		if err != nil {
+			return err
+		}
+		if err := checkRun(b, e, run); err != nil {
+			return corrupt(s.r.index.name, "extent %d: %v", run[0].loc.extent(), err)
+		}
+		s.jobs = append(s.jobs, job{block: b, chunk: n, ext: e, run: run})
+		return nil
+	})
+}
+
+// addZero makes jobs of the chunk's pages that are not in the list.
+func (s *source) addZero(b *guest.Block, n uint32) {
+	size := uint64(s.r.layout.PageSize)
+	first := uint64(n) * chunkPages
+	end := min(first+chunkPages, s.r.layout.Pages(b))
+	limit := s.r.layout.PacketPages()
+	j := job{block: b, chunk: n}
+	list := s.list
+	for page := first; page < end; page++ {
+		if len(list) > 0 && first+uint64(list[0].page) == page {
+			list = list[1:]
+			continue
+		}
+		j.zero = append(j.zero, page*size)
+		if len(j.zero) == limit {
+			s.jobs = append(s.jobs, j)
+			j.zero = nil
+		}
+	}
+	if len(j.zero) > 0 {
+		s.jobs = append(s.jobs, j)
+	}
+}
+
+// fill reads a job's extent and puts its pages into the batch.
+func (r *Reader) fill(b *guest.Batch, j job) error {
+	buf, ok := b.Scratch.(*batchBuffers)
+	if !ok || buf.dec.pageSize != r.layout.PageSize {
+		buf = &batchBuffers{
+			dec: newDecoder(r.layout.PageSize), payload: make([]byte, maxExtentLen(r.layout.PageSize)),
+			pages: make([]byte, extentPages(r.layout.PageSize)*r.layout.PageSize),
+		}
+		b.Scratch = buf
+	}
+	payload, err := r.payload(j.ext, buf.payload)
+	if err != nil {
+		return err
+	}
+	x, err := buf.dec.parse(j.ext, payload)
+	if err != nil {
+		return corrupt(r.pages[j.ext.object].Name, "extent at %d: %v", j.ext.offset, err)
+	}
+	if b.TakeDeflated && x.codec == codecDeflate {
+		b.Form = guest.Deflated
+	}
+	size := r.layout.PageSize
+	for i, en := range j.run {
+		var data []byte
+		if b.Form == guest.Deflated {
+			data = x.deflated(en.loc.slot())
+		} else if data, err = buf.dec.page(&x, en.loc.slot(), buf.pages[i*size:(i+1)*size]); err != nil {
+			return corrupt(r.pages[j.ext.object].Name, "extent at %d: %v", j.ext.offset, err)
+		}
+		b.Normal = append(b.Normal, (uint64(j.chunk)*chunkPages+uint64(en.page))*uint64(size))
+		b.Data = append(b.Data, data)
+	}
+	return nil
+}

@@ -1,0 +1,183 @@
+package vmstate
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// Writer writes the main channel of one migration. Its order is: Head,
+// Commands, Setup, any number of sections (BeginSection, pages, EndSection),
+// Devices. The first error sticks and is returned by all that follows.
+type Writer struct {
+	w      *bufio.Writer
+	layout *guest.Layout
+	mode   SyncMode
+	block  *guest.Block
+	err    error
+	bytes  uint64
+	tmp    [16]byte
+}
+
+// NewWriter returns a writer to w.
+func NewWriter(w io.Writer, layout *guest.Layout, mode SyncMode) *Writer {
+	return &Writer{w: bufio.NewWriterSize(w, 64<<10), layout: layout, mode: mode}
+}
+
+// ramSectionID is the id of the RAM section. QEMU numbers sections from 0 as
+// devices register; any number does, as long as the parts agree.
+const ramSectionID = 1
+
+// Bytes returns how much was written.
+func (w *Writer) Bytes() uint64 { return w.bytes }
+
+// Flush writes out what is buffered.
+func (w *Writer) Flush() error {
+	if w.err == nil {
+		w.err = w.w.Flush()
+	}
+	return w.wrap()
+}
+
+func (w *Writer) wrap() error {
+	if w.err == nil {
+		return nil
+	}
+	return fmt.Errorf("main channel: writing (%d bytes so far): %w", w.bytes, w.err)
+}
+
+func (w *Writer) raw(b []byte) {
+	if w.err != nil {
+		return
+	}
+	n, err := w.w.Write(b)
+	w.bytes += uint64(n)
+	w.err = err
+}
+
+func (w *Writer) u8(v byte)    { w.tmp[0] = v; w.raw(w.tmp[:1]) }
+func (w *Writer) u16(v uint16) { binary.BigEndian.PutUint16(w.tmp[:], v); w.raw(w.tmp[:2]) }
+func (w *Writer) u32(v uint32) { binary.BigEndian.PutUint32(w.tmp[:], v); w.raw(w.tmp[:4]) }
+func (w *Writer) u64(v uint64) { binary.BigEndian.PutUint64(w.tmp[:], v); w.raw(w.tmp[:8]) }
+func (w *Writer) name(s string) {
+	w.u8(byte(len(s)))
+	w.raw([]byte(s))
+}
+
+// Head writes the header and configuration, as Reader.Head or
+// Configuration.Head gave them.
+func (w *Writer) Head(head []byte) error {
+	w.raw(head)
+	return w.wrap()
+}
+
+// Command writes a command.
+func (w *Writer) Command(c Command) error {
+	w.u8(sectionCommand)
+	w.u16(uint16(c.ID))
+	w.u16(uint16(len(c.Data)))
+	w.raw(c.Data)
+	return w.wrap()
+}
+
+// Setup writes the START section with the RAM blocks and flushes. It is a sync
+// point: every channel has to send a SYNC.
+func (w *Writer) Setup() error {
+	w.StartSection(nil)
+	if w.mode == SyncPerRound {
+		w.u64(ramFlush)
+	}
+	w.endSection()
+	return w.Flush()
+}
+
+// StartSection writes the START section up to its end-of-section record. after
+// is called behind each block, for what else a file has there; it may be nil.
+func (w *Writer) StartSection(after func(b *guest.Block) error) error {
+	w.u8(sectionStart)
+	w.u32(ramSectionID)
+	w.name(ramSection)
+	w.u32(0)
+	w.u32(ramVersion)
+	w.u64(w.layout.Size() | ramMemSize)
+	for _, b := range w.layout.Blocks {
+		w.name(b.Name)
+		w.u64(b.Length)
+		if after != nil && w.err == nil {
+			if err := after(b); err != nil {
+				return err
+			}
+		}
+	}
+	return w.wrap()
+}
+
+// BeginSection begins a section of pages: the last one, or one of several.
+func (w *Writer) BeginSection(last bool) error {
+	t := byte(sectionPart)
+	if last {
+		t = sectionEnd
+	}
+	w.u8(t)
+	w.u32(ramSectionID)
+	w.block = nil
+	return w.wrap()
+}
+
+// Zero writes a record that the page at offset of b is zero.
+func (w *Writer) Zero(b *guest.Block, offset uint64) error {
+	if b == w.block {
+		w.u64(offset | ramZero | ramContinue)
+	} else {
+		w.u64(offset | ramZero)
+		w.name(b.Name)
+		w.block = b
+	}
+	w.u8(0)
+	return w.wrap()
+}
+
+// Page writes the page at offset of b into the main channel itself.
+func (w *Writer) Page(b *guest.Block, offset uint64, data []byte) error {
+	if b == w.block {
+		w.u64(offset | ramPage | ramContinue)
+	} else {
+		w.u64(offset | ramPage)
+		w.name(b.Name)
+		w.block = b
+	}
+	w.raw(data)
+	return w.wrap()
+}
+
+// EndSection ends a section with a sync point and flushes: every channel has
+// to send a SYNC.
+func (w *Writer) EndSection() error {
+	if w.mode == SyncPerRound {
+		w.u64(ramFlush)
+	}
+	w.endSection()
+	return w.Flush()
+}
+
+// EndFileSection ends a section of a file, which has no sync points.
+func (w *Writer) EndFileSection() error {
+	w.endSection()
+	return w.Flush()
+}
+
+func (w *Writer) endSection() {
+	w.u64(ramEOS)
+	w.u8(sectionFooter)
+	w.u32(ramSectionID)
+}
+
+// Devices writes the device state with the end of the stream, as
+// Reader.Devices gave it, and flushes.
+func (w *Writer) Devices(devices []byte) error {
+	w.raw(devices)
+	return w.Flush()
+}

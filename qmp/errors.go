@@ -1,0 +1,69 @@
+package qmp
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+var (
+	// ErrClosed is wrapped by the error of every call that is made, or still
+	// waits, after the connection has ended. The cause is wrapped beside it.
+	ErrClosed = errors.New("connection closed")
+
+	// ErrBusy is wrapped by Dial's error when something accepts the connection
+	// but sends no greeting: most often another client holds the monitor.
+	ErrBusy = errors.New("no QMP greeting")
+
+	// ErrProtocol is wrapped when the peer sends something that is not QMP.
+	ErrProtocol = errors.New("not QMP")
+
+	// errLocalClose is the cause when the connection ended by Close.
+	errLocalClose = errors.New("closed by this program")
+)
+
+// Error classes of QMP that a program may want to tell apart. All else is
+// "GenericError".
+const (
+	ClassCommandNotFound = "CommandNotFound"
+	ClassDeviceNotFound  = "DeviceNotFound"
+)
+
+// Error is QEMU's own answer that a command failed.
+type Error struct {
+	Command string // the command that was executed
+	Class   string // QMP's error class, mostly "GenericError"
+	Desc    string // QEMU's sentence, as it was sent
+}
+
+// Error gives QEMU's sentence with unprintable characters removed, since it
+// ends up on terminals and in logs.
+func (e *Error) Error() string {
+	text := fmt.Sprintf("qmp: QEMU refused %s: %s", e.Command, printable(e.Desc))
+	if e.Class != "" && e.Class != "GenericError" {
+		text += " (" + printable(e.Class) + ")"
+	}
+	return text
+}
+
+// longestQuote bounds what an error message repeats of a peer's text.
+const longestQuote = 500
+
+// printable makes a peer's text fit for a terminal.
+func printable(s string) string {
+	cut := len(s) > longestQuote
+	if cut {
+		s = s[:longestQuote]
+	}
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(s, "?"))
+	if cut {
+		s += "..."
+	}
+	return strings.TrimSpace(s)
+}

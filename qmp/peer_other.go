@@ -1,0 +1,14 @@
+//go:build !linux
+
+package qmp
+
+import (
+	"errors"
+	"fmt"
+)
+
+// PeerCred needs Linux; elsewhere it gives an error that wraps
+// errors.ErrUnsupported.
+func (c *Client) PeerCred() (Credentials, error) {
+	return Credentials{}, fmt.Errorf("qmp: credentials of the peer: %w", errors.ErrUnsupported)
+}

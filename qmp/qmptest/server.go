@@ -1,0 +1,291 @@
+package qmptest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vmferry/vmferry/qmp"
+)
+
+// ErrNoAnswer is returned by a handler to leave a command unanswered.
+var ErrNoAnswer = errors.New("no answer")
+
+// Handler carries out a command. Its value is encoded as the answer (nil
+// stands for {}). A [*qmp.Error] is sent as it is, another error as a
+// GenericError, [ErrNoAnswer] not at all. The context ends when the client
+// disconnects or the server stops.
+type Handler func(ctx context.Context, args json.RawMessage) (any, error)
+
+// Config says how a server behaves from the start. The zero value is a
+// friendly QEMU 10.0.0.
+type Config struct {
+	Version  qmp.Version // 10.0.0 if zero
+	Greeting string      // sent in place of the usual greeting, as a line
+	Silent   bool        // accept connections and send nothing
+}
+
+// Call is a command that arrived.
+type Call struct {
+	Command string
+	Args    json.RawMessage // nil if there were none
+	ID      json.RawMessage // as the client chose it
+}
+
+// Server is a scripted QEMU. Start makes one.
+type Server struct {
+	cfg      Config
+	path     string
+	listener net.Listener
+	ctx      context.Context
+	cancel   context.CancelFunc
+	ended    sync.WaitGroup
+
+	mu       sync.Mutex
+	handlers map[string]Handler
+	calls    []Call
+	conn     net.Conn // the client being served, nil if there is none
+	sending  sync.Mutex
+}
+
+// Start makes a server that listens on a socket of its own and is stopped
+// when the test ends.
+func Start(tb testing.TB, cfg Config) *Server {
+	tb.Helper()
+	if cfg.Version == (qmp.Version{}) {
+		cfg.Version = qmp.Version{Major: 10, Package: "qmptest"}
+	}
+	// Not tb.TempDir: a socket's path must fit into 107 bytes.
+	dir, err := os.MkdirTemp("", "qmptest")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	path := filepath.Join(dir, "qmp.sock")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		os.RemoveAll(dir)
+		tb.Fatal(err)
+	}
+	s := &Server{cfg: cfg, path: path, listener: listener, handlers: make(map[string]Handler)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.Handle("qmp_capabilities", func(context.Context, json.RawMessage) (any, error) { return nil, nil })
+	s.ended.Add(1)
+	go s.serve()
+	tb.Cleanup(func() {
+		s.Die()
+		s.ended.Wait()
+		os.RemoveAll(dir)
+	})
+	return s
+}
+
+// Path gives the socket's path.
+func (s *Server) Path() string { return s.path }
+
+// Handle sets what a command does, in place of what it did before.
+func (s *Server) Handle(command string, h Handler) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handlers[command] = h
+}
+
+// Answer makes a command return a value.
+func (s *Server) Answer(command string, value any) {
+	s.Handle(command, func(context.Context, json.RawMessage) (any, error) { return value, nil })
+}
+
+// Refuse makes a command fail with a GenericError.
+func (s *Server) Refuse(command, desc string) {
+	s.Handle(command, func(context.Context, json.RawMessage) (any, error) { return nil, errors.New(desc) })
+}
+
+// Hang makes a command never end, so that nothing after it is answered either.
+func (s *Server) Hang(command string) {
+	s.Handle(command, func(ctx context.Context, _ json.RawMessage) (any, error) {
+		<-ctx.Done()
+		return nil, ErrNoAnswer
+	})
+}
+
+// Calls gives all commands that arrived so far, negotiation included.
+func (s *Server) Calls() []Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+// Emit sends an event to the client. data may be nil.
+func (s *Server) Emit(name string, data any) error {
+	now := time.Now()
+	event := map[string]any{
+		"event":     name,
+		"timestamp": map[string]int64{"seconds": now.Unix(), "microseconds": int64(now.Nanosecond() / 1000)},
+	}
+	if data != nil {
+		event["data"] = data
+	}
+	line, err := json.Marshal(event)
+	if err != nil {
+		return err
+	}
+	return s.SendRaw(append(line, '\r', '\n'))
+}
+
+// SendRaw sends bytes to the client as they are.
+func (s *Server) SendRaw(b []byte) error {
+	s.mu.Lock()
+	conn := s.conn
+	s.mu.Unlock()
+	if conn == nil {
+		return errors.New("qmptest: no client is connected")
+	}
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	_, err := conn.Write(b)
+	return err
+}
+
+// Die ends everything at once, as when QEMU is killed: the client's
+// connection is cut and the socket no longer listens. A handler may call it.
+func (s *Server) Die() {
+	s.cancel()
+	s.listener.Close()
+	s.mu.Lock()
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	s.mu.Unlock()
+}
+
+// serve takes one client after the other.
+func (s *Server) serve() {
+	defer s.ended.Done()
+	for {
+		conn, err := s.listener.Accept()
+		if err != nil {
+			return
+		}
+		if s.adopt(conn) {
+			s.converse(conn)
+		}
+		s.adopt(nil)
+		conn.Close()
+	}
+}
+
+// adopt makes conn the served connection unless the server is dead.
+func (s *Server) adopt(conn net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn = conn
+	return s.ctx.Err() == nil
+}
+
+// converse serves one client until it goes.
+func (s *Server) converse(conn net.Conn) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	requests := make(chan request)
+	reader := make(chan struct{})
+	go func() {
+		defer close(reader)
+		defer cancel() // a client that has gone interrupts a blocked handler
+		readRequests(ctx, conn, requests)
+	}()
+	if !s.cfg.Silent {
+		s.SendRaw([]byte(s.greeting() + "\r\n"))
+	}
+	for alive := true; alive; {
+		select {
+		case r := <-requests:
+			s.carryOut(ctx, r)
+		case <-ctx.Done():
+			alive = false
+		}
+	}
+	conn.Close()
+	<-reader
+}
+
+func (s *Server) greeting() string {
+	if s.cfg.Greeting != "" {
+		return s.cfg.Greeting
+	}
+	v := s.cfg.Version
+	return fmt.Sprintf(`{"QMP":{"version":{"qemu":{"micro":%d,"minor":%d,"major":%d},"package":%q},"capabilities":["oob"]}}`,
+		v.Micro, v.Minor, v.Major, v.Package)
+}
+
+type request struct {
+	Execute   string          `json:"execute"`
+	Arguments json.RawMessage `json:"arguments"`
+	ID        json.RawMessage `json:"id"`
+}
+
+func readRequests(ctx context.Context, conn net.Conn, requests chan<- request) {
+	decoder := json.NewDecoder(bufio.NewReader(conn))
+	for {
+		var r request
+		if decoder.Decode(&r) != nil {
+			return
+		}
+		select {
+		case requests <- r:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Server) carryOut(ctx context.Context, r request) {
+	s.mu.Lock()
+	s.calls = append(s.calls, Call{Command: r.Execute, Args: r.Arguments, ID: r.ID})
+	h := s.handlers[r.Execute]
+	s.mu.Unlock()
+
+	var value any
+	var err error
+	if h == nil {
+		err = &qmp.Error{Class: qmp.ClassCommandNotFound, Desc: fmt.Sprintf("The command %s has not been found", r.Execute)}
+	} else {
+		value, err = h(ctx, r.Arguments)
+	}
+	if errors.Is(err, ErrNoAnswer) {
+		return
+	}
+	line, err := answer(r, value, err)
+	if err != nil {
+		// The handler's value cannot be encoded: a mistake in the test. Say so
+		// where the test will see it.
+		line, _ = answer(r, nil, fmt.Errorf("qmptest: encode the answer: %w", err))
+	}
+	// A client that is gone is noticed by the reader.
+	_ = s.SendRaw(append(line, '\r', '\n'))
+}
+
+func answer(r request, value any, err error) ([]byte, error) {
+	m := map[string]any{"id": r.ID}
+	if r.ID == nil {
+		delete(m, "id")
+	}
+	var refusal *qmp.Error
+	switch {
+	case errors.As(err, &refusal):
+		m["error"] = map[string]string{"class": refusal.Class, "desc": refusal.Desc}
+	case err != nil:
+		m["error"] = map[string]string{"class": "GenericError", "desc": err.Error()}
+	case value == nil:
+		m["return"] = struct{}{}
+	default:
+		m["return"] = value
+	}
+	return json.Marshal(m)
+}

@@ -1,0 +1,73 @@
+package qmptest_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/vmferry/vmferry/qmp"
+	"github.com/vmferry/vmferry/qmp/qmptest"
+)
+
+func TestDieFreesABlockedHandler(t *testing.T) {
+	s := qmptest.Start(t, qmptest.Config{})
+	s.Hang("hang")
+	c, err := qmp.Dial(t.Context(), s.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	time.AfterFunc(20*time.Millisecond, s.Die)
+	if err := c.Execute(t.Context(), "hang", nil, nil); !errors.Is(err, qmp.ErrClosed) {
+		t.Errorf("got %v, want ErrClosed", err)
+	}
+	if conn, err := net.Dial("unix", s.Path()); err == nil {
+		conn.Close()
+		t.Error("a dead server accepts connections")
+	}
+	if err := s.Emit("STOP", nil); err == nil {
+		t.Error("a dead server emits events")
+	}
+}
+
+func TestClientThatLeavesFreesABlockedHandler(t *testing.T) {
+	s := qmptest.Start(t, qmptest.Config{})
+	left := make(chan struct{})
+	s.Handle("wait", func(ctx context.Context, _ json.RawMessage) (any, error) {
+		<-ctx.Done()
+		close(left)
+		return nil, qmptest.ErrNoAnswer
+	})
+	c, err := qmp.Dial(t.Context(), s.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := c.Execute(ctx, "wait", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want DeadlineExceeded", err)
+	}
+	c.Close()
+	select {
+	case <-left:
+	case <-time.After(10 * time.Second):
+		t.Error("the handler still waits for a client that has left")
+	}
+}
+
+func TestAnswerThatCannotBeEncoded(t *testing.T) {
+	s := qmptest.Start(t, qmptest.Config{})
+	s.Answer("x", make(chan int))
+	c, err := qmp.Dial(t.Context(), s.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var refusal *qmp.Error
+	if err := c.Execute(t.Context(), "x", nil, nil); !errors.As(err, &refusal) {
+		t.Errorf("got %v, want the mistake as a refusal", err)
+	}
+}

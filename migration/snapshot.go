@@ -38,6 +38,9 @@ type SnapshotConfig struct {
 	// zero pages are sent of small blocks only, such as ROMs; main memory is
 	// zero when a machine is made.
 	AllZero bool
+	// UUID, if not nil, is the destination's, which its channels want to
+	// hear; otherwise the snapshot's is sent.
+	UUID *[16]byte
 	// NoReturnPath does not ask the destination how it went.
 	NoReturnPath bool
 	Progress     *Progress
@@ -67,7 +70,9 @@ func SendSnapshot(ctx context.Context, dial Dialer, r *snapshot.Reader, cfg Snap
 		return fmt.Errorf("the snapshot has device-state packets of multifd channels, which QEMU takes without compression only: use --compression none")
 	}
 	var uuid [16]byte
-	if m.Machine.UUID != "" {
+	if cfg.UUID != nil {
+		uuid = *cfg.UUID
+	} else if m.Machine.UUID != "" {
 		if n, err := hex.Decode(uuid[:], []byte(m.Machine.UUID)); err != nil || n != len(uuid) {
 			return fmt.Errorf("%w: uuid %q in the manifest", snapshot.ErrCorrupt, m.Machine.UUID)
 		}

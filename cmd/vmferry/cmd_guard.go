@@ -1,0 +1,12 @@
+package main
+
+import (
+	"os"
+
+	"github.com/vmferry/vmferry/qemu"
+)
+
+// guardCmd is run by save in a process of its own.
+type guardCmd struct{}
+
+func (guardCmd) Run(a *app) error { return qemu.RunGuard(a.stdin, os.Stdout) }

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/vmstate"
+)
+
+type inspectCmd struct {
+	JSON     bool   `name:"json" help:"Write JSON."`
+	Snapshot string `arg:"" help:"Snapshot to look into."`
+}
+
+// inspected is what inspect --json writes.
+type inspected struct {
+	*snapshot.Manifest
+	Devices []vmstate.DeviceDescription `json:"devices"`
+	Bytes   int64                       `json:"bytes"`
+}
+
+func (c *inspectCmd) Run(a *app) error {
+	r, err := openSnapshot(c.Snapshot)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	devices, err := r.Devices()
+	if err != nil {
+		return err
+	}
+	description, _ := vmstate.FindEnd(devices)
+	m := r.Manifest()
+	if c.JSON {
+		enc := json.NewEncoder(a.stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(inspected{m, description.Devices, m.Bytes()})
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
+	row("created", "%s by %s", m.Created.Format("2006-01-02 15:04:05 MST"), m.Tool)
+	row("machine", "%s, run state %q, uuid %s", m.Machine.Type, m.Machine.RunState, orNone(m.Machine.UUID))
+	if m.Machine.QEMU != "" {
+		row("saved from", "QEMU %s", m.Machine.QEMU)
+	}
+	row("memory", "%s in %d blocks, pages of %d bytes", size(r.Layout().Size()), len(m.Blocks), m.Machine.PageSize)
+	row("pages", "%d kept, %d zero", m.Totals.Pages, m.Totals.Zero)
+	row("stored as", "%s: %s of pages in %d extents, %s of index, %s in all", m.Store, size(m.Totals.PageBytes), m.Totals.Extents, size(m.Totals.IndexBytes), size(m.Bytes()))
+	if m.Totals.PageBytes > 0 {
+		row("ratio", "%.2f of what is not zero", float64(m.Totals.Pages)*float64(m.Machine.PageSize)/float64(m.Totals.PageBytes))
+	}
+	row("devices", "%d", len(description.Devices))
+	fmt.Fprint(w, "\nRAM block\tlength\tpages kept\n")
+	for _, b := range m.Blocks {
+		fmt.Fprintf(w, "%s\t%s\t%d\n", b.Name, size(b.Length), b.Pages)
+	}
+	fmt.Fprint(w, "\nobject\trole\tsize\n")
+	for _, o := range m.Objects {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", o.Name, o.Role, size(o.Size))
+	}
+	return w.Flush()
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+type verifyCmd struct {
+	JSON     bool   `name:"json" help:"Write JSON."`
+	Snapshot string `arg:"" help:"Snapshot to check."`
+}
+
+func (c *verifyCmd) Run(a *app) error {
+	r, err := openSnapshot(c.Snapshot)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	p := a.newProgress(c.JSON)
+	total := r.Manifest().Bytes()
+	v, err := r.Verify(a.ctx, func(n int64) {
+		p.show(n, 2*total, fmt.Sprintf("%s of %s looked at", size(n), size(2*total)), map[string]any{"bytes": n, "total_bytes": 2 * total})
+	})
+	p.end()
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		p.line(map[string]any{"result": v})
+		return nil
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s: sound: %d objects, %s, %d pages\n", c.Snapshot, v.Objects, size(v.Bytes), v.Pages)
+	return err
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/vmstate"
+)
+
+type receiveCmd struct {
+	Listen        string `required:"" help:"Where to listen: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
+	wireFlags     `embed:""`
+	tlsFlags      `embed:""`
+	Store         string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
+	Wait          time.Duration `default:"2m" help:"How long to wait for the source to connect, 0 for good." placeholder:"TIME"`
+	SwitchoverAck bool          `help:"Send SWITCHOVER_ACK: for a source with that capability on."`
+	NoDescription bool          `help:"Accept a source that sends no VM description (machine option suppress-vmdesc). One that dies at the very end then goes unnoticed."`
+	JSON          bool          `name:"json" help:"Write progress and result as lines of JSON."`
+	Snapshot      string        `arg:"" help:"Directory to make."`
+}
+
+func (c *receiveCmd) Run(a *app) (err error) {
+	method, err := c.method()
+	if err != nil {
+		return err
+	}
+	addr, err := migration.ParseAddress(c.Listen)
+	if err != nil {
+		return err
+	}
+	secure, err := c.config(addr, true)
+	if err != nil {
+		return err
+	}
+	dir, err := snapshot.CreateDir(c.Snapshot)
+	if err != nil {
+		return err
+	}
+	w, err := snapshot.Create(dir, snapshot.Options{Store: snapshot.Store(c.Store), Tool: tool()})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Abort(), dir.RemoveDir())
+		}
+	}()
+	ln, err := addr.Listen(a.ctx)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	p := a.newProgress(c.JSON)
+	defer p.end()
+	var counts migration.Progress
+	stop := every(200*time.Millisecond, func() {
+		p.show(0, 0, fmt.Sprintf("%d pages, %s received, %s stored", counts.Normal.Load(), size(counts.Bytes.Load()), size(w.Bytes())),
+			map[string]any{"received_bytes": counts.Bytes.Load(), "normal_pages": counts.Normal.Load(), "zero_pages": counts.Zero.Load(), "stored_bytes": w.Bytes()})
+	})
+	defer stop()
+	var m *snapshot.Manifest
+	_, err = migration.Receive(a.ctx, ln, migration.ReceiveConfig{
+		Channels: c.Channels, Method: method, Sink: w, TLS: secure, ConnectTimeout: c.Wait,
+		Reader:   vmstate.ReaderOptions{SwitchoverAck: c.SwitchoverAck, NoDescription: c.NoDescription},
+		Progress: &counts, Logger: a.logger(),
+		// A source with a return path gives its machine up only when it
+		// is told that all is well: here, that the snapshot is complete.
+		Commit: func(r *migration.Received) (err error) {
+			m, err = w.Finish(a.ctx, r.Meta())
+			return err
+		},
+	})
+	stop()
+	p.end()
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		p.line(map[string]any{"result": map[string]any{
+			"snapshot": c.Snapshot, "pages": m.Totals.Pages, "zero_pages": m.Totals.Zero, "snapshot_bytes": m.Bytes(),
+			"received_bytes": counts.Bytes.Load(), "total_ns": time.Since(began),
+		}})
+		return nil
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s: %d pages (%d more are zero) in %s, received in %s\n",
+		c.Snapshot, m.Totals.Pages, m.Totals.Zero, size(m.Bytes()), seconds(time.Since(began)))
+	return err
+}
+
+// every calls f again and again until the returned function is called, which
+// waits for the last call to return.
+func every(d time.Duration, f func()) (stop func()) {
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		t := time.NewTicker(d)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				f()
+			case <-quit:
+				return
+			}
+		}
+	}()
+	var stopped bool
+	return func() {
+		if !stopped {
+			stopped = true
+			close(quit)
+			<-done
+		}
+	}
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/vmferry/vmferry/qemu"
+	"github.com/vmferry/vmferry/snapshot"
+)
+
+type saveCmd struct {
+	QMP           string        `required:"" name:"qmp" help:"QMP socket of the machine." placeholder:"PATH"`
+	Channels      int           `default:"2" help:"Multifd channels (1 to 255)." placeholder:"N"`
+	Compression   string        `default:"none" enum:"none,zlib,zstd,qpl" help:"Method on the wire: ${enum}. A local socket needs none."`
+	Level         int           `default:"0" help:"Compression level of the method, 0 for its default." placeholder:"N"`
+	Store         string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
+	AtPause       string        `help:"Shell command to run while the machine is paused at the end; if it fails, so does the save." placeholder:"CMD"`
+	StayPaused    bool          `help:"Leave the machine paused when it is saved."`
+	Bandwidth     int64         `default:"0" help:"Most bytes a second that QEMU sends, 0 for no limit." placeholder:"BYTES"`
+	DowntimeLimit time.Duration `default:"300ms" help:"For how long the machine may stand still at the end." placeholder:"TIME"`
+	MaxRounds     int           `default:"30" help:"After so many rounds pause the machine for the rest, however long that takes." placeholder:"N"`
+	SocketDir     string        `help:"Where to make the socket between QEMU and vmferry." placeholder:"DIR"`
+	JSON          bool          `name:"json" help:"Write progress and result as lines of JSON."`
+	Snapshot      string        `arg:"" help:"Directory to make."`
+}
+
+func (c *saveCmd) Run(a *app) error {
+	wire := wireFlags{Channels: c.Channels, Compression: c.Compression}
+	method, err := wire.method()
+	if err != nil {
+		return err
+	}
+	if c.Bandwidth < 0 || c.DowntimeLimit <= 0 || c.MaxRounds < 1 {
+		return fmt.Errorf("--bandwidth, --downtime-limit and --max-rounds have to be positive")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding this program, to start its guard: %w", err)
+	}
+	p := a.newProgress(c.JSON)
+	result, err := qemu.Save(a.ctx, c.Snapshot, qemu.SaveOptions{
+		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Store: snapshot.Store(c.Store), Tool: tool(),
+		AtPause: c.AtPause, StayPaused: c.StayPaused, Bandwidth: uint64(c.Bandwidth), Downtime: c.DowntimeLimit,
+		MaxRounds: c.MaxRounds, SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Logger: a.logger(),
+		Progress: func(s qemu.SaveProgress) {
+			p.show(int64(s.Total-s.Remaining), int64(s.Total), saveLine(s), s)
+		},
+	})
+	p.end()
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		p.line(map[string]any{"result": result})
+		return nil
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s: %d pages (%d more are zero) in %s, in %d rounds and %s; paused for %s; the machine is %s\n",
+		c.Snapshot, result.Pages, result.Zero, size(result.Bytes), result.Rounds, seconds(result.Total), seconds(result.Paused), result.RunState)
+	return err
+}
+
+func saveLine(s qemu.SaveProgress) string {
+	switch s.Phase {
+	case "connect":
+		return "waiting for QEMU to connect"
+	case "memory":
+		line := fmt.Sprintf("round %d, %d pages, %s received, %s stored, %s/s", s.Round, s.Normal, size(s.Received), size(s.Stored), size(s.BytesASec))
+		if s.TimeToGo > 0 {
+			line += fmt.Sprintf(", about %s to go", s.TimeToGo.Round(100*time.Millisecond))
+		}
+		return line
+	case "paused":
+		return "the machine is paused, all has arrived"
+	}
+	return "writing the snapshot to the disk"
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/vmferry/vmferry/migration"
+)
+
+type sendCmd struct {
+	Connect      string `required:"" help:"Where the destination listens: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
+	wireFlags    `embed:""`
+	tlsFlags     `embed:""`
+	AllZero      bool   `help:"Send a record of every zero page: for a destination whose memory is not fresh."`
+	NoReturnPath bool   `help:"Do not ask the destination how it went."`
+	JSON         bool   `name:"json" help:"Write progress and result as lines of JSON."`
+	Snapshot     string `arg:"" help:"Snapshot to send."`
+}
+
+func (c *sendCmd) Run(a *app) error {
+	method, err := c.method()
+	if err != nil {
+		return err
+	}
+	addr, err := migration.ParseAddress(c.Connect)
+	if err != nil {
+		return err
+	}
+	secure, err := c.config(addr, false)
+	if err != nil {
+		return err
+	}
+	r, err := openSnapshot(c.Snapshot)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	began := time.Now()
+	p := a.newProgress(c.JSON)
+	defer p.end()
+	var counts migration.Progress
+	total := r.Manifest().Totals.Pages
+	stop := every(200*time.Millisecond, func() {
+		p.show(int64(counts.Normal.Load()), int64(total), fmt.Sprintf("%d of %d pages, %s sent", counts.Normal.Load(), total, size(counts.Bytes.Load())),
+			map[string]any{"sent_bytes": counts.Bytes.Load(), "normal_pages": counts.Normal.Load(), "total_pages": total})
+	})
+	defer stop()
+	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, secure) }
+	err = migration.SendSnapshot(a.ctx, dial, r, migration.SnapshotConfig{
+		Channels: c.Channels, Method: method, Level: c.Level, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Progress: &counts,
+	})
+	stop()
+	p.end()
+	if err != nil {
+		return err
+	}
+	said := "the destination has loaded the machine"
+	if c.NoReturnPath {
+		said = "the destination was not asked how it went"
+	}
+	if c.JSON {
+		p.line(map[string]any{"result": map[string]any{
+			"pages": counts.Normal.Load(), "sent_bytes": counts.Bytes.Load(), "total_ns": time.Since(began), "confirmed": !c.NoReturnPath,
+		}})
+		return nil
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s: %d pages in %s sent in %s; %s\n", c.Snapshot, counts.Normal.Load(), size(counts.Bytes.Load()), seconds(time.Since(began)), said)
+	return err
+}

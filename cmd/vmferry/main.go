@@ -1,0 +1,106 @@
+// Vmferry saves the memory and device state of running QEMU machines and
+// brings them back. See the README of the module.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// cli is the command line. Its names and flags are a contract: scripts call
+// them.
+type cli struct {
+	Save    saveCmd    `cmd:"" help:"Save a running machine to a snapshot; it runs on."`
+	Restore restoreCmd `cmd:"" help:"Start a snapshot's machine in a QEMU that waits with -incoming defer."`
+	Receive receiveCmd `cmd:"" help:"Take a migration that something else drives into a snapshot."`
+	Send    sendCmd    `cmd:"" help:"Send a snapshot to a destination that something else set up."`
+	Inspect inspectCmd `cmd:"" help:"Say what is in a snapshot."`
+	Verify  verifyCmd  `cmd:"" help:"Read everything in a snapshot and check it."`
+	Export  exportCmd  `cmd:"" help:"Write a snapshot's memory, or a file that QEMU loads by itself."`
+	Version versionCmd `cmd:"" help:"Say which version this is."`
+	Guard   guardCmd   `cmd:"" hidden:"" help:"Watch over a save; started by save itself."`
+}
+
+// app is what commands need of the process.
+type app struct {
+	ctx            context.Context
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// errSignal is why a command ended that a signal ended.
+var errSignal = errors.New("interrupted")
+
+func run(args []string) int {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	go func() {
+		s := <-signals
+		cancel(fmt.Errorf("%w by %v", errSignal, s))
+		// A second one does not wait for things to be put in order.
+		signal.Stop(signals)
+	}()
+	a := &app{ctx: ctx, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	return a.run(args)
+}
+
+func (a *app) run(args []string) (code int) {
+	var c cli
+	parser, err := kong.New(&c, kong.Name("vmferry"), kong.UsageOnError(), kong.Bind(a),
+		kong.Description("Carries the memory of running virtual machines: saves them while they run, and brings them back."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Writers(a.stdout, a.stderr),
+		kong.Exit(func(n int) { panic(exit(n)) }))
+	if err != nil {
+		panic(err) // the command line's own definition is wrong
+	}
+	defer func() {
+		if n, ok := recover().(exit); ok {
+			code = int(n)
+		}
+	}()
+	ctx, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(a.stderr, "vmferry: %v\n", err)
+		return 2
+	}
+	if err := ctx.Run(); err != nil {
+		fmt.Fprintf(a.stderr, "vmferry: %s: %v\n", ctx.Selected().Name, err)
+		if errors.Is(err, errSignal) {
+			return 130
+		}
+		return 1
+	}
+	return 0
+}
+
+// exit is how kong ends a command that only asked for help.
+type exit int
+
+type versionCmd struct{}
+
+func (versionCmd) Run(a *app) error {
+	_, err := fmt.Fprintln(a.stdout, tool())
+	return err
+}
+
+// tool names this program and its version.
+func tool() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "vmferry (unknown version)"
+	}
+	return "vmferry " + info.Main.Version
+}

@@ -1,0 +1,52 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// atPause runs the user's command while the machine stands still.
+func (s *save) atPause(ctx context.Context) error {
+	if s.opts.AtPause == "" {
+		return nil
+	}
+	// The kernel ends the command when the thread that started it ends: not
+	// before this process does, if the thread is kept.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", s.opts.AtPause)
+	cmd.Env = append(os.Environ(), "VMFERRY_SNAPSHOT="+s.path, "VMFERRY_QMP="+s.opts.QMP)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = 2 * time.Second
+	out := &lastBytes{limit: 4 << 10}
+	cmd.Stdout, cmd.Stderr = out, out
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return fmt.Errorf("the command at the pause was ended: %w", context.Cause(ctx))
+	}
+	if err != nil {
+		return fmt.Errorf("the command at the pause failed, so there is no snapshot: %w: %s: %s", err, s.opts.AtPause, bytes.TrimSpace(out.b))
+	}
+	return nil
+}
+
+// lastBytes keeps the end of what is written to it.
+type lastBytes struct {
+	b     []byte
+	limit int
+}
+
+func (l *lastBytes) Write(p []byte) (int, error) {
+	l.b = append(l.b, p...)
+	if over := len(l.b) - l.limit; over > 0 {
+		l.b = append(l.b[:0], l.b[over:]...)
+	}
+	return len(p), nil
+}

@@ -263,7 +263,7 @@ func schedules(t *testing.T) uint64 {
 		}
 		return n
 	}
-	return 3000
+	return 2000
 }
 
 func TestNewestWriteWinsInEveryOrderOfArrival(t *testing.T) {

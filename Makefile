@@ -1,0 +1,51 @@
+# The two commands of the README are demo and test; both do their own set-up.
+
+GO ?= go
+export CGO_ENABLED ?= 0
+STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 5s
+
+.PHONY: build demo test test-unit test-race test-qemu lint fuzz bench clean
+
+build:
+	$(GO) build -o bin/vmferry ./cmd/vmferry
+
+# Boots a Linux guest, saves it while it works, restores it, shows it counting.
+demo: build
+	scripts/setup demo
+	$(GO) run ./internal/demo -vmferry bin/vmferry
+
+# Every test, those against real QEMUs included.
+test: build
+	scripts/setup test
+	$(MAKE) lint test-unit test-qemu test-race fuzz
+
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
+	$(GO) build ./...
+	$(GO) vet ./...
+	$(GO) vet -tags realqemu ./...
+	GOARCH=arm64 $(GO) vet ./...
+	$(STATICCHECK) -tags realqemu ./...
+
+test-unit:
+	$(GO) test ./...
+
+# The race detector needs cgo, the tests do not.
+test-race:
+	CGO_ENABLED=1 $(GO) test -race -short ./...
+
+test-qemu:
+	$(GO) test -tags realqemu -count=1 -timeout 20m -run 'RealQEMU' ./qmp ./internal/qemutest ./qemu
+
+# Each fuzz target for a short while, on top of its seeds.
+fuzz:
+	scripts/fuzz $(FUZZTIME)
+
+bench: build
+	scripts/setup demo
+	$(GO) run ./internal/bench/save -vmferry bin/vmferry
+	$(GO) test -run '^$$' -bench . -benchtime 20x -count 5 ./migration
+
+clean:
+	rm -rf bin .cache

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/vmferry/vmferry/multifd"
@@ -49,16 +51,40 @@ type arrival struct {
 	stray     bool // it failed before it had shown that it is the source
 }
 
-// accept takes one main connection and the multifd channels, in any order.
-func accept(ctx context.Context, ln net.Listener, cfg *ReceiveConfig) (_ *connections, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	if cfg.ConnectTimeout > 0 {
-		ctx, cancel = context.WithTimeoutCause(ctx, cfg.ConnectTimeout, fmt.Errorf("%w within %v", ErrNobody, cfg.ConnectTimeout))
-	}
-	defer cancel()
-	arrivals := make(chan arrival)
-	go acceptLoop(ctx, ln, cfg, arrivals)
+// acceptor accepts connections for as long as a migration lasts: a source that
+// has more channels than this side was told must not go unnoticed, because
+// what it sends over them would be missing.
+type acceptor struct {
+	ln       net.Listener
+	cfg      *ReceiveConfig
+	arrivals chan arrival
+	cancel   context.CancelFunc
+	loop     sync.WaitGroup // acceptLoop and what it started
+}
 
+// startAccepting starts to accept. stop has to be called in the end.
+func startAccepting(ctx context.Context, ln net.Listener, cfg *ReceiveConfig) *acceptor {
+	ctx, cancel := context.WithCancel(ctx)
+	a := &acceptor{ln: ln, cfg: cfg, arrivals: make(chan arrival), cancel: cancel}
+	a.loop.Go(func() { a.acceptLoop(ctx) })
+	return a
+}
+
+// stop ends the accepting and closes the listener.
+func (a *acceptor) stop() {
+	a.cancel()
+	a.ln.Close()
+	a.loop.Wait()
+}
+
+// gather takes one main connection and the multifd channels, in any order.
+func (a *acceptor) gather(ctx context.Context) (_ *connections, err error) {
+	cfg := a.cfg
+	if cfg.ConnectTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, cfg.ConnectTimeout, fmt.Errorf("%w within %v", ErrNobody, cfg.ConnectTimeout))
+		defer cancel()
+	}
 	conns := &connections{channels: make([]net.Conn, cfg.Channels)}
 	defer func() {
 		if err != nil {
@@ -74,14 +100,14 @@ func accept(ctx context.Context, ln net.Listener, cfg *ReceiveConfig) (_ *connec
 					ErrChannels, have, cfg.Channels+1, cfg.ConnectTimeout, cfg.Channels)
 			}
 			return nil, err
-		case a := <-arrivals:
-			if a.stray {
-				cfg.Logger.Warn("turned a connection away", "error", a.err)
+		case c := <-a.arrivals:
+			if c.stray {
+				cfg.Logger.Warn("turned a connection away", "error", c.err)
 				continue
 			}
-			if err := conns.add(a); err != nil {
-				if a.conn != nil {
-					a.conn.Close()
+			if err := conns.add(c); err != nil {
+				if c.conn != nil {
+					c.conn.Close()
 				}
 				return nil, err
 			}
@@ -89,6 +115,51 @@ func accept(ctx context.Context, ln net.Listener, cfg *ReceiveConfig) (_ *connec
 		}
 	}
 	return conns, nil
+}
+
+// refuseMore waits for connections beyond those that were gathered, until ctx
+// ends or settle has looked for the last time. One that is a channel is an
+// error.
+func (a *acceptor) refuseMore(ctx context.Context) error {
+	for {
+		select {
+		case c, ok := <-a.arrivals:
+			switch {
+			case !ok:
+				return nil
+			case c.err != nil:
+				a.cfg.Logger.Warn("turned a connection away", "error", c.err)
+				continue
+			}
+			c.conn.Close()
+			if c.main {
+				return fmt.Errorf("%w: a second main connection", ErrChannels)
+			}
+			return &multifd.ChannelError{Channel: int(c.handshake.ID), Field: "id",
+				Err: fmt.Errorf("%w: it is one more than the %d that this side was told: set the same multifd-channels on both", ErrChannels, a.cfg.Channels)}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// lastLook is how long settle waits for a connection that the kernel has and
+// the accepting goroutine has not taken yet.
+const lastLook = 10 * time.Millisecond
+
+// settle makes sure that every connection that was made before it was called
+// has been looked at; refuseMore then returns.
+func (a *acceptor) settle() {
+	if d, ok := a.ln.(interface{ SetDeadline(time.Time) error }); ok {
+		d.SetDeadline(time.Now().Add(lastLook))
+	} else {
+		a.ln.Close()
+	}
+	// Somebody who connected and says nothing is not waited for.
+	slow := time.AfterFunc(2*time.Second, a.cancel)
+	a.loop.Wait()
+	slow.Stop()
+	close(a.arrivals)
 }
 
 // add sorts in one connection.
@@ -122,18 +193,18 @@ func (c *connections) add(a arrival) error {
 
 // acceptLoop accepts until ctx ends. Each connection is looked at by a
 // goroutine of its own: a source may say nothing on one before it has made
-// the others. It closes the listener at its end.
-func acceptLoop(ctx context.Context, ln net.Listener, cfg *ReceiveConfig, arrivals chan<- arrival) {
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
+// the others.
+func (a *acceptor) acceptLoop(ctx context.Context) {
+	stop := context.AfterFunc(ctx, func() { a.ln.Close() })
 	defer stop()
 	// A peer that only connects cannot make this side hold more than a few
 	// connections.
-	slots := make(chan struct{}, cfg.Channels+16)
+	slots := make(chan struct{}, a.cfg.Channels+16)
 	for {
-		conn, err := ln.Accept()
+		conn, err := a.ln.Accept()
 		if err != nil {
-			if ctx.Err() == nil {
-				deliver(ctx, arrivals, arrival{err: fmt.Errorf("accepting connections: %w", err)})
+			if ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
+				a.deliver(ctx, arrival{err: fmt.Errorf("accepting connections: %w", err)})
 			}
 			return
 		}
@@ -143,19 +214,19 @@ func acceptLoop(ctx context.Context, ln net.Listener, cfg *ReceiveConfig, arriva
 			conn.Close()
 			return
 		}
-		go func() {
+		a.loop.Go(func() {
 			defer func() { <-slots }()
-			deliver(ctx, arrivals, identify(ctx, conn, cfg))
-		}()
+			a.deliver(ctx, identify(ctx, conn, a.cfg))
+		})
 	}
 }
 
-func deliver(ctx context.Context, arrivals chan<- arrival, a arrival) {
+func (a *acceptor) deliver(ctx context.Context, c arrival) {
 	select {
-	case arrivals <- a:
+	case a.arrivals <- c:
 	case <-ctx.Done():
-		if a.conn != nil {
-			a.conn.Close()
+		if c.conn != nil {
+			c.conn.Close()
 		}
 	}
 }

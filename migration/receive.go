@@ -84,19 +84,20 @@ func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*Received
 	if cfg.Progress == nil {
 		cfg.Progress = new(Progress)
 	}
-	conns, err := accept(ctx, ln, &cfg)
-	ln.Close()
+	acc := startAccepting(ctx, ln, &cfg)
+	defer acc.stop()
+	conns, err := acc.gather(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer conns.close()
-	return receive(ctx, conns, &cfg)
+	return receive(ctx, acc, conns, &cfg)
 }
 
 // grace is how long the source may take to close its channels after the end.
 const grace = 2 * time.Second
 
-func receive(ctx context.Context, conns *connections, cfg *ReceiveConfig) (*Received, error) {
+func receive(ctx context.Context, acc *acceptor, conns *connections, cfg *ReceiveConfig) (*Received, error) {
 	if cfg.UUID != ([16]byte{}) && conns.uuid != cfg.UUID {
 		return nil, fmt.Errorf("%w: the source's machine has the uuid %x (want %x)", ErrChannels, conns.uuid, cfg.UUID)
 	}
@@ -104,8 +105,9 @@ func receive(ctx context.Context, conns *connections, cfg *ReceiveConfig) (*Rece
 	stop := context.AfterFunc(ctx, conns.close) // ends all reading
 	defer stop()
 	d := &destination{
-		cfg: cfg, ctx: ctx, meet: newRendezvous(cfg.Channels),
-		main: vmstate.NewReader(conns.main, conns.main, cfg.Reader),
+		cfg: cfg, ctx: ctx, acc: acc, meet: newRendezvous(cfg.Channels),
+		main:    vmstate.NewReader(conns.main, conns.main, cfg.Reader),
+		refused: make(chan error, 1),
 	}
 	head, err := d.main.ReadHead()
 	if err != nil {
@@ -125,6 +127,11 @@ func receive(ctx context.Context, conns *connections, cfg *ReceiveConfig) (*Rece
 	for _, c := range d.channels {
 		group.Go(func() error { return d.runChannel(c) })
 	}
+	group.Go(func() error {
+		err := acc.refuseMore(ctx)
+		d.refused <- err
+		return err
+	})
 	var received *Received
 	group.Go(func() (err error) {
 		received, err = d.runMain(conns)
@@ -151,6 +158,8 @@ func withCause(ctx context.Context, err error) error {
 type destination struct {
 	cfg      *ReceiveConfig
 	ctx      context.Context
+	acc      *acceptor
+	refused  chan error // how refuseMore ended
 	meet     *rendezvous
 	main     *vmstate.Reader
 	mainLane guest.Lane
@@ -188,6 +197,10 @@ func (d *destination) closeChannels() {
 // runMain reads the main channel to its end, and ends the migration.
 func (d *destination) runMain(conns *connections) (*Received, error) {
 	err := d.main.Run(d)
+	if err == nil {
+		d.acc.settle()
+		err = <-d.refused
+	}
 	if err == nil {
 		err = d.finish()
 	}

@@ -61,10 +61,10 @@ func (p *progress) show(done, total int64, text string, record any) {
 		p.mu.Lock()
 		return
 	}
-	if time.Since(p.shown) < p.every {
+	if time.Since(p.shown) < p.every || text == p.text {
 		return
 	}
-	p.shown = time.Now()
+	p.shown, p.text = time.Now(), text
 	if p.json {
 		p.line(map[string]any{"progress": record})
 		return

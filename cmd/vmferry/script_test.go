@@ -1,0 +1,182 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"vmferry": main})
+}
+
+func TestScripts(t *testing.T) {
+	captures, err := filepath.Abs("../../migration/testdata/captures")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("CAPTURES", captures)
+			// Paths of unix sockets are short; that of a test's folder is
+			// not always.
+			dir, err := os.MkdirTemp("", "vf")
+			env.Setenv("SOCK", filepath.Join(dir, "s"))
+			env.Defer(func() { os.RemoveAll(dir) })
+			return err
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"replay": replay, "digest": digest, "gencerts": genCerts, "flipbit": flipBit, "listening": listening, "freeport": freePort,
+		},
+	})
+}
+
+// replay DIR ADDRESS [CONNS] plays a recorded migration to a unix socket.
+func replay(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: replay DIR SOCKET [CONNECTIONS]")
+	}
+	count := 3
+	if len(args) > 2 {
+		fmt.Sscan(args[2], &count)
+	}
+	for i := range count {
+		packed, err := os.ReadFile(filepath.Join(args[0], fmt.Sprintf("conn%d.src.zst", i)))
+		ts.Check(err)
+		d, err := zstd.NewReader(nil)
+		ts.Check(err)
+		data, err := d.DecodeAll(packed, nil)
+		d.Close()
+		ts.Check(err)
+		conn, err := dialSoon(args[1])
+		ts.Check(err)
+		go func() {
+			conn.Write(data)
+			conn.(*net.UnixConn).CloseWrite()
+		}()
+		ts.Defer(func() { conn.Close() })
+	}
+}
+
+func dialSoon(path string) (conn net.Conn, err error) {
+	for range 200 {
+		if conn, err = net.Dial("unix", path); err == nil {
+			return conn, nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return nil, err
+}
+
+// listening ADDRESS waits until something listens on a TCP address.
+func listening(ts *testscript.TestScript, neg bool, args []string) {
+	hex := fmt.Sprintf(":%04X 00000000:0000 0A", port(ts, args[0]))
+	for range 200 {
+		table, err := os.ReadFile("/proc/net/tcp")
+		ts.Check(err)
+		if strings.Contains(string(table), hex) {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("nothing listens on %s", args[0])
+}
+
+func port(ts *testscript.TestScript, addr string) (n int) {
+	_, p, err := net.SplitHostPort(addr)
+	ts.Check(err)
+	fmt.Sscan(p, &n)
+	return n
+}
+
+// freeport VAR puts an address with a free TCP port into a variable.
+func freePort(ts *testscript.TestScript, neg bool, args []string) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	defer ln.Close()
+	ts.Setenv(args[0], ln.Addr().String())
+}
+
+// digest FILE DIGESTFILE compares a file's SHA-256 with the first word of
+// another file.
+func digest(ts *testscript.TestScript, neg bool, args []string) {
+	data, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	want := strings.Fields(ts.ReadFile(args[1]))[0]
+	if got := fmt.Sprintf("%x", sha256.Sum256(data)); (got == want) == neg {
+		ts.Fatalf("%s has the digest %s, want %s", args[0], got, want)
+	}
+}
+
+// flipbit FILE OFFSET flips a bit; a negative offset counts from the end.
+func flipBit(ts *testscript.TestScript, neg bool, args []string) {
+	path := ts.MkAbs(args[0])
+	data, err := os.ReadFile(path)
+	ts.Check(err)
+	var at int
+	fmt.Sscan(args[1], &at)
+	if at < 0 {
+		at += len(data)
+	}
+	data[at] ^= 0x10
+	ts.Check(os.WriteFile(path, data, 0o600))
+}
+
+// gencerts NAME... makes an authority ca.pem and, for each name, NAME.pem and
+// NAME-key.pem from it; other.pem is a certificate from nowhere.
+func genCerts(ts *testscript.TestScript, neg bool, args []string) {
+	ca, caKey := newCert(ts, "ca", nil, nil)
+	writePEM(ts, "ca.pem", "CERTIFICATE", ca.Raw)
+	for _, name := range args {
+		parent, parentKey := ca, caKey
+		if name == "other" {
+			parent, parentKey = nil, nil
+		}
+		cert, key := newCert(ts, name, parent, parentKey)
+		writePEM(ts, name+".pem", "CERTIFICATE", cert.Raw)
+		der, err := x509.MarshalECPrivateKey(key)
+		ts.Check(err)
+		writePEM(ts, name+"-key.pem", "EC PRIVATE KEY", der)
+	}
+}
+
+func newCert(ts *testscript.TestScript, name string, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
+		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		IsCA:        name == "ca", BasicConstraintsValid: true,
+	}
+	if parent == nil {
+		parent, parentKey = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
+	ts.Check(err)
+	cert, err := x509.ParseCertificate(der)
+	ts.Check(err)
+	return cert, key
+}
+
+func writePEM(ts *testscript.TestScript, name, kind string, der []byte) {
+	ts.Check(os.WriteFile(ts.MkAbs(name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+}

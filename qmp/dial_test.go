@@ -2,6 +2,7 @@ package qmp_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"net"
@@ -56,9 +57,14 @@ func TestDialCancelled(t *testing.T) {
 
 func TestDialHangingNegotiation(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
-	s.Hang("qmp_capabilities")
-	_, err := qmp.Dial(soon(t), s.Path())
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "negotiate") {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	s.Handle("qmp_capabilities", func(context.Context, json.RawMessage) (any, error) {
+		cancel()
+		return nil, qmptest.ErrNoAnswer
+	})
+	_, err := qmp.Dial(ctx, s.Path())
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "negotiate") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -157,8 +157,9 @@ func (s *Server) SendRaw(b []byte) error {
 // Die ends everything at once, as when QEMU is killed: the client's
 // connection is cut and the socket no longer listens. A handler may call it.
 func (s *Server) Die() {
-	s.cancel()
+	// In this order: who sees the connection end finds nobody listening.
 	s.listener.Close()
+	s.cancel()
 	s.mu.Lock()
 	if s.conn != nil {
 		s.conn.Close()

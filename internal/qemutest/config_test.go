@@ -1,0 +1,52 @@
+package qemutest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestArgs(t *testing.T) {
+	for name, test := range map[string]struct {
+		cfg  Config
+		want []string
+		not  []string
+	}{
+		"defaults": {Config{}, []string{"-machine pc-q35-7.2 ", "-m 256 ", "vmferry.fill=0 "}, []string{"-incoming", "-S", "-object"}},
+		"incoming": {Config{Incoming: true}, []string{"-incoming defer"}, nil},
+		"paused":   {Config{Paused: true}, []string{"-S"}, nil},
+		"workload": {Config{FillMiB: 1, WorkMiB: 2, RateMiBps: 3}, []string{"vmferry.fill=1 vmferry.work=2 vmferry.rate=3"}, nil},
+		"file": {Config{MemFile: "/dev/shm/a,b", MemoryMiB: 512}, []string{
+			"-machine pc-q35-7.2,memory-backend=ram0",
+			"-object memory-backend-file,id=ram0,share=on,mem-path=/dev/shm/a,,b,size=512M"}, []string{"prealloc"}},
+		"file, all touched": {Config{MemFile: "/m", Prealloc: true}, []string{"mem-path=/m,prealloc=on,size=256M"}, nil},
+		"extra":             {Config{ExtraArgs: []string{"-device", "virtio-rng"}}, []string{"-device virtio-rng"}, nil},
+		"other machine":     {Config{Machine: "q35", Version: "10.0"}, []string{"-machine q35 "}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := strings.Join(test.cfg.withDefaults().args("K", "I", "/d"), " ")
+			for _, want := range test.want {
+				if !strings.Contains(got, want) {
+					t.Errorf("no %q in %s", want, got)
+				}
+			}
+			for _, not := range test.not {
+				if strings.Contains(got, not) {
+					t.Errorf("%q in %s", not, got)
+				}
+			}
+		})
+	}
+}
+
+// A destination must be the same machine as its source.
+func TestIncomingDiffersInNothingElse(t *testing.T) {
+	cfg := Config{FillMiB: 10, MemFile: "/m", ExtraArgs: []string{"-x"}}.withDefaults()
+	source := cfg.args("K", "I", "/d")
+	cfg.Incoming = true
+	destination := cfg.args("K", "I", "/d")
+	rest := slices.DeleteFunc(destination, func(s string) bool { return s == "-incoming" || s == "defer" })
+	if !slices.Equal(source, rest) {
+		t.Errorf("source      %q\ndestination %q", source, destination)
+	}
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+)
+
+const pageSize = 4096
+
+// A page begins with three words in the machine's order (little-endian):
+//
+//	 0  its number
+//	 8  its sequence number: how often it was rewritten
+//	16  a checksum of all its other bytes
+//
+// and goes on with a body that depends on the two numbers.
+const (
+	offNumber = 0
+	offSeq    = 8
+	offSum    = 16
+	offBody   = 24
+)
+
+// writePage makes p the page of that number and sequence number.
+func writePage(p []byte, number, seq uint64) {
+	binary.LittleEndian.PutUint64(p[offNumber:], number)
+	binary.LittleEndian.PutUint64(p[offSeq:], seq)
+	fillBody(p[offBody:pageSize], number, seq)
+	binary.LittleEndian.PutUint64(p[offSum:], checksum(p))
+}
+
+// checkPage says what is wrong with a page, or nil. An older state of the
+// page, which is whole in itself, is wrong too.
+func checkPage(p []byte, number, seq uint64) error {
+	if got := binary.LittleEndian.Uint64(p[offNumber:]); got != number {
+		return fmt.Errorf("page=%d holds page %d", number, got)
+	}
+	if got := binary.LittleEndian.Uint64(p[offSeq:]); got != seq {
+		return fmt.Errorf("page=%d has seq %d, want %d", number, got, seq)
+	}
+	if got, want := binary.LittleEndian.Uint64(p[offSum:]), checksum(p); got != want {
+		return fmt.Errorf("page=%d seq=%d has checksum %x, want %x", number, seq, got, want)
+	}
+	return nil
+}
+
+// checksum mixes all words of the page but its own, each at its place.
+func checksum(p []byte) uint64 {
+	sum := uint64(0x9e3779b97f4a7c15)
+	for i := 0; i < pageSize; i += 8 {
+		if i == offSum {
+			continue
+		}
+		sum = (sum ^ binary.LittleEndian.Uint64(p[i:])) * 0x2545f4914f6cdd1d
+		sum ^= sum >> 29
+	}
+	return sum
+}
+
+// fillBody writes the kinds of content that guest memory is made of, one kind
+// a page: half of it text, a quarter structures full of pointers, a quarter
+// data that does not compress.
+func fillBody(b []byte, number, seq uint64) {
+	r := rand.New(rand.NewPCG(number, seq))
+	switch number % 4 {
+	case 0, 1:
+		fillText(b, r)
+	case 2:
+		fillPointers(b, r)
+	case 3:
+		fillRandom(b, r)
+	}
+}
+
+var words = []string{
+	"the ", "guest ", "memory ", "of ", "a ", "machine ", "page ", "is ", "moved ", "while ", "it ", "runs\n",
+	"static int ", "return ", "if (", ") {\n\t", "}\n", "struct ", "0x", "error: ", "%s", "/usr/lib/", ".so", "\x00",
+}
+
+func fillText(b []byte, r *rand.Rand) {
+	for len(b) > 0 {
+		n := copy(b, words[r.IntN(len(words))])
+		b = b[n:]
+	}
+}
+
+func fillPointers(b []byte, r *rand.Rand) {
+	base := 0xffff888000000000 | r.Uint64N(1<<30)&^0xfff
+	for i := 0; i+8 <= len(b); i += 8 {
+		var word uint64
+		switch r.IntN(4) {
+		case 0, 1:
+			word = base + r.Uint64N(1<<14)&^7
+		case 2:
+			word = r.Uint64N(256)
+		}
+		binary.LittleEndian.PutUint64(b[i:], word)
+	}
+}
+
+func fillRandom(b []byte, r *rand.Rand) {
+	for i := 0; i+8 <= len(b); i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], r.Uint64())
+	}
+}

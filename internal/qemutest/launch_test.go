@@ -1,0 +1,90 @@
+package qemutest
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// cacheWith makes a cache folder with that manifest and a file "there".
+func cacheWith(t *testing.T, manifest string) string {
+	t.Helper()
+	dir := t.TempDir()
+	t.Setenv("VMFERRY_CACHE", dir)
+	manifest = strings.ReplaceAll(manifest, "DIR", dir)
+	for name, content := range map[string]string{
+		manifestName: manifest,
+		"there":      "",
+		"fails":      "#!/bin/sh\necho \"cannot allocate $2\" >&2\nexit 3\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestNotSetUp(t *testing.T) {
+	for name, test := range map[string]struct{ manifest, want string }{
+		"no entry":       {"# a comment\nKERNEL=DIR/there\nINITRD=DIR/there\n", "QEMU_10_0"},
+		"file has gone":  {"QEMU_10_0=DIR/there\nKERNEL=DIR/gone\nINITRD=DIR/there\n", "KERNEL"},
+		"broken line":    {"QEMU_10_0=DIR/there\nKERNEL\n", "line 2"},
+		"empty manifest": {"", "INITRD"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cacheWith(t, test.manifest)
+			_, err := Launch(t.Context(), Config{})
+			if !errors.Is(err, ErrNotSetUp) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "scripts/setup") {
+				t.Errorf("got %v, want ErrNotSetUp and a word of %s", err, test.want)
+			}
+		})
+	}
+	t.Run("no manifest", func(t *testing.T) {
+		t.Setenv("VMFERRY_CACHE", t.TempDir())
+		if _, err := Launch(t.Context(), Config{}); !errors.Is(err, ErrNotSetUp) || !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("got %v, want ErrNotSetUp because of ErrNotExist", err)
+		}
+	})
+	t.Run("outside the repository", func(t *testing.T) {
+		t.Setenv("VMFERRY_CACHE", "")
+		t.Chdir(t.TempDir())
+		if _, err := Launch(t.Context(), Config{}); !errors.Is(err, ErrNotSetUp) {
+			t.Errorf("got %v, want ErrNotSetUp", err)
+		}
+	})
+}
+
+func TestUnknownVersion(t *testing.T) {
+	cacheWith(t, "KERNEL=DIR/there\nINITRD=DIR/there\n")
+	if _, err := Launch(t.Context(), Config{Version: "1.0"}); err == nil || !strings.Contains(err.Error(), `"1.0"`) {
+		t.Errorf("got %v, want an error that names the version", err)
+	}
+}
+
+// A QEMU that ends at once is noticed at once, with what it said.
+func TestLaunchFails(t *testing.T) {
+	cacheWith(t, "QEMU_10_0=DIR/fails\nKERNEL=DIR/there\nINITRD=DIR/there\n")
+	dir := t.TempDir()
+	begun := time.Now()
+	_, err := Launch(t.Context(), Config{Dir: dir})
+	if !errors.Is(err, ErrExited) || !strings.Contains(err.Error(), "cannot allocate vmferry-test") || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("got %v, want ErrExited, the status and QEMU's words", err)
+	}
+	if took := time.Since(begun); took > startTimeout/2 {
+		t.Errorf("it took %v", took)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestLaunchCannotExecute(t *testing.T) {
+	dir := cacheWith(t, "QEMU_10_0=DIR/there\nKERNEL=DIR/there\nINITRD=DIR/there\n")
+	if _, err := Launch(t.Context(), Config{}); err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "there")) {
+		t.Errorf("got %v, want an error that names the binary", err)
+	}
+}

@@ -145,8 +145,9 @@ type save struct {
 	prog  migration.Progress
 	runs  bool // the machine ran before
 
-	paused time.Time
-	last   qmp.Migration
+	paused  time.Time // since when the machine stands still
+	stopped bool      // by standStill, before the migration began
+	last    qmp.Migration
 }
 
 func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
@@ -177,6 +178,9 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 			}
 		}()
 	}
+	if err := s.standStill(ctx); err != nil {
+		return nil, err
+	}
 	received, err := s.migrate(ctx)
 	if err != nil {
 		return nil, err
@@ -194,6 +198,10 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	}
 	s.report("finish")
 	meta := received.Meta()
+	if s.runs {
+		// The stream says so too, unless standStill paused the machine.
+		meta.Machine.RunState = qmp.StateRunning
+	}
 	meta.Machine.QEMU = fmt.Sprintf("%d.%d.%d", s.c.Version().Major, s.c.Version().Minor, s.c.Version().Micro)
 	m, err := s.w.Finish(ctx, meta)
 	if err != nil {
@@ -229,6 +237,29 @@ func (s *save) checkState(ctx context.Context) error {
 	if len(m.BlockedReasons) > 0 {
 		return fmt.Errorf("%w: QEMU says that it cannot be migrated: %s", ErrUnable, strings.Join(m.BlockedReasons, "; "))
 	}
+	return nil
+}
+
+// standStill pauses a machine that QEMU could not save correctly while it
+// runs. Without KVM, QEMU before 9.0 forgets to watch pages for new writes when
+// it has read which were dirty, so that some writes of a running guest are
+// never sent, in its own migrations too. With KVM the kernel watches.
+func (s *save) standStill(ctx context.Context) error {
+	if !s.runs || s.c.Version().Major >= 9 {
+		return nil
+	}
+	var kvm struct{ Enabled bool }
+	if err := s.c.Execute(ctx, "query-kvm", nil, &kvm); err != nil {
+		return err
+	}
+	if kvm.Enabled {
+		return nil
+	}
+	s.opts.Logger.Warn("the machine is paused while it is saved: without KVM, QEMU before 9.0 loses writes of a machine that runs", "qemu", fmt.Sprint(s.c.Version()))
+	if err := s.c.Stop(ctx); err != nil {
+		return err
+	}
+	s.paused, s.stopped = time.Now(), true
 	return nil
 }
 
@@ -311,7 +342,9 @@ func (s *save) watch(ctx context.Context, cancel context.CancelCauseFunc) error 
 		s.last = m
 		switch m.Status {
 		case qmp.MigrationCompleted:
-			s.paused = time.Now()
+			if !s.stopped {
+				s.paused = time.Now()
+			}
 			s.report("paused")
 			return nil
 		case qmp.MigrationFailed, qmp.MigrationCancelled:
@@ -373,7 +406,10 @@ func (s *save) goOn(ctx context.Context, before *settings, result *SaveResult) e
 	if err := settle(short, s.c, run, before); err != nil {
 		return err
 	}
-	result.Paused = time.Since(s.paused) + result.Downtime
+	result.Paused = time.Since(s.paused)
+	if !s.stopped {
+		result.Paused += result.Downtime
+	}
 	status, err := s.c.QueryStatus(short)
 	if err != nil {
 		return err

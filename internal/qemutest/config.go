@@ -83,7 +83,7 @@ func (c Config) args(kernel, initrd, dir string) []string {
 	args = append(args, memory...)
 	args = append(args,
 		"-kernel", kernel, "-initrd", initrd,
-		"-append", fmt.Sprintf("console=ttyS0 quiet panic=-1 vmferry.fill=%d vmferry.work=%d vmferry.rate=%d", c.FillMiB, c.WorkMiB, c.RateMiBps),
+		"-append", fmt.Sprintf("console=ttyS0 quiet panic=-1 no_timer_check vmferry.fill=%d vmferry.work=%d vmferry.rate=%d", c.FillMiB, c.WorkMiB, c.RateMiBps),
 		"-no-reboot",
 		"-serial", "file:"+escapeComma(filepath.Join(dir, serialName)),
 	)

@@ -153,6 +153,9 @@ func descriptorAt(mem []byte) *Descriptor {
 // Slots is the number of slots.
 func (s *Session) Slots() int { return len(s.jobs) }
 
+// Lost reports whether the slot is lost to a job that has not completed.
+func (s *Session) Lost(slot int) bool { return s.jobs[slot].state == stateLost }
+
 // Input is the slot's prefaulted input buffer, for a stream to inflate or a page
 // to compress that would otherwise have to be copied there. Use it only while
 // the slot is free.

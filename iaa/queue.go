@@ -85,7 +85,8 @@ func openProblem(info *QueueInfo, err error) *Problem {
 
 // submit offers a descriptor once. It returns nil, ErrQueueFull or ErrQueueGone.
 func (q *queue) submit(d *Descriptor) error {
-	if q.gone.Load() {
+	// A queue that was given up still has to say when what it had is done.
+	if q.gone.Load() && (d.Op() != OpDrain || q.stopped.Load()) {
 		return ErrQueueGone
 	}
 	// Reserve first: a dedicated queue drops what exceeds its size without a word.

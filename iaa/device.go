@@ -198,7 +198,7 @@ func (d *Device) submit(desc *Descriptor, turn *int) (*queue, error) {
 				return q, nil
 			}
 			if err == ErrQueueFull {
-				full = true
+				full = full || !d.deaf(q)
 			}
 		}
 	}
@@ -208,13 +208,42 @@ func (d *Device) submit(desc *Descriptor, turn *int) (*queue, error) {
 	return nil, ErrUnavailable
 }
 
-// strike notes that a job on q did not complete in time, and gives q up if the
-// kernel says that it is disabled, or after too many in a row.
-func (d *Device) strike(q *queue) {
-	n := q.strikes.Add(1)
+// deaf reports whether a queue that keeps refusing is not enabled any more, and
+// gives it up if so.
+func (d *Device) deaf(q *queue) bool {
+	if q.refusals.Load() < refusalsToInspect {
+		return false
+	}
+	q.refusals.Store(0)
 	state := d.inspect(q)
-	if (n >= maxStrikes || state != "enabled") && !q.gone.Swap(true) {
-		d.opts.Logger.Warn("IAA work queue given up", "queue", q.info.Device+"/"+q.info.Name, "state", state, "timeouts", n)
+	if state == "enabled" {
+		return false
+	}
+	d.giveUp(q, "queue or device is "+state)
+	return true
+}
+
+// strike notes that a job on q did not complete in time, and gives q up if the
+// kernel says that it is disabled, or after too many in a row. Jobs that were
+// submitted together time out together, so that is one strike.
+func (d *Device) strike(q *queue) {
+	now := int64(d.sys.Now())
+	if last := q.lastStrike.Load(); q.strikes.Load() > 0 && now-last < int64(d.opts.JobTimeout) {
+		return
+	}
+	q.lastStrike.Store(now)
+	if n := q.strikes.Add(1); n >= maxStrikes {
+		d.giveUp(q, fmt.Sprintf("jobs timed out %d times in a row", n))
+	}
+	if state := d.inspect(q); state != "enabled" {
+		d.giveUp(q, "queue or device is "+state)
+	}
+}
+
+// giveUp stops submitting to q.
+func (d *Device) giveUp(q *queue, why string) {
+	if !q.gone.Swap(true) {
+		d.opts.Logger.Warn("IAA work queue given up", "queue", q.info.Device+"/"+q.info.Name, "reason", why)
 	}
 }
 

@@ -24,10 +24,10 @@ func recordBytes(r *Record) []byte {
 // lost. A slot comes back when its job has completed after all, when a DRAIN has
 // shown that the device no longer has it, or when the kernel has stopped the queue.
 func (s *Session) Reclaim() int {
-	if s.lost == 0 {
-		return 0
-	}
 	for i := range s.jobs {
+		if s.lost == 0 {
+			break
+		}
 		j := &s.jobs[i]
 		if j.state == stateLost && (j.rec.Load().Status != StatusPending || j.q.stopped.Load()) {
 			s.recover(j)
@@ -47,7 +47,7 @@ func (s *Session) advance(d *drain) {
 			return
 		}
 		d.active = false
-		d.q.completed()
+		d.q.released()
 		if c.Status == StatusSuccess {
 			s.drained(d)
 		}
@@ -80,35 +80,54 @@ func (s *Session) drained(d *drain) {
 }
 
 func (s *Session) recover(j *job) {
-	j.q.completed()
+	j.q.released()
 	j.state = stateIdle
 	s.lost--
 	s.count.reclaimed.Add(1)
 }
 
-// Drain waits until no device has a job of the session any more, for at most the
-// job time-out. Results of jobs that completed stay to be collected. Jobs that
-// wait for room in a queue are not on a device. If some job cannot be drained,
-// the error answers to ErrUndrained.
+// Settle waits until no slot is lost any more, so that no job that was given up
+// can still write anywhere. It waits for at most Options.DrainTimeout; then the
+// error answers to ErrUndrained. Jobs that are still running are not its concern.
+func (s *Session) Settle(ctx context.Context) error {
+	return s.waitFor(ctx, s.Reclaim)
+}
+
+// Drain waits until no device has a job of the session any more, for at most
+// Options.DrainTimeout; then the error answers to ErrUndrained. Results of jobs
+// that ended stay to be collected. Jobs that wait for room in a queue are not on
+// a device.
 func (s *Session) Drain(ctx context.Context) error {
+	return s.waitFor(ctx, func() int {
+		running := 0
+		for i := range s.jobs {
+			j := &s.jobs[i]
+			if j.state != stateRunning || j.rec.Load().Status != StatusPending {
+				continue
+			}
+			if j.unread = s.overdue(j); j.unread == nil {
+				running++
+			}
+		}
+		return running + s.Reclaim()
+	})
+}
+
+// waitFor calls left until it and the number of active drains are 0.
+func (s *Session) waitFor(ctx context.Context, left func() int) error {
 	start := s.sys.Now()
 	for round := 0; ; round++ {
-		left := s.Reclaim()
-		for i := range s.jobs {
-			if j := &s.jobs[i]; j.state == stateRunning && j.rec.Load().Status == StatusPending {
-				left++
-			}
-		}
+		n := left()
 		for i := range s.drains {
-			if d := &s.drains[i]; d.active {
-				left++
+			if s.drains[i].active {
+				n++
 			}
 		}
-		if left == 0 {
+		if n == 0 {
 			return nil
 		}
-		if ctx.Err() != nil || s.sys.Now()-start > s.dev.opts.JobTimeout {
-			return fmt.Errorf("%w: %d of %d slots, after %v", ErrUndrained, left, len(s.jobs), s.sys.Now()-start)
+		if took := s.sys.Now() - start; ctx.Err() != nil || took > s.dev.opts.DrainTimeout {
+			return fmt.Errorf("%w: %d of %d slots, after %v", ErrUndrained, n, len(s.jobs), took)
 		}
 		s.sys.Relax(nil, 0, round)
 	}

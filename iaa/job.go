@@ -46,7 +46,9 @@ type job struct {
 	q       *queue
 	faults  int
 	polls   uint32
+	mark    int64         // what the queue had completed when the job was submitted
 	started time.Duration // 0 until first asked
+	unread  error         // that Drain has met in the place of Poll
 	lostAt  int           // which drain covers it: see drain.seq
 }
 
@@ -107,7 +109,7 @@ func (s *Session) send(j *job) error {
 	if err != nil {
 		return err
 	}
-	j.q, j.state = q, stateRunning
+	j.q, j.state, j.mark = q, stateRunning, q.done.Load()
 	return nil
 }
 
@@ -142,14 +144,16 @@ func (s *Session) overdue(j *job) error {
 	if j.polls++; j.polls%overdueEvery != 0 || s.since(&j.started) <= s.dev.opts.JobTimeout {
 		return nil
 	}
-	s.dev.strike(j.q)
+	// Many jobs of one packet may be lost to a queue that is otherwise well.
+	if j.q.done.Load() == j.mark {
+		s.dev.strike(j.q)
+	}
 	return s.lose(j, ErrTimeout)
 }
 
 // settle acts on a completed descriptor.
 func (s *Session) settle(j *job, c Completion) (Result, bool, error) {
 	j.q.completed()
-	j.q.strikes.Store(0)
 	if j.q.extra != 0 {
 		if t := s.since(&j.started); t > SlowJob {
 			s.count.slowJobs.Add(1)

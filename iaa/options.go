@@ -13,6 +13,7 @@ const (
 	DefaultRetries      = 3
 	DefaultFaultRetries = 8
 	DefaultJobTimeout   = time.Second
+	DefaultDrainTimeout = 5 * time.Second
 )
 
 // Options says which devices to use and how. The zero value uses every usable
@@ -37,6 +38,9 @@ type Options struct {
 	// JobTimeout is how long a job may take, resubmissions included, before it
 	// fails with ErrTimeout. 0 means DefaultJobTimeout.
 	JobTimeout time.Duration
+	// DrainTimeout bounds Session.Drain and Session.Close, which wait for what
+	// devices still have. 0 means DefaultDrainTimeout.
+	DrainTimeout time.Duration
 	// NoBlockOnFault keeps the driver from letting a device wait for page
 	// faults on queues that allow it.
 	NoBlockOnFault bool
@@ -62,6 +66,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.JobTimeout == 0 {
 		o.JobTimeout = DefaultJobTimeout
+	}
+	if o.DrainTimeout == 0 {
+		o.DrainTimeout = DefaultDrainTimeout
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

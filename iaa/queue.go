@@ -17,9 +17,14 @@ const (
 	viaWrite  submission = "write"
 )
 
-// maxStrikes is how many jobs in a row may fail to complete before a queue is
-// given up, so that a dead one costs a few time-outs and not one a page.
+// maxStrikes is how many times in a row jobs may fail to complete, with no job
+// completing in between, before a queue is given up: a dead one is to cost a few
+// time-outs and not one a page.
 const maxStrikes = 3
+
+// refusalsToInspect is how many refusals in a row it takes to ask the kernel
+// about a queue: one that was disabled answers as a full one does.
+const refusalsToInspect = 64
 
 // queue is an open work queue, shared by every session of a Device.
 type queue struct {
@@ -32,10 +37,13 @@ type queue struct {
 
 	outstanding atomic.Int32
 	submitted   atomic.Int64
+	done        atomic.Int64 // descriptors completed
 	turn        atomic.Uint32
 	strikes     atomic.Int32
-	gone        atomic.Bool // nothing is submitted any more
-	stopped     atomic.Bool // and the kernel has taken what was from the device
+	lastStrike  atomic.Int64 // when, in nanoseconds of System.Now
+	refusals    atomic.Int32 // in a row
+	gone        atomic.Bool  // nothing is submitted any more
+	stopped     atomic.Bool  // and the kernel has taken what was from the device
 }
 
 // openQueue opens a queue and settles how to submit to it. On a problem nothing
@@ -100,8 +108,10 @@ func (q *queue) submit(d *Descriptor) error {
 	err := q.push(d)
 	if err != nil {
 		q.outstanding.Add(-1)
+		q.refusals.Add(1)
 		return err
 	}
+	q.refusals.Store(0)
 	q.submitted.Add(1)
 	return nil
 }
@@ -129,9 +139,16 @@ func (q *queue) push(d *Descriptor) error {
 	return fmt.Errorf("%w: %w", ErrQueueGone, err)
 }
 
-// completed takes a job of the queue off the count, once nothing of it is on
-// the device any more.
-func (q *queue) completed() { q.outstanding.Add(-1) }
+// released takes a job of the queue off the count, once nothing of it is on the
+// device any more.
+func (q *queue) released() { q.outstanding.Add(-1) }
+
+// completed is released for a job that the device has completed.
+func (q *queue) completed() {
+	q.done.Add(1)
+	q.strikes.Store(0)
+	q.released()
+}
 
 // load is how full the queue is, in thousandths.
 func (q *queue) load() int32 { return q.outstanding.Load() * 1000 / q.limit }

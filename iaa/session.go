@@ -217,6 +217,9 @@ func (s *Session) take(slot int) (*job, error) {
 		return nil, ErrClosed
 	}
 	j := &s.jobs[slot]
+	if j.unread != nil {
+		return nil, ErrSlotBusy
+	}
 	switch j.state {
 	case stateIdle:
 		return j, nil
@@ -244,6 +247,10 @@ func (s *Session) reachable(src, buf []byte) []byte {
 // what submits jobs again after page faults.
 func (s *Session) Poll(slot int) (Result, bool, error) {
 	j := &s.jobs[slot]
+	if err := j.unread; err != nil {
+		j.unread = nil
+		return Result{}, false, err
+	}
 	switch j.state {
 	case stateIdle:
 		return Result{}, false, ErrSlotIdle
@@ -287,7 +294,7 @@ func (s *Session) relax(slot, round int) {
 }
 
 // Close drains the session and unmaps its memory. If jobs are still outstanding
-// when ctx or the job time-out ends, the memory is kept until the Device is
+// when ctx or Options.DrainTimeout ends, the memory is kept until the Device is
 // closed, and the error answers to ErrUndrained: the devices may still write
 // to registered destinations of such jobs.
 func (s *Session) Close(ctx context.Context) error {

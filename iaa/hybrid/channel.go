@@ -286,7 +286,7 @@ func (c *Channel) settle(ctx context.Context) error {
 	if c.unsafe == 0 {
 		return nil
 	}
-	if err := c.session.Drain(ctx); err != nil {
+	if err := c.session.Settle(ctx); err != nil {
 		c.broken = fmt.Errorf("hybrid: %d pages may still be written to by a device: do not use their memory: %w", c.unsafe, err)
 		return c.broken
 	}

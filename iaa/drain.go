@@ -3,17 +3,29 @@ package iaa
 import (
 	"context"
 	"fmt"
+	"time"
 	"unsafe"
 )
 
-// drain is a session's DRAIN descriptor for one queue. It completes once every
+// drainTries is how many DRAINs a session may have outstanding on a queue: one
+// whose completion is lost, for example to a page fault on its record, must not
+// keep the queue's lost slots forever.
+const drainTries = 4
+
+// drain is a session's DRAIN descriptors for one queue. Each completes once every
 // job that was submitted to the queue before it is off the device.
 type drain struct {
-	q      *queue
-	rec    *Record
-	desc   *Descriptor
-	active bool
-	seq    int // drains submitted so far: one covers the jobs lost before it
+	q     *queue
+	tries [drainTries]drainTry
+	seq   int // submitted so far: each covers the jobs lost before it
+}
+
+type drainTry struct {
+	rec     *Record
+	desc    *Descriptor
+	active  bool
+	seq     int
+	started time.Duration
 }
 
 func recordBytes(r *Record) []byte {
@@ -39,43 +51,83 @@ func (s *Session) Reclaim() int {
 	return s.lost
 }
 
-// advance starts a drain where lost jobs wait for one, and collects it.
+// advance collects the queue's drains, and starts one where lost jobs wait for it.
 func (s *Session) advance(d *drain) {
-	if d.active {
-		c := d.rec.Load()
+	best := 0
+	for i := range d.tries {
+		t := &d.tries[i]
+		if !t.active {
+			continue
+		}
+		c := t.rec.Load()
 		if c.Status == StatusPending && !d.q.stopped.Load() {
-			return
+			continue
 		}
-		d.active = false
-		d.q.released()
+		d.end(t)
 		if c.Status == StatusSuccess {
-			s.drained(d)
+			best = max(best, t.seq)
 		}
 	}
+	for i := range d.tries { // a drain waits for the drains before it, too
+		if t := &d.tries[i]; t.active && t.seq < best {
+			d.end(t)
+		}
+	}
+	wanted := false
 	for i := range s.jobs {
-		if j := &s.jobs[i]; j.state == stateLost && j.q == d.q {
-			s.start(d)
+		j := &s.jobs[i]
+		if j.state != stateLost || j.q != d.q {
+			continue
+		}
+		if j.lostAt < best {
+			s.recover(j)
+			continue
+		}
+		wanted = true
+	}
+	if wanted {
+		s.start(d)
+	}
+}
+
+func (d *drain) end(t *drainTry) {
+	t.active = false
+	d.q.released()
+}
+
+// active is the number of drains that have not completed.
+func (d *drain) active() int {
+	n := 0
+	for i := range d.tries {
+		if d.tries[i].active {
+			n++
+		}
+	}
+	return n
+}
+
+// start submits a drain, unless one is under way that has not had its time.
+func (s *Session) start(d *drain) {
+	now := s.sys.Now()
+	var free *drainTry
+	for i := range d.tries {
+		t := &d.tries[i]
+		if !t.active {
+			free = t
+		} else if now-t.started < s.dev.opts.JobTimeout {
 			return
 		}
 	}
-}
-
-func (s *Session) start(d *drain) {
-	d.rec.clear()
-	*d.desc = Descriptor{Record: address(recordBytes(d.rec))}
-	d.desc.SetOp(OpDrain, FlagRecordValid|FlagRequestCompletion)
-	if d.q.submit(d.desc) == nil {
-		d.active = true
-		d.seq++
+	if free == nil {
+		return
 	}
-}
-
-// drained frees the slots whose jobs were lost before the drain was submitted.
-func (s *Session) drained(d *drain) {
-	for i := range s.jobs {
-		if j := &s.jobs[i]; j.state == stateLost && j.q == d.q && j.lostAt < d.seq {
-			s.recover(j)
-		}
+	s.sys.Touch(&free.rec.word, true)
+	free.rec.clear()
+	*free.desc = Descriptor{Record: address(recordBytes(free.rec))}
+	free.desc.SetOp(OpDrain, FlagRecordValid|FlagRequestCompletion)
+	if d.q.submit(free.desc) == nil {
+		d.seq++
+		free.active, free.seq, free.started = true, d.seq, now
 	}
 }
 
@@ -119,9 +171,7 @@ func (s *Session) waitFor(ctx context.Context, left func() int) error {
 	for round := 0; ; round++ {
 		n := left()
 		for i := range s.drains {
-			if s.drains[i].active {
-				n++
-			}
+			n += s.drains[i].active()
 		}
 		if n == 0 {
 			return nil

@@ -272,7 +272,10 @@ func TestVanishedJobIsDrained(t *testing.T) {
 }
 
 func TestHungJobKeepsItsMemory(t *testing.T) {
-	m, d := start(t, once(iaamodel.Action{Fate: iaamodel.FateHang}), quick)
+	m, d := start(t, once(iaamodel.Action{Fate: iaamodel.FateHang}), func(o *iaa.Options) {
+		quick(o)
+		o.DrainTimeout = 100 * time.Millisecond
+	})
 	s, err := d.NewSession(iaa.SessionConfig{Slots: 2, PageSize: pageSize})
 	if err != nil {
 		t.Fatal(err)

@@ -58,6 +58,8 @@ func (h *host) Touch(word *uint32, write bool) {
 	atomic.LoadUint32(word)
 }
 
+func (h *host) Copy(dst, src []byte) { copy(dst, src) }
+
 // Rounds of Relax that hold the processor, and that only yield it, before Relax
 // begins to sleep. A job takes a few microseconds; a page fault taken by the
 // device, up to half a millisecond.

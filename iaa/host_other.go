@@ -30,4 +30,6 @@ func (h *host) Unmap([]byte) error { return errors.ErrUnsupported }
 
 func (h *host) Touch(*uint32, bool) {}
 
+func (h *host) Copy(dst, src []byte) { copy(dst, src) }
+
 func (h *host) Relax(*uint32, uint32, int) {}

@@ -76,6 +76,7 @@ func (f fakeSystem) Instructions() Instructions        { return hostInstructions
 func (f fakeSystem) Map(n int, p bool) ([]byte, error) { return (&host{}).Map(n, p) }
 func (f fakeSystem) Unmap(m []byte) error              { return (&host{}).Unmap(m) }
 func (f fakeSystem) Touch(w *uint32, write bool)       { (&host{}).Touch(w, write) }
+func (f fakeSystem) Copy(dst, src []byte)              { copy(dst, src) }
 func (f fakeSystem) Now() time.Duration                { return 0 }
 func (f fakeSystem) Relax(*uint32, uint32, int)        {}
 

@@ -204,7 +204,7 @@ func (s *Session) success(j *job, c Completion) (Result, bool, error) {
 		s.count.inflated.Add(1)
 	}
 	if j.final != nil {
-		copy(j.final, r.Output)
+		s.sys.Copy(j.final, r.Output)
 		r.Output = j.final
 	}
 	j.state = stateIdle

@@ -107,7 +107,7 @@ func (s *Session) layout() layout {
 	n := s.cfg.Slots
 	var l layout
 	l.drains = l.records + n*DescriptorSize
-	l.descs = l.drains + 2*len(s.dev.queues())*DescriptorSize
+	l.descs = l.drains + 2*drainTries*len(s.dev.queues())*DescriptorSize
 	l.tables = l.descs + n*DescriptorSize
 	l.buffers = l.tables
 	if s.cfg.Huffman == HuffmanDynamic {
@@ -139,8 +139,12 @@ func (s *Session) carve(l layout) {
 		j.in = mem[in : in+s.cfg.PageSize : in+s.cfg.PageSize]
 	}
 	for i, q := range s.dev.queues() {
-		at := l.drains + 2*i*DescriptorSize
-		s.drains = append(s.drains, drain{q: q, rec: recordAt(mem[at:]), desc: descriptorAt(mem[at+DescriptorSize:])})
+		d := drain{q: q}
+		for k := range d.tries {
+			at := l.drains + 2*(i*drainTries+k)*DescriptorSize
+			d.tries[k] = drainTry{rec: recordAt(mem[at:]), desc: descriptorAt(mem[at+DescriptorSize:])}
+		}
+		s.drains = append(s.drains, d)
 	}
 }
 
@@ -163,8 +167,9 @@ func (s *Session) Input(slot int) []byte { return s.jobs[slot].in }
 
 // SubmitCompress starts compressing page, of 2 to PageSize bytes, into the
 // slot's output buffer, limited to one byte less than the page. The page must
-// not be freed before the job has ended; if it changes meanwhile, the output
-// may be of any mixture of its states. It fails with ErrQueueFull or
+// not be unmapped before the job has ended, or its slot has come back after
+// ErrTimeout; if it changes meanwhile, the output may be of any mixture of its
+// states. It fails with ErrQueueFull or
 // ErrUnavailable if no queue takes the job; the slot is then still free.
 func (s *Session) SubmitCompress(slot int, page []byte) error {
 	j, err := s.take(slot)
@@ -238,7 +243,8 @@ func (s *Session) reachable(src, buf []byte) []byte {
 		return src
 	}
 	s.count.bounced.Add(1)
-	return buf[:copy(buf, src)]
+	s.sys.Copy(buf[:len(src)], src)
+	return buf[:len(src)]
 }
 
 // Poll looks at the slot's job without waiting. It returns true with a result

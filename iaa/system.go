@@ -19,6 +19,9 @@ type System interface {
 	// Touch makes the page that holds word present, and writable if write is
 	// set, without changing what it holds.
 	Touch(word *uint32, write bool)
+	// Copy copies src to dst, of the same size: a page that could not be worked
+	// on in place.
+	Copy(dst, src []byte)
 	// Now is a monotonic clock.
 	Now() time.Duration
 	// Relax passes a moment while the caller polls word, which still holds

@@ -253,9 +253,24 @@ func (m *Machine) Unmap(mem []byte) error {
 func (m *Machine) Touch(word *uint32, write bool) {
 	touchWord(word, write)
 	m.mem.set(addressOfWord(word), 4, touched(write))
-	if c := m.cfg.Clock; c != nil {
-		c.Sleep(m.cfg.Timing.Touch)
+	m.charge(m.cfg.Timing.Touch)
+}
+
+// Copy copies. In virtual time it costs what the bytes cost, and a page fault of
+// the processor for each absent page that is written to.
+func (m *Machine) Copy(dst, src []byte) {
+	copy(dst, src)
+	absent := 0
+	if len(dst) > 0 {
+		m.mem.set(addressOf(dst), len(dst), func(s pageState) pageState {
+			if s&writable == 0 {
+				absent++
+			}
+			return touched(true)(s)
+		})
 	}
+	t := m.cfg.Timing
+	m.charge(time.Duration(absent)*t.Touch + time.Duration(t.Copy*float64(len(src))))
 }
 
 // Now is virtual time with a Clock, and time since New without.

@@ -223,10 +223,11 @@ func TestPageFaultsOnEveryAccess(t *testing.T) {
 
 func TestRecordFault(t *testing.T) {
 	for _, version := range []uint32{0x100, 0x200} {
-		b := newBench(t, Uniform(1, func(d *Device) { d.Version = version }))
+		cfg := Uniform(1, func(d *Device) { d.Version = version })
+		cfg.Script.Run = func(Job) Action { return Action{Evict: AccessRecord} }
+		b := newBench(t, cfg)
 		_, n := b.stream()
 		d, rec := b.inflateDesc(n)
-		b.m.Evict(b.page(0))
 		b.submit(d)
 		if version == 0x200 { // the kernel reports in the device's place
 			if c := b.wait(rec); c.Status != iaa.StatusRecordFault {

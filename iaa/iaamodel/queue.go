@@ -76,6 +76,8 @@ func (q *queue) accept(d *iaa.Descriptor) {
 	m.seq++
 	m.stats.Accepted++
 	j := &job{q: q, seq: m.seq, desc: *d}
+	// The processor has just cleared the record, which made its page present.
+	m.mem.set(d.Record, iaa.DescriptorSize, touched(true))
 	if d.Op() == iaa.OpDrain {
 		m.own(j)
 		q.drains = append(q.drains, j)
@@ -282,7 +284,7 @@ func (n *node) Map() (iaa.Portal, error) {
 // Write submits as write(2) does on a kernel that has it.
 func (n *node) Write(descs []iaa.Descriptor) (int, error) {
 	m := n.q.m
-	m.charge(m.cfg.Timing.Write)
+	m.charge(m.cfg.Timing.Driver + m.cfg.Timing.Write)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -339,7 +341,7 @@ type portal struct{ n *node }
 // Enqueue is ENQCMD.
 func (p *portal) Enqueue(slot int, d *iaa.Descriptor) bool {
 	m := p.n.q.m
-	m.charge(m.cfg.Timing.Enqcmd)
+	m.charge(m.cfg.Timing.Driver + m.cfg.Timing.Enqcmd)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !p.usable(slot, "ENQCMD", "shared") {
@@ -351,7 +353,7 @@ func (p *portal) Enqueue(slot int, d *iaa.Descriptor) bool {
 // Store is MOVDIR64B.
 func (p *portal) Store(slot int, d *iaa.Descriptor) {
 	m := p.n.q.m
-	m.charge(m.cfg.Timing.Movdir)
+	m.charge(m.cfg.Timing.Driver + m.cfg.Timing.Movdir)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if p.usable(slot, "MOVDIR64B", "dedicated") {

@@ -102,13 +102,15 @@ func (c *Channel) depthAway() int {
 	return c.away.depth
 }
 
-func (c *Channel) unclaimed() bool {
+func (c *Channel) unclaimed() bool { return c.remaining() > len(c.flights) }
+
+// remaining is the number of pages that are in flight or nobody's yet.
+func (c *Channel) remaining() int {
+	n := len(c.flights)
 	for _, p := range c.packets {
-		if p.head < p.tail {
-			return true
-		}
+		n += p.tail - p.head
 	}
-	return false
+	return n
 }
 
 // submit hands a page to the device.
@@ -271,11 +273,19 @@ func (p *Packet) step(ctx context.Context, idle int) (worked bool, err error) {
 func (p *Packet) nextForCPU() *Packet {
 	c := p.ch
 	may := func(q *Packet) bool { return q.head < q.tail && (c.off || q.allowance > 0) }
+	if c.off {
+		if may(p) {
+			return p
+		}
+		return nil // the turn of others comes when they are finished
+	}
+	// A device that would be through with everything before the processor is
+	// with one page had better not wait for it.
+	if float64(c.remaining()) < c.beside.recent {
+		return nil
+	}
 	if may(p) {
 		return p
-	}
-	if c.off {
-		return nil // the turn of others comes when they are finished
 	}
 	for _, q := range c.packets {
 		if q != p && may(q) {

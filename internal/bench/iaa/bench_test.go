@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/flate"
 
@@ -52,33 +52,110 @@ func (c *codec) Inflate(dst, src []byte) error {
 	return nil
 }
 
+// fixedCosts makes runs in virtual time repeatable: nothing is measured here.
+func fixedCosts(cpu time.Duration) Config {
+	return Config{Codec: newCodec, Seed: 1, CPUCompress: cpu, CPUInflate: cpu / 2, Driver: 150 * time.Nanosecond}
+}
+
 // TestGoals: the driver keeps the modelled engines 90 % busy, and hybrid reaches
-// the hardware and 80 % of what the processor does alone.
+// the hardware and 80 % of what the processor does alone, with a fast codec and
+// with a slow one.
 func TestGoals(t *testing.T) {
-	r, err := Run(t.Context(), Config{Codec: newCodec, Seed: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.WriteText(os.Stdout); err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range []Direction{Compress, Inflate} {
-		for _, n := range []int{1, 2, 4} {
-			for _, mode := range []Mode{HardwareOnly, Hybrid} {
-				row, ok := r.Find(dir, mode, n, Present)
-				if !ok || row.Busy < 0.9 {
-					t.Errorf("%s, %s, %d devices: engines busy %.0f %%, want 90 %%", dir, mode, n, 100*row.Busy)
-				}
+	for _, cpu := range []time.Duration{10 * time.Microsecond, 60 * time.Microsecond} {
+		cfg, err := fixedCosts(cpu).withDefaults()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := &bench{cfg: cfg}
+		if err := b.prepare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		run := func(row Row) Row {
+			t.Helper()
+			if err := b.measure(t.Context(), row); err != nil {
+				t.Fatal(err)
 			}
-			if g := r.Gain(dir, n); g < 0.8 {
-				t.Errorf("%s, %d devices: hybrid adds %.0f %% of the processor's rate, want 80 %%", dir, n, 100*g)
+			return b.report.Rows[len(b.report.Rows)-1]
+		}
+		for _, dir := range []Direction{Compress, Inflate} {
+			run(Row{Direction: dir, Mode: CPUOnly, Memory: Present})
+			for _, n := range []int{1, 2, 4} {
+				for _, mode := range []Mode{HardwareOnly, Hybrid} {
+					if row := run(Row{Direction: dir, Mode: mode, Devices: n, Memory: Present}); row.Busy < 0.9 {
+						t.Errorf("codec %v, %s, %s, %d devices: engines busy %.0f %%, want 90 %%", cpu, dir, mode, n, 100*row.Busy)
+					}
+				}
+				if g := b.report.Gain(dir, n); g < 0.8 {
+					t.Errorf("codec %v, %s, %d devices: hybrid adds %.0f %% of the processor's rate, want 80 %%", cpu, dir, n, 100*g)
+				}
 			}
 		}
 	}
-	present, _ := r.Find(Inflate, HardwareOnly, 2, Present)
-	absent, _ := r.Find(Inflate, HardwareOnly, 2, Absent)
-	if present.Faults != 0 || absent.Faults < int64(absent.Pages) || absent.Rate > present.Rate {
-		t.Errorf("present: %d faults, %.2g B/s; absent: %d faults, %.2g B/s", present.Faults, present.Rate, absent.Faults, absent.Rate)
+}
+
+// TestEnginesWithoutTheDeviceLimit: were a device's rate not limited, its engines
+// would take three times as many jobs, and the driver would still keep up.
+func TestEnginesWithoutTheDeviceLimit(t *testing.T) {
+	cfg := fixedCosts(10 * time.Microsecond)
+	timing := iaamodel.PublishedTiming
+	timing.DeviceRate = 0
+	cfg.Timing = &timing
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{cfg: cfg}
+	if err := b.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []Mode{HardwareOnly, Hybrid} {
+		if err := b.measure(t.Context(), Row{Direction: Compress, Mode: mode, Devices: 2, Memory: Present}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, row := range b.report.Rows {
+		if row.Busy < 0.9 {
+			t.Errorf("%s: engines busy %.0f %%, want 90 %%", row.Mode, 100*row.Busy)
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	var rows int
+	cfg := Config{Codec: newCodec, Devices: []int{1, 2}, Channels: 2, Packets: 2, Progress: func(Row) { rows++ }}
+	r, err := Run(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rows != len(r.Rows) || rows != 2*(1+2*3)+2*2 {
+		t.Errorf("%d rows reported, %d in the report", rows, len(r.Rows))
+	}
+	if r.CPUCompress <= 0 || r.CPUInflate <= 0 || r.Driver <= 0 || r.Driver > time.Millisecond {
+		t.Errorf("measured %v, %v and %v", r.CPUCompress, r.CPUInflate, r.Driver)
+	}
+	for _, n := range []int{1, 2} {
+		pages := int64(2 * 2 * PacketPages)
+		for mem, least := range map[Memory]int64{Present: 0, Absent: pages, Blocked: pages, Bounced: 0} {
+			row, ok := r.Find(Inflate, HardwareOnly, n, mem)
+			if !ok || row.Faults < least || least == 0 && row.Faults != 0 || row.Hardware != 1 {
+				t.Errorf("inflate to %s memory: %+v", mem, row)
+			}
+		}
+	}
+	var text strings.Builder
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"virtual time", "no hardware was involved", "Assumed: ENQCMD", "absent, device waits", "inflate, 2 devices:"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("report lacks %q:\n%s", want, &text)
+		}
+	}
+	if _, err := Run(t.Context(), Config{}); err == nil {
+		t.Error("no codec accepted")
+	}
+	if _, err := Run(t.Context(), Config{Codec: newCodec, Pages: [][]byte{{1}}}); err == nil {
+		t.Error("page of one byte accepted")
 	}
 }
 

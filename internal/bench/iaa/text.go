@@ -15,7 +15,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		t := r.Timing
 		fmt.Fprintf(out, "Modelled, in virtual time; no hardware was involved.\n")
 		fmt.Fprintf(out, "Published: an engine takes %v + %.2f ns/byte, a device has 8 and delivers %.1f GB/s.\n", t.Operation, t.PerByte, t.DeviceRate/1e9)
-		fmt.Fprintf(out, "Measured here: software compresses a page in %v and inflates one in %v; the driver takes %v a job.\n",
+		fmt.Fprintf(out, "Taken for this machine: software compresses a page in %v and inflates one in %v; the driver takes %v a job.\n",
 			r.CPUCompress, r.CPUInflate, r.Driver)
 		fmt.Fprintf(out, "Assumed: ENQCMD %v, touching a page %v, copying %.2f ns/byte; the network takes nothing.\n\n", t.Enqcmd, t.Touch, t.Copy)
 	} else {

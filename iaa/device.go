@@ -1,0 +1,368 @@
+package iaa
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Device is every usable work queue, opened, as one device. It is safe for use
+// by many goroutines; each works through a Session of its own.
+type Device struct {
+	opts      Options
+	sys       System
+	near, far []*queue // far only takes what near has no room for
+	headerGen bool     // every queue's device builds dynamic tables itself
+	timed     bool     // some queue blocks on faults, so jobs are timed
+	maxJob    uint64   // bytes a job may read or write on every queue
+	mem       registry
+	control   []byte // AECS with the fixed tables, and the records of Open's probes
+
+	mu       sync.Mutex
+	sessions map[*Session]struct{}
+	retired  Stats // of closed sessions
+	kept     [][]byte
+	closed   bool
+}
+
+// controlSize holds the fixed AECS and, behind it, one record.
+const (
+	probeRecord = (AECSSize + 63) &^ 63
+	controlSize = osPage
+)
+
+// Open opens every usable work queue and proves each with a NOOP. Queues that
+// cannot be used are logged and left out; if none is left, the error answers to
+// ErrUnavailable, says what is wrong with each, and nothing stays open.
+func Open(ctx context.Context, opts Options) (*Device, error) {
+	opts = opts.withDefaults()
+	inv, err := Discover(opts)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	d := &Device{opts: opts, sys: opts.System, sessions: make(map[*Session]struct{}), headerGen: true, maxJob: 1 << 31}
+	d.control, err = d.sys.Map(controlSize, true)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if err := touch(d.sys, d.control, true); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", ErrUnavailable, err), d.Close())
+	}
+	writeFixedAECS(d.control[:AECSSize])
+	d.openAll(ctx, inv)
+	if err := ctx.Err(); err != nil {
+		return nil, errors.Join(fmt.Errorf("iaa: open: %w", err), d.Close())
+	}
+	if len(d.near)+len(d.far) == 0 {
+		return nil, errors.Join(fmt.Errorf("%w: %s", ErrUnavailable, strings.TrimSpace(inv.Explain())), d.Close())
+	}
+	if len(d.near) == 0 {
+		d.near, d.far = d.far, nil
+	}
+	return d, nil
+}
+
+// Probe is Discover and then an attempt to open and use each usable queue, which
+// shows what only that tells. It keeps nothing open; another process that wants
+// a dedicated queue in that moment finds it busy.
+func Probe(ctx context.Context, opts Options) (*Inventory, error) {
+	inv, err := Discover(opts)
+	if err != nil {
+		return nil, err
+	}
+	opts = opts.withDefaults()
+	d := &Device{opts: opts, sys: opts.System, headerGen: true}
+	d.control, err = d.sys.Map(controlSize, true)
+	if err != nil {
+		return nil, err
+	}
+	if err := touch(d.sys, d.control, true); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	d.openAll(ctx, inv)
+	return inv, errors.Join(ctx.Err(), d.Close())
+}
+
+// openAll opens the inventory's usable queues and notes problems in it.
+func (d *Device) openAll(ctx context.Context, inv *Inventory) {
+	for i := range inv.Devices {
+		dev := &inv.Devices[i]
+		for j := range dev.Queues {
+			info := &dev.Queues[j]
+			if info.Problem != nil || ctx.Err() != nil {
+				continue
+			}
+			if d.opts.Filter != nil && !d.opts.Filter(*info) {
+				info.Problem = &Problem{ReasonFilter, "the queue is left out by request", "ask for it"}
+				continue
+			}
+			q, problem := d.openOne(ctx, *info, dev.Engines)
+			if problem != nil {
+				info.Problem = problem
+				d.opts.Logger.Warn("IAA work queue not usable", "queue", info.Device+"/"+info.Name,
+					"reason", problem.Text, "advice", problem.Advice)
+				continue
+			}
+			info.Submission = string(q.via)
+			d.headerGen = d.headerGen && dev.HeaderGen()
+			d.timed = d.timed || q.extra&FlagBlockOnFault != 0
+			d.maxJob = min(d.maxJob, limitOf(info.MaxTransfer), limitOf(dev.MaxTransfer))
+			if len(d.opts.Nodes) == 0 || slices.Contains(d.opts.Nodes, dev.Node) {
+				d.near = append(d.near, q)
+			} else {
+				d.far = append(d.far, q)
+			}
+		}
+	}
+}
+
+// limitOf reads a maximum, where 0 would mean that nothing was said.
+func limitOf(n uint64) uint64 {
+	if n == 0 {
+		return 1 << 31
+	}
+	return n
+}
+
+// openOne opens a queue and runs a NOOP through it: kernels differ in what they
+// refuse, and only a completion proves that the way there and back works.
+func (d *Device) openOne(ctx context.Context, info QueueInfo, engines int) (*queue, *Problem) {
+	q, problem := openQueue(d.sys, info, engines, !d.opts.NoBlockOnFault)
+	if problem != nil {
+		return nil, problem
+	}
+	if err := d.noop(ctx, q); err != nil {
+		// Close waits for the NOOP if it is still somewhere, so that its record
+		// can be used for the next queue.
+		err = errors.Join(err, q.node.Close())
+		return nil, &Problem{ReasonNoSubmission, fmt.Sprintf("a NOOP submitted by %s failed: %v", q.via, err),
+			"give the process CAP_SYS_RAWIO, or use a kernel from 6.9.1 on; check the kernel log"}
+	}
+	return q, nil
+}
+
+func (d *Device) noop(ctx context.Context, q *queue) error {
+	rec := recordAt(d.control[probeRecord:])
+	rec.clear()
+	desc := &Descriptor{Record: address(d.control[probeRecord:])}
+	desc.SetOp(OpNoop, FlagRecordValid|FlagRequestCompletion)
+	start := d.sys.Now()
+	for round := 0; ; round++ {
+		err := q.submit(desc)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ErrQueueFull) || d.sys.Now()-start > d.opts.JobTimeout || ctx.Err() != nil {
+			return err
+		}
+		d.sys.Relax(nil, 0, round)
+	}
+	for round := 0; ; round++ {
+		switch c := rec.Load(); {
+		case c.Status == StatusSuccess:
+			q.completed()
+			return nil
+		case c.Status != StatusPending:
+			return &JobError{Device: q.info.Device, Queue: q.info.Name, Op: OpNoop, Status: c.Status, Code: c.Code, Err: ErrRejected}
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case d.sys.Now()-start > d.opts.JobTimeout:
+			return ErrTimeout
+		}
+		d.sys.Relax(&rec.word, 0, round)
+	}
+}
+
+// submit offers a descriptor to the queues, the near ones first, and among
+// those to the emptier of two. It returns the queue that took it.
+func (d *Device) submit(desc *Descriptor, turn *int) (*queue, error) {
+	*turn++
+	full := false
+	for _, tier := range [2][]*queue{d.near, d.far} {
+		n := len(tier)
+		for i := range n {
+			q := tier[(*turn+i)%n]
+			if i == 0 && n > 1 {
+				if next := tier[(*turn+1)%n]; next.load() < q.load() && !next.gone.Load() {
+					q = next
+				}
+			}
+			err := q.submit(desc)
+			if err == nil {
+				return q, nil
+			}
+			if err == ErrQueueFull {
+				full = full || !d.deaf(q)
+			}
+		}
+	}
+	if full {
+		return nil, ErrQueueFull
+	}
+	return nil, ErrUnavailable
+}
+
+// deaf reports whether a queue that keeps refusing is not enabled any more, and
+// gives it up if so.
+func (d *Device) deaf(q *queue) bool {
+	if q.refusals.Load() < refusalsToInspect {
+		return false
+	}
+	q.refusals.Store(0)
+	state := d.inspect(q)
+	if state == "enabled" {
+		return false
+	}
+	d.giveUp(q, "queue or device is "+state)
+	return true
+}
+
+// strike notes that a job on q did not complete in time, and gives q up if the
+// kernel says that it is disabled, or after too many in a row. Jobs that were
+// submitted together time out together, so that is one strike.
+func (d *Device) strike(q *queue) {
+	now := int64(d.sys.Now())
+	if last := q.lastStrike.Load(); q.strikes.Load() > 0 && now-last < int64(d.opts.JobTimeout) {
+		return
+	}
+	q.lastStrike.Store(now)
+	if n := q.strikes.Add(1); n >= maxStrikes {
+		d.giveUp(q, fmt.Sprintf("jobs timed out %d times in a row", n))
+	}
+	if state := d.inspect(q); state != "enabled" {
+		d.giveUp(q, "queue or device is "+state)
+	}
+}
+
+// giveUp stops submitting to q.
+func (d *Device) giveUp(q *queue, why string) {
+	if !q.gone.Swap(true) {
+		d.opts.Logger.Warn("IAA work queue given up", "queue", q.info.Device+"/"+q.info.Name, "reason", why)
+	}
+}
+
+// inspect reads the state of a queue that fails. Before the kernel shows one as
+// anything but enabled it has drained or reset it, so no job is on it any more.
+func (d *Device) inspect(q *queue) string {
+	if q.stopped.Load() {
+		return "stopped"
+	}
+	state := d.state(q)
+	q.stopped.Store(state != "enabled")
+	return state
+}
+
+// state reads the state of a queue and its device: "enabled" if both are.
+func (d *Device) state(q *queue) string {
+	for _, dir := range []string{q.info.Device, filepath.Join(q.info.Device, q.info.Name)} {
+		b, err := os.ReadFile(filepath.Join(d.opts.SysfsRoot, dir, "state"))
+		if err != nil {
+			return "missing"
+		}
+		if s := strings.TrimSpace(string(b)); s != "enabled" {
+			return s
+		}
+	}
+	return "enabled"
+}
+
+// Register lets devices work on mem in place, guest memory for one: mapped
+// memory that neither moves nor goes away before Unregister. Memory of the Go
+// heap must not be registered. What is not registered still works, by a copy.
+func (d *Device) Register(mem []byte) error { return d.mem.add(mem) }
+
+// Unregister takes back a Register of exactly this memory. No job may be using it.
+func (d *Device) Unregister(mem []byte) error {
+	if !d.mem.remove(mem) {
+		return fmt.Errorf("iaa: unregister %d bytes at %#x: not registered", len(mem), address(mem))
+	}
+	return nil
+}
+
+// NewMemory maps size bytes that devices can work on in place.
+func (d *Device) NewMemory(size int, p Prefault) (*Memory, error) {
+	if size <= 0 {
+		return nil, fmt.Errorf("iaa: memory of %d bytes: want more than 0", size)
+	}
+	mem, err := d.sys.Map(size, p == PrefaultPopulate)
+	if err != nil {
+		return nil, err
+	}
+	if p == PrefaultTouch {
+		err = touch(d.sys, mem, true)
+	}
+	if err == nil {
+		err = d.mem.add(mem)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.sys.Unmap(mem))
+	}
+	return &Memory{dev: d, bytes: mem}, nil
+}
+
+// Queues returns the open queues, the near ones first.
+func (d *Device) Queues() []QueueInfo {
+	var out []QueueInfo
+	for _, q := range d.queues() {
+		out = append(out, q.info)
+	}
+	return out
+}
+
+func (d *Device) queues() []*queue { return slices.Concat(d.near, d.far) }
+
+// Available reports whether a queue is left that has not been given up.
+func (d *Device) Available() bool {
+	return slices.ContainsFunc(d.queues(), func(q *queue) bool { return !q.gone.Load() })
+}
+
+// Stats returns what has been counted since Open, in open and closed sessions.
+func (d *Device) Stats() Stats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.retired
+	s.Failures = maps.Clone(d.retired.Failures)
+	for sess := range d.sessions {
+		sess.count.addTo(&s)
+	}
+	for _, mem := range d.kept {
+		s.LostBytes += int64(len(mem))
+	}
+	for _, q := range d.queues() {
+		s.Queues = append(s.Queues, QueueStats{
+			Device: q.info.Device, Queue: q.info.Name, Submission: string(q.via),
+			Submitted: q.submitted.Load(), Outstanding: int(q.outstanding.Load()), Gone: q.gone.Load(),
+		})
+	}
+	return s
+}
+
+// Close closes the queues. Sessions still open are an error, and everything
+// stays open: their memory may be in use. Memory that lost jobs held is freed
+// here, since the kernel waits for outstanding jobs when a queue is closed.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	if n := len(d.sessions); n > 0 {
+		return fmt.Errorf("iaa: close: %d sessions still open: close them first", n)
+	}
+	d.closed = true
+	var errs []error
+	for _, q := range d.queues() {
+		errs = append(errs, q.node.Close())
+	}
+	for _, mem := range append(d.kept, d.control) {
+		errs = append(errs, d.sys.Unmap(mem))
+	}
+	d.kept = nil
+	return errors.Join(errs...)
+}

@@ -1,0 +1,154 @@
+package iaa
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync/atomic"
+	"syscall"
+)
+
+// submission is how descriptors reach a queue.
+type submission string
+
+const (
+	viaEnqcmd submission = "enqcmd"
+	viaMovdir submission = "movdir64b"
+	viaWrite  submission = "write"
+)
+
+// maxStrikes is how many times in a row jobs may fail to complete, with no job
+// completing in between, before a queue is given up: a dead one is to cost a few
+// time-outs and not one a page.
+const maxStrikes = 3
+
+// refusalsToInspect is how many refusals in a row it takes to ask the kernel
+// about a queue: one that was disabled answers as a full one does.
+const refusalsToInspect = 64
+
+// queue is an open work queue, shared by every session of a Device.
+type queue struct {
+	info   QueueInfo
+	node   Node
+	portal Portal
+	via    submission
+	limit  int32 // jobs of this process that may be outstanding
+	extra  Flags // flags that this queue's descriptors carry
+
+	outstanding atomic.Int32
+	submitted   atomic.Int64
+	done        atomic.Int64 // descriptors completed
+	turn        atomic.Uint32
+	strikes     atomic.Int32
+	lastStrike  atomic.Int64 // when, in nanoseconds of System.Now
+	refusals    atomic.Int32 // in a row
+	gone        atomic.Bool  // nothing is submitted any more
+	stopped     atomic.Bool  // and the kernel has taken what was from the device
+}
+
+// openQueue opens a queue and settles how to submit to it. On a problem nothing
+// stays open.
+func openQueue(sys System, info QueueInfo, engines int, blockOnFault bool) (*queue, *Problem) {
+	node, err := sys.OpenQueue(info.Path)
+	if err != nil {
+		return nil, openProblem(&info, err)
+	}
+	q := &queue{info: info, node: node, via: viaWrite, limit: int32(info.Capacity())}
+	ins := sys.Instructions()
+	if shared := info.Mode == modeShared; shared && ins.ENQCMD || !shared && ins.MOVDIR64B {
+		portal, err := node.Map()
+		switch {
+		case err == nil && shared:
+			q.portal, q.via = portal, viaEnqcmd
+		case err == nil:
+			q.portal, q.via = portal, viaMovdir
+		case !errors.Is(err, fs.ErrPermission):
+			_ = node.Close()
+			return nil, &Problem{ReasonFailed, fmt.Sprintf("mmap of %s: %v", info.Path, err), "check the kernel log"}
+		}
+	}
+	if info.Mode == modeShared {
+		// The queue itself says when it is full, and a descriptor leaves it
+		// when an engine takes it up.
+		q.limit += int32(engines)
+	}
+	if blockOnFault && info.BlockOnFault {
+		q.extra = FlagBlockOnFault
+	}
+	q.info.Submission = string(q.via)
+	return q, nil
+}
+
+func openProblem(info *QueueInfo, err error) *Problem {
+	switch {
+	case errors.Is(err, syscall.EBUSY):
+		return &Problem{ReasonBusy, "the dedicated queue is in use by another process", "stop that process, or configure the queue as shared"}
+	case errors.Is(err, fs.ErrPermission):
+		return &Problem{ReasonPermission, "no permission to open " + info.Path, "chgrp and chmod 660 it, or pass it into the container"}
+	case errors.Is(err, fs.ErrNotExist):
+		return &Problem{ReasonNoNode, info.Path + " does not exist", "check that udev runs"}
+	}
+	return &Problem{ReasonFailed, fmt.Sprintf("open %s: %v", info.Path, err), "check the kernel log"}
+}
+
+// submit offers a descriptor once. It returns nil, ErrQueueFull or ErrQueueGone.
+func (q *queue) submit(d *Descriptor) error {
+	// A queue that was given up still has to say when what it had is done.
+	if q.gone.Load() && (d.Op() != OpDrain || q.stopped.Load()) {
+		return ErrQueueGone
+	}
+	// Reserve first: a dedicated queue drops what exceeds its size without a word.
+	if q.outstanding.Add(1) > q.limit {
+		q.outstanding.Add(-1)
+		return ErrQueueFull
+	}
+	if op := d.Op(); op == OpCompress || op == OpDecompress {
+		d.SetOp(op, d.Flags()&^FlagBlockOnFault|q.extra)
+	}
+	err := q.push(d)
+	if err != nil {
+		q.outstanding.Add(-1)
+		q.refusals.Add(1)
+		return err
+	}
+	q.refusals.Store(0)
+	q.submitted.Add(1)
+	return nil
+}
+
+func (q *queue) push(d *Descriptor) error {
+	slot := int(q.turn.Add(1) % PortalSlots)
+	switch q.via {
+	case viaEnqcmd:
+		if !q.portal.Enqueue(slot, d) {
+			return ErrQueueFull
+		}
+		return nil
+	case viaMovdir:
+		q.portal.Store(slot, d)
+		return nil
+	}
+	n, err := q.node.Write([]Descriptor{*d})
+	switch {
+	case n == 1:
+		return nil
+	case err == nil, errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EINTR):
+		return ErrQueueFull
+	}
+	q.gone.Store(true)
+	return fmt.Errorf("%w: %w", ErrQueueGone, err)
+}
+
+// released takes a job of the queue off the count, once nothing of it is on the
+// device any more.
+func (q *queue) released() { q.outstanding.Add(-1) }
+
+// completed is released for a job that the device has completed.
+func (q *queue) completed() {
+	q.done.Add(1)
+	q.strikes.Store(0)
+	q.released()
+}
+
+// load is how full the queue is, in thousandths.
+func (q *queue) load() int32 { return q.outstanding.Load() * 1000 / q.limit }

@@ -80,3 +80,10 @@ type DeflatedLane interface {
 	// KeepsDeflated says whether the lane wants pages that way now.
 	KeepsDeflated() bool
 }
+
+// StableLane is a lane whose pages stay where Pages said after Commit, so that
+// they may be filled later: before the next sync point.
+type StableLane interface {
+	Lane
+	Stable() bool
+}

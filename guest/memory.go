@@ -15,6 +15,11 @@ import (
 // Memory is guest memory in this process: a sink that pages are put straight
 // into, and a source that yields slices of itself.
 type Memory struct {
+	// Map, if it is set before Setup, gives the memory of a block, zeroed: of
+	// huge pages, say, or shared with another process. It stays its owner's
+	// to free.
+	Map func(*Block) ([]byte, error)
+
 	layout *Layout
 	blocks []memoryBlock
 	mapped bool
@@ -48,15 +53,28 @@ func (m *Memory) Setup(l *Layout) error {
 		if b.Length > 1<<62 {
 			return fmt.Errorf("%w: RAM block %q is too large to map", ErrLayout, b.Name)
 		}
-		mem, err := unix.Mmap(-1, 0, int(b.Length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+		mem, err := m.mapBlock(b)
 		if err != nil {
-			unmap(blocks)
+			if m.Map == nil {
+				unmap(blocks)
+			}
 			return fmt.Errorf("guest: mapping %d bytes for RAM block %q: %w", b.Length, b.Name, err)
 		}
 		blocks = append(blocks, memoryBlock{mem: mem, received: make([]atomic.Uint64, (l.Pages(b)+63)/64)})
 	}
-	m.layout, m.blocks, m.mapped = l, blocks, true
+	m.layout, m.blocks, m.mapped = l, blocks, m.Map == nil
 	return nil
+}
+
+func (m *Memory) mapBlock(b *Block) ([]byte, error) {
+	if m.Map == nil {
+		return unix.Mmap(-1, 0, int(b.Length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	}
+	mem, err := m.Map(b)
+	if err == nil && uint64(len(mem)) != b.Length {
+		err = fmt.Errorf("%w: Map gave %d bytes", ErrLayout, len(mem))
+	}
+	return mem, err
 }
 
 // Attach makes memory that the caller owns, one slice a block, a Memory. Its
@@ -160,6 +178,9 @@ func (l *memoryLane) Zero(b *Block, offsets []uint64) error {
 }
 
 func (l *memoryLane) Close() error { return nil }
+
+// Stable says that pages are guest memory itself, which stays.
+func (l *memoryLane) Stable() bool { return true }
 
 // All returns a source of every page of the memory.
 func (m *Memory) All() Source { return &memorySource{m: m} }

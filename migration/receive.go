@@ -37,6 +37,8 @@ type ReceiveConfig struct {
 	// lanes are closed. A source with a return path is told how that went, and
 	// goes by it.
 	Commit func(*Received) error
+	// Accelerator is what qpl uses; nil is software. Its owner closes it.
+	Accelerator *multifd.Accelerator
 	// Progress, if not nil, is kept up to date.
 	Progress *Progress
 	// Logger, if not nil, gets what is odd but no error.
@@ -84,6 +86,13 @@ func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*Received
 	if cfg.Progress == nil {
 		cfg.Progress = new(Progress)
 	}
+	if cfg.Method == multifd.QPL {
+		// Before the source is let in, and so before a byte is sent.
+		if err := cfg.Accelerator.Ready(); err != nil {
+			ln.Close()
+			return nil, fmt.Errorf("multifd channel 0: setting up to receive %s: %w", cfg.Method.Name(), err)
+		}
+	}
 	acc := startAccepting(ctx, ln, &cfg)
 	defer acc.stop()
 	conns, err := acc.gather(ctx)
@@ -116,9 +125,10 @@ func receive(ctx context.Context, acc *acceptor, conns *connections, cfg *Receiv
 	if head.HasUUID && head.UUID != conns.uuid {
 		return nil, fmt.Errorf("%w: the main channel has the uuid %x, the others %x", ErrChannels, head.UUID, conns.uuid)
 	}
+	defer func() { d.unregister() }()
 	defer d.closeChannels()
 	for id, conn := range conns.channels {
-		r, err := multifd.NewReceiver(conn, cfg.Method, multifd.ChannelConfig{Channel: id, PageSize: head.PageSize()})
+		r, err := multifd.NewReceiver(conn, cfg.Method, multifd.ChannelConfig{Channel: id, PageSize: head.PageSize(), Accelerator: cfg.Accelerator})
 		if err != nil {
 			return nil, err
 		}
@@ -159,7 +169,8 @@ type destination struct {
 	cfg      *ReceiveConfig
 	ctx      context.Context
 	acc      *acceptor
-	refused  chan error // how refuseMore ended
+	refused  chan error   // how refuseMore ended
+	release  func() error // takes the accelerator's hold on guest memory back
 	meet     *rendezvous
 	main     *vmstate.Reader
 	mainLane guest.Lane
@@ -191,6 +202,16 @@ type channel struct {
 func (d *destination) closeChannels() {
 	for _, c := range d.channels {
 		c.recv.Close()
+	}
+}
+
+// unregister is called when the channels are closed: no job is left.
+func (d *destination) unregister() {
+	if d.release == nil {
+		return
+	}
+	if err := d.release(); err != nil {
+		d.cfg.Logger.Warn("taking guest memory back from the accelerator", "error", err)
 	}
 }
 
@@ -275,6 +296,13 @@ func (d *destination) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 	if err := d.cfg.Sink.Setup(l); err != nil {
 		return err
 	}
+	if mem, ok := d.cfg.Sink.(*guest.Memory); ok && d.cfg.Method == multifd.QPL {
+		release, err := d.cfg.Accelerator.Register(mem)
+		if err != nil {
+			return err
+		}
+		d.release = release
+	}
 	lane, err := d.cfg.Sink.Lane()
 	if err != nil {
 		return err
@@ -352,6 +380,9 @@ func (d *destination) runChannel(c *channel) error {
 		}
 		if !packet.Sync() {
 			continue
+		}
+		if err := c.recv.Flush(); err != nil {
+			return err
 		}
 		if err := d.meetChannel(c); err != nil {
 			return err

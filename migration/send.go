@@ -46,6 +46,9 @@ type SendConfig struct {
 	// ReturnPath asks the destination to say how it went. Finish then waits
 	// for that.
 	ReturnPath bool
+	// Accelerator is what qpl uses; nil is software. Its owner closes it
+	// after Close.
+	Accelerator *multifd.Accelerator
 	// Progress, if not nil, is kept up to date.
 	Progress *Progress
 }
@@ -62,7 +65,7 @@ type Sender struct {
 	conns    []net.Conn
 	closed   bool
 	senders  []*multifd.Sender
-	batches  []*guest.Batch
+	batches  [][2]*guest.Batch
 	num      atomic.Uint64
 
 	mu   sync.Mutex // main is written by all channels in ZeroInMain
@@ -86,6 +89,13 @@ func Connect(ctx context.Context, dial Dialer, cfg SendConfig) (_ *Sender, err e
 			s.Close()
 		}
 	}()
+	// The method is set up before anything is connected: what it lacks shows
+	// before a byte is sent.
+	for id := range cfg.Channels {
+		if err := s.setUp(id); err != nil {
+			return nil, err
+		}
+	}
 	if s.mainConn, err = s.open(ctx, dial); err != nil {
 		return nil, err
 	}
@@ -126,6 +136,23 @@ func (s *Sender) begin() error {
 	return s.main.Flush()
 }
 
+// setUp readies the method for one channel.
+func (s *Sender) setUp(id int) error {
+	sender, err := multifd.NewSender(nil, s.cfg.Method, &s.num, multifd.ChannelConfig{
+		Channel: id, PageSize: s.cfg.Layout.PageSize, Level: s.cfg.Level, Accelerator: s.cfg.Accelerator,
+	})
+	if err != nil {
+		return err
+	}
+	s.senders = append(s.senders, sender)
+	var batches [2]*guest.Batch
+	for i := range batches {
+		batches[i] = &guest.Batch{TakeDeflated: sender.TakesDeflated()}
+	}
+	s.batches = append(s.batches, batches)
+	return nil
+}
+
 // open makes a connection that closeConns closes.
 func (s *Sender) open(ctx context.Context, dial Dialer) (net.Conn, error) {
 	conn, err := dial(ctx)
@@ -147,13 +174,8 @@ func (s *Sender) openChannel(ctx context.Context, dial Dialer, id int) error {
 	if err != nil {
 		return fmt.Errorf("multifd channel %d: %w", id, err)
 	}
-	sender, err := multifd.NewSender(conn, s.cfg.Method, &s.num, multifd.ChannelConfig{Channel: id, PageSize: s.cfg.Layout.PageSize, Level: s.cfg.Level})
-	if err != nil {
-		return err
-	}
-	s.senders = append(s.senders, sender)
-	s.batches = append(s.batches, &guest.Batch{TakeDeflated: sender.TakesDeflated()})
-	return sender.Handshake(s.cfg.UUID)
+	s.senders[id].Attach(conn)
+	return s.senders[id].Handshake(s.cfg.UUID)
 }
 
 // closeOn closes all connections when ctx ends, which ends all writing. The
@@ -199,9 +221,13 @@ func (s *Sender) syncPoint() error {
 	return group.Wait()
 }
 
-func (s *Sender) runChannel(ctx context.Context, sender *multifd.Sender, b *guest.Batch, src guest.Source) error {
+func (s *Sender) runChannel(ctx context.Context, sender *multifd.Sender, batches [2]*guest.Batch, src guest.Source) error {
 	before := sender.Bytes()
 	for {
+		b := batches[0]
+		if sender.Holds(b) {
+			b = batches[1]
+		}
 		switch err := src.Next(ctx, b); {
 		case err == io.EOF:
 			return nil

@@ -43,7 +43,9 @@ type SnapshotConfig struct {
 	UUID *[16]byte
 	// NoReturnPath does not ask the destination how it went.
 	NoReturnPath bool
-	Progress     *Progress
+	// Accelerator is what qpl uses; nil is software. Its owner closes it.
+	Accelerator *multifd.Accelerator
+	Progress    *Progress
 }
 
 // smallBlock is up to which size a block's zero pages are always sent.
@@ -79,7 +81,7 @@ func SendSnapshot(ctx context.Context, dial Dialer, r *snapshot.Reader, cfg Snap
 	}
 	s, err := Connect(ctx, dial, SendConfig{
 		Channels: cfg.Channels, Method: cfg.Method, Level: cfg.Level, Head: head, Layout: r.Layout(),
-		SyncMode: m.Machine.Sync, UUID: uuid, ReturnPath: !cfg.NoReturnPath, Progress: cfg.Progress,
+		SyncMode: m.Machine.Sync, UUID: uuid, ReturnPath: !cfg.NoReturnPath, Accelerator: cfg.Accelerator, Progress: cfg.Progress,
 	})
 	if err != nil {
 		return err

@@ -32,6 +32,8 @@ type ChannelConfig struct {
 	PageSize int
 	// Level is the method's own compression level, 0 for its default.
 	Level int
+	// Accelerator is what qpl uses; nil is software.
+	Accelerator *Accelerator
 }
 
 // SendState carries the pages of one channel out.
@@ -45,6 +47,22 @@ type SendState interface {
 	TakesDeflated() bool
 	// Cleanup frees what the setup made.
 	Cleanup()
+}
+
+// OverlappingSend is a SendState that works on a batch of raw pages while the
+// one before is written. Begin is called for each such batch in order, Prepare
+// for the same one or one later, and Written when a packet is written.
+type OverlappingSend interface {
+	SendState
+	Begin(b *guest.Batch) error
+	Written()
+}
+
+// OverlappingReceive is a ReceiveState that may still be putting pages in place
+// when Receive has returned. Flush returns when they are.
+type OverlappingReceive interface {
+	ReceiveState
+	Flush() error
 }
 
 // Outgoing is a packet that is being made.

@@ -1,14 +1,15 @@
 package multifd
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/guest"
 )
 
-// QPL carries each page as a raw deflate stream of its own, the work of
-// Intel's In-Memory Analytics Accelerator. Here it is done in software.
+// QPL carries each page as a raw deflate stream of its own: the work of Intel's
+// In-Memory Analytics Accelerator, if ChannelConfig has one, and of software.
 var QPL Method = qplMethod{}
 
 type qplMethod struct{}
@@ -27,9 +28,17 @@ func deflateMode(level int) deflate.Mode {
 }
 
 func (qplMethod) SetupSend(cfg ChannelConfig) (SendState, error) {
+	hw, err := cfg.Accelerator.channel(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if hw != nil {
+		return newQPLHardwareSend(cfg, hw), nil
+	}
 	return &qplSend{perPageSend: newPerPageSend(cfg.PageSize), enc: deflate.NewEncoder(deflateMode(cfg.Level))}, nil
 }
 
+// qplSend compresses in software.
 type qplSend struct {
 	perPageSend
 	enc *deflate.Encoder
@@ -53,12 +62,20 @@ func (s *qplSend) Prepare(out *Outgoing) error {
 }
 
 func (qplMethod) SetupReceive(cfg ChannelConfig) (ReceiveState, error) {
+	hw, err := cfg.Accelerator.channel(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if hw != nil {
+		return newQPLHardwareReceive(cfg, hw)
+	}
 	return &qplReceive{
 		buf: newPayloadBuffer(), pageSize: cfg.PageSize, dec: deflate.NewDecoder(),
 		lengths: make([]uint32, 0, guest.PacketPages(cfg.PageSize)), scratch: prefaulted(cfg.PageSize),
 	}, nil
 }
 
+// qplReceive inflates in software.
 type qplReceive struct {
 	buf      payloadBuffer
 	pageSize int
@@ -121,3 +138,7 @@ func pageError(p *Packet, i int, err error) error {
 	return inField(fmt.Sprintf("page %d of %d, at %#x in RAM block %q", i+1, len(p.Normal), p.Normal[i], p.Block.Name),
 		fmt.Errorf("%w: %w", ErrMalformed, err))
 }
+
+// background is the context of jobs on the device. They end by themselves:
+// each has a deadline in the driver, and software does what it misses.
+var background = context.Background()

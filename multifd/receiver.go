@@ -142,6 +142,15 @@ func (r *Receiver) Receive(lane guest.Lane) error {
 	return nil
 }
 
+// Flush returns when all pages that were received are in place. It has to be
+// called before a sync point is met.
+func (r *Receiver) Flush() error {
+	if o, ok := r.state.(OverlappingReceive); ok {
+		return r.fail(o.Flush())
+	}
+	return nil
+}
+
 // fail adds to err where it was.
 func (r *Receiver) fail(err error) error {
 	if err == nil {

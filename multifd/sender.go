@@ -22,10 +22,14 @@ type Sender struct {
 	packet   Packet
 	out      Outgoing
 	bytes    uint64
+
+	overlap OverlappingSend // nil if the method has none
+	held    *guest.Batch    // begun and not written
 }
 
 // NewSender readies the method for the channel; num counts the packets of all
-// channels of the migration together. Close frees what it made.
+// channels of the migration together. w may be nil until Attach. Close frees
+// what it made.
 func NewSender(w io.Writer, method Method, num *atomic.Uint64, cfg ChannelConfig) (*Sender, error) {
 	if cfg.PageSize < guest.MinPageSize || cfg.PageSize > guest.MaxPageSize {
 		return nil, fmt.Errorf("multifd channel %d: page size %d (want %d to %d)", cfg.Channel, cfg.PageSize, guest.MinPageSize, guest.MaxPageSize)
@@ -34,11 +38,20 @@ func NewSender(w io.Writer, method Method, num *atomic.Uint64, cfg ChannelConfig
 	if err != nil {
 		return nil, fmt.Errorf("multifd channel %d: setting up to send %s: %w", cfg.Channel, method.Name(), err)
 	}
-	return &Sender{
+	s := &Sender{
 		channel: cfg.Channel, w: w, method: method, state: state,
 		pageSize: cfg.PageSize, num: num, header: make([]byte, HeaderLen(cfg.PageSize)),
-	}, nil
+	}
+	s.overlap, _ = state.(OverlappingSend)
+	return s, nil
 }
+
+// Attach gives the sender the connection to write to.
+func (s *Sender) Attach(w io.Writer) { s.w = w }
+
+// Holds says that a batch that was given to Send is still in use, until the
+// next one is sent or Sync is called.
+func (s *Sender) Holds(b *guest.Batch) bool { return s.held == b }
 
 // Close frees what the method holds. It does not close the connection.
 func (s *Sender) Close() { s.state.Cleanup() }
@@ -68,6 +81,38 @@ func (s *Sender) Send(b *guest.Batch) error {
 	if b.Form == guest.Deflated && !s.state.TakesDeflated() {
 		return s.fail("batch", errors.New("deflated pages cannot be sent as they are by "+s.method.Name()))
 	}
+	if s.overlap == nil || b.Form != guest.Raw || len(b.Normal) == 0 {
+		return s.send(b)
+	}
+	if err := s.overlap.Begin(b); err != nil {
+		return s.fail("beginning a packet", err)
+	}
+	before := s.held
+	s.held = b
+	if before == nil {
+		return nil
+	}
+	return s.sendBegun(before)
+}
+
+// sendBegun writes a packet that was begun.
+func (s *Sender) sendBegun(b *guest.Batch) error {
+	err := s.send(b)
+	s.overlap.Written()
+	return err
+}
+
+// flush writes the packet that is still held.
+func (s *Sender) flush() error {
+	b := s.held
+	s.held = nil
+	if b == nil {
+		return nil
+	}
+	return s.sendBegun(b)
+}
+
+func (s *Sender) send(b *guest.Batch) error {
 	s.out.Batch, s.out.PayloadLen = b, 0
 	s.out.Payload = append(s.out.Payload[:0], s.header)
 	if len(b.Normal) > 0 {
@@ -85,6 +130,9 @@ func (s *Sender) Send(b *guest.Batch) error {
 
 // Sync writes a SYNC packet.
 func (s *Sender) Sync() error {
+	if err := s.flush(); err != nil {
+		return err
+	}
 	s.packet = Packet{Flags: FlagSync, Num: s.num.Add(1)}
 	s.packet.encode(s.header, s.pageSize)
 	s.out.Payload = append(s.out.Payload[:0], s.header)

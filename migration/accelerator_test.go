@@ -1,0 +1,203 @@
+package migration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/iaa"
+	"github.com/vmferry/vmferry/iaa/iaamodel"
+	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/vmstate"
+)
+
+// model is an accelerator on a model of two devices.
+func model(t *testing.T, change func(*iaamodel.Config), opts multifd.AcceleratorOptions) (*multifd.Accelerator, *iaamodel.Machine) {
+	t.Helper()
+	cfg := iaamodel.Uniform(2, nil)
+	cfg.Mapped = true
+	if change != nil {
+		change(&cfg)
+	}
+	m, err := iaamodel.New(t.TempDir(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.Device = m.Options()
+	if opts.Mode == "" {
+		opts.Mode = multifd.AcceleratorRequire
+	}
+	acc := multifd.NewAccelerator(opts)
+	t.Cleanup(func() {
+		if err := acc.Close(); err != nil {
+			t.Errorf("closing the accelerator: %v", err)
+		}
+		if v := m.Violations(); len(v) > 0 {
+			t.Errorf("the driver did wrong: %v", v)
+		}
+	})
+	return acc, m
+}
+
+// modelMemory is guest memory that the model's page table knows.
+func modelMemory(m *iaamodel.Machine, present bool) *guest.Memory {
+	return &guest.Memory{Map: func(b *guest.Block) ([]byte, error) { return m.Guest(int(b.Length), present) }}
+}
+
+// throughAccelerator sends memory through the accelerator at both ends, in two rounds.
+func throughAccelerator(t *testing.T, acc *multifd.Accelerator, got *guest.Memory) (sent *guest.Memory) {
+	t.Helper()
+	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 8 << 20}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent, err = guest.NewMemory(layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sent.Close() })
+	s := newSchedule(t, 1) // for its pages
+	mem := sent.Bytes(layout.Blocks[0])
+	for off := 0; off < len(mem); off += 4096 {
+		if off/4096%5 > 0 {
+			s.scribble(mem[off : off+4096])
+		}
+	}
+	ln := listen(t)
+	done := make(chan error, 1)
+	go func() {
+		_, err := Receive(context.Background(), ln, ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: got, Accelerator: acc, ConnectTimeout: 10 * time.Second})
+		done <- err
+	}()
+	addr := Address{"unix", ln.Addr().String()}
+	sender, err := Connect(t.Context(), func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }, SendConfig{
+		Channels: 2, Method: multifd.QPL, Layout: layout, Accelerator: acc, ReturnPath: true, Zero: ZeroInPackets, Head: testHead,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sender.Close()
+	if err := sender.Round(t.Context(), sent.All()); err != nil {
+		t.Fatal(err)
+	}
+	dirty := make([]uint64, layout.Pages(layout.Blocks[0])/64)
+	for page := uint64(0); page < layout.Pages(layout.Blocks[0]); page += 3 {
+		dirty[page/64] |= 1 << (page % 64)
+		s.scribble(mem[page*4096 : (page+1)*4096])
+	}
+	again, err := sent.Dirty([][]uint64{dirty})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sender.Round(t.Context(), again); err != nil {
+		t.Fatal(err)
+	}
+	if err := sender.Finish(t.Context(), devicesForTest()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	return sent
+}
+
+func TestAcceleratorCarriesAMigration(t *testing.T) {
+	tests := []struct {
+		name string
+		opts multifd.AcceleratorOptions
+		// fresh memory is not present: every page is a fault of the device.
+		fresh bool
+	}{
+		{"device alone", multifd.AcceleratorOptions{}, false},
+		{"hybrid", multifd.AcceleratorOptions{CPU: 0.5}, false},
+		{"bounce", multifd.AcceleratorOptions{Bounce: true}, false},
+		{"touched buffers", multifd.AcceleratorOptions{Prefault: iaa.PrefaultTouch}, false},
+		{"buffers left to the first use", multifd.AcceleratorOptions{Prefault: iaa.PrefaultNone}, false},
+		{"memory that is not present", multifd.AcceleratorOptions{}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			acc, m := model(t, nil, tt.opts)
+			got := modelMemory(m, !tt.fresh)
+			sent := throughAccelerator(t, acc, got)
+			if !bytes.Equal(sent.Bytes(sent.Layout().Blocks[0]), got.Bytes(got.Layout().Blocks[0])) {
+				t.Error("memory differs")
+			}
+			stats, ok := acc.Stats()
+			if !ok || stats.Pages.Hardware == 0 {
+				t.Errorf("no page was done by the device: %+v", stats)
+			}
+			t.Logf("%+v", stats.Pages)
+		})
+	}
+}
+
+var testHead = (&vmstate.Configuration{Machine: "pc-q35-10.0"}).Head()
+
+func TestAcceleratorRequiredAndMissingFailsBeforeAByteIsSent(t *testing.T) {
+	acc := multifd.NewAccelerator(multifd.AcceleratorOptions{Mode: multifd.AcceleratorRequire, Device: iaa.Options{SysfsRoot: t.TempDir(), DevRoot: t.TempDir()}})
+	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 1 << 20}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("sending", func(t *testing.T) {
+		dial := func(context.Context) (net.Conn, error) {
+			t.Error("it connected")
+			return nil, errors.New("no")
+		}
+		_, err := Connect(t.Context(), dial, SendConfig{Channels: 2, Method: multifd.QPL, Layout: layout, Head: testHead, Accelerator: acc})
+		checkRequired(t, err)
+	})
+	t.Run("receiving", func(t *testing.T) {
+		_, err := Receive(t.Context(), listen(t), ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: new(guest.Memory), Accelerator: acc})
+		checkRequired(t, err)
+	})
+}
+
+func checkRequired(t *testing.T, err error) {
+	t.Helper()
+	if !errors.Is(err, iaa.ErrUnavailable) || !strings.Contains(err.Error(), "multifd channel 0") {
+		t.Errorf("the error is %v, want one that names the channel and wraps iaa.ErrUnavailable", err)
+	}
+}
+
+func TestAcceleratorInAutoFallsBackToSoftware(t *testing.T) {
+	acc := multifd.NewAccelerator(multifd.AcceleratorOptions{Mode: multifd.AcceleratorAuto, Device: iaa.Options{SysfsRoot: t.TempDir(), DevRoot: t.TempDir()}})
+	got := new(guest.Memory)
+	defer got.Close()
+	sent := throughAccelerator(t, acc, got)
+	if !bytes.Equal(sent.Bytes(sent.Layout().Blocks[0]), got.Bytes(got.Layout().Blocks[0])) {
+		t.Error("memory differs")
+	}
+	if _, ok := acc.Stats(); ok {
+		t.Error("there are counts of a device that there is not")
+	}
+}
+
+func TestAcceleratorTakesRecordedMigrations(t *testing.T) {
+	for name, rec := range recordings(t) {
+		if rec.method != multifd.QPL {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			acc, m := model(t, nil, multifd.AcceleratorOptions{})
+			ln := listen(t)
+			go replay(t, ln, rec.conns)
+			mem := modelMemory(m, true)
+			if _, err := Receive(t.Context(), ln, ReceiveConfig{Channels: 2, Method: rec.method, Sink: mem, Accelerator: acc, ConnectTimeout: 10 * time.Second}); err != nil {
+				t.Fatal(err)
+			}
+			if sum := sha(mem.Bytes(mem.Layout().Block("ram0"))); sum != rec.ram0 {
+				t.Errorf("ram0 has the digest %s, want %s", sum, rec.ram0)
+			}
+			if s, _ := acc.Stats(); s.Pages.Hardware == 0 {
+				t.Errorf("no page was done by the device: %+v", s.Pages)
+			}
+		})
+	}
+}

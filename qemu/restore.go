@@ -29,8 +29,10 @@ type RestoreOptions struct {
 	// was saved.
 	Paused    bool
 	SocketDir string
-	Progress  func(RestoreProgress)
-	Logger    *slog.Logger
+	// Accelerator is what qpl uses; nil is software. Its owner closes it.
+	Accelerator *multifd.Accelerator
+	Progress    func(RestoreProgress)
+	Logger      *slog.Logger
 }
 
 // RestoreProgress is how far a restore is.
@@ -204,7 +206,7 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 	defer func() { cancel(nil); <-watched }()
 	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }
 	return migration.SendSnapshot(ctx, dial, s.r, migration.SnapshotConfig{
-		Channels: s.opts.Channels, Method: s.opts.Method, Level: s.opts.Level, AllZero: s.allZero, UUID: &uuid, Progress: &s.prog,
+		Channels: s.opts.Channels, Method: s.opts.Method, Level: s.opts.Level, AllZero: s.allZero, UUID: &uuid, Accelerator: s.opts.Accelerator, Progress: &s.prog,
 	})
 }
 

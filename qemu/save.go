@@ -45,9 +45,11 @@ type SaveOptions struct {
 	SocketDir string
 	// Guard is the command that runs RunGuard; without it a killed process
 	// may leave the machine paused.
-	Guard    []string
-	Progress func(SaveProgress)
-	Logger   *slog.Logger
+	Guard []string
+	// Accelerator is what qpl uses; nil is software. Its owner closes it.
+	Accelerator *multifd.Accelerator
+	Progress    func(SaveProgress)
+	Logger      *slog.Logger
 }
 
 // SaveProgress is how far a save is.
@@ -288,7 +290,7 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 		var err error
 		received, err = migration.Receive(ctx, ln, migration.ReceiveConfig{
 			Channels: s.opts.Channels, Method: s.opts.Method, Sink: s.w,
-			ConnectTimeout: s.opts.ConnectTimeout, Progress: &s.prog, Logger: s.opts.Logger,
+			ConnectTimeout: s.opts.ConnectTimeout, Accelerator: s.opts.Accelerator, Progress: &s.prog, Logger: s.opts.Logger,
 		})
 		done <- err
 	}()

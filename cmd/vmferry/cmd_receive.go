@@ -14,6 +14,7 @@ type receiveCmd struct {
 	Listen        string `required:"" help:"Where to listen: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
 	wireFlags     `embed:""`
 	tlsFlags      `embed:""`
+	iaaFlags      `embed:""`
 	Store         string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
 	Wait          time.Duration `default:"2m" help:"How long to wait for the source to connect, 0 for good." placeholder:"TIME"`
 	SwitchoverAck bool          `help:"Send SWITCHOVER_ACK: for a source with that capability on."`
@@ -35,6 +36,11 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
+	acc, err := c.accelerator(a, method)
+	if err != nil {
+		return err
+	}
+	defer acc.Close()
 	dir, err := snapshot.CreateDir(c.Snapshot)
 	if err != nil {
 		return err
@@ -64,8 +70,8 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	var m *snapshot.Manifest
 	_, err = migration.Receive(a.ctx, ln, migration.ReceiveConfig{
 		Channels: c.Channels, Method: method, Sink: w, TLS: secure, ConnectTimeout: c.Wait,
-		Reader:   vmstate.ReaderOptions{SwitchoverAck: c.SwitchoverAck, NoDescription: c.NoDescription},
-		Progress: &counts, Logger: a.logger(),
+		Reader:      vmstate.ReaderOptions{SwitchoverAck: c.SwitchoverAck, NoDescription: c.NoDescription},
+		Accelerator: acc, Progress: &counts, Logger: a.logger(),
 		// A source with a return path gives its machine up only when it
 		// is told that all is well: here, that the snapshot is complete.
 		Commit: func(r *migration.Received) (err error) {
@@ -75,6 +81,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	})
 	stop()
 	p.end()
+	c.report(a, acc)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 type restoreCmd struct {
 	QMP       string `required:"" name:"qmp" help:"QMP socket of a QEMU started with -incoming defer." placeholder:"PATH"`
 	wireFlags `embed:""`
+	iaaFlags  `embed:""`
 	Paused    bool   `help:"Leave the machine paused."`
 	SocketDir string `help:"Where to make the socket between vmferry and QEMU." placeholder:"DIR"`
 	JSON      bool   `name:"json" help:"Write progress and result as lines of JSON."`
@@ -22,6 +23,11 @@ func (c *restoreCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	acc, err := c.accelerator(a, method)
+	if err != nil {
+		return err
+	}
+	defer acc.Close()
 	r, err := openSnapshot(c.Snapshot)
 	if err != nil {
 		return err
@@ -29,12 +35,13 @@ func (c *restoreCmd) Run(a *app) error {
 	defer r.Close()
 	p := a.newProgress(c.JSON)
 	result, err := qemu.Restore(a.ctx, r, qemu.RestoreOptions{
-		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Paused: c.Paused, SocketDir: c.SocketDir, Logger: a.logger(),
+		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Paused: c.Paused, SocketDir: c.SocketDir, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.RestoreProgress) {
 			p.show(int64(s.Normal), int64(s.Total), fmt.Sprintf("%d of %d pages, %s sent", s.Normal, s.Total, size(s.Sent)), s)
 		},
 	})
 	p.end()
+	c.report(a, acc)
 	if err != nil {
 		return err
 	}

@@ -20,9 +20,10 @@ type saveCmd struct {
 	Bandwidth     int64         `default:"0" help:"Most bytes a second that QEMU sends, 0 for no limit." placeholder:"BYTES"`
 	DowntimeLimit time.Duration `default:"300ms" help:"For how long the machine may stand still at the end." placeholder:"TIME"`
 	MaxRounds     int           `default:"30" help:"After so many rounds pause the machine for the rest, however long that takes." placeholder:"N"`
-	SocketDir     string        `help:"Where to make the socket between QEMU and vmferry." placeholder:"DIR"`
-	JSON          bool          `name:"json" help:"Write progress and result as lines of JSON."`
-	Snapshot      string        `arg:"" help:"Directory to make."`
+	iaaFlags      `embed:""`
+	SocketDir     string `help:"Where to make the socket between QEMU and vmferry." placeholder:"DIR"`
+	JSON          bool   `name:"json" help:"Write progress and result as lines of JSON."`
+	Snapshot      string `arg:"" help:"Directory to make."`
 }
 
 func (c *saveCmd) Run(a *app) error {
@@ -34,6 +35,11 @@ func (c *saveCmd) Run(a *app) error {
 	if c.Bandwidth < 0 || c.DowntimeLimit <= 0 || c.MaxRounds < 1 {
 		return fmt.Errorf("--bandwidth, --downtime-limit and --max-rounds have to be positive")
 	}
+	acc, err := c.accelerator(a, method)
+	if err != nil {
+		return err
+	}
+	defer acc.Close()
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("finding this program, to start its guard: %w", err)
@@ -42,12 +48,13 @@ func (c *saveCmd) Run(a *app) error {
 	result, err := qemu.Save(a.ctx, c.Snapshot, qemu.SaveOptions{
 		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Store: snapshot.Store(c.Store), Tool: tool(),
 		AtPause: c.AtPause, StayPaused: c.StayPaused, Bandwidth: uint64(c.Bandwidth), Downtime: c.DowntimeLimit,
-		MaxRounds: c.MaxRounds, SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Logger: a.logger(),
+		MaxRounds: c.MaxRounds, SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.SaveProgress) {
 			p.show(int64(s.Total-s.Remaining), int64(s.Total), saveLine(s), s)
 		},
 	})
 	p.end()
+	c.report(a, acc)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ type sendCmd struct {
 	Connect      string `required:"" help:"Where the destination listens: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
 	wireFlags    `embed:""`
 	tlsFlags     `embed:""`
+	iaaFlags     `embed:""`
 	AllZero      bool   `help:"Send a record of every zero page: for a destination whose memory is not fresh."`
 	NoReturnPath bool   `help:"Do not ask the destination how it went."`
 	JSON         bool   `name:"json" help:"Write progress and result as lines of JSON."`
@@ -32,6 +33,11 @@ func (c *sendCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	acc, err := c.accelerator(a, method)
+	if err != nil {
+		return err
+	}
+	defer acc.Close()
 	r, err := openSnapshot(c.Snapshot)
 	if err != nil {
 		return err
@@ -49,10 +55,11 @@ func (c *sendCmd) Run(a *app) error {
 	defer stop()
 	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, secure) }
 	err = migration.SendSnapshot(a.ctx, dial, r, migration.SnapshotConfig{
-		Channels: c.Channels, Method: method, Level: c.Level, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Progress: &counts,
+		Channels: c.Channels, Method: method, Level: c.Level, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Accelerator: acc, Progress: &counts,
 	})
 	stop()
 	p.end()
+	c.report(a, acc)
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,8 @@ type cli struct {
 	Inspect inspectCmd `cmd:"" help:"Say what is in a snapshot."`
 	Verify  verifyCmd  `cmd:"" help:"Read everything in a snapshot and check it."`
 	Export  exportCmd  `cmd:"" help:"Write a snapshot's memory, or a file that QEMU loads by itself."`
+	IAA     iaaCmd     `cmd:"" name:"iaa" help:"Look at Intel's In-Memory Analytics Accelerators."`
+	Bench   benchCmd   `cmd:"" help:"Measure how fast this machine is."`
 	Version versionCmd `cmd:"" help:"Say which version this is."`
 	Guard   guardCmd   `cmd:"" hidden:"" help:"Watch over a save; started by save itself."`
 }

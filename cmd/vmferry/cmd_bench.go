@@ -1,0 +1,58 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/vmferry/vmferry/deflate"
+	"github.com/vmferry/vmferry/iaa"
+	"github.com/vmferry/vmferry/iaa/hybrid"
+	iaabench "github.com/vmferry/vmferry/internal/bench/iaa"
+)
+
+type benchCmd struct {
+	IAA benchIAACmd `cmd:"" name:"iaa" help:"Measure the accelerator: the real one if there is one, else the driver on a model with the published timings."`
+}
+
+type benchIAACmd struct {
+	JSON    bool    `name:"json" help:"Write JSON."`
+	Model   bool    `help:"Use the model even if there is hardware."`
+	Dynamic bool    `help:"Dynamic Huffman codes, not the fixed ones."`
+	CPU     float64 `name:"cpu" default:"1" help:"The processor's budget in hybrid runs, 0 to 1." placeholder:"SHARE"`
+}
+
+// software is the codec that works beside the device.
+type software struct {
+	*deflate.Encoder
+	*deflate.Decoder
+}
+
+func (c *benchIAACmd) Run(a *app) error {
+	if c.CPU <= 0 || c.CPU > 1 {
+		return errors.New("--cpu: want more than 0 and at most 1")
+	}
+	cfg := iaabench.Config{CPU: c.CPU, Codec: func() hybrid.Codec {
+		return software{deflate.NewEncoder(deflate.Fast), deflate.NewDecoder()}
+	}}
+	if c.Dynamic {
+		cfg.Huffman = iaa.HuffmanDynamic
+	}
+	if !c.Model {
+		if dev, err := iaa.Open(a.ctx, iaa.Options{}); err == nil {
+			dev.Close()
+			cfg.Hardware = &iaa.Options{}
+		}
+	}
+	if cfg.Hardware == nil {
+		fmt.Fprintln(a.stderr, "no usable accelerator (see: vmferry iaa list): measuring the driver on the model, in virtual time")
+	}
+	report, err := iaabench.Run(a.ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return json.NewEncoder(a.stdout).Encode(report)
+	}
+	return report.WriteText(a.stdout)
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/vmferry/vmferry/iaa"
+	"github.com/vmferry/vmferry/multifd"
+)
+
+// iaaFlags say how qpl uses the accelerator.
+type iaaFlags struct {
+	IAA        string  `name:"iaa" default:"auto" enum:"auto,require,off" help:"Use Intel's In-Memory Analytics Accelerator for qpl: ${enum}."`
+	IAACPU     float64 `name:"iaa-cpu" default:"1" help:"Share of a packet's pages, 0 to 1, that the processor may take while the device works." placeholder:"SHARE"`
+	IAAMemory  string  `name:"iaa-memory" default:"populate" enum:"populate,touch,none" help:"How the device's buffers become present at setup: ${enum}."`
+	IAAInflate string  `name:"iaa-inflate" default:"direct" enum:"direct,bounce" help:"Inflate straight into the machine's memory, or into a buffer that is copied: ${enum}."`
+}
+
+// accelerator makes what the method uses; nil if it is not qpl. close is to be
+// called at the end in any case.
+func (f *iaaFlags) accelerator(a *app, method multifd.Method) (acc *multifd.Accelerator, err error) {
+	if f.IAACPU < 0 || f.IAACPU > 1 {
+		return nil, fmt.Errorf("--iaa-cpu: want 0 to 1")
+	}
+	if method != multifd.QPL {
+		if f.IAA == string(multifd.AcceleratorRequire) {
+			return nil, fmt.Errorf("--iaa require goes with --compression qpl")
+		}
+		return nil, nil
+	}
+	var prefault iaa.Prefault
+	if err := prefault.UnmarshalText([]byte(f.IAAMemory)); err != nil {
+		return nil, err
+	}
+	return multifd.NewAccelerator(multifd.AcceleratorOptions{
+		Mode: multifd.AcceleratorMode(f.IAA), CPU: f.IAACPU, Prefault: prefault, Bounce: f.IAAInflate == "bounce", Logger: a.logger(),
+	}), nil
+}
+
+// report says what the device did, where there is one.
+func (f *iaaFlags) report(a *app, acc *multifd.Accelerator) {
+	s, ok := acc.Stats()
+	if !ok {
+		return
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return
+	}
+	fmt.Fprintf(a.stderr, "accelerator: %s\n", text)
+}
+
+type iaaCmd struct {
+	List iaaListCmd `cmd:"" help:"List accelerators and their work queues, and say why one is not usable."`
+}
+
+type iaaListCmd struct {
+	JSON  bool   `name:"json" help:"Write JSON."`
+	Sysfs string `help:"Where the kernel shows devices." placeholder:"DIR"`
+	Dev   string `help:"Where the devices' nodes are." placeholder:"DIR"`
+}
+
+func (c *iaaListCmd) Run(a *app) error {
+	inv, err := iaa.Probe(a.ctx, iaa.Options{SysfsRoot: c.Sysfs, DevRoot: c.Dev})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		enc := json.NewEncoder(a.stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(inv)
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	if len(inv.Devices) > 0 {
+		fmt.Fprintln(w, "device\tqueue\tversion\tengines\tnode\tmode\tsize\tblock on fault\tmax transfer\tstate")
+	}
+	for _, d := range inv.Devices {
+		row := func(queue, mode, sizes, block, transfer, state string) {
+			fmt.Fprintf(w, "%s\t%s\t%#x\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", d.Name, queue, d.Version, d.Engines, d.Node, mode, sizes, block, transfer, state)
+		}
+		if len(d.Queues) == 0 {
+			row("-", "-", "-", "-", size(d.MaxTransfer), problemOr(d.Problem, d.State))
+		}
+		for _, q := range d.Queues {
+			block := "no"
+			if q.BlockOnFault {
+				block = "yes"
+			}
+			state := q.State
+			if q.Submission != "" {
+				state = "usable by " + q.Submission
+			}
+			row(q.Name, q.Mode, fmt.Sprint(q.Size), block, size(q.MaxTransfer), problemOr(q.Problem, state))
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if text := strings.TrimSpace(inv.Explain()); text != "" {
+		fmt.Fprintln(a.stdout, text)
+	}
+	return nil
+}
+
+func problemOr(p *iaa.Problem, state string) string {
+	if p == nil {
+		return state
+	}
+	return string(p.Reason)
+}

@@ -97,9 +97,14 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 	if err := s.checkMemory(ctx); err != nil {
 		return nil, err
 	}
-	before, err := prepare(ctx, s.c, wish{channels: s.opts.Channels, method: s.opts.Method})
+	p, err := makePlan(ctx, s.c, wish{channels: s.opts.Channels, method: s.opts.Method})
 	if err != nil {
 		return nil, err
+	}
+	if err := p.apply(ctx, s.c); err != nil {
+		short, cancel := detached(ctx)
+		defer cancel()
+		return nil, errors.Join(err, p.before.restore(short, s.c))
 	}
 	if s.opts.Paused {
 		// While a migration is awaited this only says how the machine is to
@@ -115,7 +120,7 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 	if err != nil {
 		return nil, s.explain(ctx, err)
 	}
-	if err := before.restore(ctx, s.c); err != nil {
+	if err := p.before.restore(ctx, s.c); err != nil {
 		s.opts.Logger.Warn("putting QEMU's migration settings back", "error", err)
 	}
 	return &RestoreResult{Total: time.Since(s.began), Sent: s.prog.Bytes.Load(), Pages: s.prog.Normal.Load(), RunState: state}, nil

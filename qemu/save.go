@@ -160,17 +160,13 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	if err := s.checkState(ctx); err != nil {
 		return nil, err
 	}
-	before, err := prepare(ctx, s.c, wish{channels: s.opts.Channels, method: s.opts.Method, level: s.opts.Level, bandwidth: s.opts.Bandwidth, downtime: s.opts.Downtime})
-	defer func() {
-		if before != nil {
-			err = errors.Join(err, s.settle(ctx, before))
-		}
-	}()
+	p, err := makePlan(ctx, s.c, wish{channels: s.opts.Channels, method: s.opts.Method, level: s.opts.Level, bandwidth: s.opts.Bandwidth, downtime: s.opts.Downtime})
 	if err != nil {
 		return nil, err
 	}
+	// The guard stands before the first thing is changed.
 	if s.opts.Guard != nil {
-		guard, err := startGuard(s.opts.Guard, guardOrder{QMP: s.opts.QMP, Run: s.runs, Before: *before})
+		guard, err := startGuard(s.opts.Guard, guardOrder{QMP: s.opts.QMP, Run: s.runs, Before: p.before})
 		if err != nil {
 			return nil, err
 		}
@@ -179,6 +175,15 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 				s.opts.Logger.Warn("ending the guard process", "error", guardErr)
 			}
 		}()
+	}
+	before := &p.before
+	defer func() {
+		if before != nil {
+			err = errors.Join(err, s.settle(ctx, before))
+		}
+	}()
+	if err := p.apply(ctx, s.c); err != nil {
+		return nil, err
 	}
 	if err := s.standStill(ctx); err != nil {
 		return nil, err

@@ -33,8 +33,7 @@ var hostileCapabilities = []string{
 	"background-snapshot", "return-path", "switchover-ack", "pause-before-switchover", "zero-copy-send", "rdma-pin-all", "release-ram",
 }
 
-// settings are the capabilities and parameters that were changed, as they were
-// before.
+// settings are capabilities and parameters that are changed, as they were before.
 type settings struct {
 	Capabilities map[string]bool       `json:"capabilities,omitempty"`
 	Parameters   qmp.MigrateParameters `json:"parameters"`
@@ -55,28 +54,36 @@ type wish struct {
 	downtime  time.Duration
 }
 
-// prepare checks what this QEMU can do and sets it up. It returns what is to
-// be put back, also beside an error.
-func prepare(ctx context.Context, c *qmp.Client, want wish) (*settings, error) {
-	before := &settings{Capabilities: map[string]bool{}}
+// plan is what is to be changed of a QEMU's settings.
+type plan struct {
+	want   wish
+	caps   map[string]bool
+	params qmp.MigrateParameters
+	// before is what is to be put back. It is known before anything is
+	// changed, so that a guard can be told.
+	before settings
+}
+
+// makePlan checks what this QEMU can do, and changes nothing.
+func makePlan(ctx context.Context, c *qmp.Client, want wish) (*plan, error) {
 	caps, err := c.QueryMigrateCapabilities(ctx)
 	if err != nil {
-		return before, err
+		return nil, err
 	}
 	if _, ok := caps["multifd"]; !ok {
-		return before, fmt.Errorf("%w: QEMU %v has no multifd (it came with 4.0)", ErrUnable, c.Version())
+		return nil, fmt.Errorf("%w: QEMU %v has no multifd (it came with 4.0)", ErrUnable, c.Version())
 	}
 	params, err := c.QueryMigrateParameters(ctx)
 	if err != nil {
-		return before, err
+		return nil, err
 	}
 	if params.MultifdChannels == nil || params.MultifdCompression == nil {
-		return before, fmt.Errorf("%w: QEMU %v knows no multifd-channels or multifd-compression", ErrUnable, c.Version())
+		return nil, fmt.Errorf("%w: QEMU %v knows no multifd-channels or multifd-compression", ErrUnable, c.Version())
 	}
-	set := map[string]bool{}
+	p := &plan{want: want, caps: map[string]bool{}, before: settings{Capabilities: map[string]bool{}}}
 	change := func(name string, to bool) {
 		if is, ok := caps[name]; ok && is != to {
-			set[name], before.Capabilities[name] = to, is
+			p.caps[name], p.before.Capabilities[name] = to, is
 		}
 	}
 	for _, name := range hostileCapabilities {
@@ -84,40 +91,43 @@ func prepare(ctx context.Context, c *qmp.Client, want wish) (*settings, error) {
 	}
 	change("multifd", true)
 	change("events", true)
-	if err := c.SetMigrateCapabilities(ctx, set); err != nil {
-		before.Capabilities = nil // QEMU sets all or none
-		return before, fmt.Errorf("setting migration capabilities: %w", err)
-	}
-	return before, setParameters(ctx, c, want, params, before)
+	p.planParameters(params, c.Version())
+	return p, nil
 }
 
-func setParameters(ctx context.Context, c *qmp.Client, want wish, is qmp.MigrateParameters, before *settings) error {
-	name := want.method.Name()
-	set := qmp.MigrateParameters{MultifdChannels: &want.channels, MultifdCompression: &name}
-	before.Parameters = qmp.MigrateParameters{MultifdChannels: is.MultifdChannels, MultifdCompression: is.MultifdCompression}
+func (p *plan) planParameters(is qmp.MigrateParameters, v qmp.Version) {
+	want, set, before := p.want, &p.params, &p.before.Parameters
+	set.MultifdChannels, before.MultifdChannels = &want.channels, is.MultifdChannels
+	set.MultifdCompression, before.MultifdCompression = new(want.method.Name()), is.MultifdCompression
 	if is.TLSCreds != nil && *is.TLSCreds != "" {
-		set.TLSCreds, before.Parameters.TLSCreds = new(""), is.TLSCreds
+		set.TLSCreds, before.TLSCreds = new(""), is.TLSCreds
 	}
 	if want.bandwidth > 0 {
-		ms := qmp.Milliseconds(want.downtime.Milliseconds())
-		set.MaxBandwidth, before.Parameters.MaxBandwidth = &want.bandwidth, is.MaxBandwidth
-		set.DowntimeLimit, before.Parameters.DowntimeLimit = &ms, is.DowntimeLimit
+		set.MaxBandwidth, before.MaxBandwidth = &want.bandwidth, is.MaxBandwidth
+		set.DowntimeLimit, before.DowntimeLimit = new(qmp.Milliseconds(want.downtime.Milliseconds())), is.DowntimeLimit
 		if is.ZeroPageDetection != nil {
-			set.ZeroPageDetection, before.Parameters.ZeroPageDetection = new(zeroDetection(c.Version(), want.method)), is.ZeroPageDetection
+			set.ZeroPageDetection, before.ZeroPageDetection = new(zeroDetection(v, want.method)), is.ZeroPageDetection
 		}
 	}
 	if want.level > 0 {
 		switch want.method {
 		case multifd.Zlib:
-			set.MultifdZlibLevel, before.Parameters.MultifdZlibLevel = &want.level, is.MultifdZlibLevel
+			set.MultifdZlibLevel, before.MultifdZlibLevel = &want.level, is.MultifdZlibLevel
 		case multifd.Zstd:
-			set.MultifdZstdLevel, before.Parameters.MultifdZstdLevel = &want.level, is.MultifdZstdLevel
+			set.MultifdZstdLevel, before.MultifdZstdLevel = &want.level, is.MultifdZstdLevel
 		}
 	}
-	if err := c.SetMigrateParameters(ctx, set); err != nil {
-		before.Parameters = qmp.MigrateParameters{}
-		if refused := (*qmp.Error)(nil); errors.As(err, &refused) && want.method != multifd.None {
-			return fmt.Errorf("%w: setting %d channels with %s: %w (was this QEMU built with %s? Debian's have none, zlib and zstd)", ErrUnable, want.channels, name, err, name)
+}
+
+// apply changes the settings. After an error, too, before is to be put back.
+func (p *plan) apply(ctx context.Context, c *qmp.Client) error {
+	name := p.want.method.Name()
+	if err := c.SetMigrateCapabilities(ctx, p.caps); err != nil {
+		return fmt.Errorf("setting migration capabilities: %w", err)
+	}
+	if err := c.SetMigrateParameters(ctx, p.params); err != nil {
+		if refused := (*qmp.Error)(nil); errors.As(err, &refused) && p.want.method != multifd.None {
+			return fmt.Errorf("%w: setting %d channels with %s: %w (was this QEMU built with %s? Debian's have none, zlib and zstd)", ErrUnable, p.want.channels, name, err, name)
 		}
 		return fmt.Errorf("setting migration parameters: %w", err)
 	}
@@ -127,8 +137,8 @@ func setParameters(ctx context.Context, c *qmp.Client, want wish, is qmp.Migrate
 	if err != nil {
 		return err
 	}
-	if got.MultifdChannels == nil || *got.MultifdChannels != want.channels || got.MultifdCompression == nil || *got.MultifdCompression != name {
-		return fmt.Errorf("%w: it was told %d channels with %s, and says otherwise when asked", ErrUnable, want.channels, name)
+	if got.MultifdChannels == nil || *got.MultifdChannels != p.want.channels || got.MultifdCompression == nil || *got.MultifdCompression != name {
+		return fmt.Errorf("%w: it was told %d channels with %s, and says otherwise when asked", ErrUnable, p.want.channels, name)
 	}
 	return nil
 }

@@ -28,8 +28,10 @@ var _ File = (*os.File)(nil)
 // ExportRaw writes the memory of one block, byte for byte. Zero pages are left
 // out, so that the file is sparse.
 func (r *Reader) ExportRaw(ctx context.Context, b *guest.Block, f File) error {
-	if err := f.Truncate(int64(b.Length)); err != nil {
-		return fmt.Errorf("export: %w", err)
+	for _, size := range []int64{0, int64(b.Length)} { // so that all of it is zero
+		if err := f.Truncate(size); err != nil {
+			return fmt.Errorf("export: %w", err)
+		}
 	}
 	return r.eachPage(ctx, func(page *guest.Block, offset uint64, data []byte) error {
 		if page != b {

@@ -44,7 +44,7 @@ func wireOf(t *testing.T, m multifd.Method) (wire []byte, packetCount int) {
 	if m != multifd.Zlib && m != multifd.Zstd {
 		return slices.Concat(append(packets(t, m, page4K, 0, a, b), syncPacket(page4K))...), 3
 	}
-	batches := someBatches(l, "steady", 40)
+	batches := someBatches(l, "steady", 18)
 	return slices.Concat(packets(t, m, page4K, 0, batches...)...), len(batches)
 }
 
@@ -76,7 +76,7 @@ func TestReceivingDoesNotAllocateInTheSteadyState(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				runs := 30
+				runs := 12
 				if count > 3 {
 					runs = count - 6
 				}
@@ -122,7 +122,7 @@ func TestSendingDoesNotAllocateInTheSteadyState(t *testing.T) {
 				for range 4 {
 					packet()
 				}
-				if n, want := testing.AllocsPerRun(30, packet), steady[m.Name()].send; n > want {
+				if n, want := testing.AllocsPerRun(12, packet), steady[m.Name()].send; n > want {
 					t.Errorf("%v allocations a packet, at most %v are right", n, want)
 				}
 			})

@@ -2,6 +2,7 @@ package multifd
 
 import (
 	"io"
+	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -75,12 +76,12 @@ func (r *Reader) ReadVectors(bufs [][]byte) error {
 		return nil
 	}
 	r.iov, r.left = r.iov[:0], 0
-	var end unsafe.Pointer
+	var end uintptr // a number: a pointer behind an object's end is none
 	for _, b := range bufs {
 		if len(b) == 0 {
 			continue
 		}
-		start := unsafe.Pointer(unsafe.SliceData(b))
+		start := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
 		if n := len(r.iov); n > 0 && start == end {
 			r.iov[n-1].SetLen(int(r.iov[n-1].Len) + len(b))
 		} else {
@@ -88,7 +89,7 @@ func (r *Reader) ReadVectors(bufs [][]byte) error {
 			v.SetLen(len(b))
 			r.iov = append(r.iov, v)
 		}
-		end = unsafe.Add(start, len(b))
+		end = start + uintptr(len(b))
 	}
 	for r.left < len(r.iov) {
 		err := r.raw.Read(r.step)
@@ -100,7 +101,8 @@ func (r *Reader) ReadVectors(bufs [][]byte) error {
 		}
 		r.advance()
 	}
-	clear(r.iov) // hold on to no memory of the caller's
+	clear(r.iov)            // hold on to no memory of the caller's
+	runtime.KeepAlive(bufs) // a vector points to the first of several only
 	return nil
 }
 
@@ -129,7 +131,11 @@ func (r *Reader) readvOnce(fd uintptr) bool {
 	}
 }
 
-// advance takes the bytes of the last readv off the vectors.
+// advance takes the bytes of the last readv off the vectors. One vector can
+// span buffers that are objects of their own to the runtime, which its check
+// of pointer arithmetic would not allow; ReadVectors keeps all of them alive.
+//
+//go:nocheckptr
 func (r *Reader) advance() {
 	r.total += uint64(r.n)
 	for n := r.n; n > 0; {

@@ -81,6 +81,31 @@ func TestReadVectorsTakesMoreVectorsThanOneCallCan(t *testing.T) {
 	}
 }
 
+// TestReadVectorsJoinsBuffersThatHappenToBeNeighbours reads into many objects
+// of one size, some of which the allocator puts side by side.
+func TestReadVectorsJoinsBuffersThatHappenToBeNeighbours(t *testing.T) {
+	var bufs [][]byte
+	for range 64 {
+		bufs = append(bufs, make([]byte, 4096))
+	}
+	want := make([]byte, 64*4096)
+	fillRandom(seeded("neighbours"), want)
+	a, b := socketpair(t)
+	go func() {
+		for rest := want; len(rest) > 0; rest = rest[min(5000, len(rest)):] {
+			if _, err := a.Write(rest[:min(5000, len(rest))]); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	if err := multifd.NewReader(b).ReadVectors(bufs); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(bytes.Join(bufs, nil), want) {
+		t.Error("the buffers differ from what was written")
+	}
+}
+
 func TestReadVectorsFromAnOrdinaryReader(t *testing.T) {
 	r := seeded("ordinary")
 	bufs, total := scatter(r, 50)

@@ -25,19 +25,25 @@ type File interface {
 
 var _ File = (*os.File)(nil)
 
-// ExportRaw writes the memory of one block, byte for byte. Zero pages are left
+// ExportRaw writes the memory of the block of b's name, byte for byte. Zero pages are left
 // out, so that the file is sparse.
 func (r *Reader) ExportRaw(ctx context.Context, b *guest.Block, f File) error {
-	if err := f.Truncate(int64(b.Length)); err != nil {
-		return fmt.Errorf("export: %w", err)
+	own := r.layout.Block(b.Name)
+	if own == nil || own.Length != b.Length {
+		return fmt.Errorf("export: the snapshot has no RAM block %q of %d bytes", b.Name, b.Length)
+	}
+	for _, size := range []int64{0, int64(b.Length)} { // so that all of it is zero
+		if err := f.Truncate(size); err != nil {
+			return fmt.Errorf("export: %w", err)
+		}
 	}
 	return r.eachPage(ctx, func(page *guest.Block, offset uint64, data []byte) error {
-		if page != b {
+		if page != own {
 			return nil
 		}
 		_, err := f.WriteAt(data, int64(offset))
 		return err
-	}, func(other *guest.Block) bool { return other == b })
+	}, func(other *guest.Block) bool { return other == own })
 }
 
 // eachPage calls f with runs of adjacent pages of the blocks that want is true

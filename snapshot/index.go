@@ -26,9 +26,11 @@ const (
 
 	sparseEntryLen = 2 + 8
 	rankPages      = 512
-	// sparseMax is the most pages of a sparse chunk. Beyond it a bitmap with
-	// ranks costs at most 16 bytes a page, and is found in without a search.
-	sparseMax = (chunkPages/8 + 2*chunkPages/rankPages) / 2 / 4
+	// sparseMax is the most pages of a sparse chunk. A bitmap with ranks is
+	// found in without a search; from here on it costs little more than 12
+	// bytes a page, which leaves room below 16 for lines of the extent table
+	// whose slots are mostly superseded.
+	sparseMax = 1<<11 - 1
 )
 
 // segment is a line of the directory.

@@ -70,6 +70,9 @@ func (l *lane) Pages(b *guest.Block, offsets []uint64) ([][]byte, error) {
 	if len(offsets) > guest.PacketBytes/l.pageSize {
 		return nil, fmt.Errorf("snapshot: %d pages at once (at most %d)", len(offsets), guest.PacketBytes/l.pageSize)
 	}
+	if err := l.check(b, offsets); err != nil {
+		return nil, err
+	}
 	l.at, l.offsets, l.pages = b, offsets, l.pages[:0]
 	for i := range offsets {
 		l.pages = append(l.pages, l.scratch[i*l.pageSize:(i+1)*l.pageSize:(i+1)*l.pageSize])
@@ -106,6 +109,16 @@ func (l *lane) KeepsDeflated() bool { return l.w.codec == codecDeflate }
 
 // PutDeflated keeps pages as they came.
 func (l *lane) PutDeflated(b *guest.Block, offsets []uint64, lengths []uint32, data []byte) error {
+	if err := l.check(b, offsets); err != nil {
+		return err
+	}
+	var sum uint64
+	for _, n := range lengths {
+		sum += uint64(n)
+	}
+	if len(lengths) != len(offsets) || sum != uint64(len(data)) {
+		return fmt.Errorf("snapshot: %d lengths of together %d bytes for %d pages of %d", len(lengths), sum, len(offsets), len(data))
+	}
 	for i, off := range offsets {
 		if err := l.begin(b); err != nil {
 			return err
@@ -121,8 +134,21 @@ func (l *lane) PutDeflated(b *guest.Block, offsets []uint64, lengths []uint32, d
 
 // Zero forgets the pages: what is not kept is zero.
 func (l *lane) Zero(b *guest.Block, offsets []uint64) error {
+	if err := l.check(b, offsets); err != nil {
+		return err
+	}
 	for _, off := range offsets {
 		l.w.tables[b.Index].put(off/uint64(l.pageSize), 0)
+	}
+	return nil
+}
+
+// check looks at offsets before they index a table.
+func (l *lane) check(b *guest.Block, offsets []uint64) error {
+	for _, off := range offsets {
+		if err := l.w.layout.CheckOffset(b, off); err != nil {
+			return err
+		}
 	}
 	return nil
 }

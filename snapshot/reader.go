@@ -57,6 +57,11 @@ func Open(b Bucket) (_ *Reader, err error) {
 	}()
 	var index Object
 	var indexName string
+	defer func() {
+		if index != nil && r.index == nil {
+			index.Close()
+		}
+	}()
 	for _, info := range m.Objects {
 		if info.Role != RolePages && info.Role != RoleIndex {
 			continue
@@ -73,7 +78,6 @@ func Open(b Bucket) (_ *Reader, err error) {
 	}
 	r.index, err = openIndex(index, indexName, layout, r.pages)
 	if err != nil {
-		index.Close()
 		return nil, err
 	}
 	return r, r.checkCounts()
@@ -243,6 +247,9 @@ func (r *Reader) Page(b *guest.Block, offset uint64, dst []byte) error {
 	page := offset / uint64(r.layout.PageSize)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.index == nil {
+		return errClosed
+	}
 	c, err := r.cachedChunk(chunkKey{b.Index, uint32(page / chunkPages)})
 	if err != nil {
 		return err

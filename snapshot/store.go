@@ -28,7 +28,8 @@ type Bucket interface {
 // ObjectWriter writes one object.
 type ObjectWriter interface {
 	io.Writer
-	// Commit makes the object durable, and visible under its name.
+	// Commit makes the object durable, and visible under its name. After an
+	// error it may be visible, but nothing else is left of it.
 	Commit() error
 	// Abort removes what was written.
 	Abort() error
@@ -118,10 +119,11 @@ func (w *dirObjectWriter) Commit() error {
 	if err == nil {
 		err = os.Rename(w.path+partial, w.path)
 	}
-	if err == nil {
-		err = syncDir(filepath.Dir(w.path))
+	if err != nil {
+		os.Remove(w.path + partial) // nobody else knows of it
+		return err
 	}
-	return err
+	return syncDir(filepath.Dir(w.path))
 }
 
 func (w *dirObjectWriter) Abort() error {

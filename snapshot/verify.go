@@ -64,6 +64,9 @@ func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verifi
 	if _, err := r.States(); err != nil {
 		return v, err
 	}
+	if err := r.verifyExtents(ctx); err != nil {
+		return v, err
+	}
 	pages, err := r.verifyPages(ctx)
 	v.Pages = pages
 	if err == nil && pages != r.manifest.Totals.Pages {
@@ -93,6 +96,28 @@ func (r *Reader) verifyDigest(ctx context.Context, info ObjectInfo) error {
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != info.SHA256 {
 		return corrupt(info.Name, "its digest is %s (the manifest says %s)", got, info.SHA256)
+	}
+	return nil
+}
+
+// verifyExtents checks that the extents of an object follow one another: what
+// two of them share is pages of one in the other's words.
+func (r *Reader) verifyExtents(ctx context.Context) error {
+	ends := make([]uint64, len(r.pages))
+	for n := range r.index.table {
+		if err := contextErr(ctx); err != nil {
+			return err
+		}
+		part, err := r.index.extentPart(n)
+		if err != nil {
+			return err
+		}
+		for i, e := range part {
+			if e.offset < ends[e.object] {
+				return corrupt(r.index.name, "extent %d begins at %d of %s, but the one before it ends at %d", n*tableExtents+i, e.offset, r.pages[e.object].Name, ends[e.object])
+			}
+			ends[e.object] = e.offset + uint64(e.length)
+		}
 	}
 	return nil
 }

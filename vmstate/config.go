@@ -42,6 +42,7 @@ func readConfiguration(in *input) (*Configuration, error) {
 		return nil, in.err
 	}
 	c := &Configuration{Machine: string(in.next(int(n)))}
+	var seen []string
 	for in.peek() == sectionSubsection && in.err == nil {
 		in.byte()
 		name := in.name()
@@ -52,6 +53,10 @@ func readConfiguration(in *input) (*Configuration, error) {
 		if version != 1 {
 			return nil, fmt.Errorf("%w: subsection %q version %d", ErrMalformed, name, version)
 		}
+		if slices.Contains(seen, name) { // or a head would have no end
+			return nil, fmt.Errorf("%w: subsection %q comes twice", ErrMalformed, name)
+		}
+		seen = append(seen, name)
 		switch name {
 		case "configuration/target-page-bits":
 			c.PageBits = in.u32()

@@ -57,26 +57,86 @@ type DeviceDescription struct {
 
 // FindEnd looks for the end of a stream's device state without parsing devices:
 // an EOF byte, then a description whose length is exactly the bytes that are
-// left and which is JSON. It returns the description; ok is false if devices
-// is not complete.
-func FindEnd(devices []byte) (d Description, ok bool) {
+// left, which is JSON, and which fits the sections before it. It returns the
+// description; ok is false if devices is not complete.
+func FindEnd(devices []byte) (_ Description, ok bool) {
 	if len(devices) == 0 || devices[len(devices)-1] != '}' {
-		return d, false
+		return Description{}, false
 	}
-	rest := devices
 	mark := []byte{sectionEOF, sectionDescription}
-	for {
-		i := bytes.Index(rest, mark)
-		if i < 0 || len(rest)-i < 7 {
-			return d, false
+	for at := 0; ; at++ {
+		i := bytes.Index(devices[at:], mark)
+		if i < 0 || len(devices)-at-i < 7 {
+			return Description{}, false
 		}
-		text := rest[i+6:]
-		if int64(binary.BigEndian.Uint32(rest[i+2:])) == int64(len(text)) && text[0] == '{' && json.Unmarshal(text, &d) == nil {
+		at += i
+		text := devices[at+6:]
+		if int64(binary.BigEndian.Uint32(devices[at+2:])) != int64(len(text)) || text[0] != '{' {
+			continue
+		}
+		var d Description
+		if json.Unmarshal(text, &d) == nil && d.fits(devices[:at]) {
 			return d, true
 		}
-		rest = rest[i+1:]
 	}
 }
+
+// fits says whether the description can be that of the sections: device data
+// can hold a description too, whole and at the end of what came so far. All
+// devices have to be there, in order, and the last to be complete. A
+// description without devices, which some writers make, says less.
+func (d *Description) fits(sections []byte) bool {
+	if len(sections) == 0 {
+		return len(d.Devices) == 0
+	}
+	n := len(sections) - footerLen
+	if n < 0 || sections[n] != sectionFooter {
+		return false
+	}
+	last := append([]byte{sectionFull}, sections[n+1:]...)
+	if len(d.Devices) == 0 {
+		return bytes.Contains(sections, last)
+	}
+	for i, device := range d.Devices {
+		end := -1
+		if i < len(d.Devices)-1 {
+			end = device.find(sections, []byte{sectionFull})
+		} else {
+			end = device.find(sections, last)
+		}
+		if end < 0 {
+			return false
+		}
+		sections = sections[end:]
+	}
+	return true
+}
+
+// find returns the end of the name and instance in the device's section header,
+// which begins with the bytes of start; -1 if there is none.
+func (d *DeviceDescription) find(sections, start []byte) int {
+	if len(d.Name) > maxNameLen {
+		return -1
+	}
+	name := append([]byte{byte(len(d.Name))}, d.Name...)
+	name = binary.BigEndian.AppendUint32(name, d.Instance)
+	const before = 5 // a type and the section's id
+	for at := before; at <= len(sections); {
+		i := bytes.Index(sections[at:], name)
+		if i < 0 {
+			return -1
+		}
+		at += i
+		if bytes.HasPrefix(sections[at-before:], start) {
+			return at + len(name)
+		}
+		at++ // the name can be some device's data
+	}
+	return -1
+}
+
+// footerLen is the bytes of a section's footer: its mark and the section's id.
+const footerLen = 5
 
 // RunState returns the run state, such as "running", that the device state's
 // globalstate section says the machine had, or "" if there is none.
@@ -84,21 +144,19 @@ func RunState(devices []byte) string {
 	const name = "globalstate"
 	// FULL, u32 id, u8 len, name, u32 instance, u32 version, u32 size, text
 	mark := append([]byte{byte(len(name))}, name...)
-	i := bytes.Index(devices, mark)
-	if i < 5 || devices[i-5] != sectionFull {
-		return ""
+	for at := 0; ; {
+		i := bytes.Index(devices[at:], mark)
+		if i < 0 {
+			return ""
+		}
+		i += at
+		at = i + 1 // the name can also be some device's data
+		if rest := devices[i+len(mark):]; i >= 5 && devices[i-5] == sectionFull && len(rest) >= 12 {
+			size := binary.BigEndian.Uint32(rest[8:])
+			if text := rest[12:]; size <= 100 && int(size) <= len(text) {
+				text, _, _ = bytes.Cut(text[:size], []byte{0})
+				return string(text)
+			}
+		}
 	}
-	rest := devices[i+len(mark):]
-	if len(rest) < 12 {
-		return ""
-	}
-	size := binary.BigEndian.Uint32(rest[8:])
-	text := rest[12:]
-	if size > 100 || int(size) > len(text) {
-		return ""
-	}
-	if end := bytes.IndexByte(text[:size], 0); end >= 0 {
-		return string(text[:end])
-	}
-	return string(text[:size])
 }

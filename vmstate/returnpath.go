@@ -21,15 +21,12 @@ func AwaitShut(r io.Reader) error {
 	var head [4]byte
 	for {
 		if _, err := io.ReadFull(r, head[:]); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return fmt.Errorf("return path: %w: the destination closed it without saying that it loaded (see its log)", ErrTruncated)
-			}
-			return fmt.Errorf("return path: %w", err)
+			return returnPathEnd(err)
 		}
 		kind, n := binary.BigEndian.Uint16(head[:]), binary.BigEndian.Uint16(head[2:])
 		data := make([]byte, n)
 		if _, err := io.ReadFull(r, data); err != nil {
-			return fmt.Errorf("return path: %w: message %d", ErrTruncated, kind)
+			return returnPathEnd(err)
 		}
 		switch kind {
 		case replyPong, replySwitchoverAck:
@@ -45,4 +42,11 @@ func AwaitShut(r io.Reader) error {
 			return fmt.Errorf("return path: %w: message %d", ErrMalformed, kind)
 		}
 	}
+}
+
+func returnPathEnd(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("return path: %w: the destination closed it without saying that it loaded (see its log)", ErrTruncated)
+	}
+	return fmt.Errorf("return path: %w", err)
 }

@@ -69,7 +69,7 @@ func queryMachine(t *testing.T, c *qmp.Client, vm *qemutest.VM, memory string) {
 		t.Errorf("uuid %s", got)
 	}
 	backends := must(c.QueryMemdev(ctx))(t)
-	if len(backends) != 1 || backends[0].ID != "ram0" || backends[0].Size != 128<<20 || !backends[0].Prealloc ||
+	if len(backends) != 1 || backends[0].ID != "ram0" || backends[0].Size != uint64(vm.Config().MemoryBytes) || !backends[0].Prealloc ||
 		backends[0].Share == nil || !*backends[0].Share {
 		t.Errorf("memory backends %+v", backends)
 	}
@@ -175,7 +175,7 @@ func cancelMigration(t *testing.T, c *qmp.Client) {
 		}
 	}
 	m := must(c.QueryMigrate(ctx))(t)
-	if m.RAM.Total < 128<<20 || m.RAM.PageSize != 4096 || m.RAM.Remaining == 0 || m.TotalTime == 0 {
+	if m.RAM.Total < 127<<20 || m.RAM.PageSize != 4096 || m.RAM.Remaining == 0 || m.TotalTime == 0 {
 		t.Errorf("under way: %+v %+v", m, m.RAM)
 	}
 	do(t, c.MigrateCancel(ctx))

@@ -12,14 +12,16 @@ func TestArgs(t *testing.T) {
 		want []string
 		not  []string
 	}{
-		"defaults": {Config{}, []string{"-machine pc-q35-7.2 ", "-m 256 ", "vmferry.fill=0 "}, []string{"-incoming", "-S", "-object"}},
+		"defaults": {Config{}, []string{"-machine pc-q35-7.2 ", "-m 262144K ", "vmferry.fill=0 "}, []string{"-incoming", "-S", "-object"}},
 		"incoming": {Config{Incoming: true}, []string{"-incoming defer"}, nil},
 		"paused":   {Config{Paused: true}, []string{"-S"}, nil},
 		"workload": {Config{FillMiB: 1, WorkMiB: 2, RateMiBps: 3}, []string{"vmferry.fill=1 vmferry.work=2 vmferry.rate=3"}, nil},
 		"file": {Config{MemFile: "/dev/shm/a,b", MemoryMiB: 512}, []string{
 			"-machine pc-q35-7.2,memory-backend=ram0",
-			"-object memory-backend-file,id=ram0,share=on,mem-path=/dev/shm/a,,b,size=512M"}, []string{"prealloc"}},
-		"file, all touched": {Config{MemFile: "/m", Prealloc: true}, []string{"mem-path=/m,prealloc=on,size=256M"}, nil},
+			"-object memory-backend-file,id=ram0,share=on,mem-path=/dev/shm/a,,b,size=524288K"}, []string{"prealloc"}},
+		"file, all touched": {Config{MemFile: "/m", Prealloc: true}, []string{"mem-path=/m,prealloc=on,size=262144K"}, nil},
+		"7.2":               {Config{Version: "7.2", MemFile: "/m"}, []string{"-m 262016K ", ",size=262016K"}, nil},
+		"exact size":        {Config{Version: "7.2", MemoryMiB: 9, MemoryBytes: 1 << 30}, []string{"-m 1048576K "}, nil},
 		"extra":             {Config{ExtraArgs: []string{"-device", "virtio-rng"}}, []string{"-device virtio-rng"}, nil},
 		"other machine":     {Config{Machine: "q35", Version: "10.0"}, []string{"-machine q35 "}, nil},
 	} {

@@ -22,6 +22,11 @@
 // console starts empty, and the count in it goes on where the source's
 // stopped.
 //
+// A QEMU 7.2 gets 128 KiB less memory than Config.MemoryMiB says, because it
+// loses dirty pages under emulation when a block is a multiple of 64 pages
+// (see Config.MemoryBytes). A destination of another version takes over the
+// source's VM.Config, which holds the exact size.
+//
 // While one process is connected to the first QMP socket no other is served
 // on it; a test that looks in meanwhile uses the second, [VM.QMPPath2].
 package qemutest

@@ -71,7 +71,7 @@ func TestMachineRuns(t *testing.T) {
 			}
 			// The guest's pages are in the file: page 1 of the fill is text.
 			content, err := os.ReadFile(memory)
-			if err != nil || len(content) != 256<<20 || !bytes.Contains(content, []byte("guest memory")) {
+			if err != nil || int64(len(content)) != vm.Config().MemoryBytes || !bytes.Contains(content, []byte("guest memory")) {
 				t.Errorf("%d bytes of memory in the file, or not the guest's: %v", len(content), err)
 			}
 			must(t, c.Cont(t.Context()))

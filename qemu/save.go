@@ -31,6 +31,9 @@ type SaveOptions struct {
 	AtPause string
 	// StayPaused leaves the machine paused after a save that went well.
 	StayPaused bool
+	// AlwaysLive lets the machine run while it is saved also where QEMU
+	// itself is known to lose writes then: see standStill.
+	AlwaysLive bool
 	// Bandwidth bounds the source, in bytes a second; 0 does not.
 	Bandwidth uint64
 	// Downtime is for how long the machine may be paused at the end; 300 ms.
@@ -248,11 +251,12 @@ func (s *save) checkState(ctx context.Context) error {
 }
 
 // standStill pauses a machine that QEMU could not save correctly while it
-// runs. Without KVM, QEMU before 9.0 forgets to watch pages for new writes when
-// it has read which were dirty, so that some writes of a running guest are
-// never sent, in its own migrations too. With KVM the kernel watches.
+// runs. Without KVM, QEMU before 9.0 forgets to watch a block's pages for new
+// writes when it has read which were dirty, if the block is a multiple of 64
+// pages, as most are; so some writes of a running guest are never sent, in its
+// own migrations too. With KVM the kernel watches.
 func (s *save) standStill(ctx context.Context) error {
-	if !s.runs || s.c.Version().Major >= 9 {
+	if !s.runs || s.opts.AlwaysLive || s.c.Version().Major >= 9 {
 		return nil
 	}
 	var kvm struct{ Enabled bool }

@@ -1,0 +1,205 @@
+package deflate
+
+import "math/bits"
+
+// Codes up to these lengths are looked up; longer ones are rare, and found bit
+// by bit.
+const (
+	litLenBits   = 11
+	distanceBits = 9
+
+	litLenMask   = 1<<litLenBits - 1
+	distanceMask = 1<<distanceBits - 1
+)
+
+// A table entry says all about the symbol that the next bits stand for:
+//
+//	bits 0..5    how many bits it takes, extra bits included
+//	bits 8..11   how many of these are the code
+//	bits 16..30  the literal, or the least length or distance, or a special value
+//	bit 7        set for special
+//	bit 31       set for literals
+//
+// The assembly knows this layout.
+const (
+	entryCount   = 0x3f
+	entryCode    = 8
+	entrySpecial = 1 << 7
+	entryValue   = 16
+	entryLiteral = 1 << 31
+)
+
+// Special values.
+const (
+	specialEnd     = iota // end of block
+	specialLong           // the code is longer than the table's index
+	specialInvalid        // no code, or a symbol that deflate does not use
+)
+
+const entryInvalid = specialInvalid<<entryValue | entrySpecial
+
+// litLenEntries and distanceEntries hold each symbol's entry but for the code.
+var (
+	litLenEntries   = makeLitLenEntries()
+	distanceEntries = makeDistanceEntries()
+)
+
+func makeLitLenEntries() (t [288]uint32) {
+	for sym := range endOfBlock {
+		t[sym] = uint32(sym)<<entryValue | entryLiteral
+	}
+	t[endOfBlock] = specialEnd<<entryValue | entrySpecial
+	t[numLitLen], t[numLitLen+1] = entryInvalid, entryInvalid
+	for length3 := maxMatch - 3; length3 >= 0; length3-- {
+		sym, extraBits, _ := lengthSymbol(uint(length3))
+		t[endOfBlock+sym] = uint32(length3+3)<<entryValue | uint32(extraBits)
+	}
+	return t
+}
+
+func makeDistanceEntries() (t [32]uint32) {
+	t[numDistance], t[numDistance+1] = entryInvalid, entryInvalid
+	for sym := range uint32(numDistance) {
+		extraBits, base := uint32(0), sym
+		if sym >= 4 {
+			extraBits = sym/2 - 1
+			base = (2 + sym%2) << extraBits
+		}
+		t[sym] = (base+1)<<entryValue | extraBits
+	}
+	return t
+}
+
+// blockCode is the pair of codes of a block.
+type blockCode struct {
+	litLen   litLenTable
+	distance distanceTable
+}
+
+type litLenTable struct {
+	table [1 << litLenBits]uint32
+	longCode
+}
+
+type distanceTable struct {
+	table [1 << distanceBits]uint32
+	longCode
+}
+
+var fixedCode = makeFixedCode()
+
+func makeFixedCode() *blockCode {
+	c := new(blockCode)
+	var lens [288 + 32]uint8
+	for sym := range 288 {
+		lens[sym] = uint8(fixedLitLenBits(sym))
+	}
+	for sym := range 32 {
+		lens[288+sym] = 5
+	}
+	c.build(lens[:288], lens[288:])
+	return c
+}
+
+// build makes both tables, or says what is wrong with the code lengths.
+func (c *blockCode) build(litLen, distance []uint8) string {
+	if !c.litLen.build(c.litLen.table[:], litLen, litLenEntries[:], litLenBits) {
+		return "literal and length code over-subscribed or incomplete"
+	}
+	if !c.distance.build(c.distance.table[:], distance, distanceEntries[:], distanceBits) {
+		return "distance code over-subscribed or incomplete"
+	}
+	return ""
+}
+
+// longCode decodes a canonical code bit by bit.
+type longCode struct {
+	count   [maxCodeBits + 1]uint16 // codes of each length
+	sorted  [288]uint16             // symbols in the order of their codes
+	entries []uint32
+	room    int // what bit patterns are left over, in units of the longest code
+}
+
+// build fills in table, which takes index bits, and c itself. It returns false
+// where the lengths make no prefix code, or leave bit patterns over. A lone code of
+// one bit and no code at all are let through, as deflate encoders do emit them.
+func (c *longCode) build(table []uint32, lens []uint8, entries []uint32, index int) bool {
+	c.entries = entries
+	clear(c.count[:])
+	for _, n := range lens {
+		c.count[n]++
+	}
+	c.count[0] = 0
+	var offset [maxCodeBits + 2]uint16
+	c.room = 1
+	for n := 1; n <= maxCodeBits; n++ {
+		offset[n+1] = offset[n] + c.count[n]
+		c.room = c.room<<1 - int(c.count[n])
+		if c.room < 0 {
+			return false
+		}
+	}
+	total := offset[maxCodeBits+1]
+	if c.room > 0 {
+		if total > 1 || total == 1 && c.count[1] != 1 {
+			return false
+		}
+		for i := range table {
+			table[i] = entryInvalid
+		}
+	}
+	for sym, n := range lens {
+		if n != 0 {
+			c.sorted[offset[n]] = uint16(sym)
+			offset[n]++
+		}
+	}
+	c.fill(table, index)
+	return true
+}
+
+// fill writes each code to the places of the table that end in it, reversed.
+// The table grows with the length of the codes: it is doubled, by a copy, for each bit
+// more, so that every code is written once.
+func (c *longCode) fill(table []uint32, index int) {
+	reversed, i := uint32(0), 0
+	for n := 1; n <= maxCodeBits; n++ {
+		for range c.count[n] {
+			if n <= index {
+				table[reversed] = c.entries[c.sorted[i]] + uint32(n)<<entryCode + uint32(n)
+			} else {
+				table[reversed&(1<<index-1)] = specialLong<<entryValue | entrySpecial
+			}
+			i++
+			// The next code in canonical order, reversed: clear the ones at the
+			// top, set the bit below them.
+			if zeros := reversed ^ (1<<n - 1); zeros != 0 {
+				top := uint32(1) << (bits.Len32(zeros) - 1)
+				reversed = reversed&(top-1) | top
+			}
+		}
+		if n < index {
+			copy(table[1<<n:2<<n], table[:1<<n])
+		}
+	}
+}
+
+// next decodes one symbol of at most maxCodeBits valid bits and returns its
+// entry, which counts the extra bits only. ok is false for a bit pattern that
+// is no code and a symbol that has no use.
+func (c *longCode) next(in *bitReader) (e uint32, ok bool) {
+	code, first, index := 0, 0, 0
+	for n := 1; n <= maxCodeBits; n++ {
+		code |= int(in.acc >> (n - 1) & 1)
+		count := int(c.count[n])
+		if code-first < count {
+			in.drop(uint(n))
+			e = c.entries[c.sorted[index+code-first]]
+			return e, e != entryInvalid
+		}
+		index += count
+		first = (first + count) << 1
+		code <<= 1
+	}
+	return 0, false
+}

@@ -55,11 +55,11 @@ type matcher struct {
 
 // scratch is what the assembly keeps of one block; it knows the layout.
 type scratch struct {
-	bucket [blockLen]uint32 // where each position's word hashes to
-	fresh  [blockLen]uint32 // the entry it puts there
-	old    [blockLen]uint32 // the entry it finds there
-	dist   [blockLen]uint32 // distance-1 of each candidate
-	tok    [blockLen]token  // the matches taken, at their positions
+	bucket [2][blockLen]uint32 // where each position's word hashes to
+	fresh  [2][blockLen]uint32 // the entry it puts there
+	old    [blockLen]uint32    // the entry it finds there
+	dist   [blockLen]uint32    // distance-1 of each candidate
+	tok    [blockLen]token     // the matches taken, at their positions
 }
 
 func (m *matcher) page() []byte    { return m.src[:m.n] }
@@ -138,6 +138,10 @@ func (m *matcher) findGeneric(lazy bool) {
 			next = m.take(cur, start, next, lazy)
 		}
 	}
+	if next > m.n {
+		// The last match ran on into the zeros behind the page.
+		m.tok[m.ntok-1] -= token((next - m.n) << lengthShift)
+	}
 }
 
 // lookUp looks for and enters the words at the 64 positions from start.
@@ -197,15 +201,14 @@ func (m *matcher) emit(t token) {
 	m.ntok++
 }
 
-// measure returns how many bytes from pos on, at most maxMatch and none behind
-// the page's end, equal those distance bytes earlier.
+// measure returns how many bytes from pos on, at most maxMatch, equal those
+// distance bytes earlier. It does not stop at the page's end.
 func (m *matcher) measure(pos, distance int) int {
-	limit := min(maxMatch, m.n-pos)
 	a, b := m.src[pos-distance:], m.src[pos:]
-	for n := 0; n < limit; n += 8 {
+	for n := 0; n < maxMatch; n += 8 {
 		if x := binary.LittleEndian.Uint64(a[n:]) ^ binary.LittleEndian.Uint64(b[n:]); x != 0 {
-			return min(n+bits.TrailingZeros64(x)/8, limit)
+			return min(n+bits.TrailingZeros64(x)/8, maxMatch)
 		}
 	}
-	return limit
+	return maxMatch
 }

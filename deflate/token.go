@@ -11,7 +11,8 @@ import "math/bits"
 type token uint32
 
 const (
-	matchFlag = 1 << 31
+	matchFlag   = 1 << 31
+	lengthShift = 16
 
 	minMatch    = 4 // deflate allows 3, but finding those costs more than they save
 	maxMatch    = 258
@@ -19,12 +20,12 @@ const (
 )
 
 func matchToken(length, distance int) token {
-	return token(matchFlag | uint32(length-3)<<16 | uint32(distance-1))
+	return token(matchFlag | uint32(length-3)<<lengthShift | uint32(distance-1))
 }
 
 func (t token) isMatch() bool   { return t&matchFlag != 0 }
-func (t token) length3() uint   { return uint(t>>16) & 0xff } // length-3
-func (t token) distance1() uint { return uint(t) & 0xfff }    // distance-1
+func (t token) length3() uint   { return uint(t>>lengthShift) & 0xff } // length-3
+func (t token) distance1() uint { return uint(t) & 0xfff }             // distance-1
 
 // Symbols of the literal and length alphabet.
 const (

@@ -20,6 +20,18 @@ func (m *matcher) find(lazy bool) {
 	}
 	m.findGeneric(lazy)
 }
-func putFixed(w *bitWriter, tokens []token)   { putFixedGeneric(w, tokens) }
+
+//go:noescape
+func putFixedAVX512(dst *byte, tokens *token, n int, at, acc uint64) (end, accOut uint64)
+
+func putFixed(w *bitWriter, tokens []token) {
+	if whole := len(tokens) &^ 15; useAVX512 && whole > 0 {
+		end, acc := putFixedAVX512(&w.buf[0], &tokens[0], whole, uint64(w.n)*8+uint64(w.count), w.acc)
+		w.n, w.count, w.acc = int(end>>3), uint(end&7), acc
+		tokens = tokens[whole:]
+	}
+	putFixedGeneric(w, tokens)
+}
+
 func (d *Decoder) decode(c *blockCode) status { return d.decodeGeneric(c) }
 func zeroSteps(p []byte) bool                 { return zeroStepsGeneric(p) }

@@ -2,10 +2,15 @@ package deflate
 
 import "encoding/binary"
 
+// loadMargin is how many bytes the decoding loop needs to find behind its
+// position whenever it looks: it may load eight bytes three times, seven further on each
+// time.
+const loadMargin = 3 * 8
+
 // bitReader hands out a stream's bits, least significant first.
 //
 // It loads eight bytes at a time and so may hold bytes that nobody asked for
-// yet. Where fewer than eight are left they are moved to tail, behind
+// yet. Where fewer than loadMargin are left they are moved to tail, behind
 // which come zeros; whoever reads those is told by overrun.
 type bitReader struct {
 	acc   uint64
@@ -15,13 +20,13 @@ type bitReader struct {
 	buf   []byte // src, later tail
 	end   int    // length of the stream's part of buf
 	base  int    // offset in src of buf
-	tail  [4 * 8]byte
+	tail  [loadMargin + 5*8]byte
 	last  bool // buf is tail
 }
 
 func (r *bitReader) reset(src []byte) {
 	r.acc, r.count, r.pos, r.base = 0, 0, 0, 0
-	r.buf, r.end, r.limit, r.last = src, len(src), len(src)-8, false
+	r.buf, r.end, r.limit, r.last = src, len(src), len(src)-loadMargin, false
 	r.more()
 }
 
@@ -47,7 +52,7 @@ func (r *bitReader) more() bool {
 		return false
 	}
 	clear(r.tail[:])
-	r.end = copy(r.tail[:8], r.buf[r.pos:])
+	r.end = copy(r.tail[:loadMargin], r.buf[r.pos:])
 	r.base += r.pos
 	r.buf, r.pos, r.last = r.tail[:], 0, true
 	// Up to seven bytes beyond the position may have been loaded already, so all

@@ -74,6 +74,9 @@ func makeDistanceEntries() (t [32]uint32) {
 type blockCode struct {
 	litLen   litLenTable
 	distance distanceTable
+	// nineBits is zero but for the fixed code. There bit i is set if a literal whose first five
+	// bits are i takes nine bits, not eight.
+	nineBits uint32
 }
 
 type litLenTable struct {
@@ -98,6 +101,11 @@ func makeFixedCode() *blockCode {
 		lens[288+sym] = 5
 	}
 	c.build(lens[:288], lens[288:])
+	for i := range 32 {
+		if e := c.litLen.table[i]; e&entryLiteral != 0 && e&entryCount == 9 {
+			c.nineBits |= 1 << i
+		}
+	}
 	return c
 }
 

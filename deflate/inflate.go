@@ -141,6 +141,9 @@ func (d *Decoder) compressed(c *blockCode) string {
 }
 
 func (d *Decoder) endOfBlock() string {
+	if d.n > d.size {
+		return problemOf(statusFull)
+	}
 	if d.in.overrun() {
 		return "the stream ends within a block"
 	}
@@ -210,7 +213,9 @@ func (c *blockCode) special(e uint32, in *bitReader) status {
 // decodeLong decodes one literal or one match at leisure, for codes longer than
 // the tables. done reports the end of the block.
 func (d *Decoder) decodeLong(c *blockCode) (s status, done bool) {
-	// The loop that ended with statusLong left bits enough for a whole match.
+	if !d.in.ensure() {
+		return statusSymbol, false
+	}
 	e, ok := c.litLen.next(&d.in)
 	switch {
 	case !ok:

@@ -33,5 +33,32 @@ func putFixed(w *bitWriter, tokens []token) {
 	putFixedGeneric(w, tokens)
 }
 
-func (d *Decoder) decode(c *blockCode) status { return d.decodeGeneric(c) }
-func zeroSteps(p []byte) bool                 { return zeroStepsGeneric(p) }
+//go:noescape
+func decodeAVX512(d *Decoder, c *blockCode, patterns *copyPatterns) status
+
+func (d *Decoder) decode(c *blockCode) status {
+	if useAVX512 {
+		return decodeAVX512(d, c, &patterns)
+	}
+	return d.decodeGeneric(c)
+}
+
+// copyPatterns says how to copy a match 64 bytes at a time where it overlaps
+// itself: which of the bytes from its start each is, and by how many whole repetitions
+// the copy may go on.
+type copyPatterns struct {
+	index [65][64]uint8 // by distance; 64 stands for any beyond
+	step  [65]uint8
+}
+
+var patterns = func() (p copyPatterns) {
+	for distance := 1; distance <= 64; distance++ {
+		for i := range p.index[distance] {
+			p.index[distance][i] = uint8(i % distance)
+		}
+		p.step[distance] = uint8(64 - 64%distance)
+	}
+	return p
+}()
+
+func zeroSteps(p []byte) bool { return zeroStepsGeneric(p) }

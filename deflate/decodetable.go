@@ -93,14 +93,7 @@ var fixedCode = makeFixedCode()
 
 func makeFixedCode() *blockCode {
 	c := new(blockCode)
-	var lens [288 + 32]uint8
-	for sym := range 288 {
-		lens[sym] = uint8(fixedLitLenBits(sym))
-	}
-	for sym := range 32 {
-		lens[288+sym] = 5
-	}
-	c.build(lens[:288], lens[288:])
+	c.build(fixedLens.litLen[:], fixedLens.distance[:])
 	for i := range 32 {
 		if e := c.litLen.table[i]; e&entryLiteral != 0 && e&entryCount == 9 {
 			c.nineBits |= 1 << i

@@ -1,43 +1,24 @@
 package deflate
 
-// Limits on the codes this package builds. A page is short enough that longer
-// codes would hardly save anything, and codes this short let an inflater do with
-// one small table.
-const (
-	litLenLimit   = 11
-	distanceLimit = 9
-	headerLimit   = 7 // deflate's own
-)
-
-// numOwnDistance counts the distance symbols that reach maxDistance.
-const numOwnDistance = 24
-
-// lengths tabulates lengthSymbol.
-var lengths = func() (t [256]struct{ sym, extraBits, extra uint8 }) {
-	for length3 := range t {
-		sym, extraBits, extra := lengthSymbol(uint(length3))
-		t[length3].sym, t[length3].extraBits, t[length3].extra = uint8(sym), uint8(extraBits), uint8(extra)
-	}
-	return t
-}()
+// distanceLimit is the longest distance code written, which again is one that
+// an inflater finds in a small table.
+const distanceLimit = 9
 
 // denseCoder writes tokens in a code made for them.
 type denseCoder struct {
-	weights struct {
-		litLen   [numLitLen]uint32
-		distance [numDistance]uint32
-	}
-	lens struct {
-		litLen   [numLitLen]uint8
-		distance [numDistance]uint8
-	}
-	codes struct {
-		litLen   [numLitLen]code
-		distance [numDistance]code
-	}
+	weights weights
+	lens    tokenLens
+	codes   tokenCodes
+	header  header
+	builder codeBuilder
+}
+
+// weights says how often each symbol occurs.
+type weights struct {
+	litLen    [litLenCodes]uint32
+	distance  [distanceCodes]uint32
 	extraBits int // of all matches together
-	header    header
-	builder   codeBuilder
+	counters  counters
 }
 
 // encode writes the tokens of m as one final block, fixed or dynamic, whichever
@@ -46,13 +27,12 @@ func (d *denseCoder) encode(w *bitWriter, m *matcher, limit int) {
 	if m.incompressible() && looksRandom(m.page()) {
 		return
 	}
-	d.weigh(m.tokens())
-	d.completeDistances()
-	d.builder.build(d.lens.litLen[:], d.weights.litLen[:], litLenLimit)
+	d.weights.count(m.tokens())
+	d.builder.build(d.lens.litLen[:], d.weights.litLen[:], codeLimit)
 	d.builder.build(d.lens.distance[:], d.weights.distance[:], distanceLimit)
-	d.header.plan(d.lens.litLen[:], d.lens.distance[:], &d.builder)
+	d.header.plan(&d.lens, &d.builder)
 
-	dynamic, fixed := d.header.bits()+d.dynamicBits(), d.fixedBits()
+	dynamic, fixed := d.header.bits()+d.weights.bits(&d.lens), d.weights.bits(fixedLens)
 	if (3+min(dynamic, fixed)+7)/8 > limit {
 		return
 	}
@@ -62,90 +42,64 @@ func (d *denseCoder) encode(w *bitWriter, m *matcher, limit int) {
 	}
 	w.put(blockFinal|blockDynamic, 3)
 	d.header.write(w)
-	assignCodes(d.codes.litLen[:], d.lens.litLen[:])
-	assignCodes(d.codes.distance[:], d.lens.distance[:])
-	d.putTokens(w, m.tokens())
-	end := d.codes.litLen[endOfBlock]
-	w.put(end.bits(), end.count())
-	w.finish()
+	d.codes.assign(&d.lens)
+	d.codes.putTokens(w, m.tokens())
+	d.codes.end(w)
 }
 
-// weigh counts the symbols that tokens are made of.
-func (d *denseCoder) weigh(tokens []token) {
-	clear(d.weights.litLen[:])
-	clear(d.weights.distance[:])
-	d.extraBits = 0
-	d.weights.litLen[endOfBlock] = 1
+// count takes stock of a block made of tokens.
+func (s *weights) count(tokens []token) {
+	clear(s.litLen[:])
+	clear(s.distance[:])
+	s.extraBits = 0
+	s.add(tokens)
+	s.litLen[endOfBlock] = 1
+	s.completeDistances()
+}
+
+// addGeneric adds tokens. It is the reference for the assembly.
+func (s *weights) addGeneric(tokens []token) {
 	for _, t := range tokens {
 		if !t.isMatch() {
-			d.weights.litLen[uint8(t)]++
+			s.litLen[uint8(t)]++
 			continue
 		}
-		l := &lengths[t.length3()]
-		d.weights.litLen[endOfBlock+int(l.sym)]++
-		sym, extraBits, _ := distanceSymbol(t.distance1())
-		d.weights.distance[sym]++
-		d.extraBits += int(l.extraBits) + int(extraBits)
+		sym, extraBits, _ := lengthSymbol(t.length3())
+		s.litLen[endOfBlock+sym]++
+		s.extraBits += int(extraBits)
+		sym, extraBits, _ = distanceSymbol(t.distance1())
+		s.distance[sym]++
+		s.extraBits += int(extraBits)
 	}
 }
 
 // completeDistances pretends that at least two distance symbols occur, for some
 // inflaters frown on a code that leaves bit patterns unused.
-func (d *denseCoder) completeDistances() {
+func (s *weights) completeDistances() {
 	used := 0
-	for _, w := range &d.weights.distance {
+	for _, w := range &s.distance {
 		if w > 0 {
 			used++
 		}
 	}
 	for sym := 0; used < 2; sym++ {
-		if d.weights.distance[sym] == 0 {
-			d.weights.distance[sym] = 1
+		if s.distance[sym] == 0 {
+			s.distance[sym] = 1
 			used++
 		}
 	}
 }
 
-// dynamicBits returns the length of the tokens in the code of lens.
-func (d *denseCoder) dynamicBits() int {
-	sum := d.extraBits
-	for sym, w := range &d.weights.litLen {
-		sum += int(w) * int(d.lens.litLen[sym])
+// bits returns how many bits everything takes in codes of the given lengths.
+func (s *weights) bits(lens *tokenLens) int {
+	sum := uint32(0)
+	for sym, w := range &s.litLen {
+		sum += w * uint32(lens.litLen[sym])
 	}
-	for sym, w := range &d.weights.distance {
-		sum += int(w) * int(d.lens.distance[sym])
+	for sym, w := range &s.distance {
+		sum += w * uint32(lens.distance[sym])
 	}
-	return sum
-}
-
-// fixedBits returns the length of the tokens in the fixed code.
-func (d *denseCoder) fixedBits() int {
-	sum := d.extraBits
-	for sym, w := range &d.weights.litLen {
-		sum += int(w) * int(fixedLitLenBits(sym))
-	}
-	for _, w := range &d.weights.distance {
-		sum += int(w) * 5
-	}
-	return sum
-}
-
-// putTokens writes tokens in the code of codes.
-func (d *denseCoder) putTokens(w *bitWriter, tokens []token) {
-	for _, t := range tokens {
-		if !t.isMatch() {
-			c := d.codes.litLen[uint8(t)]
-			w.put(c.bits(), c.count())
-			continue
-		}
-		l := &lengths[t.length3()]
-		c := d.codes.litLen[endOfBlock+int(l.sym)]
-		v, n := c.bits()|uint64(l.extra)<<c.count(), c.count()+uint(l.extraBits)
-		sym, extraBits, extra := distanceSymbol(t.distance1())
-		c = d.codes.distance[sym]
-		v |= (c.bits() | uint64(extra)<<c.count()) << n
-		w.put(v, n+c.count()+extraBits)
-	}
+	return int(sum) + s.extraBits
 }
 
 const (

@@ -15,6 +15,7 @@ const (
 	minRepeat       = 3
 	minZeroLong     = 11
 	lengthCodeField = 3 // bits of one length in the header's first table
+	headerLimit     = 1<<lengthCodeField - 1
 )
 
 // lengthSymbolOrder is the order in which the header lists the lengths of the
@@ -30,22 +31,22 @@ type header struct {
 	numLitLen, numDistance, numLength int
 
 	items   []headerItem
-	store   [numLitLen + numDistance]headerItem
+	store   [litLenCodes + distanceCodes]headerItem
 	weights [numLengthSymbols]uint32
 	lens    [numLengthSymbols]uint8
 	codes   [numLengthSymbols]code
-	joined  [numLitLen + numDistance + 1]uint8
+	joined  [litLenCodes + distanceCodes + 1]uint8
 }
 
 // headerItem is a code length symbol and the value of its extra bits.
 type headerItem struct{ sym, extra uint8 }
 
-// plan finds the description of two codes.
-func (h *header) plan(litLen, distance []uint8, b *codeBuilder) {
-	h.numLitLen = trimZeros(litLen, endOfBlock+1)
-	h.numDistance = trimZeros(distance, 1)
-	n := copy(h.joined[:], litLen[:h.numLitLen])
-	n += copy(h.joined[n:], distance[:h.numDistance])
+// plan finds the description of a pair of codes.
+func (h *header) plan(lens *tokenLens, b *codeBuilder) {
+	h.numLitLen = trimZeros(lens.litLen[:], endOfBlock+1)
+	h.numDistance = trimZeros(lens.distance[:], 1)
+	n := copy(h.joined[:], lens.litLen[:h.numLitLen])
+	n += copy(h.joined[n:], lens.distance[:h.numDistance])
 
 	clear(h.weights[:])
 	h.items = h.store[:0]

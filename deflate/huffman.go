@@ -5,24 +5,23 @@ import "math/bits"
 // maxCodeBits is the longest code deflate knows.
 const maxCodeBits = 15
 
-// assignCodes gives each symbol of non-zero length its canonical code
-// (RFC 1951, section 3.2.2).
+// assignCodes gives each symbol its canonical code (RFC 1951, section 3.2.2). A
+// length of zero yields a code of no bits.
 func assignCodes(codes []code, lens []uint8) {
-	var count, next [maxCodeBits + 2]uint16
+	var count, next [16]uint16
 	for _, n := range lens {
 		count[n&15]++
 	}
 	count[0] = 0
-	for n := 1; n <= maxCodeBits; n++ {
-		next[n+1] = (next[n] + count[n]) << 1
+	for n := 1; n < 16; n++ {
+		next[n] = (next[n-1] + count[n-1]) << 1
 	}
+	codes = codes[:len(lens)]
 	for sym, n := range lens {
-		codes[sym] = 0
-		if n != 0 {
-			n &= 15
-			codes[sym] = makeCode(uint64(bits.Reverse16(next[n])>>(16-n)), uint(n))
-			next[n]++
-		}
+		n &= 15
+		c := next[n]
+		next[n] = c + 1
+		codes[sym] = code(bits.Reverse16(c)>>(16-n)) | code(n)<<codeLimit
 	}
 }
 
@@ -30,12 +29,12 @@ func assignCodes(codes []code, lens []uint8) {
 // space: build may be called any number of times.
 type codeBuilder struct {
 	// leaves holds the used symbols in order of weight: weight<<9 | symbol.
-	leaves [numLitLen]uint32
-	sorted [numLitLen]uint32
+	leaves [litLenCodes]uint32
+	sorted [litLenCodes]uint32
 	// nodes is the tree under construction: weights, then parents, then depths,
 	// in place.
-	nodes [numLitLen]uint32
-	small [smallWeights + 1]uint16
+	nodes [litLenCodes]uint32
+	small [smallWeights + 2]uint16
 }
 
 // smallWeights is where sorting by counting gives way to insertion: in a page
@@ -70,38 +69,34 @@ func (b *codeBuilder) build(lens []uint8, weights []uint32, limit int) {
 // sort puts the used symbols into sorted, lightest first, and returns how many
 // there are.
 func (b *codeBuilder) sort(weights []uint32) int {
-	clear(b.small[:])
-	n, heavy := 0, 0
+	n := 0
 	for sym, w := range weights {
-		if w == 0 {
-			continue
-		}
+		// Without a branch: every other symbol is unused.
 		b.leaves[n] = w<<9 | uint32(sym)
-		n++
-		if w < smallWeights {
-			b.small[w+1]++
-		} else {
-			heavy++
-		}
+		n += int((w | -w) >> 31)
+	}
+	leaves := b.leaves[:n]
+	clear(b.small[:])
+	for _, leaf := range leaves {
+		b.small[min(leaf>>9, smallWeights)+1]++
 	}
 	for w := 1; w <= smallWeights; w++ {
 		b.small[w] += b.small[w-1]
 	}
-	tail := n - heavy
-	end := tail
-	for _, leaf := range b.leaves[:n] {
-		if w := leaf >> 9; w < smallWeights {
-			b.sorted[b.small[w]] = leaf
-			b.small[w]++
+	tail := int(b.small[smallWeights]) // where insertion begins
+	for _, leaf := range leaves {
+		at := &b.small[min(leaf>>9, smallWeights)]
+		i := int(*at)
+		*at++
+		if i < tail {
+			b.sorted[i] = leaf
 			continue
 		}
-		i := end
 		for i > tail && b.sorted[i-1] > leaf {
 			b.sorted[i] = b.sorted[i-1]
 			i--
 		}
 		b.sorted[i] = leaf
-		end++
 	}
 	return n
 }

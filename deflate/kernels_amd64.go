@@ -30,7 +30,46 @@ func putFixed(w *bitWriter, tokens []token) {
 		w.n, w.count, w.acc = int(end>>3), uint(end&7), acc
 		tokens = tokens[whole:]
 	}
-	putFixedGeneric(w, tokens)
+	fixedCodes.put(w, tokens)
+}
+
+// counters is what weighAVX512 counts in.
+type counters struct {
+	litLen    [4][litLenCodes]uint32
+	distances [MaxPageSize/minMatch + 16]uint32
+}
+
+//go:noescape
+func weighAVX512(litLen *[litLenCodes]uint32, c *counters, tokens *token, n int) (matches, extraBits int)
+
+func (s *weights) add(tokens []token) {
+	if whole := len(tokens) &^ 15; useAVX512 && whole > 0 {
+		matches, extraBits := weighAVX512(&s.litLen, &s.counters, &tokens[0], whole)
+		for _, sym := range s.counters.distances[:matches] {
+			s.distance[sym%distanceCodes]++
+		}
+		s.extraBits += extraBits
+		tokens = tokens[whole:]
+	}
+	s.addGeneric(tokens)
+}
+
+//go:noescape
+func putTokensAVX512(dst *byte, tokens *token, n int, at, acc uint64, codes *tokenCodes) (left int, end, accOut uint64)
+
+func (t *tokenCodes) putTokens(w *bitWriter, tokens []token) {
+	for useAVX512 && len(tokens) >= 16 {
+		whole := len(tokens) &^ 15
+		left, end, acc := putTokensAVX512(&w.buf[0], &tokens[0], whole, uint64(w.n)*8+uint64(w.count), w.acc, t)
+		w.n, w.count, w.acc = int(end>>3), uint(end&7), acc
+		tokens = tokens[whole-left:]
+		if left > 0 {
+			// Among the next tokens are two that are too long to be written at once.
+			t.put(w, tokens[:16])
+			tokens = tokens[16:]
+		}
+	}
+	t.put(w, tokens)
 }
 
 //go:noescape

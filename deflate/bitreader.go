@@ -51,12 +51,16 @@ func (r *bitReader) more() bool {
 	if r.last {
 		return false
 	}
+	// Give back the whole bytes loaded but not used: a stored block, which reads
+	// bytes, must find them.
+	r.pos -= int(r.count) / 8
+	r.count &= 7
 	clear(r.tail[:])
-	r.end = copy(r.tail[:loadMargin], r.buf[r.pos:])
+	r.end = copy(r.tail[:loadMargin+8], r.buf[r.pos:])
 	r.base += r.pos
 	r.buf, r.pos, r.last = r.tail[:], 0, true
-	// Up to seven bytes beyond the position may have been loaded already, so all
-	// bits have been used for certain only eight bytes behind the end.
+	// Eight bytes beyond what is used may be loaded already, so all bits have been
+	// used for certain only that far behind the end.
 	r.limit = r.end + 8
 	return true
 }

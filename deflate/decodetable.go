@@ -126,12 +126,17 @@ type longCode struct {
 // one bit and no code at all are let through, as deflate encoders do emit them.
 func (c *longCode) build(table []uint32, lens []uint8, entries []uint32, index int) bool {
 	c.entries = entries
-	clear(c.count[:])
-	for _, n := range lens {
-		c.count[n]++
+	// Neighbours tend to have the same length. Counting them apart keeps one from
+	// waiting for the other.
+	var count [2][16]uint16
+	for i, n := range lens {
+		count[i&1][n&15]++
 	}
 	c.count[0] = 0
-	var offset [maxCodeBits + 2]uint16
+	for n := 1; n <= maxCodeBits; n++ {
+		c.count[n] = count[0][n] + count[1][n]
+	}
+	var offset [maxCodeBits + 2]uint16 // of the first symbol of each length
 	c.room = 1
 	for n := 1; n <= maxCodeBits; n++ {
 		offset[n+1] = offset[n] + c.count[n]
@@ -149,11 +154,13 @@ func (c *longCode) build(table []uint32, lens []uint8, entries []uint32, index i
 			table[i] = entryInvalid
 		}
 	}
+	// Symbols without a code go behind those with one, so that nothing has to be
+	// decided.
+	offset[0] = total
 	for sym, n := range lens {
-		if n != 0 {
-			c.sorted[offset[n]] = uint16(sym)
-			offset[n]++
-		}
+		at := &offset[n&15]
+		c.sorted[*at] = uint16(sym)
+		*at++
 	}
 	c.fill(table, index)
 	return true

@@ -29,7 +29,8 @@ func (d *denseCoder) encode(w *bitWriter, m *matcher, limit int) {
 	}
 	d.weights.count(m.tokens())
 	d.builder.build(d.lens.litLen[:], d.weights.litLen[:], codeLimit)
-	d.builder.build(d.lens.distance[:], d.weights.distance[:], distanceLimit)
+	distances := completeDistances(d.weights.distance)
+	d.builder.build(d.lens.distance[:], distances[:], distanceLimit)
 	d.header.plan(&d.lens, &d.builder)
 
 	dynamic, fixed := d.header.bits()+d.weights.bits(&d.lens), d.weights.bits(fixedLens)
@@ -54,7 +55,6 @@ func (s *weights) count(tokens []token) {
 	s.extraBits = 0
 	s.add(tokens)
 	s.litLen[endOfBlock] = 1
-	s.completeDistances()
 }
 
 // addGeneric adds tokens. It is the reference for the assembly.
@@ -75,19 +75,20 @@ func (s *weights) addGeneric(tokens []token) {
 
 // completeDistances pretends that at least two distance symbols occur, for some
 // inflaters frown on a code that leaves bit patterns unused.
-func (s *weights) completeDistances() {
+func completeDistances(weights [distanceCodes]uint32) [distanceCodes]uint32 {
 	used := 0
-	for _, w := range &s.distance {
+	for _, w := range weights {
 		if w > 0 {
 			used++
 		}
 	}
 	for sym := 0; used < 2; sym++ {
-		if s.distance[sym] == 0 {
-			s.distance[sym] = 1
+		if weights[sym] == 0 {
+			weights[sym] = 1
 			used++
 		}
 	}
+	return weights
 }
 
 // bits returns how many bits everything takes in codes of the given lengths.

@@ -10,6 +10,10 @@ import (
 // valid deflate, or not one of a page of the length asked for.
 var ErrCorrupt = errors.New("deflate: corrupt page")
 
+// decodeSlack is how far a decoding loop may write behind the page before it
+// looks: a few literals, a match, and the rest of the last vector of that.
+const decodeSlack = 8 + maxMatch + 64
+
 // Decoder expands pages. It holds reusable state, so it serves one goroutine at
 // a time; make one with [NewDecoder].
 type Decoder struct {
@@ -18,9 +22,8 @@ type Decoder struct {
 	size int // bytes it must have
 	code blockCode
 	lens lengthReader
-	// out holds the page until it is known to be good. A decoding loop may write
-	// outSlack bytes more than it says.
-	out [MaxPageSize + maxMatch + outSlack]byte
+	// out holds the page until it is known to be good.
+	out [MaxPageSize + decodeSlack]byte
 }
 
 // NewDecoder returns a Decoder.

@@ -100,4 +100,12 @@ var patterns = func() (p copyPatterns) {
 	return p
 }()
 
-func zeroSteps(p []byte) bool { return zeroStepsGeneric(p) }
+//go:noescape
+func zeroStepsAVX512(p *byte, n int) bool
+
+func zeroSteps(p []byte) bool {
+	if useAVX512 && len(p) > 0 {
+		return zeroStepsAVX512(&p[0], len(p))
+	}
+	return zeroStepsGeneric(p)
+}

@@ -1,22 +1,41 @@
 package deflate
 
+import "encoding/binary"
+
 // lengthReader reads the header of a dynamic block.
 type lengthReader struct {
-	code struct {
-		table [1 << headerLimit]uint32
-		longCode
-	}
-	lens    [numLitLen + numDistance]uint8
+	code    lengthTable
 	symbols [numLengthSymbols]uint8
+	// lens has room for the longest run behind the last length, and for the
+	// whole words in which runs are written.
+	lens [numLitLen + numDistance + maxZeroLong + runStep]uint8
 }
 
-// lengthEntries are the entries of the code length symbols.
+// runStep is how many lengths of a run are written at once.
+const runStep = 16
+
+type lengthTable struct {
+	table [1 << headerLimit]uint32
+	longCode
+}
+
+// lengthEntries are the entries of the code length symbols. Their value is the
+// length to be repeated, or repeatsPrevious, and in the bits from lengthRun on
+// the least number of times.
 var lengthEntries = func() (t [numLengthSymbols]uint32) {
-	for sym := range t {
-		t[sym] = uint32(sym)<<entryValue | uint32(repeatBits[sym])
+	for sym := range uint32(maxCodeBits + 1) {
+		t[sym] = (1<<lengthRun | sym) << entryValue
 	}
+	t[repeatPrevious] = (minRepeat<<lengthRun|repeatsPrevious)<<entryValue | uint32(repeatBits[repeatPrevious])
+	t[repeatZero] = minRepeat<<lengthRun<<entryValue | uint32(repeatBits[repeatZero])
+	t[repeatZeroLong] = minZeroLong<<lengthRun<<entryValue | uint32(repeatBits[repeatZeroLong])
 	return t
 }()
+
+const (
+	lengthRun       = 8
+	repeatsPrevious = 1 << 4
+)
 
 const cutLengths = "the stream ends within a block's code lengths"
 
@@ -38,53 +57,44 @@ func (l *lengthReader) read(in *bitReader, c *blockCode) string {
 	if !l.code.build(l.code.table[:], l.symbols[:], lengthEntries[:], headerLimit) || l.code.room > 0 {
 		return "code of code lengths over-subscribed or incomplete"
 	}
-	lens := l.lens[:numLitLens+numDistances]
-	if problem := l.fill(in, lens); problem != "" {
+	if problem := l.fill(in, numLitLens+numDistances); problem != "" {
 		return problem
 	}
 	if in.overrun() {
 		return cutLengths
 	}
-	if lens[endOfBlock] == 0 {
+	if l.lens[endOfBlock] == 0 {
 		return "block without an end-of-block code"
 	}
-	return c.build(lens[:numLitLens], lens[numLitLens:])
+	return c.build(l.lens[:numLitLens], l.lens[numLitLens:numLitLens+numDistances])
 }
 
-// fill decodes all of lens.
-func (l *lengthReader) fill(in *bitReader, lens []uint8) string {
-	for i := 0; i < len(lens); {
-		if !in.ensure() {
+// fill decodes n code lengths. All symbols go the same way, as a branch on
+// which one it is would be mispredicted too often.
+func (l *lengthReader) fill(in *bitReader, n int) string {
+	var previous uint32
+	i := 0
+	for i < n {
+		if in.count < 14 && !in.ensure() {
 			return cutLengths
 		}
 		e := l.code.table[in.acc&(1<<headerLimit-1)]
-		if e&entrySpecial != 0 {
-			return "bit pattern without meaning among the code lengths"
-		}
-		sym, count := uint8(e>>entryValue), in.extra(e)
+		run := int(e>>(entryValue+lengthRun)) + in.extra(e)
 		in.drop(uint(e) & entryCount)
-		var value uint8
-		switch sym {
-		case repeatPrevious:
-			if i == 0 {
-				return "code length repeated before the first"
-			}
-			value = lens[i-1]
-			count += minRepeat
-		case repeatZero:
-			count += minRepeat
-		case repeatZeroLong:
-			count += minZeroLong
-		default:
-			value, count = sym, 1
+		repeats := e >> entryValue & repeatsPrevious / repeatsPrevious
+		if repeats != 0 && i == 0 {
+			return "code length repeated before the first"
 		}
-		if count > len(lens)-i {
-			return "code length repeated past the last"
+		previous = e>>entryValue&maxCodeBits | previous&-repeats
+		word := uint64(previous) * 0x0101010101010101
+		for at := 0; at < run; at += runStep {
+			binary.LittleEndian.PutUint64(l.lens[i+at:], word)
+			binary.LittleEndian.PutUint64(l.lens[i+at+8:], word)
 		}
-		for range count {
-			lens[i] = value
-			i++
-		}
+		i += run
+	}
+	if i > n {
+		return "code length repeated past the last"
 	}
 	return ""
 }

@@ -4,11 +4,11 @@ import "encoding/binary"
 
 // zeroStep is how many bytes are looked at between two decisions: enough to
 // make the branch cheap, few enough that a page that is not zero is left early.
-const zeroStep = 256
+const zeroStep = 512
 
 // IsZero reports whether page holds nothing but zero bytes. Pages that do not
-// are mostly told by their first words; others are left at the first non-zero
-// 256 bytes.
+// are mostly told by their first words; others are left at the first 512 bytes
+// that are not all zero.
 func IsZero(page []byte) bool {
 	if len(page) >= 8 && binary.LittleEndian.Uint64(page) != 0 {
 		return false

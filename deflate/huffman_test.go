@@ -62,6 +62,8 @@ func limitedCost(weights []uint32, limit int) uint64 {
 	return cost
 }
 
+const fibonacci = 3 // the shape of that name
+
 // weightSets returns weights of every temper for n symbols.
 func weightSets(n int) [][]uint32 {
 	r := uint32(12345)
@@ -78,7 +80,7 @@ func weightSets(n int) [][]uint32 {
 				set[i] = next() % 100
 			case 2:
 				set[i] = next() % (1 + next()%3000)
-			case 3: // Fibonacci: the deepest tree
+			case fibonacci: // the deepest tree
 				set[i] = a
 				if a < 1<<21 {
 					a, b = b, a+b
@@ -98,7 +100,11 @@ func TestCodesAreOptimalOrNearly(t *testing.T) {
 	var b codeBuilder
 	for n := 2; n <= litLenCodes; n++ {
 		for shape, weights := range weightSets(n) {
-			for _, limit := range []int{9, 11, 15} {
+			for _, limit := range []int{headerLimit, distanceLimit, codeLimit, maxCodeBits} {
+				// Each limit with as many symbols as it is used for.
+				if limit == headerLimit && n > numLengthSymbols || limit == distanceLimit && n > distanceCodes {
+					continue
+				}
 				lens := make([]uint8, n)
 				b.build(lens, weights, limit)
 				var cost uint64
@@ -125,9 +131,13 @@ func TestCodesAreOptimalOrNearly(t *testing.T) {
 				if free := optimalCost(weights); best == free && cost != free {
 					t.Fatalf("%d symbols, shape %d, limit %d: costs %d, Huffman's code %d", n, shape, limit, cost, free)
 				}
-				// Folding up what is too deep is not optimal, but close: worst for weights that
-				// pages hardly have, such as Fibonacci numbers.
-				if float64(cost) > 1.05*float64(best) {
+				// Folding up what is too deep is not optimal, but close unless the
+				// limit bites as hard as with Fibonacci numbers.
+				slack := 1.05
+				if shape == fibonacci {
+					slack = 1.15
+				}
+				if float64(cost) > slack*float64(best) {
 					t.Fatalf("%d symbols, shape %d, limit %d: costs %d, could be %d", n, shape, limit, cost, best)
 				}
 			}

@@ -58,8 +58,10 @@ type scratch struct {
 	bucket [2][blockLen]uint32 // where each position's word hashes to
 	fresh  [2][blockLen]uint32 // the entry it puts there
 	old    [blockLen]uint32    // the entry it finds there
-	dist   [blockLen]uint32    // distance-1 of each candidate
-	tok    [blockLen]token     // the matches taken, at their positions
+	// dist is distance-1 of each candidate. One more is read than there is, and
+	// that too must be no farther than a distance.
+	dist [blockLen + 1]uint32
+	tok  [blockLen]token // the matches taken, at their positions
 }
 
 func (m *matcher) page() []byte    { return m.src[:m.n] }

@@ -132,13 +132,13 @@ GLOBL lanes<>(SB), RODATA|NOPTR, $64
 // TAKE makes a match of what START found, and drops the candidates that it
 // covers.
 #define TAKE(long, measured, lazy, take, reject, beyond) \
+	CMPB   lazy+8(FP), $0                     \
+	JNE    lazy                               \
 	TZCNTQ R15, R15                           \
 	JCS    long                               \
 measured: \
 	CMPQ   R15, $const_minMatch               \
 	JLT    reject                             \
-	CMPB   lazy+8(FP), $0                     \
-	JNE    lazy                               \
 take: \
 	MOVL   R15, AX                            \
 	SHLL   $16, AX                            \
@@ -181,34 +181,37 @@ differs: \
 	JMP    measured
 
 // LAZY looks whether a candidate at the next position gives a longer match,
-// unless it just continues this one, and if so prefers it.
-#define LAZY(take, long, measured, loop, differs) \
-	CMPQ   R15, $const_lazyBelow              \
-	JGE    take                               \
-	SHRXQ  CX, R12, AX                        \
-	TESTL  $2, AX                             \
-	JZ     take                               \
+// unless it just continues this one, and if so prefers it. It measures there in
+// any case, candidate or not: a distance is always such that this is harmless, and a
+// branch would be mispredicted too often.
+#define LAZY(long, reject, take, extend) \
 	MOVL   (DIST+4)(DI)(CX*4), SI             \
-	CMPL   SI, DX                             \
-	JEQ    take                               \
 	LEAQ   1(R9)(CX*1), AX                    \
 	VMOVDQU8 SRC(DI)(AX*1), Z0                \
 	SUBQ   SI, AX                             \
 	VPCMPUB $4, (SRC-1)(DI)(AX*1), Z0, K1     \
 	KMOVQ  K1, AX                             \
 	TZCNTQ AX, AX                             \
+	SHRXQ  CX, R12, R11                       \
+	ANDL   $2, R11                            \
+	CMOVQEQ R11, AX                           \
+	XORL   R11, R11                           \
+	CMPL   SI, DX                             \
+	CMOVQEQ R11, AX                           \
+	TZCNTQ R15, R15                           \
 	JCS    long                               \
-measured: \
+	CMPQ   R15, $const_minMatch               \
+	JLT    reject                             \
+	CMPQ   R15, $const_lazyBelow              \
+	CMOVQGE R11, AX                           \
+	LEAQ   1(CX), R11                         \
 	CMPQ   AX, R15                            \
-	JLE    take                               \
-	MOVQ   AX, R15                            \
-	MOVL   SI, DX                             \
-	ADDQ   $1, CX                             \
-	JMP    take                               \
-long: \
-	MOVL   SI, DX                             \
-	ADDQ   $1, CX                             \
-	LONG(loop, differs, take)
+	CMOVQGT AX, R15                           \
+	CMOVQGT SI, DX                            \
+	CMOVQGT R11, CX                           \
+	CMPQ   R15, $64                           \
+	JEQ    extend                             \
+	JMP    take
 
 // func findAVX512(m *matcher, lazy bool)
 TEXT ·findAVX512(SB), NOSPLIT, $24-9
@@ -467,12 +470,22 @@ long3:
 long4:
 	LONG(longer4, differs4, measured4)
 lazy0:
-	LAZY(take0, lazylong0, lazymeasured0, lazylonger0, lazydiffers0)
+	LAZY(long0, reject0, take0, extend0)
+extend0:
+	LONG(extendloop0, extended0, take0)
 lazy1:
-	LAZY(take1, lazylong1, lazymeasured1, lazylonger1, lazydiffers1)
+	LAZY(long1, reject1, take1, extend1)
+extend1:
+	LONG(extendloop1, extended1, take1)
 lazy2:
-	LAZY(take2, lazylong2, lazymeasured2, lazylonger2, lazydiffers2)
+	LAZY(long2, reject2, take2, extend2)
+extend2:
+	LONG(extendloop2, extended2, take2)
 lazy3:
-	LAZY(take3, lazylong3, lazymeasured3, lazylonger3, lazydiffers3)
+	LAZY(long3, reject3, take3, extend3)
+extend3:
+	LONG(extendloop3, extended3, take3)
 lazy4:
-	LAZY(take4, lazylong4, lazymeasured4, lazylonger4, lazydiffers4)
+	LAZY(long4, reject4, take4, extend4)
+extend4:
+	LONG(extendloop4, extended4, take4)

@@ -115,8 +115,7 @@ func (c *blockCode) build(litLen, distance []uint8) string {
 
 // longCode decodes a canonical code bit by bit.
 type longCode struct {
-	count   [maxCodeBits + 1]uint16 // codes of each length
-	sorted  [288]uint16             // symbols in the order of their codes
+	canonical
 	entries []uint32
 	room    int // what bit patterns are left over, in units of the longest code
 }
@@ -126,26 +125,16 @@ type longCode struct {
 // one bit and no code at all are let through, as deflate encoders do emit them.
 func (c *longCode) build(table []uint32, lens []uint8, entries []uint32, index int) bool {
 	c.entries = entries
-	// Neighbours tend to have the same length. Counting them apart keeps one from
-	// waiting for the other.
-	var count [2][16]uint16
-	for i, n := range lens {
-		count[i&1][n&15]++
-	}
-	c.count[0] = 0
-	for n := 1; n <= maxCodeBits; n++ {
-		c.count[n] = count[0][n] + count[1][n]
-	}
-	var offset [maxCodeBits + 2]uint16 // of the first symbol of each length
+	c.sort(lens)
 	c.room = 1
+	total := 0
 	for n := 1; n <= maxCodeBits; n++ {
-		offset[n+1] = offset[n] + c.count[n]
+		total += int(c.count[n])
 		c.room = c.room<<1 - int(c.count[n])
 		if c.room < 0 {
 			return false
 		}
 	}
-	total := offset[maxCodeBits+1]
 	if c.room > 0 {
 		if total > 1 || total == 1 && c.count[1] != 1 {
 			return false
@@ -154,38 +143,30 @@ func (c *longCode) build(table []uint32, lens []uint8, entries []uint32, index i
 			table[i] = entryInvalid
 		}
 	}
-	// Symbols without a code go behind those with one, so that nothing has to be
-	// decided.
-	offset[0] = total
-	for sym, n := range lens {
-		at := &offset[n&15]
-		c.sorted[*at] = uint16(sym)
-		*at++
-	}
 	c.fill(table, index)
 	return true
 }
 
 // fill writes each code to the places of the table that end in it, reversed.
-// The table grows with the length of the codes: it is doubled, by a copy, for each bit
-// more, so that every code is written once.
+// The table grows with the length of the codes: it is doubled, by a copy, for
+// each bit more, so that every code is written once.
 func (c *longCode) fill(table []uint32, index int) {
-	reversed, i := uint32(0), 0
+	v, i := uint16(0), 0
 	for n := 1; n <= maxCodeBits; n++ {
-		for range c.count[n] {
-			if n <= index {
-				table[reversed] = c.entries[c.sorted[i]] + uint32(n)<<entryCode + uint32(n)
-			} else {
-				table[reversed&(1<<index-1)] = specialLong<<entryValue | entrySpecial
+		symbols := c.sorted[i : i+int(c.count[n])]
+		i += len(symbols)
+		if n <= index {
+			for _, sym := range symbols {
+				table[bits.Reverse16(v)>>(16-n)] = c.entries[sym] + uint32(n)<<entryCode + uint32(n)
+				v++
 			}
-			i++
-			// The next code in canonical order, reversed: clear the ones at the
-			// top, set the bit below them.
-			if zeros := reversed ^ (1<<n - 1); zeros != 0 {
-				top := uint32(1) << (bits.Len32(zeros) - 1)
-				reversed = reversed&(top-1) | top
+		} else {
+			for range symbols {
+				table[int(bits.Reverse16(v)>>(16-n))&(1<<index-1)] = specialLong<<entryValue | entrySpecial
+				v++
 			}
 		}
+		v <<= 1
 		if n < index {
 			copy(table[1<<n:2<<n], table[:1<<n])
 		}

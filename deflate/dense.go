@@ -6,11 +6,12 @@ const distanceLimit = 9
 
 // denseCoder writes tokens in a code made for them.
 type denseCoder struct {
-	weights weights
-	lens    tokenLens
-	codes   tokenCodes
-	header  header
-	builder codeBuilder
+	weights   weights
+	lens      tokenLens
+	codes     tokenCodes
+	header    header
+	builder   codeBuilder
+	canonical canonical
 }
 
 // weights says how often each symbol occurs.
@@ -42,8 +43,8 @@ func (d *denseCoder) encode(w *bitWriter, m *matcher, limit int) {
 		return
 	}
 	w.put(blockFinal|blockDynamic, 3)
-	d.header.write(w)
-	d.codes.assign(&d.lens)
+	d.header.write(w, &d.canonical)
+	d.codes.assign(&d.lens, &d.canonical)
 	d.codes.putTokens(w, m.tokens())
 	d.codes.end(w)
 }

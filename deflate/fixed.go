@@ -21,7 +21,7 @@ func makeFixedCodes() (*tokenCodes, *tokenLens) {
 		lens.distance[sym] = 5
 	}
 	codes := new(tokenCodes)
-	codes.assign(lens)
+	codes.assign(lens, new(canonical))
 	return codes, lens
 }
 

@@ -113,14 +113,14 @@ func (h *header) bits() int {
 }
 
 // write writes the header, without the block type.
-func (h *header) write(w *bitWriter) {
+func (h *header) write(w *bitWriter, c *canonical) {
 	w.put(uint64(h.numLitLen-257)|uint64(h.numDistance-1)<<5|uint64(h.numLength-4)<<10, 14)
 	for _, sym := range lengthSymbolOrder[:h.numLength] {
 		w.put(uint64(h.lens[sym]), lengthCodeField)
 	}
-	assignCodes(h.codes[:], h.lens[:])
+	c.assign(h.codes[:], h.lens[:])
 	for _, item := range h.items {
-		c := h.codes[item.sym]
-		w.put(c.bits()|uint64(item.extra)<<c.count(), c.count()+uint(repeatBits[item.sym]))
+		code := h.codes[item.sym]
+		w.put(code.bits()|uint64(item.extra)<<code.count(), code.count()+uint(repeatBits[item.sym]))
 	}
 }

@@ -1,30 +1,5 @@
 package deflate
 
-import "math/bits"
-
-// maxCodeBits is the longest code deflate knows.
-const maxCodeBits = 15
-
-// assignCodes gives each symbol its canonical code (RFC 1951, section 3.2.2). A
-// length of zero yields a code of no bits.
-func assignCodes(codes []code, lens []uint8) {
-	var count, next [16]uint16
-	for _, n := range lens {
-		count[n&15]++
-	}
-	count[0] = 0
-	for n := 1; n < 16; n++ {
-		next[n] = (next[n-1] + count[n-1]) << 1
-	}
-	codes = codes[:len(lens)]
-	for sym, n := range lens {
-		n &= 15
-		c := next[n]
-		next[n] = c + 1
-		codes[sym] = code(bits.Reverse16(c)>>(16-n)) | code(n)<<codeLimit
-	}
-}
-
 // codeBuilder finds optimal prefix codes of limited length. It is scratch
 // space: build may be called any number of times.
 type codeBuilder struct {

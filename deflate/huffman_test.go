@@ -158,12 +158,12 @@ func TestCodesOfFewSymbols(t *testing.T) {
 	}
 }
 
-func TestAssignCodesIsCanonical(t *testing.T) {
+func TestAssignedCodesAreCanonical(t *testing.T) {
 	// The example of RFC 1951, section 3.2.2.
 	lens := []uint8{3, 3, 3, 3, 3, 2, 4, 4}
 	want := []int{0b010, 0b011, 0b100, 0b101, 0b110, 0b00, 0b1110, 0b1111}
 	codes := make([]code, len(lens))
-	assignCodes(codes, lens)
+	new(canonical).assign(codes, lens)
 	for sym, c := range codes {
 		got := 0
 		for i := range c.count() {

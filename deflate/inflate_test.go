@@ -164,8 +164,8 @@ func (b *build) dynamicHeader(litLen, distance []uint8) *build {
 	return b
 }
 
-// canonical returns the codes of the given lengths, not reversed.
-func canonical(lens []uint8) []int {
+// canonicalCodes returns the codes of the given lengths, not reversed.
+func canonicalCodes(lens []uint8) []int {
 	codes := make([]int, len(lens))
 	code := 0
 	for n := uint8(1); n <= maxCodeBits; n++ {
@@ -220,7 +220,7 @@ func TestEveryCodeLength(t *testing.T) {
 				distLens[14] = 15
 				distLens[13] = 14
 			}
-			codes, distCodes := canonical(lens), canonical(distLens)
+			codes, distCodes := canonicalCodes(lens), canonicalCodes(distLens)
 			b := newBuild().dynamicHeader(lens, distLens)
 			// A literal to begin with, if there is one to be had.
 			var want []byte

@@ -33,6 +33,17 @@ func putFixed(w *bitWriter, tokens []token) {
 	fixedCodes.put(w, tokens)
 }
 
+//go:noescape
+func sortAVX512(c *canonical, lens *[litLenCodes]uint8)
+
+func (c *canonical) sort(lens []uint8) {
+	if useAVX512 && len(lens) == litLenCodes {
+		sortAVX512(c, (*[litLenCodes]uint8)(lens))
+		return
+	}
+	c.sortGeneric(lens)
+}
+
 // counters is what weighAVX512 counts in.
 type counters struct {
 	litLen    [4][litLenCodes]uint32

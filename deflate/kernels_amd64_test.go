@@ -86,7 +86,7 @@ func testCodes() []*tokenCodes {
 		b.build(lens.litLen[:], weights.litLen[:], codeLimit)
 		b.build(lens.distance[:], weights.distance[:], distanceLimit)
 		codes := new(tokenCodes)
-		codes.assign(lens)
+		codes.assign(lens, new(canonical))
 		all = append(all, codes)
 	}
 	return append(all, fixedCodes)
@@ -174,5 +174,29 @@ func TestZeroTestsAgree(t *testing.T) {
 	corpus.Fill(page, corpus.Random, 1)
 	if zeroSteps(page) || zeroStepsGeneric(page) {
 		t.Error("noise taken for zeros")
+	}
+}
+
+func TestSortingAgrees(t *testing.T) {
+	lens := make([]uint8, litLenCodes)
+	var a, b canonical
+	for round := range 200 {
+		corpus.Fill(lens, corpus.Random, uint64(round))
+		for i := range lens {
+			// Sometimes all lengths, sometimes few, sometimes many zeros.
+			lens[i] = lens[i] >> 4 & uint8(round|1)
+			if lens[i] > uint8(round/8) {
+				lens[i] = 0
+			}
+		}
+		a.sort(lens)
+		b.sortGeneric(lens)
+		used := 0
+		for _, n := range b.count {
+			used += int(n)
+		}
+		if a.count != b.count || !slices.Equal(a.sorted[:used], b.sorted[:used]) {
+			t.Fatalf("round %d: %v sorted differently", round, lens)
+		}
 	}
 }

@@ -9,6 +9,7 @@ func zeroSteps(p []byte) bool                 { return zeroStepsGeneric(p) }
 
 func (s *weights) add(tokens []token)                        { s.addGeneric(tokens) }
 func (t *tokenCodes) putTokens(w *bitWriter, tokens []token) { t.put(w, tokens) }
+func (c *canonical) sort(lens []uint8)                       { c.sortGeneric(lens) }
 
 // counters is what the assembly needs to weigh.
 type counters struct{}

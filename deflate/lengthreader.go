@@ -6,7 +6,9 @@ import "encoding/binary"
 type lengthReader struct {
 	code    lengthTable
 	symbols [numLengthSymbols]uint8
-	// lens has room for the longest run behind the last length, and for the
+	// litLen are the lengths of the first code, zeros behind.
+	litLen [litLenCodes]uint8
+	// lens are all lengths as they are read. It has room for the longest run behind the last length, and for the
 	// whole words in which runs are written.
 	lens [numLitLen + numDistance + maxZeroLong + runStep]uint8
 }
@@ -66,7 +68,8 @@ func (l *lengthReader) read(in *bitReader, c *blockCode) string {
 	if l.lens[endOfBlock] == 0 {
 		return "block without an end-of-block code"
 	}
-	return c.build(l.lens[:numLitLens], l.lens[numLitLens:numLitLens+numDistances])
+	clear(l.litLen[copy(l.litLen[:], l.lens[:numLitLens]):])
+	return c.build(l.litLen[:], l.lens[numLitLens:numLitLens+numDistances])
 }
 
 // fill decodes n code lengths. All symbols go the same way, as a branch on

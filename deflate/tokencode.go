@@ -31,9 +31,9 @@ type tokenCodes struct {
 	distance [distanceCodes]code
 }
 
-func (t *tokenCodes) assign(lens *tokenLens) {
-	assignCodes(t.litLen[:], lens.litLen[:])
-	assignCodes(t.distance[:], lens.distance[:])
+func (t *tokenCodes) assign(lens *tokenLens, c *canonical) {
+	c.assign(t.litLen[:], lens.litLen[:])
+	c.assign(t.distance[:], lens.distance[:])
 }
 
 // put writes tokens. It is the reference for the assembly.

@@ -5,11 +5,11 @@ package deflate
 type codeBuilder struct {
 	// leaves holds the used symbols in order of weight: weight<<9 | symbol.
 	leaves [litLenCodes]uint32
-	sorted [litLenCodes]uint32
-	// nodes is the tree under construction: weights, then parents, then depths,
-	// in place.
-	nodes [litLenCodes]uint32
-	small [smallWeights + 2]uint16
+	sorted [litLenCodes + 1]uint32 // and a sentinel
+	// nodes are the weights of the tree's inner nodes, and later their depths.
+	nodes   [litLenCodes]uint32
+	parents [litLenCodes]uint32
+	small   [smallWeights + 2]uint16
 }
 
 // smallWeights is where sorting by counting gives way to insertion: in a page
@@ -17,8 +17,9 @@ type codeBuilder struct {
 const smallWeights = 64
 
 // build sets lens to the lengths of an optimal prefix code for the given
-// weights, no longer than limit bits. One or no used symbol gets one bit; deflate allows
-// such a code to be incomplete.
+// weights, no longer than limit bits. A single used symbol gets one bit;
+// deflate allows such a code to be incomplete. The weights must sum to less than
+// 1<<23, which the tokens of a page always do.
 func (b *codeBuilder) build(lens []uint8, weights []uint32, limit int) {
 	clear(lens)
 	n := b.sort(weights)
@@ -79,38 +80,44 @@ func (b *codeBuilder) sort(weights []uint32) int {
 // depths counts how many leaves an optimal code puts at each depth, none deeper
 // than limit. leaves are at least two, in order of weight.
 //
-// The tree is built in place: nodes[i] is first the weight of the i-th inner
-// node, in the order of their making, which is the order of their weight too;
-// once the node has a parent, the parent's index; and on the way back from the root,
-// its depth.
+// Inner nodes are made in order of weight too, so the lightest of what has no
+// parent yet is always the next leaf or the next node. Which of them is as
+// good as random, hence the arithmetic where one expects a branch.
 func (b *codeBuilder) depths(leaves []uint32, count *[maxCodeBits + 1]int, limit int) {
+	const none = 1<<32 - 1 // more than any weight, also when shifted as leaves are
 	n := len(leaves)
-	nodes := b.nodes[:n-1]
+	for i := range n {
+		b.nodes[i] = none
+	}
+	b.sorted[n] = none
 	leaf, node := 0, 0
-	for made := range nodes {
+	for made := range uint32(n - 1) {
 		var sum uint32
 		for range 2 {
-			if leaf < n && (node >= made || leaves[leaf]>>9 <= nodes[node]) {
-				sum += leaves[leaf] >> 9
-				leaf++
-			} else {
-				sum += nodes[node]
-				nodes[node] = uint32(made)
-				node++
+			l, m := b.sorted[leaf]>>9, b.nodes[node]
+			takeLeaf := 0
+			if l <= m {
+				takeLeaf = 1
 			}
+			sum += min(l, m)
+			leaf += takeLeaf
+			// If it is the leaf that is taken, this is written again later.
+			b.parents[node] = made
+			node += 1 - takeLeaf
 		}
-		nodes[made] = sum
+		b.nodes[made] = sum
 	}
 	root := n - 2
-	nodes[root] = 0
+	depth := &b.nodes
+	depth[root] = 0
 	// inner[d] nodes at depth d leave room for 2*inner[d-1] - inner[d] leaves.
 	// Whatever lies deeper than the limit is folded up to it, which breaks the
 	// code, and then mended.
 	var inner [maxCodeBits + 1]int
 	inner[0] = 1
 	for i := root - 1; i >= 0; i-- {
-		d := nodes[nodes[i]] + 1
-		nodes[i] = d
+		d := depth[b.parents[i]] + 1
+		depth[i] = d
 		if int(d) < limit {
 			inner[d]++
 		}

@@ -82,7 +82,7 @@ func weightSets(n int) [][]uint32 {
 				set[i] = next() % (1 + next()%3000)
 			case fibonacci: // the deepest tree
 				set[i] = a
-				if a < 1<<21 {
+				if a < 1<<14 {
 					a, b = b, a+b
 				}
 			case 4:

@@ -1,25 +1,17 @@
 package deflate
 
-import (
-	"bytes"
-	"encoding/binary"
-	"errors"
-	"fmt"
-	"io"
-
-	"github.com/klauspost/compress/flate"
-)
-
-// Mode is the trade between speed and size.
+// Mode says how hard an [Encoder] tries.
 type Mode uint8
 
 const (
-	// Fast spends as little time as it can.
+	// Fast spends one pass and the fixed Huffman code.
 	Fast Mode = iota
-	// Dense spends several times as much for smaller pages.
+	// Dense looks a little further for matches and builds a Huffman code for
+	// each page.
 	Dense
 )
 
+// String returns "fast" or "dense".
 func (m Mode) String() string {
 	if m == Dense {
 		return "dense"
@@ -27,109 +19,51 @@ func (m Mode) String() string {
 	return "fast"
 }
 
-// MaxPageSize is the largest page that an Encoder or a Decoder takes.
+// MaxPageSize is the longest page in bytes that either direction accepts.
 const MaxPageSize = 64 << 10
 
-// ErrCorrupt is wrapped by every error of Inflate.
-var ErrCorrupt = errors.New("deflate: corrupt page")
-
-// Encoder compresses pages. It belongs to one goroutine at a time.
+// Encoder compresses pages. It holds reusable state, so it serves one
+// goroutine at a time; make one with [NewEncoder].
 type Encoder struct {
-	w   *flate.Writer
-	out limitedBuffer
+	mode  Mode
+	match matcher
+	dense denseCoder
+	out   bitWriter
 }
 
-// NewEncoder returns an encoder for the mode.
+// NewEncoder returns an Encoder for the given mode.
 func NewEncoder(mode Mode) *Encoder {
-	level := 1
-	if mode == Dense {
-		level = 5
-	}
-	w, err := flate.NewWriter(io.Discard, level)
-	if err != nil {
-		panic(err) // both levels are constants that flate knows
-	}
-	return &Encoder{w: w}
+	return &Encoder{mode: mode}
 }
 
-// Deflate writes page to dst as one raw deflate stream and returns its length,
-// or 0 if the stream does not fit into dst. Callers that keep pages that do
-// not shrink as they are pass a dst of len(page)-1 bytes.
+// Deflate writes page as one raw deflate stream into dst and returns the
+// stream's length in bytes, or 0 when the stream would not fit. Nothing is
+// ever written beyond len(dst). A page that shrinks not at all is emitted as
+// stored blocks, five bytes longer than itself (ten at MaxPageSize), so callers
+// who would rather keep such a page raw pass a dst of len(page)-1 bytes, which
+// also lets the encoder give up early.
+//
+// A page that is empty or longer than [MaxPageSize] yields 0. dst and page may
+// not overlap.
 func (e *Encoder) Deflate(dst, page []byte) int {
-	e.out = limitedBuffer{dst: dst}
-	e.w.Reset(&e.out)
-	if _, err := e.w.Write(page); err != nil {
+	if len(page) == 0 || len(page) > MaxPageSize {
 		return 0
 	}
-	if err := e.w.Close(); err != nil {
-		return 0
+	m := &e.match
+	m.load(page)
+	m.find(e.mode == Dense)
+	w := &e.out
+	w.reset()
+	if e.mode == Dense {
+		e.dense.encode(w, m, min(len(dst), storedSize(len(page))-1))
+	} else if !m.incompressible() {
+		encodeFixed(w, m.tokens())
 	}
-	return e.out.n
-}
-
-var errFull = errors.New("deflate: output full")
-
-type limitedBuffer struct {
-	dst []byte
-	n   int
-}
-
-func (b *limitedBuffer) Write(p []byte) (int, error) {
-	if len(p) > len(b.dst)-b.n {
-		return 0, errFull
-	}
-	b.n += copy(b.dst[b.n:], p)
-	return len(p), nil
-}
-
-// Decoder inflates pages. It belongs to one goroutine at a time.
-type Decoder struct {
-	r     io.ReadCloser
-	in    bytes.Reader
-	extra [1]byte
-}
-
-// NewDecoder returns a ready decoder.
-func NewDecoder() *Decoder {
-	d := new(Decoder)
-	d.r = flate.NewReader(&d.in)
-	return d
-}
-
-// Inflate fills dst exactly with what the raw deflate stream src holds. A
-// stream that holds less or more, or is followed by other bytes, is an error
-// that wraps ErrCorrupt.
-func (d *Decoder) Inflate(dst, src []byte) error {
-	d.in.Reset(src)
-	if err := d.r.(flate.Resetter).Reset(&d.in, nil); err != nil {
-		return fmt.Errorf("%w: %v", ErrCorrupt, err)
-	}
-	n, err := io.ReadFull(d.r, dst)
-	if err != nil {
-		return fmt.Errorf("%w: %d of %d bytes, then: %v", ErrCorrupt, n, len(dst), err)
-	}
-	if n, err := d.r.Read(d.extra[:]); n != 0 || err != io.EOF {
-		return fmt.Errorf("%w: more than %d bytes", ErrCorrupt, len(dst))
-	}
-	if d.in.Len() != 0 {
-		return fmt.Errorf("%w: %d bytes follow the stream", ErrCorrupt, d.in.Len())
-	}
-	return nil
-}
-
-// IsZero reports whether every byte of page is zero.
-func IsZero(page []byte) bool {
-	for len(page) >= 32 {
-		if binary.NativeEndian.Uint64(page)|binary.NativeEndian.Uint64(page[8:])|
-			binary.NativeEndian.Uint64(page[16:])|binary.NativeEndian.Uint64(page[24:]) != 0 {
-			return false
+	if n := w.len(); n > 0 && n <= storedSize(len(page)) {
+		if n > len(dst) {
+			return 0
 		}
-		page = page[32:]
+		return copy(dst, w.bytes())
 	}
-	for _, b := range page {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
+	return putStored(dst, m.page())
 }

@@ -1,0 +1,111 @@
+// Peers measures the page codec beside the C libraries that do the same, on
+// one corpus of 4 KiB pages, in one process and on one core.
+//
+// Usage:
+//
+//	peers [-passes N] [-json] [-results FILE] [-chart FILE] CORPUS
+//
+// CORPUS holds pages one after the other, possibly as a zstd stream. Each
+// library goes through it in turn, pass after pass, so that whatever else the
+// machine does meets all of them alike. The corpus is timed in pieces of a MiB, by the
+// thread's CPU time, and of every piece the best pass counts. All buffers are
+// written before the first clock starts.
+//
+// The libraries come from Debian's isal, libdeflate, zlib, libzstd and liblz4
+// development packages. With VMFERRY_FORKY set to a folder that holds a Debian with
+// libqpl-dev, libqpl's software path is measured too.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+
+	"github.com/vmferry/vmferry/internal/bench/codec"
+)
+
+func main() {
+	passes := flag.Int("passes", 5, "passes over the corpus")
+	asJSON := flag.Bool("json", false, "print one JSON object a line")
+	results := flag.String("results", "", "write tables in Markdown to this file")
+	chart := flag.String("chart", "", "draw speed against ratio, as SVG, to this file")
+	flag.Parse()
+	if flag.NArg() > 1 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, flag.Arg(0), *passes, *asJSON, *results, *chart); err != nil {
+		fmt.Fprintln(os.Stderr, "peers:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, path string, passes int, asJSON bool, resultsPath, chartPath string) error {
+	pages, err := load(path)
+	if err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	peers := append(ownModes(), cPeers()...)
+	peers = append(peers, klauspost())
+	results, err := measure(ctx, pages, peers, passes)
+	if err != nil {
+		return err
+	}
+	qpl, err := measureQPL(ctx, pages, passes)
+	if err != nil {
+		return err
+	}
+	results = append(results, qpl...)
+	extra, err := measureExtremes(ctx, passes)
+	if err != nil {
+		return err
+	}
+	targets := compare(results, extra)
+
+	if asJSON {
+		enc := json.NewEncoder(os.Stdout)
+		for _, r := range results {
+			if err := enc.Encode(r); err != nil {
+				return err
+			}
+		}
+		for _, t := range targets {
+			if err := enc.Encode(t); err != nil {
+				return err
+			}
+		}
+	} else {
+		fmt.Print(tables(results, targets))
+	}
+	if resultsPath != "" {
+		if err := writeResults(resultsPath, results, targets); err != nil {
+			return err
+		}
+	}
+	if chartPath != "" {
+		return os.WriteFile(chartPath, drawChart(results), 0o644)
+	}
+	return nil
+}
+
+// load reads the corpus, or the built-in one if path is empty.
+func load(path string) ([]byte, error) {
+	if path == "" {
+		return codec.Load(nil, codec.Options{})
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return codec.Load(f, codec.Options{})
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/vmferry/vmferry/deflate"
+	"github.com/vmferry/vmferry/internal/bench/codec"
+	"github.com/vmferry/vmferry/internal/bench/codec/corpus"
+)
+
+// measure itself fails where a library does not give a page back.
+func TestEveryPeerReturnsThePages(t *testing.T) {
+	pages := corpus.Generate(1, 300) // more than one piece, and not whole pieces
+	peers := append(append(ownModes(), cPeers()...), klauspost())
+	results, err := measure(context.Background(), pages, peers, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		if r.CompressMBps <= 0 || r.InflateMBps <= 0 || r.Ratio < 1.3 || r.RawPages == 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// The C libraries read our streams, and we read theirs.
+func TestStreamsAreUnderstoodBothWays(t *testing.T) {
+	pages := corpus.Generate(2, 160)
+	n := len(pages) / pageSize
+	speaksDeflate := func(name string) bool {
+		return !strings.HasPrefix(name, "zstd") && !strings.HasPrefix(name, "lz4")
+	}
+	dec := deflate.NewDecoder()
+	for _, c := range cPeers() {
+		if !speaksDeflate(c.name) {
+			continue
+		}
+		theirs := &batch{pages: bytes.Clone(pages), packed: make([]byte, n*stride), sizes: make([]uint32, n)}
+		c.pack(theirs)
+		clear(theirs.pages)
+		if bad := theirs.eachPacked(dec.Inflate); bad > 0 || !bytes.Equal(theirs.pages, pages) {
+			t.Errorf("Inflate does not read %s: %d pages fail", c.name, bad)
+		}
+		for _, own := range ownModes() {
+			ours := &batch{pages: bytes.Clone(pages), packed: make([]byte, n*stride), sizes: make([]uint32, n)}
+			own.pack(ours)
+			clear(ours.pages)
+			if bad := c.unpack(ours); bad > 0 || !bytes.Equal(ours.pages, pages) {
+				t.Errorf("%s does not read %s: %d pages fail", c.name, own.name, bad)
+			}
+		}
+	}
+}
+
+func TestVerdicts(t *testing.T) {
+	for _, test := range []struct {
+		t    target
+		want string
+	}{
+		{target{Value: 1, Least: 1, Aim: 2, RatioHolds: true}, "at least"},
+		{target{Value: 2, Least: 1, Aim: 2, RatioHolds: true}, "aim"},
+		{target{Value: 0.9, Least: 1, Aim: 2, RatioHolds: true}, "no"},
+		{target{Value: 3, Least: 1, Aim: 2}, "no: packs less densely"},
+		{target{RatioHolds: true}, "aim"},
+		{target{Value: 0.1, RatioHolds: true}, "no"},
+	} {
+		if got := test.t.verdict(); got != test.want {
+			t.Errorf("%+v: %q, want %q", test.t, got, test.want)
+		}
+	}
+}
+
+func TestChartIsWellFormedAndComplete(t *testing.T) {
+	chart := drawChart([]codec.Result{
+		{Codec: "deflate-fast", CompressMBps: 1000, Ratio: 2.2},
+		{Codec: "zlib-1", CompressMBps: 90, Ratio: 2.7},
+	})
+	d := xml.NewDecoder(bytes.NewReader(chart))
+	for {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"deflate-fast", "zlib-1"} {
+		if !bytes.Contains(chart, []byte(name)) {
+			t.Errorf("%s is missing", name)
+		}
+	}
+}

@@ -1,0 +1,194 @@
+package deflate
+
+import "math/bits"
+
+// Codes up to these lengths are looked up; longer ones are rare, and found bit
+// by bit.
+const (
+	litLenBits   = 11
+	distanceBits = 9
+
+	litLenMask   = 1<<litLenBits - 1
+	distanceMask = 1<<distanceBits - 1
+)
+
+// A table entry says all about the symbol that the next bits stand for:
+//
+//	bits 0..5    how many bits it takes, extra bits included
+//	bits 8..11   how many of these are the code
+//	bits 16..30  the literal, or the least length or distance, or a special value
+//	bit 7        set for special
+//	bit 31       set for literals
+//
+// The assembly knows this layout.
+const (
+	entryCount   = 0x3f
+	entryCode    = 8
+	entrySpecial = 1 << 7
+	entryValue   = 16
+	entryLiteral = 1 << 31
+)
+
+// Special values.
+const (
+	specialEnd     = iota // end of block
+	specialLong           // the code is longer than the table's index
+	specialInvalid        // no code, or a symbol that deflate does not use
+)
+
+const entryInvalid = specialInvalid<<entryValue | entrySpecial
+
+// litLenEntries and distanceEntries hold each symbol's entry but for the code.
+var (
+	litLenEntries   = makeLitLenEntries()
+	distanceEntries = makeDistanceEntries()
+)
+
+func makeLitLenEntries() (t [288]uint32) {
+	for sym := range endOfBlock {
+		t[sym] = uint32(sym)<<entryValue | entryLiteral
+	}
+	t[endOfBlock] = specialEnd<<entryValue | entrySpecial
+	t[numLitLen], t[numLitLen+1] = entryInvalid, entryInvalid
+	for length3 := maxMatch - 3; length3 >= 0; length3-- {
+		sym, extraBits, _ := lengthSymbol(uint(length3))
+		t[endOfBlock+sym] = uint32(length3+3)<<entryValue | uint32(extraBits)
+	}
+	return t
+}
+
+func makeDistanceEntries() (t [32]uint32) {
+	t[numDistance], t[numDistance+1] = entryInvalid, entryInvalid
+	for sym := range uint32(numDistance) {
+		extraBits, base := uint32(0), sym
+		if sym >= 4 {
+			extraBits = sym/2 - 1
+			base = (2 + sym%2) << extraBits
+		}
+		t[sym] = (base+1)<<entryValue | extraBits
+	}
+	return t
+}
+
+// blockCode is the pair of codes of a block.
+type blockCode struct {
+	litLen   litLenTable
+	distance distanceTable
+	// nineBits is zero but for the fixed code. There bit i is set if a literal whose first five
+	// bits are i takes nine bits, not eight.
+	nineBits uint32
+}
+
+type litLenTable struct {
+	table [1 << litLenBits]uint32
+	longCode
+}
+
+type distanceTable struct {
+	table [1 << distanceBits]uint32
+	longCode
+}
+
+var fixedCode = makeFixedCode()
+
+func makeFixedCode() *blockCode {
+	c := new(blockCode)
+	c.build(fixedLens.litLen[:], fixedLens.distance[:])
+	for i := range 32 {
+		if e := c.litLen.table[i]; e&entryLiteral != 0 && e&entryCount == 9 {
+			c.nineBits |= 1 << i
+		}
+	}
+	return c
+}
+
+// build makes both tables, or says what is wrong with the code lengths.
+func (c *blockCode) build(litLen, distance []uint8) string {
+	if !c.litLen.build(c.litLen.table[:], litLen, litLenEntries[:], litLenBits) {
+		return "literal and length code over-subscribed or incomplete"
+	}
+	if !c.distance.build(c.distance.table[:], distance, distanceEntries[:], distanceBits) {
+		return "distance code over-subscribed or incomplete"
+	}
+	return ""
+}
+
+// longCode decodes a canonical code bit by bit.
+type longCode struct {
+	canonical
+	entries []uint32
+	room    int // what bit patterns are left over, in units of the longest code
+}
+
+// build fills in table, which takes index bits, and c itself. It returns false
+// where the lengths make no prefix code, or leave bit patterns over. A lone code of
+// one bit and no code at all are let through, as deflate encoders do emit them.
+func (c *longCode) build(table []uint32, lens []uint8, entries []uint32, index int) bool {
+	c.entries = entries
+	c.sort(lens)
+	c.room = 1
+	total := 0
+	for n := 1; n <= maxCodeBits; n++ {
+		total += int(c.count[n])
+		c.room = c.room<<1 - int(c.count[n])
+		if c.room < 0 {
+			return false
+		}
+	}
+	if c.room > 0 {
+		if total > 1 || total == 1 && c.count[1] != 1 {
+			return false
+		}
+		for i := range table {
+			table[i] = entryInvalid
+		}
+	}
+	c.fill(table, index)
+	return true
+}
+
+// fill writes each code to the places of the table that end in it, reversed.
+// The table grows with the length of the codes: it is doubled, by a copy, for
+// each bit more, so that every code is written once.
+func (c *longCode) fill(table []uint32, index int) {
+	v, i := uint16(0), 0
+	for n := 1; n <= maxCodeBits; n++ {
+		symbols := c.sorted[i : i+int(c.count[n])]
+		i += len(symbols)
+		if n <= index {
+			for _, sym := range symbols {
+				table[bits.Reverse16(v)>>(16-n)] = c.entries[sym] + uint32(n)<<entryCode + uint32(n)
+				v++
+			}
+		} else {
+			for range symbols {
+				table[int(bits.Reverse16(v)>>(16-n))&(1<<index-1)] = specialLong<<entryValue | entrySpecial
+				v++
+			}
+		}
+		v <<= 1
+		if n < index {
+			copy(table[1<<n:2<<n], table[:1<<n])
+		}
+	}
+}
+
+// next decodes one symbol of at most maxCodeBits valid bits and returns its
+// entry, which counts the extra bits only. ok is false for a bit pattern that
+// is no code and a symbol that has no use.
+func (c *longCode) next(in *bitReader) (e uint32, ok bool) {
+	code, first, index := 0, 0, 0
+	for n := 1; n <= maxCodeBits; n++ {
+		code |= int(in.acc >> (n - 1) & 1)
+		count := int(c.count[n])
+		if code-first < count {
+			in.drop(uint(n))
+			e = c.entries[c.sorted[index+code-first]]
+			return e, e != entryInvalid
+		}
+		index += count
+		first = (first + count) << 1
+		code <<= 1
+	}
+	return 0, false
+}

@@ -1,0 +1,206 @@
+package deflate
+
+import (
+	"bytes"
+	stdflate "compress/flate"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"testing"
+
+	kpflate "github.com/klauspost/compress/flate"
+
+	"github.com/vmferry/vmferry/internal/bench/codec/corpus"
+)
+
+var modes = []Mode{Fast, Dense}
+
+func readAll(r io.Reader) ([]byte, error) { return io.ReadAll(r) }
+
+func TestEveryInflaterReadsWhatWeEmit(t *testing.T) {
+	d := NewDecoder()
+	for _, mode := range modes {
+		e := NewEncoder(mode)
+		for _, p := range testPages(t) {
+			stream := make([]byte, len(p.data)+64)
+			stream = stream[:e.Deflate(stream, p.data)]
+			if len(stream) == 0 || len(stream) > storedSize(len(p.data)) {
+				t.Fatalf("%v %s: %d bytes become %d", mode, p.name, len(p.data), len(stream))
+			}
+			got, err := io.ReadAll(stdflate.NewReader(bytes.NewReader(stream)))
+			if err != nil || !bytes.Equal(got, p.data) {
+				t.Fatalf("%v %s: compress/flate: differs, error %v", mode, p.name, err)
+			}
+			got, err = io.ReadAll(kpflate.NewReader(bytes.NewReader(stream)))
+			if err != nil || !bytes.Equal(got, p.data) {
+				t.Fatalf("%v %s: klauspost/compress: differs, error %v", mode, p.name, err)
+			}
+			got = make([]byte, len(p.data))
+			if err := d.Inflate(got, stream); err != nil || !bytes.Equal(got, p.data) {
+				t.Fatalf("%v %s: Inflate: differs, error %v", mode, p.name, err)
+			}
+		}
+	}
+}
+
+func TestStreamsSuitTheAccelerator(t *testing.T) {
+	for _, mode := range modes {
+		e := NewEncoder(mode)
+		for _, p := range testPages(t) {
+			stream := make([]byte, len(p.data)+64)
+			stream = stream[:e.Deflate(stream, p.data)]
+			ref, err := refInflate(stream, len(p.data))
+			if err != nil || !bytes.Equal(ref.out, p.data) {
+				t.Fatalf("%v %s: strict reference: differs, error %v", mode, p.name, err)
+			}
+			if ref.maxDistance > maxDistance {
+				t.Errorf("%v %s: distance %d", mode, p.name, ref.maxDistance)
+			}
+			if mode == Fast && ref.blocks[2] > 0 {
+				t.Errorf("fast %s: dynamic block", p.name)
+			}
+			if ref.maxCode > codeLimit {
+				t.Errorf("%v %s: code of %d bits", mode, p.name, ref.maxCode)
+			}
+		}
+	}
+}
+
+func TestEveryBlockTypeIsUsed(t *testing.T) {
+	var blocks [3]int
+	e := NewEncoder(Dense)
+	for _, p := range testPages(t) {
+		stream := make([]byte, len(p.data)+64)
+		ref, err := refInflate(stream[:e.Deflate(stream, p.data)], len(p.data))
+		if err != nil {
+			t.Fatalf("%s: %v", p.name, err)
+		}
+		for kind, n := range ref.blocks {
+			blocks[kind] += n
+		}
+	}
+	for kind, n := range blocks {
+		if n == 0 {
+			t.Errorf("no test page leads to a block of type %d", kind)
+		}
+	}
+}
+
+func TestDeflateStaysWithinDst(t *testing.T) {
+	for _, mode := range modes {
+		e := NewEncoder(mode)
+		for _, p := range testPages(t) {
+			full := make([]byte, len(p.data)+64)
+			full = full[:e.Deflate(full, p.data)]
+			for _, room := range []int{0, 1, len(full) / 2, len(full) - 1, len(full), len(full) + 1} {
+				buf := bytes.Repeat([]byte{0xa5}, room+32)
+				n := e.Deflate(buf[:room:room], p.data)
+				switch {
+				case room < len(full) && n != 0:
+					t.Fatalf("%v %s: %d bytes in room for %d", mode, p.name, n, room)
+				case room >= len(full) && !bytes.Equal(buf[:n], full):
+					t.Fatalf("%v %s: room for %d changes the stream", mode, p.name, room)
+				}
+				for i, b := range buf[room:] {
+					if b != 0xa5 {
+						t.Fatalf("%v %s: byte %d behind dst written", mode, p.name, i)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestDeflateRefusesImpossiblePages(t *testing.T) {
+	dst := make([]byte, 2*MaxPageSize)
+	for _, n := range []int{0, MaxPageSize + 1} {
+		if got := NewEncoder(Fast).Deflate(dst, make([]byte, n)); got != 0 {
+			t.Errorf("page of %d bytes: %d, want 0", n, got)
+		}
+	}
+}
+
+func TestIncompressiblePagesAreGivenUp(t *testing.T) {
+	page := make([]byte, 4096)
+	corpus.Fill(page, corpus.Random, 1)
+	for _, mode := range modes {
+		if n := NewEncoder(mode).Deflate(make([]byte, len(page)-1), page); n != 0 {
+			t.Errorf("%v: random page becomes %d bytes", mode, n)
+		}
+		if n := NewEncoder(mode).Deflate(make([]byte, len(page)+5), page); n != len(page)+5 {
+			t.Errorf("%v: random page becomes %d bytes, want a stored block", mode, n)
+		}
+	}
+}
+
+// The stream of a page must not depend on the processor, the architecture, or
+// what the encoder did before. This is the sum over all of them, so that builds
+// that never run side by side agree too.
+func TestStreamsAreTheSameEverywhere(t *testing.T) {
+	want := map[Mode]string{
+		Fast:  "0aa06ad66675696b02fcfc8f9409db2bfcceaccdfb624efdd4cc94b3d06785b8",
+		Dense: "fd206cb08318279300141d288b985a61d28d20e9c44b8fa163e1af563f645c64",
+	}
+	for _, mode := range modes {
+		sum := sha256.New()
+		used := NewEncoder(mode)
+		for _, size := range []int{100, 4096, 16 << 10, MaxPageSize} {
+			pages := corpus.Generate(uint64(size), 64)
+			for at := 0; at+size <= len(pages); at += size {
+				page := pages[at : at+size]
+				stream := make([]byte, size+64)
+				stream = stream[:used.Deflate(stream, page)]
+				sum.Write(stream)
+				if at == 0 {
+					again := make([]byte, size+64)
+					if n := NewEncoder(mode).Deflate(again, page); !bytes.Equal(again[:n], stream) {
+						t.Errorf("%v: a fresh encoder emits something else", mode)
+					}
+				}
+			}
+		}
+		if got := hex.EncodeToString(sum.Sum(nil)); got != want[mode] {
+			t.Errorf("%v: streams have hash %s, want %s", mode, got, want[mode])
+		}
+	}
+}
+
+func TestNothingIsAllocated(t *testing.T) {
+	pages := corpus.Generate(3, 16)
+	d := NewDecoder()
+	for _, mode := range modes {
+		e := NewEncoder(mode)
+		stream, out := make([]byte, 4101), make([]byte, 4096)
+		allocs := testing.AllocsPerRun(10, func() {
+			for at := 0; at < len(pages); at += 4096 {
+				n := e.Deflate(stream, pages[at:at+4096])
+				if err := d.Inflate(out, stream[:n]); err != nil {
+					panic(err)
+				}
+			}
+		})
+		if allocs != 0 {
+			t.Errorf("%v: %v allocations for 16 pages there and back", mode, allocs)
+		}
+	}
+}
+
+func TestModeNames(t *testing.T) {
+	if got := fmt.Sprint(Fast, Dense); got != "fast dense" {
+		t.Errorf("modes are called %q", got)
+	}
+}
+
+func TestSkewPaysEvenWithoutMatches(t *testing.T) {
+	// Sixteen byte values in no order: four bits each, though hardly a match.
+	page := make([]byte, 4096)
+	corpus.Fill(page, corpus.Random, 5)
+	for i := range page {
+		page[i] = page[i]&15*17 ^ 0x5a
+	}
+	dense := NewEncoder(Dense).Deflate(make([]byte, 4095), page)
+	if dense == 0 || dense > 2500 {
+		t.Errorf("page of four bits a byte becomes %d bytes", dense)
+	}
+}

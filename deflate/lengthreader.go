@@ -1,0 +1,103 @@
+package deflate
+
+import "encoding/binary"
+
+// lengthReader reads the header of a dynamic block.
+type lengthReader struct {
+	code    lengthTable
+	symbols [numLengthSymbols]uint8
+	// litLen are the lengths of the first code, zeros behind.
+	litLen [litLenCodes]uint8
+	// lens are all lengths as they are read. It has room for the longest run behind the last length, and for the
+	// whole words in which runs are written.
+	lens [numLitLen + numDistance + maxZeroLong + runStep]uint8
+}
+
+// runStep is how many lengths of a run are written at once.
+const runStep = 16
+
+type lengthTable struct {
+	table [1 << headerLimit]uint32
+	longCode
+}
+
+// lengthEntries are the entries of the code length symbols. Their value is the
+// length to be repeated, or repeatsPrevious, and in the bits from lengthRun on
+// the least number of times.
+var lengthEntries = func() (t [numLengthSymbols]uint32) {
+	for sym := range uint32(maxCodeBits + 1) {
+		t[sym] = (1<<lengthRun | sym) << entryValue
+	}
+	t[repeatPrevious] = (minRepeat<<lengthRun|repeatsPrevious)<<entryValue | uint32(repeatBits[repeatPrevious])
+	t[repeatZero] = minRepeat<<lengthRun<<entryValue | uint32(repeatBits[repeatZero])
+	t[repeatZeroLong] = minZeroLong<<lengthRun<<entryValue | uint32(repeatBits[repeatZeroLong])
+	return t
+}()
+
+const (
+	lengthRun       = 8
+	repeatsPrevious = 1 << 4
+)
+
+const cutLengths = "the stream ends within a block's code lengths"
+
+// read reads both codes of a block, or says what is wrong with them.
+func (l *lengthReader) read(in *bitReader, c *blockCode) string {
+	numLitLens := int(in.take(5)) + endOfBlock + 1
+	numDistances := int(in.take(5)) + 1
+	num := int(in.take(4)) + 4
+	if numLitLens > numLitLen || numDistances > numDistance {
+		return "more code lengths than there are symbols"
+	}
+	clear(l.symbols[:])
+	for _, sym := range lengthSymbolOrder[:num] {
+		l.symbols[sym] = uint8(in.take(lengthCodeField))
+	}
+	if in.overrun() {
+		return cutLengths
+	}
+	if !l.code.build(l.code.table[:], l.symbols[:], lengthEntries[:], headerLimit) || l.code.room > 0 {
+		return "code of code lengths over-subscribed or incomplete"
+	}
+	if problem := l.fill(in, numLitLens+numDistances); problem != "" {
+		return problem
+	}
+	if in.overrun() {
+		return cutLengths
+	}
+	if l.lens[endOfBlock] == 0 {
+		return "block without an end-of-block code"
+	}
+	clear(l.litLen[copy(l.litLen[:], l.lens[:numLitLens]):])
+	return c.build(l.litLen[:], l.lens[numLitLens:numLitLens+numDistances])
+}
+
+// fill decodes n code lengths. All symbols go the same way, as a branch on
+// which one it is would be mispredicted too often.
+func (l *lengthReader) fill(in *bitReader, n int) string {
+	var previous uint32
+	i := 0
+	for i < n {
+		if in.count < 14 && !in.ensure() {
+			return cutLengths
+		}
+		e := l.code.table[in.acc&(1<<headerLimit-1)]
+		run := int(e>>(entryValue+lengthRun)) + in.extra(e)
+		in.drop(uint(e) & entryCount)
+		repeats := e >> entryValue & repeatsPrevious / repeatsPrevious
+		if repeats != 0 && i == 0 {
+			return "code length repeated before the first"
+		}
+		previous = e>>entryValue&maxCodeBits | previous&-repeats
+		word := uint64(previous) * 0x0101010101010101
+		for at := 0; at < run; at += runStep {
+			binary.LittleEndian.PutUint64(l.lens[i+at:], word)
+			binary.LittleEndian.PutUint64(l.lens[i+at+8:], word)
+		}
+		i += run
+	}
+	if i > n {
+		return "code length repeated past the last"
+	}
+	return ""
+}

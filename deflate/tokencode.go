@@ -1,0 +1,62 @@
+package deflate
+
+// code is a Huffman code, its bits reversed as deflate wants them, in the low
+// codeLimit bits; the number of its bits above. The assembly knows this layout.
+type code uint16
+
+// codeLimit is the longest code that this package writes. A page is short
+// enough that longer codes would hardly save anything, and codes this short let
+// an inflater do with one small table.
+const codeLimit = 11
+
+func (c code) bits() uint64 { return uint64(c & (1<<codeLimit - 1)) }
+func (c code) count() uint  { return uint(c >> codeLimit) }
+
+// Alphabet sizes, rounded up to whole vectors. The symbols that deflate does
+// not use come last and have no code.
+const (
+	litLenCodes   = 288
+	distanceCodes = 32
+)
+
+// tokenLens are the lengths of a pair of codes for tokens.
+type tokenLens struct {
+	litLen   [litLenCodes]uint8
+	distance [distanceCodes]uint8
+}
+
+// tokenCodes is such a pair.
+type tokenCodes struct {
+	litLen   [litLenCodes]code
+	distance [distanceCodes]code
+}
+
+func (t *tokenCodes) assign(lens *tokenLens, c *canonical) {
+	c.assign(t.litLen[:], lens.litLen[:])
+	c.assign(t.distance[:], lens.distance[:])
+}
+
+// put writes tokens. It is the reference for the assembly.
+func (t *tokenCodes) put(w *bitWriter, tokens []token) {
+	for _, tok := range tokens {
+		if !tok.isMatch() {
+			c := t.litLen[uint8(tok)]
+			w.put(c.bits(), c.count())
+			continue
+		}
+		sym, extraBits, extra := lengthSymbol(tok.length3())
+		c := t.litLen[endOfBlock+sym]
+		v, n := c.bits()|uint64(extra)<<c.count(), c.count()+extraBits
+		sym, extraBits, extra = distanceSymbol(tok.distance1())
+		c = t.distance[sym]
+		v |= (c.bits() | uint64(extra)<<c.count()) << n
+		w.put(v, n+c.count()+extraBits)
+	}
+}
+
+// end writes the end of the block.
+func (t *tokenCodes) end(w *bitWriter) {
+	c := t.litLen[endOfBlock]
+	w.put(c.bits(), c.count())
+	w.finish()
+}

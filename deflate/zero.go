@@ -1,0 +1,69 @@
+package deflate
+
+import "encoding/binary"
+
+// zeroStep is how many bytes are looked at between two decisions: enough to
+// make the branch cheap, few enough that a page that is not zero is left early.
+const zeroStep = 512
+
+// IsZero reports whether page holds nothing but zero bytes. Pages that do not
+// are mostly told by their first words; others are left at the first 512 bytes
+// that are not all zero.
+func IsZero(page []byte) bool {
+	if len(page) >= 8 && binary.LittleEndian.Uint64(page) != 0 {
+		return false
+	}
+	whole := len(page) &^ (zeroStep - 1)
+	return zeroSteps(page[:whole]) && zeroTail(page[whole:])
+}
+
+// zeroTail is IsZero for what is too short for zeroSteps.
+func zeroTail(p []byte) bool {
+	for ; len(p) >= 8; p = p[8:] {
+		if binary.LittleEndian.Uint64(p) != 0 {
+			return false
+		}
+	}
+	for _, b := range p {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// zeroStepsGeneric is IsZero for multiples of zeroStep bytes, and the reference
+// for the assembly.
+func zeroStepsGeneric(p []byte) bool {
+	for ; len(p) >= zeroStep; p = p[zeroStep:] {
+		var or uint64
+		for q := p[:zeroStep]; len(q) >= 32; q = q[32:] {
+			or |= binary.LittleEndian.Uint64(q) | binary.LittleEndian.Uint64(q[8:]) |
+				binary.LittleEndian.Uint64(q[16:]) | binary.LittleEndian.Uint64(q[24:])
+		}
+		if or != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// ZeroPages reports for each page of pageSize bytes in mem whether it is zero,
+// and returns how many are. zero must have an element for every page; a rest of
+// mem shorter than a page is not looked at. It panics if pageSize is not
+// positive or zero is too short.
+func ZeroPages(mem []byte, pageSize int, zero []bool) int {
+	if pageSize <= 0 {
+		panic("deflate: page size must be positive")
+	}
+	pages := len(mem) / pageSize
+	zero = zero[:pages]
+	count := 0
+	for i := range zero {
+		zero[i] = IsZero(mem[i*pageSize : (i+1)*pageSize])
+		if zero[i] {
+			count++
+		}
+	}
+	return count
+}

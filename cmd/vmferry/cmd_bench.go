@@ -4,15 +4,56 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
 
 	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/hybrid"
+	"github.com/vmferry/vmferry/internal/bench/codec"
 	iaabench "github.com/vmferry/vmferry/internal/bench/iaa"
 )
 
 type benchCmd struct {
-	IAA benchIAACmd `cmd:"" name:"iaa" help:"Measure the accelerator: the real one if there is one, else the driver on a model with the published timings."`
+	Codec benchCodecCmd `cmd:"" name:"codec" help:"Measure the page codec on a corpus of 4 KiB pages, on one core."`
+	IAA   benchIAACmd   `cmd:"" name:"iaa" help:"Measure the accelerator: the real one if there is one, else the driver on a model with the published timings."`
+}
+
+type benchCodecCmd struct {
+	Corpus string `help:"File of concatenated 4 KiB pages, plain or zstd; without it a generated corpus is used." placeholder:"FILE"`
+	JSON   bool   `name:"json" help:"Write one JSON object a line."`
+}
+
+func (c *benchCodecCmd) Run(a *app) error {
+	var corpus io.Reader
+	if c.Corpus != "" {
+		f, err := os.Open(c.Corpus)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		corpus = f
+	}
+	results, err := codec.Run(a.ctx, corpus, codec.Options{})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		enc := json.NewEncoder(a.stdout)
+		for _, r := range results {
+			if err := enc.Encode(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "codec\tcompress MB/s\tinflate MB/s\tratio\traw pages")
+	for _, r := range results {
+		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.3f\t%d\n", r.Codec, r.CompressMBps, r.InflateMBps, r.Ratio, r.RawPages)
+	}
+	return w.Flush()
 }
 
 type benchIAACmd struct {

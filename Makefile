@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 0
 STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 5s
 
-.PHONY: build demo test test-unit test-race test-qemu lint fuzz bench clean
+.PHONY: build demo test test-unit test-noasm test-race test-qemu lint fuzz bench bench-codec interop-qpl clean
 
 build:
 	$(GO) build -o bin/vmferry ./cmd/vmferry
@@ -18,7 +18,7 @@ demo: build
 # Every test, those against real QEMUs included.
 test: build
 	scripts/setup test
-	$(MAKE) lint test-unit test-qemu test-race fuzz
+	$(MAKE) lint test-unit test-noasm test-qemu test-race fuzz
 
 lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
@@ -30,6 +30,10 @@ lint:
 
 test-unit:
 	$(GO) test ./...
+
+# The page codec without its assembly, which has to agree byte for byte.
+test-noasm:
+	$(GO) test -tags noasm ./deflate
 
 # The race detector needs cgo, the tests do not.
 test-race:
@@ -45,7 +49,15 @@ fuzz:
 bench: build
 	scripts/setup demo
 	$(GO) run ./internal/bench/save -vmferry bin/vmferry
-	$(GO) test -run '^$$' -bench . -benchtime 20x -count 5 ./migration
+	$(GO) test -run '^$$' -bench ReceiveNone -benchtime 20x -count 5 ./multifd
+
+# The page codec beside the C libraries; draws docs/codec-chart.svg.
+bench-codec:
+	scripts/bench-codec
+
+# The driver and the codec against Intel's libqpl, in a folder of its own.
+interop-qpl:
+	scripts/interop-qpl
 
 clean:
 	rm -rf bin .cache

@@ -16,6 +16,8 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/snapshot/snapshottest"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -279,6 +281,45 @@ func TestNewestWriteWinsInEveryOrderOfArrival(t *testing.T) {
 			}
 		}
 		mem.Close()
+	}
+}
+
+func TestNewestWriteWinsInASnapshot(t *testing.T) {
+	stores := []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense, snapshot.StoreZstd, snapshot.StoreRaw}
+	for seed := range schedules(t) / 5 {
+		s := newSchedule(t, seed)
+		bucket := snapshottest.NewBucket()
+		w, err := snapshot.Create(bucket, snapshot.Options{Store: stores[seed%4], ObjectSize: 64 << 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		received, err := s.receive(w)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		m, err := w.Finish(t.Context(), received.Meta())
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if 4*m.Totals.Superseded > m.Totals.Superseded+m.Totals.Pages {
+			t.Errorf("seed %d: %d superseded pages are kept beside %d", seed, m.Totals.Superseded, m.Totals.Pages)
+		}
+		r, err := snapshot.Open(bucket)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		page := make([]byte, 4096)
+		for i, b := range r.Layout().Blocks {
+			for off := uint64(0); off < b.Length; off += 4096 {
+				if err := r.Page(b, off, page); err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				if !bytes.Equal(page, s.want[i][off:off+4096]) {
+					t.Fatalf("seed %d (%s): RAM block %q differs at %#x", seed, s.method.Name(), b.Name, off)
+				}
+			}
+		}
+		r.Close()
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -193,6 +194,28 @@ func TestAcceleratorTakesRecordedMigrations(t *testing.T) {
 				t.Fatal(err)
 			}
 			if sum := sha(mem.Bytes(mem.Layout().Block("ram0"))); sum != rec.ram0 {
+				t.Errorf("ram0 has the digest %s, want %s", sum, rec.ram0)
+			}
+			if s, _ := acc.Stats(); s.Pages.Hardware == 0 {
+				t.Errorf("no page was done by the device: %+v", s.Pages)
+			}
+		})
+	}
+}
+
+func TestAcceleratorDeflatesASnapshot(t *testing.T) {
+	for _, store := range []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense} {
+		t.Run(string(store), func(t *testing.T) {
+			rec := recordings(t)["synthetic-none-2ch"]
+			acc, _ := model(t, nil, multifd.AcceleratorOptions{})
+			r, _ := keep(t, rec, snapshot.Options{Store: store, Accelerator: acc})
+			mem := make([]byte, r.Layout().Block("ram0").Length)
+			for off := 0; off < len(mem); off += 4096 {
+				if err := r.Page(r.Layout().Block("ram0"), uint64(off), mem[off:off+4096]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if sum := sha(mem); sum != rec.ram0 {
 				t.Errorf("ram0 has the digest %s, want %s", sum, rec.ram0)
 			}
 			if s, _ := acc.Stats(); s.Pages.Hardware == 0 {

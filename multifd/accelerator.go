@@ -161,8 +161,10 @@ type pageCodec struct {
 	*deflate.Decoder
 }
 
-// channel sets up one channel's use of the device; nil where there is none.
-func (a *Accelerator) channel(cfg ChannelConfig) (*hybrid.Channel, error) {
+// Channel sets up one goroutine's use of the device: for packets of pages of
+// cfg's size and level. It is nil where there is no device; software is then
+// the caller's. Cleanup ends it.
+func (a *Accelerator) Channel(cfg ChannelConfig) (*hybrid.Channel, error) {
 	dev, err := a.device()
 	if dev == nil || err != nil {
 		return nil, err
@@ -189,8 +191,8 @@ func (a *Accelerator) channel(cfg ChannelConfig) (*hybrid.Channel, error) {
 // drainTime is how long a channel that is cleaned up waits for its last jobs.
 const drainTime = 10 * time.Second
 
-// cleanup ends a channel's use of the device.
-func (a *Accelerator) cleanup(c *hybrid.Channel) {
+// Cleanup ends what Channel set up.
+func (a *Accelerator) Cleanup(c *hybrid.Channel) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if err := c.Close(ctx); err != nil {

@@ -28,7 +28,7 @@ func deflateMode(level int) deflate.Mode {
 }
 
 func (qplMethod) SetupSend(cfg ChannelConfig) (SendState, error) {
-	hw, err := cfg.Accelerator.channel(cfg)
+	hw, err := cfg.Accelerator.Channel(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func (s *qplSend) Prepare(out *Outgoing) error {
 }
 
 func (qplMethod) SetupReceive(cfg ChannelConfig) (ReceiveState, error) {
-	hw, err := cfg.Accelerator.channel(cfg)
+	hw, err := cfg.Accelerator.Channel(cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ func newQPLHardwareSend(cfg ChannelConfig, hw *hybrid.Channel) *qplHardwareSend 
 }
 
 func (*qplHardwareSend) TakesDeflated() bool { return true }
-func (s *qplHardwareSend) Cleanup()          { s.acc.cleanup(s.hw) }
+func (s *qplHardwareSend) Cleanup()          { s.acc.Cleanup(s.hw) }
 
 // Begin starts on a batch of raw pages.
 func (s *qplHardwareSend) Begin(b *guest.Batch) error {
@@ -109,7 +109,7 @@ func newQPLHardwareReceive(cfg ChannelConfig, hw *hybrid.Channel) (ReceiveState,
 	return q, nil
 }
 
-func (q *qplHardwareReceive) Cleanup() { q.acc.cleanup(q.hw) }
+func (q *qplHardwareReceive) Cleanup() { q.acc.Cleanup(q.hw) }
 
 func (q *qplHardwareReceive) Receive(in *Incoming) error {
 	payload, err := q.bufs[q.turn].read(in)

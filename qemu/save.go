@@ -49,7 +49,8 @@ type SaveOptions struct {
 	// Guard is the command that runs RunGuard; without it a killed process
 	// may leave the machine paused.
 	Guard []string
-	// Accelerator is what qpl uses; nil is software. Its owner closes it.
+	// Accelerator is what qpl and the stores fast and dense use; nil is
+	// software. Its owner closes it.
 	Accelerator *multifd.Accelerator
 	Progress    func(SaveProgress)
 	Logger      *slog.Logger
@@ -125,7 +126,7 @@ func Save(ctx context.Context, path string, opts SaveOptions) (_ *SaveResult, er
 	if err != nil {
 		return nil, err
 	}
-	w, err := snapshot.Create(dir, snapshot.Options{Store: opts.Store, Tool: opts.Tool})
+	w, err := snapshot.Create(dir, snapshot.Options{Store: opts.Store, Tool: opts.Tool, Accelerator: opts.Accelerator})
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/iaa/hybrid"
 )
 
 // lane collects pages into extents and writes them to objects of its own. It
@@ -37,6 +38,7 @@ type lane struct {
 	scratch []byte
 
 	deflate *deflate.Encoder
+	device  *hybrid.Channel // deflates in place of it, if there is one
 	frame   []byte
 	closed  bool
 }
@@ -58,6 +60,9 @@ func (w *Writer) Lane() (guest.Lane, error) {
 			mode = deflate.Dense
 		}
 		l.deflate = deflate.NewEncoder(mode)
+		if err := l.openDevice(); err != nil {
+			return nil, err
+		}
 	}
 	w.mu.Lock()
 	w.lanes++
@@ -82,6 +87,9 @@ func (l *lane) Pages(b *guest.Block, offsets []uint64) ([][]byte, error) {
 
 // Commit encodes the pages that were put into the scratch memory.
 func (l *lane) Commit() error {
+	if l.device != nil {
+		return l.commitOnDevice()
+	}
 	for i, off := range l.offsets {
 		page := l.pages[i]
 		if deflate.IsZero(page) {
@@ -235,6 +243,7 @@ func (l *lane) Close() error {
 		return nil
 	}
 	l.closed = true
+	l.closeDevice()
 	err := l.flush()
 	if l.object != nil && err == nil {
 		l.w.seal(l.object)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/iaa/hybrid"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -25,6 +26,9 @@ type Options struct {
 	Store Store
 	// Tool is noted in the manifest.
 	Tool string
+	// Accelerator deflates pages, if it has a device; nil is software. Its
+	// owner closes it when the lanes are closed or the writer is aborted.
+	Accelerator *multifd.Accelerator
 	// ObjectSize is about how large an object of pages gets, in bytes; 0 is
 	// 64 MiB.
 	ObjectSize int64
@@ -43,6 +47,7 @@ type Writer struct {
 	objects []*pageObject
 	names   []string // of all objects that were begun
 	lanes   int
+	devices []*hybrid.Channel // of lanes, until they are closed
 
 	commits errgroup.Group
 	bytes   atomic.Int64
@@ -345,6 +350,10 @@ func (w *Writer) eachChunk(ctx context.Context, scratch *[]entry, f func(block, 
 
 // Abort removes all that was written. The lanes' goroutines have ended.
 func (w *Writer) Abort() error {
+	for _, c := range w.devices {
+		w.opts.Accelerator.Cleanup(c)
+	}
+	w.devices = nil
 	w.commits.Wait() // a commit that failed is being removed anyway
 	for _, o := range w.objects {
 		if !o.sealed {

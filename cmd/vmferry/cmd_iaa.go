@@ -8,25 +8,28 @@ import (
 
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/snapshot"
 )
 
 // iaaFlags say how qpl uses the accelerator.
 type iaaFlags struct {
-	IAA        string  `name:"iaa" default:"auto" enum:"auto,require,off" help:"Use Intel's In-Memory Analytics Accelerator for qpl: ${enum}."`
+	IAA        string  `name:"iaa" default:"auto" enum:"auto,require,off" help:"Use Intel's In-Memory Analytics Accelerator for deflate: ${enum}."`
 	IAACPU     float64 `name:"iaa-cpu" default:"1" help:"Share of a packet's pages, 0 to 1, that the processor may take while the device works." placeholder:"SHARE"`
 	IAAMemory  string  `name:"iaa-memory" default:"populate" enum:"populate,touch,none" help:"How the device's buffers become present at setup: ${enum}."`
 	IAAInflate string  `name:"iaa-inflate" default:"direct" enum:"direct,bounce" help:"Inflate straight into the machine's memory, or into a buffer that is copied: ${enum}."`
 }
 
-// accelerator makes what the method uses; nil if it is not qpl. close is to be
-// called at the end in any case.
-func (f *iaaFlags) accelerator(a *app, method multifd.Method) (acc *multifd.Accelerator, err error) {
+// accelerator makes what the method and the store use; nil if neither is of
+// deflated pages. store is "" where nothing is stored. Its Close is to be
+// called in any case.
+func (f *iaaFlags) accelerator(a *app, method multifd.Method, store snapshot.Store) (*multifd.Accelerator, error) {
 	if f.IAACPU < 0 || f.IAACPU > 1 {
 		return nil, fmt.Errorf("--iaa-cpu: want 0 to 1")
 	}
-	if method != multifd.QPL {
+	qpl, deflates := method == multifd.QPL, store == snapshot.StoreFast || store == snapshot.StoreDense
+	if !qpl && !deflates {
 		if f.IAA == string(multifd.AcceleratorRequire) {
-			return nil, fmt.Errorf("--iaa require goes with --compression qpl")
+			return nil, fmt.Errorf("--iaa require goes with --compression qpl, and with --store fast or dense: nothing else is work for it")
 		}
 		return nil, nil
 	}
@@ -34,9 +37,19 @@ func (f *iaaFlags) accelerator(a *app, method multifd.Method) (acc *multifd.Acce
 	if err := prefault.UnmarshalText([]byte(f.IAAMemory)); err != nil {
 		return nil, err
 	}
-	return multifd.NewAccelerator(multifd.AcceleratorOptions{
-		Mode: multifd.AcceleratorMode(f.IAA), CPU: f.IAACPU, Prefault: prefault, Bounce: f.IAAInflate == "bounce", Logger: a.logger(),
-	}), nil
+	opts := multifd.AcceleratorOptions{
+		Mode: multifd.AcceleratorMode(f.IAA), CPU: f.IAACPU, Prefault: prefault, Bounce: f.IAAInflate == "bounce",
+	}
+	if qpl || f.IAA == string(multifd.AcceleratorRequire) {
+		// Who only stores, as most do, is not told at each save that there
+		// is no accelerator.
+		opts.Logger = a.logger()
+	}
+	acc := multifd.NewAccelerator(opts)
+	if qpl {
+		return acc, nil // the channels' setup says what is missing
+	}
+	return acc, acc.Ready()
 }
 
 // report says what the device did, where there is one.

@@ -36,7 +36,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	acc, err := c.accelerator(a, method)
+	acc, err := c.accelerator(a, method, snapshot.Store(c.Store))
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	w, err := snapshot.Create(dir, snapshot.Options{Store: snapshot.Store(c.Store), Tool: tool()})
+	w, err := snapshot.Create(dir, snapshot.Options{Store: snapshot.Store(c.Store), Tool: tool(), Accelerator: acc})
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func (c *restoreCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	acc, err := c.accelerator(a, method)
+	acc, err := c.accelerator(a, method, "")
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func (c *saveCmd) Run(a *app) error {
 	if c.Bandwidth < 0 || c.DowntimeLimit <= 0 || c.MaxRounds < 1 {
 		return fmt.Errorf("--bandwidth, --downtime-limit and --max-rounds have to be positive")
 	}
-	acc, err := c.accelerator(a, method)
+	acc, err := c.accelerator(a, method, snapshot.Store(c.Store))
 	if err != nil {
 		return err
 	}

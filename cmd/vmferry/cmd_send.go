@@ -33,7 +33,7 @@ func (c *sendCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	acc, err := c.accelerator(a, method)
+	acc, err := c.accelerator(a, method, "")
 	if err != nil {
 		return err
 	}

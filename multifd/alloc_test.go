@@ -40,7 +40,7 @@ var steady = map[string]struct{ receive, send float64 }{
 func wireOf(t *testing.T, m multifd.Method) (wire []byte, packetCount int) {
 	l := layout(t, page4K)
 	r := seeded("steady")
-	a, b := makeBatch(r, l, "pc.ram", "mixed", 120, 8), makeBatch(r, l, "vga.vram", "text", 128, 0)
+	a, b := makeBatch(r, l, "pc.ram", "mixed", 40, 8), makeBatch(r, l, "vga.vram", "text", 40, 0)
 	if m != multifd.Zlib && m != multifd.Zstd {
 		return slices.Concat(append(packets(t, m, page4K, 0, a, b), syncPacket(page4K))...), 3
 	}
@@ -109,7 +109,7 @@ func TestSendingDoesNotAllocateInTheSteadyState(t *testing.T) {
 					out = a
 				}
 				l := layout(t, page4K)
-				batch := makeBatch(seeded("steady"), l, "pc.ram", "mixed", 120, 8)
+				batch := makeBatch(seeded("steady"), l, "pc.ram", "mixed", 40, 8)
 				s := sender(t, out, m)
 				packet := func() {
 					if err := s.Send(batch); err != nil {

@@ -72,7 +72,7 @@ func TestEachLevelCarriesPages(t *testing.T) {
 		for _, level := range levels[m.Name()] {
 			l := layout(t, page4K)
 			r := seeded(t.Name())
-			checkCarried(t, m, l, level, []*guest.Batch{makeBatch(r, l, "pc.ram", "mixed", 40, 0), makeBatch(r, l, "pc.ram", "text", 128, 0)})
+			checkCarried(t, m, l, level, []*guest.Batch{makeBatch(r, l, "pc.ram", "mixed", 30, 0), makeBatch(r, l, "pc.ram", "text", 30, 0)})
 		}
 	})
 }

@@ -67,7 +67,9 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 					b.FlipBit(name, 8*i+bit)
 					what := fmt.Sprintf("bit %d of byte %d of %s", bit, i, name)
 					wantCorrupt(t, b, what)
-					readsRightOrNot(t, b, m, what)
+					if i%4 == n {
+						readsRightOrNot(t, b, m, what)
+					}
 				}
 			}
 		})

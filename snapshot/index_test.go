@@ -20,7 +20,7 @@ func numbered(t *testing.T, step uint64) (*snapshottest.Bucket, *guest.Layout, u
 	t.Helper()
 	l := newLayout(t, 1024, guest.Block{Name: "pc.ram", Length: 4 * chunkPages * 1024})
 	bucket := snapshottest.NewBucket()
-	w := create(t, bucket, l, snapshot.Options{})
+	w := create(t, bucket, l, snapshot.Options{Store: snapshot.StoreRaw})
 	lane := openLane(t, w)
 	ram := l.Blocks[0]
 	var n uint64
@@ -55,7 +55,7 @@ func numbered(t *testing.T, step uint64) (*snapshottest.Bucket, *guest.Layout, u
 
 func TestTheIndexCostsAtMost16BytesAPage(t *testing.T) {
 	const lineOfChunk, lineOfTable, lastExtent, footer = 32, 32, 32, 64
-	for _, step := range []uint64{chunkPages, 10_000, 100, 63, 62, 60, 55, 33, 32, 31, 7, 2} {
+	for _, step := range []uint64{chunkPages, 10_000, 100, 62, 60, 55, 33, 32, 31, 7} {
 		bucket, l, n := numbered(t, step)
 		size := uint64(len(bucket.Bytes("index")))
 		parts := n/128/1024 + 1
@@ -93,7 +93,8 @@ func checkNumbered(t *testing.T, r *snapshot.Reader, l *guest.Layout, step uint6
 }
 
 func TestTheIndexIsReadInRanges(t *testing.T) {
-	bucket, l, n := numbered(t, 3)
+	const step = 5
+	bucket, l, n := numbered(t, step)
 	size := int64(len(bucket.Bytes("index")))
 	read := func() int64 { return bucket.BytesRead("index") }
 	before := read()
@@ -114,14 +115,14 @@ func TestTheIndexIsReadInRanges(t *testing.T) {
 		}
 		return read() - before
 	}
-	chunk := int64(8192 + 256 + 8*(chunkPages/3+1))
-	if got := lookup(3 * 7000); got < chunk-8 || got > chunk+1024*32 {
+	chunk := int64(8192 + 256 + 8*(chunkPages/step+1))
+	if got := lookup(step * 7000); got < chunk-8 || got > chunk+1024*32 {
 		t.Errorf("the first lookup reads %d bytes, want a chunk and a part of the table: about %d", got, chunk+1024*32)
 	}
-	if got := lookup(3 * 7001); got != 0 {
+	if got := lookup(step * 7001); got != 0 {
 		t.Errorf("another in the same chunk reads %d bytes, want none", got)
 	}
-	if got := lookup(3*chunkPages/3*3 + 2); got > chunk+1024*32 {
+	if got := lookup(3*chunkPages + 2); got > chunk+1024*32 {
 		t.Errorf("one in another chunk reads %d bytes of %d", got, size)
 	}
 	if l.Pages(l.Blocks[0]) != 4*chunkPages {

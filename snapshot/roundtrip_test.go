@@ -21,26 +21,24 @@ import (
 // into several lanes at random, over and over, and reads them back.
 func TestTheNewestWriteOfEachPageIsKept(t *testing.T) {
 	for _, store := range stores {
-		for _, pageSize := range []int{1 << 10, 4 << 10, 64 << 10} {
-			for _, lanes := range []int{1, 3} {
-				t.Run(fmt.Sprintf("%s/%d KiB pages/%d lanes", store, pageSize>>10, lanes), func(t *testing.T) {
-					l := pcLayout(t, pageSize)
-					bucket := snapshottest.NewBucket()
-					m := newModel(l)
-					fillAtRandom(t, bucket, m, store, lanes)
-					r := open(t, bucket)
-					v, err := r.Verify(t.Context(), nil)
-					if err != nil {
-						t.Fatal(err)
-					}
-					m.check(t, r)
-					total := (300 + 2 + 40) - m.pages()
-					got := r.Manifest().Totals
-					if v.Pages != m.pages() || got.Pages != m.pages() || got.Zero != total {
-						t.Errorf("%d pages verified, totals %+v; want %d pages and %d zero", v.Pages, got, m.pages(), total)
-					}
-				})
-			}
+		for _, tt := range []struct{ pageSize, lanes int }{{1 << 10, 3}, {4 << 10, 1}, {4 << 10, 3}, {64 << 10, 2}} {
+			t.Run(fmt.Sprintf("%s/%d KiB pages/%d lanes", store, tt.pageSize>>10, tt.lanes), func(t *testing.T) {
+				l := pcLayout(t, tt.pageSize)
+				bucket := snapshottest.NewBucket()
+				m := newModel(l)
+				fillAtRandom(t, bucket, m, store, tt.lanes)
+				r := open(t, bucket)
+				v, err := r.Verify(t.Context(), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.check(t, r)
+				zero := (300 + 2 + 40) - m.pages()
+				got := r.Manifest().Totals
+				if v.Pages != m.pages() || got.Pages != m.pages() || got.Zero != zero {
+					t.Errorf("%d pages verified, totals %+v; want %d pages and %d zero", v.Pages, got, m.pages(), zero)
+				}
+			})
 		}
 	}
 }

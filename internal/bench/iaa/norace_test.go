@@ -1,0 +1,5 @@
+//go:build !race
+
+package iaabench
+
+const raceEnabled = false

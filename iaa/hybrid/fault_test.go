@@ -38,7 +38,7 @@ func TestFailedJobsAreRedoneInSoftware(t *testing.T) {
 		"stale record":   {iaamodel.Action{Stale: true}, "bad-record"},
 		"wrong bytes":    {iaamodel.Action{Corrupt: true}, "wrong-bytes"},
 		"vanished":       {iaamodel.Action{Fate: iaamodel.FateVanish}, "timeout"},
-		"late":           {iaamodel.Action{Delay: 80 * time.Millisecond}, "timeout"},
+		"late":           {iaamodel.Action{Delay: 700 * time.Millisecond}, "timeout"},
 		"malformed data": {iaamodel.Action{Status: iaa.StatusAnalyticsError, Code: iaa.CodeBadDistance}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

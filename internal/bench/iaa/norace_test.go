@@ -1,5 +1,0 @@
-//go:build !race
-
-package iaabench
-
-const raceEnabled = false

@@ -108,6 +108,18 @@ func (m *Memory) Free() error {
 	return m.dev.sys.Unmap(m.bytes)
 }
 
+// Keep leaves the memory to Device.Close in place of Free: for memory that a job
+// which never completed may still use.
+func (m *Memory) Keep() {
+	if m.freed.Swap(true) {
+		return
+	}
+	m.dev.mem.remove(m.bytes)
+	m.dev.mu.Lock()
+	defer m.dev.mu.Unlock()
+	m.dev.kept = append(m.dev.kept, m.bytes)
+}
+
 // address is where a device finds mem. The caller keeps mem reachable.
 func address(mem []byte) uint64 {
 	return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mem))))

@@ -309,16 +309,25 @@ func (s *Session) Close(ctx context.Context) error {
 	}
 	err := s.Drain(ctx)
 	s.closed = true
+	for i := range s.jobs { // results that nobody collected
+		if j := &s.jobs[i]; j.state == stateRunning && j.rec.Load().Status != StatusPending {
+			j.q.completed()
+		}
+	}
+	s.retire()
+	if err != nil {
+		s.arena.Keep()
+		return err
+	}
+	return s.arena.Free()
+}
+
+// retire takes the session off the device's list.
+func (s *Session) retire() {
 	s.dev.mu.Lock()
 	defer s.dev.mu.Unlock()
 	delete(s.dev.sessions, s)
 	s.count.addTo(&s.dev.retired)
-	if err != nil {
-		s.dev.mem.remove(s.arena.bytes)
-		s.dev.kept = append(s.dev.kept, s.arena.bytes)
-		return err
-	}
-	return s.arena.Free()
 }
 
 // since is the time from start, and starts the clock of a job when first asked:

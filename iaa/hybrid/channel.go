@@ -174,12 +174,11 @@ func (c *Channel) Close(ctx context.Context) error {
 		return nil
 	}
 	err := c.session.Close(ctx)
-	if errors.Is(err, iaa.ErrUndrained) {
-		// Buffers may be the source of a job that is still out there; they stay
-		// mapped, and registered for good.
-		return err
-	}
 	for _, m := range c.memory {
+		if errors.Is(err, iaa.ErrUndrained) {
+			m.Keep() // it may be the source of a job that is still out there
+			continue
+		}
 		err = errors.Join(err, m.Free())
 	}
 	return err

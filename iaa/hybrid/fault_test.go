@@ -38,7 +38,7 @@ func TestFailedJobsAreRedoneInSoftware(t *testing.T) {
 		"stale record":   {iaamodel.Action{Stale: true}, "bad-record"},
 		"wrong bytes":    {iaamodel.Action{Corrupt: true}, "wrong-bytes"},
 		"vanished":       {iaamodel.Action{Fate: iaamodel.FateVanish}, "timeout"},
-		"late":           {iaamodel.Action{Delay: 80 * time.Millisecond}, "timeout"},
+		"late":           {iaamodel.Action{Delay: 700 * time.Millisecond}, "timeout"},
 		"malformed data": {iaamodel.Action{Status: iaa.StatusAnalyticsError, Code: iaa.CodeBadDistance}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -198,7 +198,10 @@ func TestHungJobIntoGuestMemory(t *testing.T) {
 		}
 		ps := pages(t, m, rand.New(rand.NewPCG(3, 3)), 8)
 		register(t, d, whole(ps))
-		room := make([]byte, pageSize)
+		room, err := ch.Buffer(pageSize)
+		if err != nil {
+			t.Fatal(err)
+		}
 		text := bytes.Repeat([]byte("guest "), pageSize)[:pageSize]
 		stream := room[:newCodec(t).Deflate(room, text)]
 		p, err := ch.Inflate([][]byte{stream, stream, stream}, ps[:3])
@@ -216,8 +219,16 @@ func TestHungJobIntoGuestMemory(t *testing.T) {
 		if err := ch.Close(t.Context()); !errors.Is(err, iaa.ErrUndrained) {
 			t.Errorf("Close: %v, want ErrUndrained", err)
 		}
+		// The channel's memory is kept: the device's own, the session's and the
+		// buffer, beside the guest's. Closing the device gives it back.
+		if _, regions := m.Live(); regions != 4 {
+			t.Errorf("%d regions mapped after Close, want 4", regions)
+		}
 		if err := d.Close(); err != nil {
 			t.Error(err)
+		}
+		if _, regions := m.Live(); regions != 1 {
+			t.Errorf("%d regions mapped after the device was closed, want the guest's", regions)
 		}
 	}
 }

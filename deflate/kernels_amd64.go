@@ -46,6 +46,7 @@ func (c *canonical) sort(lens []uint8) {
 
 // counters is what weighAVX512 counts in.
 type counters struct {
+	//lint:ignore U1000 the assembly uses it
 	litLen    [4][litLenCodes]uint32
 	distances [MaxPageSize/minMatch + 16]uint32
 }

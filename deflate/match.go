@@ -47,13 +47,16 @@ type matcher struct {
 	ntok int
 	// table holds, for each bucket, the last word hashed into it: the hash bits
 	// that do not choose the bucket above the position modulo 4,096.
-	table   [1 << hashBits]uint32
+	table [1 << hashBits]uint32
+	//lint:ignore U1000 the assembly uses it
 	scratch scratch
 	src     [MaxPageSize + pageSlack]byte
 	tok     [MaxPageSize + 2*blockLen]token
 }
 
 // scratch is what the assembly keeps of one block; it knows the layout.
+//
+//lint:ignore U1000 the assembly uses it
 type scratch struct {
 	bucket [2][blockLen]uint32 // where each position's word hashes to
 	fresh  [2][blockLen]uint32 // the entry it puts there

@@ -341,7 +341,7 @@ func preferred(receiving, watching error) error {
 // watch follows the migration at the source until it has ended. A failure
 // there cancels the receiving.
 func (s *save) watch(ctx context.Context, cancel context.CancelCauseFunc) error {
-	const often = 50 * time.Millisecond
+	const often = 10 * time.Millisecond
 	for pushed := false; ; {
 		m, err := s.c.QueryMigrate(ctx)
 		if err != nil {

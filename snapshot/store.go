@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bucket holds the objects of one snapshot. Names are plain, without a
@@ -103,12 +105,30 @@ func (d *Dir) Create(name string) (ObjectWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &dirObjectWriter{f, path}, nil
+	return &dirObjectWriter{File: f, path: path}, nil
 }
 
 type dirObjectWriter struct {
 	*os.File
-	path string
+	path    string
+	written int64
+	flushed int64 // what the kernel was asked to write to the disk
+}
+
+// flushStep is how many bytes are left to the kernel before it is asked to
+// write them. Otherwise all of an object waits for Commit, and Commit for it.
+const flushStep = 8 << 20
+
+func (w *dirObjectWriter) Write(p []byte) (int, error) {
+	n, err := w.File.Write(p)
+	w.written += int64(n)
+	if w.written-w.flushed >= flushStep {
+		// This only begins the writing; Commit's fsync is what counts, and
+		// says what went wrong.
+		unix.SyncFileRange(int(w.Fd()), w.flushed, w.written-w.flushed, unix.SYNC_FILE_RANGE_WRITE)
+		w.flushed = w.written
+	}
+	return n, err
 }
 
 func (w *dirObjectWriter) Commit() error {

@@ -372,10 +372,10 @@ func TestEveryTruncationIsNoticed(t *testing.T) {
 func TestEveryBitFlipGetsTheReferencesVerdict(t *testing.T) {
 	d := NewDecoder()
 	for _, kind := range corpus.Kinds() {
-		page := make([]byte, 600)
+		page := make([]byte, 250)
 		corpus.Fill(page, kind, 22)
 		for _, mode := range modes {
-			stream := make([]byte, 700)
+			stream := make([]byte, 300)
 			stream = stream[:NewEncoder(mode).Deflate(stream, page)]
 			for bit := range 8 * len(stream) {
 				stream[bit/8] ^= 1 << (bit % 8)

@@ -10,6 +10,19 @@ var useAVX512 = cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ
 	cpu.X86.HasAVX512CD && cpu.X86.HasAVX512VBMI && cpu.X86.HasAVX512VBMI2 && cpu.X86.HasAVX512GFNI &&
 	cpu.X86.HasBMI1 && cpu.X86.HasBMI2 && cpu.X86.HasPOPCNT
 
+// scratch is what findAVX512 keeps of one block, and of the next two.
+//
+//lint:ignore U1000 only the assembly looks inside
+type scratch struct {
+	bucket [2][blockLen]uint32 // where each position's word hashes to
+	fresh  [2][blockLen]uint32 // the entry it puts there
+	old    [blockLen]uint32    // the entry it finds there
+	// dist is distance-1 of each candidate. One more is read than there is, and
+	// that too must be no farther than a distance.
+	dist [blockLen + 1]uint32
+	tok  [blockLen]token // the matches taken, at their positions
+}
+
 //go:noescape
 func findAVX512(m *matcher, lazy bool)
 
@@ -46,7 +59,7 @@ func (c *canonical) sort(lens []uint8) {
 
 // counters is what weighAVX512 counts in.
 type counters struct {
-	//lint:ignore U1000 the assembly uses it
+	//lint:ignore U1000 only the assembly looks at it
 	litLen    [4][litLenCodes]uint32
 	distances [MaxPageSize/minMatch + 16]uint32
 }

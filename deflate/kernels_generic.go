@@ -11,5 +11,8 @@ func (s *weights) add(tokens []token)                        { s.addGeneric(toke
 func (t *tokenCodes) putTokens(w *bitWriter, tokens []token) { t.put(w, tokens) }
 func (c *canonical) sort(lens []uint8)                       { c.sortGeneric(lens) }
 
-// counters is what the assembly needs to weigh.
-type counters struct{}
+// What the assembly needs besides.
+type (
+	counters struct{}
+	scratch  struct{}
+)

@@ -26,7 +26,7 @@ const (
 
 	// quietBlocks without any candidate make the matcher skip some.
 	quietBlocks = 4
-	maxSkip     = 4
+	maxSkip     = 8
 
 	// pageSlack is how far the matcher may read behind the page's end: the
 	// longest match and one vector.
@@ -48,23 +48,10 @@ type matcher struct {
 	// table holds, for each bucket, the last word hashed into it: the hash bits
 	// that do not choose the bucket above the position modulo 4,096.
 	table [1 << hashBits]uint32
-	//lint:ignore U1000 the assembly uses it
+	//lint:ignore U1000 only the assembly looks inside
 	scratch scratch
 	src     [MaxPageSize + pageSlack]byte
 	tok     [MaxPageSize + 2*blockLen]token
-}
-
-// scratch is what the assembly keeps of one block; it knows the layout.
-//
-//lint:ignore U1000 the assembly uses it
-type scratch struct {
-	bucket [2][blockLen]uint32 // where each position's word hashes to
-	fresh  [2][blockLen]uint32 // the entry it puts there
-	old    [blockLen]uint32    // the entry it finds there
-	// dist is distance-1 of each candidate. One more is read than there is, and
-	// that too must be no farther than a distance.
-	dist [blockLen + 1]uint32
-	tok  [blockLen]token // the matches taken, at their positions
 }
 
 func (m *matcher) page() []byte    { return m.src[:m.n] }

@@ -294,7 +294,9 @@ counted:
 
 ahead:
 	// Hash two blocks ahead, so that what is stored here has left the store
-	// queue when it is needed.
+	// queue when it is needed. If two are skipped it will not be.
+	CMPQ skip-16(SP), $2
+	JGE  hashed
 	LEAQ 128(R9), R11
 	CMPQ R11, matcher_n(DI)
 	JGE  hashed
@@ -403,6 +405,8 @@ beyond4:
 	MOVQ DX, R13
 
 expand:
+	CMPQ R13, $-1
+	JEQ  literals
 	EXPAND16(0)
 	EXPAND16(16)
 	EXPAND16(32)
@@ -430,6 +434,27 @@ exact:
 	MOVQ R8, matcher_ntok(DI)
 	VZEROUPPER
 	RET
+
+literals:
+	// A token for every byte needs no moving together.
+	KMOVQ R14, K1
+	KSHIFTRQ $16, K1, K2
+	KSHIFTRQ $32, K1, K3
+	KSHIFTRQ $48, K1, K4
+	VPMOVZXBD SRC(DI)(R9*1), Z0
+	VPMOVZXBD (SRC+16)(DI)(R9*1), Z1
+	VPMOVZXBD (SRC+32)(DI)(R9*1), Z2
+	VPMOVZXBD (SRC+48)(DI)(R9*1), Z3
+	VMOVDQU32 (TAKEN+0)(DI), K1, Z0
+	VMOVDQU32 (TAKEN+64)(DI), K2, Z1
+	VMOVDQU32 (TAKEN+128)(DI), K3, Z2
+	VMOVDQU32 (TAKEN+192)(DI), K4, Z3
+	VMOVDQU32 Z0, (R8)
+	VMOVDQU32 Z1, 64(R8)
+	VMOVDQU32 Z2, 128(R8)
+	VMOVDQU32 Z3, 192(R8)
+	ADDQ $256, R8
+	JMP  advance
 
 nothing:
 	MOVQ quiet-8(SP), AX

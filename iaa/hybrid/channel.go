@@ -184,25 +184,28 @@ func (c *Channel) Close(ctx context.Context) error {
 	return err
 }
 
-// collect polls every job in flight and returns how many have ended.
+// collect polls every job in flight and returns how many have ended. The last
+// flight takes the place of one that ended: most polls find nothing, and should
+// write nothing.
 func (c *Channel) collect() int {
-	ended := 0
-	kept := c.flights[:0]
-	for _, f := range c.flights {
+	before := len(c.flights)
+	for i := 0; i < len(c.flights); {
+		f := c.flights[i]
 		r, done, err := c.session.Poll(f.slot)
-		switch {
-		case err != nil:
+		if err == nil && !done {
+			i++
+			continue
+		}
+		last := len(c.flights) - 1
+		c.flights[i] = c.flights[last]
+		c.flights = c.flights[:last]
+		if err != nil {
 			c.failed(f, err)
-			ended++
-		case done:
+		} else {
 			f.packet.hardware(f, r)
-			ended++
-		default:
-			kept = append(kept, f)
 		}
 	}
-	c.flights = kept
-	return ended
+	return before - len(c.flights)
 }
 
 // failed has the page of a failed job done in software.

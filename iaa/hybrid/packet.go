@@ -261,7 +261,7 @@ func (p *Packet) step(ctx context.Context, idle int) (worked bool, err error) {
 		if c.collect() > 0 {
 			return true, nil
 		}
-		c.session.Relax(p.oldest(), idle)
+		c.session.Relax(p.awaited(), idle)
 		return false, nil
 	}
 	c.collect()
@@ -295,8 +295,8 @@ func (p *Packet) nextForCPU() *Packet {
 	return nil
 }
 
-// oldest is the slot to wait for: the packet's own oldest job, or any.
-func (p *Packet) oldest() int {
+// awaited is a slot to wait for: of one of the packet's own jobs, or any.
+func (p *Packet) awaited() int {
 	for _, f := range p.ch.flights {
 		if f.packet == p {
 			return f.slot

@@ -82,10 +82,17 @@ func (m *Machine) run(j *job, s *scratch) *outcome {
 	if f != nil {
 		return o.fault(f)
 	}
-	if j.desc.Op() == iaa.OpCompress {
-		m.runCompress(j, o, s, src)
+	work := func() {
+		if j.desc.Op() == iaa.OpCompress {
+			m.runCompress(j, o, s, src)
+		} else {
+			m.runInflate(j, o, s, src)
+		}
+	}
+	if m.memo.memoizes(j, &s.tab) {
+		m.memo.do(j, o, src, work)
 	} else {
-		m.runInflate(j, o, s, src)
+		work()
 	}
 	if len(o.output) > 0 {
 		// Only the pages that output goes to are written, and so may fault.

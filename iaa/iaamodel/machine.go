@@ -22,6 +22,7 @@ type Machine struct {
 	cfg        Config
 	sysfs, dev string
 	mem        memory
+	memo       *memo // with a Clock
 	start      time.Time
 
 	mu         sync.Mutex // everything below, and the devices' and queues' state
@@ -66,6 +67,9 @@ func New(dir string, cfg Config) (*Machine, error) {
 		rng: rand.New(rand.NewPCG(cfg.Seed, 1)), queues: make(map[string]*queue), busy: make(map[uint64]*job),
 	}
 	m.wake = sync.NewCond(&m.mu)
+	if cfg.Clock != nil {
+		m.memo = newMemo()
+	}
 	if err := writeTree(m.sysfs, m.dev, cfg); err != nil {
 		return nil, fmt.Errorf("iaamodel: write sysfs tree: %w", err)
 	}

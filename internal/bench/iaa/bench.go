@@ -27,7 +27,8 @@ type Config struct {
 	Devices []int
 	// Channels is the number of channels, each with a goroutine of its own: 8.
 	Channels int
-	// Packets is the number of packets a channel carries in each run: 16.
+	// Packets is the number of packets a channel carries in each run: 64. Runs
+	// into absent memory carry 16 at most, since every page is new there.
 	Packets int
 	// Pages is what they are filled with, over and over; generated if empty.
 	Pages [][]byte
@@ -60,7 +61,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Channels = 8
 	}
 	if c.Packets == 0 {
-		c.Packets = 16
+		c.Packets = 64
 	}
 	if c.CPU == 0 {
 		c.CPU = 1

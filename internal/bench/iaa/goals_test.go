@@ -23,7 +23,9 @@ func fixedCosts(cpu time.Duration) Config {
 func TestGoals(t *testing.T) {
 	cases := map[time.Duration][]int{10 * time.Microsecond: {1, 2, 4}, 60 * time.Microsecond: {4}}
 	for cpu, devices := range cases {
-		cfg, err := fixedCosts(cpu).withDefaults()
+		cfg := fixedCosts(cpu)
+		cfg.Packets = 20
+		cfg, err := cfg.withDefaults()
 		if err != nil {
 			t.Fatal(err)
 		}

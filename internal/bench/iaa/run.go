@@ -172,14 +172,19 @@ type worker struct {
 	ch         *hybrid.Channel
 	row        Row
 	memory     []*iaa.Memory
-	srcs, dsts [][]byte // all packets' pages or streams, in order
+	srcs, dsts [][]byte // pages or streams of some packets, carried over and over
 	want       [][]byte // what they inflate to
-	pages      int
+	packets    int
+	pages      int // in all packets
 	err        error
 }
 
 func (b *bench) newWorker(st *stage, row Row, index int) (*worker, error) {
-	w := &worker{row: row, pages: b.cfg.Packets * PacketPages}
+	w := &worker{row: row, packets: b.cfg.Packets}
+	if row.Memory != Present {
+		w.packets = min(w.packets, distinctPackets)
+	}
+	w.pages = w.packets * PacketPages
 	codec := b.cfg.Codec()
 	if st.clock != nil {
 		codec = &charged{codec, st.clock, b.report.CPUCompress, b.report.CPUInflate}
@@ -208,6 +213,12 @@ func (b *bench) newWorker(st *stage, row Row, index int) (*worker, error) {
 	return w, nil
 }
 
+// distinctPackets is how many packets a worker has memory for.
+const distinctPackets = 16
+
+// distinct is the number of pages that a worker has memory for.
+func (w *worker) distinct() int { return min(w.packets, distinctPackets) * PacketPages }
+
 // room returns memory for n pages that devices reach, or of the heap without any.
 func (w *worker) room(st *stage, n int, p iaa.Prefault) ([]byte, error) {
 	if st.dev == nil {
@@ -222,7 +233,7 @@ func (w *worker) room(st *stage, n int, p iaa.Prefault) ([]byte, error) {
 }
 
 func (w *worker) fillPages(st *stage, pages [][]byte, index int) error {
-	mem, err := w.room(st, w.pages, iaa.PrefaultPopulate)
+	mem, err := w.room(st, w.distinct(), iaa.PrefaultPopulate)
 	if err != nil {
 		return err
 	}
@@ -234,7 +245,7 @@ func (w *worker) fillPages(st *stage, pages [][]byte, index int) error {
 }
 
 func (w *worker) fillStreams(st *stage, b *bench, index int) error {
-	in, err := w.room(st, w.pages, iaa.PrefaultPopulate)
+	in, err := w.room(st, w.distinct(), iaa.PrefaultPopulate)
 	if err != nil {
 		return err
 	}
@@ -242,7 +253,7 @@ func (w *worker) fillStreams(st *stage, b *bench, index int) error {
 	if w.row.Memory != Present {
 		policy = iaa.PrefaultNone
 	}
-	out, err := w.room(st, w.pages, policy)
+	out, err := w.room(st, w.distinct(), policy)
 	if err != nil {
 		return err
 	}
@@ -268,9 +279,10 @@ func (w *worker) carry(ctx context.Context) error {
 		before.Release()
 		return nil
 	}
-	for i := 0; i < w.pages; i += PacketPages {
+	for k := range w.packets {
 		var p *hybrid.Packet
 		var err error
+		i := k * PacketPages % len(w.srcs)
 		if w.row.Direction == Compress {
 			p, err = w.ch.Compress(w.srcs[i : i+PacketPages])
 		} else {

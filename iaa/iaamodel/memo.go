@@ -1,0 +1,56 @@
+package iaamodel
+
+import (
+	"bytes"
+	"hash/maphash"
+
+	"github.com/vmferry/vmferry/iaa"
+)
+
+// memo remembers what the engines made of a source, so that a simulation which
+// sends the same pages over and over does the work once. Machine.mu does not
+// guard it: with a Clock there is one thread.
+type memo struct {
+	seed    maphash.Seed
+	entries map[memoKey]memoEntry
+}
+
+type memoKey struct {
+	hash  uint64
+	op    iaa.Opcode
+	flags iaa.CodecFlags
+	room  uint32
+}
+
+type memoEntry struct {
+	src, out []byte
+	outcome  outcome
+}
+
+// maxMemo bounds the memory it takes; beyond it, work is done each time.
+const maxMemo = 1 << 14
+
+func newMemo() *memo { return &memo{maphash.MakeSeed(), make(map[memoKey]memoEntry)} }
+
+// do returns what work makes of src, which the tables of an AECS must not enter
+// into other than by being the fixed ones.
+func (m *memo) do(j *job, o *outcome, src []byte, work func()) {
+	key := memoKey{maphash.Bytes(m.seed, src), j.desc.Op(), j.desc.CodecFlags, j.desc.MaxDst}
+	if e, ok := m.entries[key]; ok && bytes.Equal(e.src, src) {
+		stall := o.stall
+		*o = e.outcome
+		o.stall = stall
+		o.output = e.out
+		return
+	}
+	work()
+	if len(m.entries) < maxMemo {
+		m.entries[key] = memoEntry{bytes.Clone(src), bytes.Clone(o.output), *o}
+	}
+}
+
+// memoizes reports whether a job's result depends on its source alone: all do
+// that do not come with tables made for them.
+func (m *memo) memoizes(j *job, tab *aecs) bool {
+	return m != nil && (j.desc.Flags()&iaa.FlagReadAECS == 0 || tab.headBits == 3)
+}

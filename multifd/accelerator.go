@@ -7,6 +7,9 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/guest"
@@ -38,7 +41,8 @@ type AcceleratorOptions struct {
 	// than straight into guest memory. Which is faster depends on whether
 	// guest memory is present: see docs/iaa.md.
 	Bounce bool
-	// Device are the driver's options; the zero value is this machine.
+	// Device are the driver's options; the zero value is this machine. Without
+	// Nodes, devices of the node that this process runs on come first.
 	Device iaa.Options
 	Logger *slog.Logger
 }
@@ -72,7 +76,11 @@ func (a *Accelerator) device() (*iaa.Device, error) {
 		return nil, nil
 	}
 	a.once.Do(func() {
-		a.dev, a.err = iaa.Open(context.Background(), a.opts.Device)
+		opts := a.opts.Device
+		if opts.Nodes == nil {
+			opts.Nodes = currentNode()
+		}
+		a.dev, a.err = iaa.Open(context.Background(), opts)
 		if a.err != nil && a.opts.Mode == AcceleratorAuto {
 			a.opts.Logger.Info("qpl runs in software: there is no usable accelerator (see: vmferry iaa list)", "cause", a.err)
 		}
@@ -81,6 +89,16 @@ func (a *Accelerator) device() (*iaa.Device, error) {
 		return nil, fmt.Errorf("the accelerator is required: %w", a.err)
 	}
 	return a.dev, nil
+}
+
+// currentNode is the NUMA node that this process runs on, and so the one that
+// the kernel gives it memory of.
+func currentNode() []int {
+	var cpu, node uint32
+	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), uintptr(unsafe.Pointer(&node)), 0); errno != 0 {
+		return nil
+	}
+	return []int{int(node)}
 }
 
 // Ready opens the device now. It is an error not to have one where it is

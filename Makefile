@@ -4,6 +4,9 @@ GO ?= go
 export CGO_ENABLED ?= 0
 STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 5s
+# All that has goroutines. The benchmarks' engines run simulations that take
+# minutes under the race detector, in one thread.
+RACED := ./cmd/... ./deflate ./guest ./iaa/... ./migration ./multifd ./qmp/... ./snapshot/... ./vmstate
 
 .PHONY: build demo test test-unit test-noasm test-race test-qemu lint fuzz bench bench-codec interop-qpl clean
 
@@ -37,10 +40,10 @@ test-noasm:
 
 # The race detector needs cgo, the tests do not.
 test-race:
-	CGO_ENABLED=1 $(GO) test -race -short ./...
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $(RACED)
 
 test-qemu:
-	$(GO) test -tags realqemu -count=1 -timeout 20m -run 'RealQEMU' ./qmp ./internal/qemutest ./qemu
+	$(GO) test -tags realqemu -count=1 -p 1 -timeout 25m -run 'RealQEMU' ./qmp ./internal/qemutest ./qemu
 
 # Each fuzz target for a short while, on top of its seeds.
 fuzz:

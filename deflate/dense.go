@@ -105,18 +105,18 @@ func (s *weights) bits(lens *tokenLens) int {
 }
 
 const (
-	randomSample = 1024
+	randomSample = 512
 	// randomSquares is the sum of the squares of all byte counts in the sample
 	// that means 7.85 bits of collision entropy a byte, which is no more than
 	// the Shannon entropy. What little a code could save there the
 	// code's own description costs.
-	randomSquares = 5570
+	randomSquares = 1647
 )
 
 // looksRandom reports that page has no skew worth a Huffman code, by a sample
 // from four places.
 func looksRandom(page []byte) bool {
-	if len(page) < 2*randomSample {
+	if len(page) < 4*randomSample {
 		return false
 	}
 	var count [256]uint16

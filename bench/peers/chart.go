@@ -55,15 +55,32 @@ func drawChart(results []codec.Result) []byte {
 		(left+chartWidth-right)/2, chartHeight-12)
 	fmt.Fprintf(&b, `<text transform="translate(18 %d) rotate(-90)" text-anchor="middle">ratio</text>`+"\n",
 		(top+chartHeight-bottom)/2)
+	var labels [][2]float64
 	for _, r := range results {
 		colour, weight := "#5577aa", "normal"
 		if strings.HasPrefix(r.Codec, "deflate-") {
 			colour, weight = "#c0392b", "bold"
 		}
 		px, py := x.at(math.Log2(r.CompressMBps)), y.at(r.Ratio)
+		label := [2]float64{px + 8, py - 6}
+		if crowded(labels, label) {
+			label[1] = py + 16
+		}
+		labels = append(labels, label)
 		fmt.Fprintf(&b, `<circle cx="%.1f" cy="%.1f" r="5" fill="%s"/><text x="%.1f" y="%.1f" fill="%s" font-weight="%s">%s</text>`+"\n",
-			px, py, colour, px+8, py-6, colour, weight, r.Codec)
+			px, py, colour, label[0], label[1], colour, weight, r.Codec)
 	}
 	b.WriteString("</svg>\n")
 	return b.Bytes()
+}
+
+// crowded reports whether a label would run into one of those there are.
+func crowded(labels [][2]float64, label [2]float64) bool {
+	const width, height = 90, 13
+	for _, l := range labels {
+		if math.Abs(l[0]-label[0]) < width && math.Abs(l[1]-label[1]) < height {
+			return true
+		}
+	}
+	return false
 }

@@ -8,10 +8,13 @@ type pace struct {
 	recent      float64 // jobs that end between two looks, lately
 }
 
-// firstDepth is the guess to begin with, leastDepth what is never undercut.
+// firstDepth is the guess to begin with, leastDepth what is never undercut, and
+// margin the multiple of what was just seen to end that is kept in flight: jobs
+// end faster while other channels hold back.
 const (
 	firstDepth = 64
 	leastDepth = 4
+	margin     = 3
 )
 
 func newPace(most int) pace { return pace{depth: min(firstDepth, most), most: most} }
@@ -26,9 +29,9 @@ func (p *pace) learn(ended, left int, wanting bool) {
 	switch {
 	case left == 0 && ended > 0 && wanting:
 		p.depth = min(2*p.depth, p.most)
-	case 2*ended > p.depth:
-		p.depth = min(2*ended, p.most)
-	case 4*ended < p.depth:
+	case margin*ended > p.depth:
+		p.depth = min(margin*ended, p.most)
+	case 2*margin*ended < p.depth:
 		p.depth = max(p.depth*7/8, min(leastDepth, p.most))
 	}
 }

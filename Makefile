@@ -43,7 +43,7 @@ test-race:
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $(RACED)
 
 test-qemu:
-	$(GO) test -tags realqemu -count=1 -p 1 -timeout 25m -run 'RealQEMU' ./qmp ./internal/qemutest ./qemu
+	$(GO) test -tags realqemu -count=1 -p 1 -timeout 25m ./qmp ./internal/qemutest ./qemu
 
 # Each fuzz target for a short while, on top of its seeds.
 fuzz:

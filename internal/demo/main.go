@@ -53,6 +53,9 @@ func run(ctx context.Context, vmferry string) error {
 	if err := first.WaitReady(ctx); err != nil {
 		return err
 	}
+	if err := first.WaitCount(ctx, 20); err != nil {
+		return err
+	}
 	before, _ := first.Count()
 
 	say("vmferry save --qmp %s snapshot, while the guest works (its count is %d)", first.QMPPath(), before)

@@ -38,7 +38,7 @@ func measureQPL(ctx context.Context, pages []byte, passes int) ([]codec.Result, 
 	}
 	libs := filepath.Join(root, "usr/lib/x86_64-linux-gnu")
 	build := exec.CommandContext(ctx, "gcc", "-O3", "-march=native", "-o", program, source,
-		"-I", filepath.Join(root, "usr/include"), "-L", libs, "-lqpl",
+		"-idirafter", filepath.Join(root, "usr/include"), "-L", libs, "-lqpl",
 		"-Wl,--allow-shlib-undefined")
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("building against libqpl in %s: %w\n%s", root, err, out)

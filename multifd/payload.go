@@ -13,11 +13,11 @@ import (
 // in the way of a packet.
 type payloadBuffer []byte
 
-// newPayloadBuffer makes room for a full packet of pages that grew by an
-// eighth: no codec's worst case is beyond that.
-func newPayloadBuffer() payloadBuffer {
-	return prefaulted(guest.PacketBytes + guest.PacketBytes/8 + 4096)
-}
+// maxPayload is a full packet of pages that grew by an eighth: no codec's worst
+// case is beyond that.
+const maxPayload = guest.PacketBytes + guest.PacketBytes/8 + 4096
+
+func newPayloadBuffer() payloadBuffer { return prefaulted(maxPayload) }
 
 // prefaulted returns n bytes that were written once.
 func prefaulted(n int) []byte {

@@ -34,7 +34,7 @@ func (qatzipMethod) SetupSend(cfg ChannelConfig) (SendState, error) {
 		level = flate.BestSpeed
 	}
 	s := new(qatzipSend)
-	s.out.b = payloadBuffer(newPayloadBuffer())[:0]
+	s.out.b = newPayloadBuffer()[:0]
 	w, err := flate.NewWriter(&s.out, level)
 	if err != nil {
 		return nil, err

@@ -94,7 +94,7 @@ type qplHardwareReceive struct {
 func newQPLHardwareReceive(cfg ChannelConfig, hw *hybrid.Channel) (ReceiveState, error) {
 	q := &qplHardwareReceive{acc: cfg.Accelerator, hw: hw, pageSize: cfg.PageSize, lengths: make([]uint32, 0, guest.PacketPages(cfg.PageSize))}
 	for i := range q.bufs {
-		b, err := hw.Buffer(len(newPayloadBuffer()))
+		b, err := hw.Buffer(maxPayload)
 		if err != nil {
 			q.Cleanup()
 			return nil, err

@@ -1,7 +1,7 @@
 package multifd
 
 import (
-	"fmt"
+	"io"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -24,77 +24,36 @@ func (zstdMethod) SetupSend(cfg ChannelConfig) (SendState, error) {
 	if cfg.Level != 0 {
 		level = zstd.EncoderLevelFromZstd(cfg.Level)
 	}
-	s := new(zstdSend)
-	s.out.b = payloadBuffer(newPayloadBuffer())[:0]
+	s := &zstdSend{streamSend: streamSend{out: vectorBuffer{newPayloadBuffer()[:0]}}}
 	// One goroutine a channel is what runs already.
 	w, err := zstd.NewWriter(&s.out, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
 		zstd.WithWindowSize(512<<10), zstd.WithEncoderCRC(false))
 	if err != nil {
 		return nil, err
 	}
-	s.w = w
+	s.w, s.enc = w, w
 	return s, nil
 }
 
 type zstdSend struct {
-	w   *zstd.Encoder
-	out vectorBuffer
+	streamSend
+	enc *zstd.Encoder
 }
 
-func (*zstdSend) TakesDeflated() bool { return false }
-
 func (s *zstdSend) Cleanup() {
-	s.w.Reset(nil) // the frame is left open, as the field does
+	s.enc.Reset(nil) // the frame is left open, as the field does
 	*s = zstdSend{}
 }
 
-func (s *zstdSend) Prepare(out *Outgoing) error {
-	s.out.b = s.out.b[:0]
-	for _, page := range out.Batch.Data {
-		if _, err := s.w.Write(page); err != nil {
-			return err
-		}
-	}
-	if err := s.w.Flush(); err != nil {
-		return err
-	}
-	out.Payload = append(out.Payload, s.out.b)
-	out.PayloadLen = len(s.out.b)
-	return nil
-}
-
 func (zstdMethod) SetupReceive(ChannelConfig) (ReceiveState, error) {
-	return &zstdReceive{buf: newPayloadBuffer()}, nil
-}
-
-type zstdReceive struct {
-	buf  payloadBuffer
-	feed packetFeed
-	r    *zstd.Decoder
-}
-
-func (z *zstdReceive) Cleanup() {
-	if z.r != nil {
-		z.r.Close()
-	}
-	*z = zstdReceive{}
-}
-
-func (z *zstdReceive) Receive(in *Incoming) error {
-	payload, err := z.buf.read(in)
-	if err != nil {
-		return err
-	}
-	z.feed.next(payload)
-	if z.r == nil {
-		r, err := zstd.NewReader(&z.feed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
+	z := &streamReceive{buf: newPayloadBuffer(), field: "zstd frame"}
+	z.open = func(r io.Reader) (io.Reader, error) {
+		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
-			return inField("zstd frame", fmt.Errorf("%w: %w", ErrMalformed, err))
+			return nil, err
 		}
-		z.r = r
+		z.close = d.Close
+		return d, nil
 	}
-	if err := receivePages(in, z.r); err != nil {
-		return err
-	}
-	return z.feed.finish()
+	return z, nil
 }

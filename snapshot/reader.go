@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -190,7 +191,7 @@ func (r *Reader) States() ([]multifd.DeviceState, error) {
 	if err != nil || data == nil {
 		return nil, err
 	}
-	states, err := multifd.ReadDeviceStates(newBytesReader(data))
+	states, err := multifd.ReadDeviceStates(bytes.NewReader(data))
 	if err != nil {
 		return nil, corrupt("device-states", "%v", err)
 	}

@@ -1,15 +1,12 @@
 package snapshot
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"sync"
 
 	"github.com/vmferry/vmferry/guest"
 )
-
-func newBytesReader(b []byte) io.Reader { return bytes.NewReader(b) }
 
 // SourceOptions say what a source yields.
 type SourceOptions struct {

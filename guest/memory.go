@@ -2,40 +2,49 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/bits"
+	"os"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/deflate"
 )
 
 // Memory is guest memory in this process: a sink that pages are put straight
 // into, and a source that yields slices of itself.
+//
+// Each block has a bitmap of the pages that were received. A page with data
+// costs the one page fault of its first write, or none if it is there already
+// (see MapOptions). A zero page whose bit is clear is fresh, and is neither
+// read nor written: it costs none.
 type Memory struct {
-	// Map, if it is set before Setup, gives the memory of a block, zeroed: of
-	// huge pages, say, or shared with another process. It stays its owner's
-	// to free.
+	// Options say how Setup maps the blocks.
+	Options MapOptions
+	// Map, if it is set before Setup, gives the memory of a block, zeroed. It
+	// stays its owner's to free.
 	Map func(*Block) ([]byte, error)
 
 	layout *Layout
 	blocks []memoryBlock
-	mapped bool
 }
 
 type memoryBlock struct {
-	mem []byte
-	// received has a bit for every page that was written. A zero page whose
-	// bit is clear is fresh: it is not touched, and so costs no page fault.
-	received []atomic.Uint64
+	mem     []byte
+	mapping mapping // what Setup mapped, if it did
+	// received has a bit for every page that was written, named for every page
+	// that a lane was told of, be it as zero.
+	received, named []atomic.Uint64
 }
 
-// NewMemory maps zeroed memory for every block of the layout. Pages are given
-// by the kernel when they are first written. Close unmaps it.
-func NewMemory(l *Layout) (*Memory, error) {
-	m := new(Memory)
+// NewMemory maps zeroed memory for every block of the layout, as the zero value
+// of MapOptions says. Close unmaps it.
+func NewMemory(l *Layout) (*Memory, error) { return NewMemoryWith(l, MapOptions{}) }
+
+// NewMemoryWith maps memory in the way that opts say.
+func NewMemoryWith(l *Layout, opts MapOptions) (*Memory, error) {
+	m := &Memory{Options: opts}
 	if err := m.Setup(l); err != nil {
 		return nil, err
 	}
@@ -50,31 +59,32 @@ func (m *Memory) Setup(l *Layout) error {
 	}
 	blocks := make([]memoryBlock, 0, len(l.Blocks))
 	for _, b := range l.Blocks {
-		if b.Length > 1<<62 {
-			return fmt.Errorf("%w: RAM block %q is too large to map", ErrLayout, b.Name)
-		}
-		mem, err := m.mapBlock(b)
+		mb, err := m.mapBlock(b)
 		if err != nil {
-			if m.Map == nil {
-				unmap(blocks)
-			}
+			unmap(blocks)
 			return fmt.Errorf("guest: mapping %d bytes for RAM block %q: %w", b.Length, b.Name, err)
 		}
-		blocks = append(blocks, memoryBlock{mem: mem, received: make([]atomic.Uint64, (l.Pages(b)+63)/64)})
+		words := (l.Pages(b) + 63) / 64
+		mb.received, mb.named = make([]atomic.Uint64, words), make([]atomic.Uint64, words)
+		blocks = append(blocks, mb)
 	}
-	m.layout, m.blocks, m.mapped = l, blocks, m.Map == nil
+	m.layout, m.blocks = l, blocks
 	return nil
 }
 
-func (m *Memory) mapBlock(b *Block) ([]byte, error) {
+func (m *Memory) mapBlock(b *Block) (memoryBlock, error) {
 	if m.Map == nil {
-		return unix.Mmap(-1, 0, int(b.Length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+		mapped, err := mapMemory(b.Name, b.Length, &m.Options)
+		if err != nil {
+			return memoryBlock{}, err
+		}
+		return memoryBlock{mem: mapped.mem[:b.Length:b.Length], mapping: mapped}, nil
 	}
 	mem, err := m.Map(b)
 	if err == nil && uint64(len(mem)) != b.Length {
 		err = fmt.Errorf("%w: Map gave %d bytes", ErrLayout, len(mem))
 	}
-	return mem, err
+	return memoryBlock{mem: mem}, err
 }
 
 // Attach makes memory that the caller owns, one slice a block, a Memory. Its
@@ -88,11 +98,12 @@ func Attach(l *Layout, mem [][]byte) (*Memory, error) {
 		if uint64(len(mem[i])) != b.Length {
 			return nil, fmt.Errorf("%w: %d bytes of memory for RAM block %q of %d", ErrLayout, len(mem[i]), b.Name, b.Length)
 		}
-		received := make([]atomic.Uint64, (l.Pages(b)+63)/64)
-		for j := range received {
-			received[j].Store(^uint64(0))
+		words := (l.Pages(b) + 63) / 64
+		mb := memoryBlock{mem: mem[i], received: make([]atomic.Uint64, words), named: make([]atomic.Uint64, words)}
+		for j := range mb.received {
+			mb.received[j].Store(^uint64(0))
 		}
-		m.blocks = append(m.blocks, memoryBlock{mem: mem[i], received: received})
+		m.blocks = append(m.blocks, mb)
 	}
 	return m, nil
 }
@@ -109,25 +120,47 @@ func (m *Memory) Received(b *Block, offset uint64) bool {
 	return m.blocks[b.Index].received[page/64].Load()&(1<<(page%64)) != 0
 }
 
-// Close unmaps the memory if NewMemory or Setup mapped it. Nothing may use it
-// any more.
-func (m *Memory) Close() error {
-	if m.mapped {
-		m.mapped = false
-		return unmap(m.blocks)
+// File returns the memfd that b's memory is, which other processes can map; nil
+// if it is none. The file is as long as the block, up to a whole number of the
+// pages that back it. It is the Memory's to close.
+func (m *Memory) File(b *Block) *os.File { return m.blocks[b.Index].mapping.file }
+
+// BackingPage returns the bytes of the pages that back b, which for memory that
+// Setup did not map are taken to be small ones.
+func (m *Memory) BackingPage(b *Block) uint64 {
+	if page := m.blocks[b.Index].mapping.page; page != 0 && m.Options.Pages == HugeTLB {
+		return page
 	}
-	return nil
+	return uint64(os.Getpagesize())
 }
 
+// Missing counts the pages of b that no lane was told of, neither with data nor
+// as zero: after a whole migration of a source that names every page there are
+// none.
+func (m *Memory) Missing(b *Block) uint64 {
+	missing := m.layout.Pages(b)
+	for i := range m.blocks[b.Index].named {
+		missing -= uint64(bits.OnesCount64(m.blocks[b.Index].named[i].Load()))
+	}
+	return missing
+}
+
+// Close unmaps the memory if NewMemory or Setup mapped it. Nothing may use it
+// any more.
+func (m *Memory) Close() error { return unmap(m.blocks) }
+
 func unmap(blocks []memoryBlock) error {
-	var first error
+	var errs []error
 	for i := range blocks {
-		if err := unix.Munmap(blocks[i].mem); err != nil && first == nil {
-			first = fmt.Errorf("guest: unmapping memory: %w", err)
+		if blocks[i].mapping.mem == nil {
+			continue
 		}
 		blocks[i].mem = nil
+		if err := blocks[i].mapping.unmap(); err != nil {
+			errs = append(errs, fmt.Errorf("guest: unmapping memory: %w", err))
+		}
 	}
-	return first
+	return errors.Join(errs...)
 }
 
 // Lane opens a way into the memory for one goroutine.
@@ -146,14 +179,15 @@ type memoryLane struct {
 func (l *memoryLane) Pages(b *Block, offsets []uint64) ([][]byte, error) {
 	mb, size := &l.m.blocks[b.Index], uint64(l.m.layout.PageSize)
 	l.pages = l.pages[:0]
+	var marks marker
 	for _, off := range offsets {
 		if err := l.m.layout.CheckOffset(b, off); err != nil {
 			return nil, err
 		}
-		page := off / size
-		mb.received[page/64].Or(1 << (page % 64))
+		marks.add(off/size, mb.received, mb.named)
 		l.pages = append(l.pages, mb.mem[off:off+size:off+size])
 	}
+	marks.flush(mb.received, mb.named)
 	return l.pages, nil
 }
 
@@ -161,11 +195,13 @@ func (l *memoryLane) Commit() error { return nil }
 
 func (l *memoryLane) Zero(b *Block, offsets []uint64) error {
 	mb, size := &l.m.blocks[b.Index], uint64(l.m.layout.PageSize)
+	var marks marker
 	for _, off := range offsets {
 		if err := l.m.layout.CheckOffset(b, off); err != nil {
 			return err
 		}
 		page := off / size
+		marks.add(page, mb.named)
 		if mb.received[page/64].Load()&(1<<(page%64)) == 0 {
 			continue
 		}
@@ -174,7 +210,35 @@ func (l *memoryLane) Zero(b *Block, offsets []uint64) error {
 			clear(p)
 		}
 	}
+	marks.flush(mb.named)
 	return nil
+}
+
+// marker sets bits of pages that mostly follow one another: a word at a time,
+// because several lanes set bits of one bitmap.
+type marker struct {
+	word uint64
+	mask uint64
+}
+
+func (k *marker) add(page uint64, bitmaps ...[]atomic.Uint64) {
+	if w := page / 64; w != k.word {
+		k.flush(bitmaps...)
+		k.word = w
+	}
+	k.mask |= 1 << (page % 64)
+}
+
+func (k *marker) flush(bitmaps ...[]atomic.Uint64) {
+	if k.mask == 0 {
+		return
+	}
+	for _, b := range bitmaps {
+		if b[k.word].Load()&k.mask != k.mask {
+			b[k.word].Or(k.mask)
+		}
+	}
+	k.mask = 0
 }
 
 func (l *memoryLane) Close() error { return nil }
@@ -185,16 +249,10 @@ func (l *memoryLane) Stable() bool { return true }
 // All returns a source of every page of the memory.
 func (m *Memory) All() Source { return &memorySource{m: m} }
 
-// Dirty returns a source of the pages whose bit is set: dirty[i] is the bitmap
-// of block i, bit j of word k for page 64k+j.
-func (m *Memory) Dirty(dirty [][]uint64) (Source, error) {
-	if len(dirty) != len(m.blocks) {
-		return nil, fmt.Errorf("%w: %d dirty bitmaps for %d RAM blocks", ErrLayout, len(dirty), len(m.blocks))
-	}
-	for i, b := range m.layout.Blocks {
-		if uint64(len(dirty[i])) != (m.layout.Pages(b)+63)/64 {
-			return nil, fmt.Errorf("%w: a dirty bitmap of %d words for RAM block %q of %d pages", ErrLayout, len(dirty[i]), b.Name, m.layout.Pages(b))
-		}
+// Dirty returns a source of the pages whose bit is set.
+func (m *Memory) Dirty(dirty Bitmap) (Source, error) {
+	if err := dirty.fits(m.layout); err != nil {
+		return nil, err
 	}
 	return &memorySource{m: m, dirty: dirty}, nil
 }
@@ -203,7 +261,7 @@ func (m *Memory) Dirty(dirty [][]uint64) (Source, error) {
 // cursor over all blocks.
 type memorySource struct {
 	m      *Memory
-	dirty  [][]uint64
+	dirty  Bitmap
 	cursor atomic.Uint64 // in runs, over the blocks end to end
 }
 

@@ -1,0 +1,365 @@
+package dirty
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/hugepages"
+)
+
+func newMemory(t testing.TB, opts guest.MapOptions, pageSize int, lengths ...uint64) *guest.Memory {
+	t.Helper()
+	var blocks []guest.Block
+	for i, n := range lengths {
+		blocks = append(blocks, guest.Block{Name: string(rune('a' + i)), Length: n})
+	}
+	l, err := guest.NewLayout(pageSize, blocks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := guest.NewMemoryWith(l, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+func start(t testing.TB, m *guest.Memory, mode Mode) *Log {
+	t.Helper()
+	l, err := New(m, Options{Mode: mode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+func collect(t testing.TB, l *Log) guest.Bitmap {
+	t.Helper()
+	b := guest.NewBitmap(l.layout)
+	if err := l.Collect(b); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// settle lets the thread of the mode Sync come to rest. A page that is collected
+// while it is let go is noted twice.
+func settle(mode Mode) {
+	if mode == Sync {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// pages lists what is set.
+func pages(b guest.Bitmap) (list [][2]int) {
+	for i, words := range b {
+		for w, word := range words {
+			for bit := range 64 {
+				if word&(1<<bit) != 0 {
+					list = append(list, [2]int{i, w*64 + bit})
+				}
+			}
+		}
+	}
+	return list
+}
+
+func equal(a, b [][2]int) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// eachMode runs a test in both modes on memory of each kind.
+func eachMode(t *testing.T, run func(t *testing.T, mode Mode, opts guest.MapOptions)) {
+	for _, mode := range []Mode{Async, Sync} {
+		if mode == Sync && !haveWatcher {
+			continue
+		}
+		for name, opts := range map[string]guest.MapOptions{
+			"anonymous":   {},
+			"memfd":       {Backing: guest.Memfd},
+			"transparent": {Pages: guest.TransparentHuge, Prealloc: guest.PreallocPopulate},
+			"populated":   {Prealloc: guest.PreallocPopulate},
+		} {
+			t.Run(string(mode)+"/"+name, func(t *testing.T) { run(t, mode, opts) })
+		}
+	}
+}
+
+func TestEveryWrittenPageIsFoundOnceAndNoOther(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode Mode, opts guest.MapOptions) {
+		m := newMemory(t, opts, 4096, 4<<20, 1<<20)
+		a, b := m.Bytes(m.Layout().Blocks[0]), m.Bytes(m.Layout().Blocks[1])
+		a[0], a[4096*100] = 1, 1 // before Start: not dirty
+		l := start(t, m, mode)
+		if got := pages(collect(t, l)); len(got) != 0 {
+			t.Fatalf("dirty before anything was written: %v", got)
+		}
+		a[4096*100+4095] = 2 // was there before
+		a[4096*511] = 2      // never touched, or populated only
+		_ = a[4096*7]        // a read is no write
+		copy(b[4096*3-1:], "xy")
+		settle(mode)
+		want := [][2]int{{0, 100}, {0, 511}, {1, 2}, {1, 3}}
+		if got := pages(collect(t, l)); !equal(got, want) {
+			t.Errorf("dirty: %v, want %v", got, want)
+		}
+		if got := pages(collect(t, l)); len(got) != 0 {
+			t.Errorf("found again: %v", got)
+		}
+		a[4096*100] = 3
+		if got := pages(collect(t, l)); !equal(got, [][2]int{{0, 100}}) {
+			t.Errorf("after one more write: %v", got)
+		}
+	})
+}
+
+func TestCollectLeavesOtherBitsAlone(t *testing.T) {
+	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+	l := start(t, m, Auto)
+	m.Bytes(m.Layout().Blocks[0])[4096] = 1
+	b := guest.NewBitmap(m.Layout())
+	b[0][0] = 1 << 9
+	if err := l.Collect(b); err != nil {
+		t.Fatal(err)
+	}
+	if b[0][0] != 1<<9|1<<1 {
+		t.Errorf("bitmap %#x", b[0][0])
+	}
+}
+
+func TestTargetPagesOfAnySize(t *testing.T) {
+	for _, tt := range []struct {
+		pageSize int
+		want     [][2]int
+	}{
+		{1024, [][2]int{{0, 12}, {0, 13}, {0, 14}, {0, 15}}},
+		{4096, [][2]int{{0, 3}}},
+		{65536, [][2]int{{0, 0}}},
+	} {
+		m := newMemory(t, guest.MapOptions{}, tt.pageSize, 1<<20)
+		l := start(t, m, Auto)
+		m.Bytes(m.Layout().Blocks[0])[3*4096+5] = 1
+		if got := pages(collect(t, l)); !equal(got, tt.want) {
+			t.Errorf("pages of %d bytes: %v, want %v", tt.pageSize, got, tt.want)
+		}
+	}
+}
+
+func TestWritesBySystemCallsAreFound(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode Mode, opts guest.MapOptions) {
+		m := newMemory(t, opts, 4096, 1<<20)
+		l := start(t, m, mode)
+		var p [2]int
+		if err := unix.Pipe(p[:]); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(p[0])
+		defer unix.Close(p[1])
+		unix.Write(p[1], []byte("hello"))
+		mem := m.Bytes(m.Layout().Blocks[0])
+		if n, err := unix.Read(p[0], mem[4096*9:4096*9+5]); n != 5 || err != nil {
+			t.Fatal(n, err)
+		}
+		if got := pages(collect(t, l)); !equal(got, [][2]int{{0, 9}}) {
+			t.Errorf("dirty: %v", got)
+		}
+	})
+}
+
+func TestDiscardedPagesCountAsWritten(t *testing.T) {
+	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+	mem := m.Bytes(m.Layout().Blocks[0])
+	mem[0], mem[4096] = 1, 1
+	l := start(t, m, Async)
+	if err := unix.Madvise(mem[:4096], unix.MADV_DONTNEED); err != nil {
+		t.Fatal(err)
+	}
+	if got := pages(collect(t, l)); !equal(got, [][2]int{{0, 0}}) {
+		t.Errorf("dirty: %v", got)
+	}
+}
+
+func TestHugetlbPagesAreDirtyWhole(t *testing.T) {
+	giveBack, err := hugepages.Reserve(4)
+	if err != nil {
+		if os.Getuid() != 0 {
+			t.Skipf("setting huge pages aside needs root: %v", err)
+		}
+		t.Fatal(err)
+	}
+	defer giveBack()
+	for _, backing := range []guest.Backing{guest.Anonymous, guest.Memfd} {
+		for _, mode := range []Mode{Async, Sync} {
+			if mode == Sync && !haveWatcher {
+				continue
+			}
+			t.Run(string(backing)+"/"+string(mode), func(t *testing.T) {
+				m := newMemory(t, guest.MapOptions{Backing: backing, Pages: guest.HugeTLB, HugePageSize: hugepages.Size}, 4096, 8<<20)
+				l := start(t, m, mode)
+				m.Bytes(m.Layout().Blocks[0])[3<<20] = 1
+				settle(mode)
+				got := collect(t, l)
+				if n := got.Count(); n != 512 || got[0][512/64] != ^uint64(0) {
+					t.Errorf("%d pages are dirty, want the 512 of the second huge page", n)
+				}
+				if n := collect(t, l).Count(); n != 0 {
+					t.Errorf("%d pages are dirty again", n)
+				}
+				if err := l.Stop(); err != nil {
+					t.Error(err)
+				}
+				if err := m.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// Writers raise counters in pages at random; a reader copies each page after
+// Collect has named it. Whatever the timing, at the end the copy is equal.
+func TestNoWriteIsMissedUnderLoad(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode Mode, opts guest.MapOptions) {
+		const size = 4 << 20
+		m := newMemory(t, opts, 4096, size)
+		mem := m.Bytes(m.Layout().Blocks[0])
+		mirror := make([]byte, size)
+		l := start(t, m, mode)
+		var stop atomic.Bool
+		var writers sync.WaitGroup
+		for w := range 4 {
+			writers.Go(func() {
+				r := rand.New(rand.NewPCG(uint64(w), 7))
+				line := make([]byte, 512)
+				for !stop.Load() {
+					for i := range line {
+						line[i]++
+					}
+					// A copy, which the runtime cannot interrupt, to a
+					// place of the writer's own in the page.
+					copy(mem[r.IntN(size/4096)*4096+w*1024:], line)
+				}
+			})
+		}
+		gc := time.NewTicker(3 * time.Millisecond)
+		defer gc.Stop()
+		read := func() {
+			for _, p := range pages(collect(t, l)) {
+				copy(mirror[p[1]*4096:(p[1]+1)*4096], mem[p[1]*4096:])
+			}
+		}
+		for end := time.Now().Add(400 * time.Millisecond); time.Now().Before(end); read() {
+			select {
+			case <-gc.C:
+				runtime.GC() // a writer that waits may not hold it up
+			default:
+			}
+		}
+		stop.Store(true)
+		writers.Wait()
+		read()
+		for i := range mem {
+			if mem[i] != mirror[i] {
+				t.Fatalf("byte %#x is %d, and was %d when its page was last dirty", i, mem[i], mirror[i])
+			}
+		}
+	})
+}
+
+func TestALogThatStoppedLeavesMemoryFreeAndCanBeStartedAgain(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode Mode, opts guest.MapOptions) {
+		m := newMemory(t, opts, 4096, 1<<20)
+		mem := m.Bytes(m.Layout().Blocks[0])
+		l := start(t, m, mode)
+		mem[4096] = 1
+		for range 3 {
+			if err := l.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			mem[0], mem[8192] = 1, 1
+			if err := l.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if got := pages(collect(t, l)); len(got) != 0 {
+				t.Errorf("dirty after starting again: %v", got)
+			}
+		}
+	})
+}
+
+func TestMisuseIsAnError(t *testing.T) {
+	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+	l, err := New(m, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := guest.NewBitmap(m.Layout())
+	if err := l.Collect(b); !errors.Is(err, ErrState) {
+		t.Errorf("Collect before Start: %v", err)
+	}
+	if err := l.Stop(); err != nil {
+		t.Errorf("Stop before Start: %v", err)
+	}
+	if err := l.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Stop()
+	if err := l.Start(); !errors.Is(err, ErrState) {
+		t.Errorf("Start twice: %v", err)
+	}
+	if err := l.Collect(b[:0]); !errors.Is(err, ErrState) {
+		t.Errorf("a bitmap without blocks: %v", err)
+	}
+	if err := l.Collect(guest.Bitmap{make([]uint64, 1)}); !errors.Is(err, ErrState) {
+		t.Errorf("a bitmap too short: %v", err)
+	}
+	other, err := New(m, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err == nil || !strings.Contains(err.Error(), "watches over this memory already") {
+		t.Errorf("two logs of one memory: %v", err)
+	}
+	if _, err := New(m, Options{Mode: "soon"}); !errors.Is(err, ErrState) {
+		t.Errorf("an unknown mode: %v", err)
+	}
+	if _, err := New(new(guest.Memory), Options{}); !errors.Is(err, ErrState) {
+		t.Errorf("memory without blocks: %v", err)
+	}
+	odd := make([]byte, 3*4096)
+	layout, _ := guest.NewLayout(1024, []guest.Block{{Name: "a", Length: 1024}})
+	at, err := guest.Attach(layout, [][]byte{odd[1024:2048]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(at, Options{}); !errors.Is(err, ErrState) {
+		t.Errorf("memory that is no whole page: %v", err)
+	}
+}

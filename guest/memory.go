@@ -270,8 +270,8 @@ func (s *memorySource) Layout() *Layout { return s.m.layout }
 func (s *memorySource) Next(ctx context.Context, b *Batch) error {
 	run := uint64(s.m.layout.PacketPages())
 	for {
-		if err := ctx.Err(); err != nil {
-			return err
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		n := s.cursor.Add(1) - 1
 		b.Reset()

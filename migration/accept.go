@@ -150,7 +150,7 @@ const lastLook = 10 * time.Millisecond
 // settle makes sure that every connection that was made before it was called
 // has been looked at; refuseMore then returns.
 func (a *acceptor) settle() {
-	if d, ok := a.ln.(interface{ SetDeadline(time.Time) error }); ok {
+	if d, ok := a.ln.(deadliner); ok {
 		d.SetDeadline(time.Now().Add(lastLook))
 	} else {
 		a.ln.Close()
@@ -236,7 +236,7 @@ func identify(ctx context.Context, conn net.Conn, cfg *ReceiveConfig) arrival {
 	// Ending ctx ends the reading.
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	tune(conn)
+	setLinkTimeout(conn, cfg.LinkTimeout)
 	if cfg.TLS != nil {
 		t := tls.Server(conn, cfg.TLS)
 		if err := t.HandshakeContext(ctx); err != nil {

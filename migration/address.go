@@ -108,19 +108,33 @@ func (a Address) Dial(ctx context.Context, cfg *tls.Config) (net.Conn, error) {
 // tune makes a TCP connection notice within half a minute or so that the other
 // side is gone, which without a word from it takes the kernel a quarter of an
 // hour.
-func tune(conn net.Conn) {
+func tune(conn net.Conn) { setLinkTimeout(conn, 0) }
+
+// defaultLinkTimeout is how long a link may be dead.
+const defaultLinkTimeout = 30 * time.Second
+
+// setLinkTimeout is tune with another time.
+func setLinkTimeout(conn net.Conn, timeout time.Duration) {
+	if timeout <= 0 {
+		timeout = defaultLinkTimeout
+	}
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return
 	}
-	tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4})
+	tcp.SetKeepAliveConfig(net.KeepAliveConfig{
+		Enable: true, Idle: max(timeout/3, time.Second), Interval: max(timeout/6, time.Second), Count: 4,
+	})
 	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return
 	}
 	// A kernel that does not know the option leaves the default: no harm.
 	raw.Control(func(fd uintptr) {
-		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 30_000)
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
 	})
 }
 

@@ -32,11 +32,19 @@ type ReceiveConfig struct {
 	// ConnectTimeout bounds the wait for the source's connections; 0 waits
 	// for good.
 	ConnectTimeout time.Duration
-	Reader         vmstate.ReaderOptions
+	// LinkTimeout is how long a TCP link may be dead before that is an error;
+	// 0 is half a minute.
+	LinkTimeout time.Duration
+	Reader      vmstate.ReaderOptions
 	// Commit, if not nil, is called when everything has arrived and the sink's
 	// lanes are closed. A source with a return path is told how that went, and
 	// goes by it.
 	Commit func(*Received) error
+	// Start, if not nil, starts the machine, after Commit. It is called once,
+	// when the source will not run any more unless this side says that it
+	// failed; an error says so. Handover directs the rest.
+	Start    func(*Received) error
+	Handover Handover
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
 	Accelerator *multifd.Accelerator
 	// Progress, if not nil, is kept up to date.
@@ -69,16 +77,29 @@ type Received struct {
 	UUID     [16]byte
 	// ReturnPath says that the source waits to be told how it went.
 	ReturnPath bool
+	// Verified says that the source did not give up before it knew that this
+	// side runs: see Migrate.
+	Verified bool
 	// ExtraSyncs are SYNCs that the main channel had no sync point for. No
 	// page followed them.
 	ExtraSyncs int
 }
+
+// OwnerState returns the state that the owner of a Go program's memory sent: see
+// MigrateConfig.
+func (r *Received) OwnerState() ([]byte, error) { return vmstate.ParseOwnerState(r.Devices) }
 
 // Receive takes one migration from a listener, which it closes.
 func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*Received, error) {
 	if cfg.Channels < 1 || cfg.Channels > multifd.MaxChannels {
 		ln.Close()
 		return nil, fmt.Errorf("%w: %d channels (want 1 to %d)", ErrChannels, cfg.Channels, multifd.MaxChannels)
+	}
+	if cfg.Start != nil {
+		if err := checkStart(ln); err != nil {
+			ln.Close()
+			return nil, err
+		}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -228,8 +249,23 @@ func (d *destination) runMain(conns *connections) (*Received, error) {
 	var received *Received
 	if err == nil {
 		received = d.received(conns)
+		if d.wantsHandover() {
+			err = d.complete()
+		}
+	}
+	if err == nil {
 		if d.cfg.Commit != nil {
 			err = d.cfg.Commit(received)
+		}
+	}
+	if err == nil && d.cfg.Start != nil {
+		switch {
+		case d.heard(wordStay):
+			err = fmt.Errorf("%w: its machine stays there, and this side was told to start it", ErrSourceGone)
+		case d.wantsHandover():
+			return received, d.handOver(conns, received)
+		default:
+			err = d.cfg.Start(received)
 		}
 	}
 	if shutErr := d.main.Shut(err == nil); err == nil && shutErr != nil {
@@ -238,16 +274,21 @@ func (d *destination) runMain(conns *connections) (*Received, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.letGo(conns)
+	return received, nil
+}
+
+// letGo waits a little for the source to close its connections.
+func (d *destination) letGo(conns *connections) {
 	d.done.Store(true)
 	// Let the source close first: one that finds its channels gone may take
 	// it for a failure.
 	for _, conn := range append([]net.Conn{conns.main}, conns.channels...) {
 		conn.SetReadDeadline(time.Now().Add(grace))
 	}
-	if received.ReturnPath {
+	if d.main.ReturnPath() {
 		io.Copy(io.Discard, conns.main)
 	}
-	return received, nil
 }
 
 // finish closes the lanes: no page comes after it.
@@ -296,7 +337,7 @@ func (d *destination) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 	if err := d.cfg.Sink.Setup(l); err != nil {
 		return err
 	}
-	if mem, ok := d.cfg.Sink.(*guest.Memory); ok && d.cfg.Method == multifd.QPL {
+	if mem := d.memory(); mem != nil && d.cfg.Method == multifd.QPL {
 		release, err := d.cfg.Accelerator.Register(mem)
 		if err != nil {
 			return err
@@ -320,6 +361,12 @@ func (d *destination) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 		c.mu.Unlock()
 	}
 	return nil
+}
+
+// memory is the sink, if that is memory of this process.
+func (d *destination) memory() *guest.Memory {
+	mem, _ := d.cfg.Sink.(*guest.Memory)
+	return mem
 }
 
 func (d *destination) SyncPoint() error {

@@ -8,8 +8,10 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
@@ -46,11 +48,19 @@ type SendConfig struct {
 	// ReturnPath asks the destination to say how it went. Finish then waits
 	// for that.
 	ReturnPath bool
+	// Bandwidth bounds the bytes a second of all channels together; 0 is no
+	// bound.
+	Bandwidth uint64
+	// LinkTimeout is how long a TCP link may be dead before that is an error;
+	// 0 is half a minute.
+	LinkTimeout time.Duration
 	// Accelerator is what qpl uses; nil is software. Its owner closes it
 	// after Close.
 	Accelerator *multifd.Accelerator
 	// Progress, if not nil, is kept up to date.
 	Progress *Progress
+
+	words []uint32 // PINGs with which the stream begins
 }
 
 // Dialer makes a connection to the destination.
@@ -71,7 +81,9 @@ type Sender struct {
 	mu   sync.Mutex // main is written by all channels in ZeroInMain
 	main *vmstate.Writer
 
-	shut chan error // the return path's last word
+	limit *rate.Limiter // nil without a bound
+	back  *returnPath   // nil without one
+	pings uint32
 }
 
 // Connect opens the main channel first and then the multifd channels, in
@@ -83,7 +95,7 @@ func Connect(ctx context.Context, dial Dialer, cfg SendConfig) (_ *Sender, err e
 	if cfg.Progress == nil {
 		cfg.Progress = new(Progress)
 	}
-	s := &Sender{cfg: cfg}
+	s := &Sender{cfg: cfg, limit: newLimiter(cfg.Bandwidth)}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -125,13 +137,16 @@ func (s *Sender) begin() error {
 		return err
 	}
 	if s.cfg.ReturnPath {
-		for _, c := range vmstate.OpenReturnPath() {
+		commands := vmstate.OpenReturnPath()
+		for _, word := range s.cfg.words {
+			commands = append(commands, vmstate.Ping(word))
+		}
+		for _, c := range commands {
 			if err := s.main.Command(c); err != nil {
 				return err
 			}
 		}
-		s.shut = make(chan error, 1)
-		go func() { s.shut <- vmstate.AwaitShut(s.mainConn) }()
+		s.back = readReturnPath(s.mainConn)
 	}
 	return s.main.Flush()
 }
@@ -165,6 +180,7 @@ func (s *Sender) open(ctx context.Context, dial Dialer) (net.Conn, error) {
 		conn.Close()
 		return nil, context.Cause(ctx)
 	}
+	setLinkTimeout(conn, s.cfg.LinkTimeout)
 	s.conns = append(s.conns, conn)
 	return conn, nil
 }
@@ -242,8 +258,12 @@ func (s *Sender) runChannel(ctx context.Context, sender *multifd.Sender, batches
 		if err := sender.Send(b); err != nil {
 			return err
 		}
-		s.cfg.Progress.Bytes.Add(sender.Bytes() - before)
-		before = sender.Bytes()
+		sent := sender.Bytes() - before
+		s.cfg.Progress.Bytes.Add(sent)
+		before += sent
+		if err := pace(ctx, s.limit, sent); err != nil {
+			return err
+		}
 	}
 }
 
@@ -274,6 +294,20 @@ func (s *Sender) DeviceState(ctx context.Context, d multifd.DeviceState) error {
 // Finish ends RAM, sends the device state with the end of the stream, and with
 // a return path waits until the destination says how it went.
 func (s *Sender) Finish(ctx context.Context, devices []byte) error {
+	if err := s.end(ctx, devices); err != nil || s.back == nil {
+		return err
+	}
+	defer s.closeOn(ctx)()
+	select {
+	case <-s.back.ended:
+		return withCause(ctx, s.back.err)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// end ends RAM and sends the device state with the end of the stream.
+func (s *Sender) end(ctx context.Context, devices []byte) error {
 	defer s.closeOn(ctx)()
 	if err := s.main.BeginSection(true); err != nil {
 		return s.explain(ctx, err)
@@ -281,19 +315,7 @@ func (s *Sender) Finish(ctx context.Context, devices []byte) error {
 	if err := s.syncPoint(); err != nil {
 		return s.explain(ctx, err)
 	}
-	if err := s.main.Devices(devices); err != nil {
-		return s.explain(ctx, err)
-	}
-	if s.shut == nil {
-		return nil
-	}
-	select {
-	case err := <-s.shut:
-		s.shut <- err
-		return withCause(ctx, err)
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return s.explain(ctx, s.main.Devices(devices))
 }
 
 // explain prefers what the destination said to how the writing then failed.
@@ -301,13 +323,14 @@ func (s *Sender) explain(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	select {
-	case said := <-s.shut:
-		s.shut <- said
-		if said != nil && !errors.Is(said, net.ErrClosed) {
-			return fmt.Errorf("%w (while sending: %w)", said, err)
+	if s.back != nil {
+		select {
+		case <-s.back.ended:
+			if said := s.back.err; said != nil && !errors.Is(said, net.ErrClosed) {
+				return fmt.Errorf("%w (while sending: %w)", said, err)
+			}
+		default:
 		}
-	default:
 	}
 	return withCause(ctx, err)
 }
@@ -328,9 +351,8 @@ func (s *Sender) Close() error {
 		sender.Close()
 	}
 	s.senders = nil
-	if s.shut != nil {
-		// The reader of the return path has ended, or does now.
-		s.shut <- <-s.shut
+	if s.back != nil {
+		<-s.back.ended // its reader sees the closing
 	}
 	return nil
 }

@@ -38,8 +38,8 @@ type ChannelConfig struct {
 
 // SendState carries the pages of one channel out.
 type SendState interface {
-	// Prepare turns out.Batch into the payload: it appends it to out.Payload
-	// and says its bytes in out.PayloadLen. The vectors may point into the
+	// Prepare turns out.Batch into the payload: it appends it to out.Payload,
+	// says its bytes in out.PayloadLen and counts out.Compressed. The vectors may point into the
 	// batch and are written before the next Prepare. It is called for batches
 	// with normal pages only.
 	Prepare(out *Outgoing) error
@@ -70,6 +70,9 @@ type Outgoing struct {
 	Batch      *guest.Batch
 	Payload    net.Buffers
 	PayloadLen int
+	// Compressed counts the pages that are in the payload in another form
+	// than their own bytes.
+	Compressed int
 }
 
 // ReceiveState takes the pages of one channel in.

@@ -65,4 +65,7 @@ func (s *perPageSend) add(out *Outgoing, i int, data []byte) {
 	binary.BigEndian.PutUint32(s.lengths[4*i:], uint32(len(data)))
 	out.Payload = append(out.Payload, data)
 	out.PayloadLen += len(data)
+	if len(data) < s.size {
+		out.Compressed++
+	}
 }

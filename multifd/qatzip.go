@@ -33,7 +33,7 @@ func (qatzipMethod) SetupSend(cfg ChannelConfig) (SendState, error) {
 	if level == 0 {
 		level = flate.BestSpeed
 	}
-	s := new(qatzipSend)
+	s := &qatzipSend{page: make([]byte, cfg.PageSize)}
 	s.out.b = newPayloadBuffer()[:0]
 	w, err := flate.NewWriter(&s.out, level)
 	if err != nil {
@@ -44,8 +44,9 @@ func (qatzipMethod) SetupSend(cfg ChannelConfig) (SendState, error) {
 }
 
 type qatzipSend struct {
-	w   *flate.Writer
-	out vectorBuffer
+	w    *flate.Writer
+	out  vectorBuffer
+	page []byte
 }
 
 func (*qatzipSend) TakesDeflated() bool { return false }
@@ -56,7 +57,9 @@ func (s *qatzipSend) Prepare(out *Outgoing) error {
 	s.out.b = append(s.out.b, make([]byte, qatzipHeaderLen-len(qatzipHeader))...)
 	s.w.Reset(&s.out)
 	var crc, size uint32
-	for _, page := range out.Batch.Data {
+	for _, live := range out.Batch.Data {
+		// The checksum and the compressor have to see the same bytes.
+		page := s.page[:copy(s.page, live)]
 		crc = crc32.Update(crc, crc32.IEEETable, page)
 		size += uint32(len(page))
 		if _, err := s.w.Write(page); err != nil {
@@ -72,7 +75,7 @@ func (s *qatzipSend) Prepare(out *Outgoing) error {
 	s.out.b = le.AppendUint32(s.out.b, crc)
 	s.out.b = le.AppendUint32(s.out.b, size)
 	out.Payload = append(out.Payload, s.out.b)
-	out.PayloadLen = len(s.out.b)
+	out.PayloadLen, out.Compressed = len(s.out.b), len(out.Batch.Data)
 	return nil
 }
 

@@ -22,6 +22,7 @@ type Sender struct {
 	packet   Packet
 	out      Outgoing
 	bytes    uint64
+	pages    SentPages
 
 	overlap OverlappingSend // nil if the method has none
 	held    *guest.Batch    // begun and not written
@@ -58,6 +59,15 @@ func (s *Sender) Close() { s.state.Cleanup() }
 
 // Bytes returns the bytes written to the channel.
 func (s *Sender) Bytes() uint64 { return s.bytes }
+
+// SentPages counts pages by how they were sent.
+type SentPages struct {
+	// Zero pages are named only, Raw ones sent as they are.
+	Zero, Raw, Compressed uint64
+}
+
+// Pages returns the pages sent so far.
+func (s *Sender) Pages() SentPages { return s.pages }
 
 // TakesDeflated says whether batches may come deflated.
 func (s *Sender) TakesDeflated() bool { return s.state.TakesDeflated() }
@@ -113,7 +123,7 @@ func (s *Sender) flush() error {
 }
 
 func (s *Sender) send(b *guest.Batch) error {
-	s.out.Batch, s.out.PayloadLen = b, 0
+	s.out.Batch, s.out.PayloadLen, s.out.Compressed = b, 0, 0
 	s.out.Payload = append(s.out.Payload[:0], s.header)
 	if len(b.Normal) > 0 {
 		if err := s.state.Prepare(&s.out); err != nil {
@@ -125,6 +135,9 @@ func (s *Sender) send(b *guest.Batch) error {
 		Normal: b.Normal, Zero: b.Zero, PayloadLen: uint32(s.out.PayloadLen),
 	}
 	s.packet.encode(s.header, s.pageSize)
+	s.pages.Zero += uint64(len(b.Zero))
+	s.pages.Compressed += uint64(s.out.Compressed)
+	s.pages.Raw += uint64(len(b.Normal) - s.out.Compressed)
 	return s.write()
 }
 

@@ -31,7 +31,7 @@ func (s *streamSend) Prepare(out *Outgoing) error {
 		return err
 	}
 	out.Payload = append(out.Payload, s.out.b)
-	out.PayloadLen = len(s.out.b)
+	out.PayloadLen, out.Compressed = len(s.out.b), len(out.Batch.Data)
 	return nil
 }
 

@@ -228,37 +228,47 @@ func (r *Reader) footer() error {
 	return nil
 }
 
-func (r *Reader) command() error {
+// readCommand reads a command behind its section type.
+func (r *Reader) readCommand() (Command, error) {
 	id := CommandID(r.in.u16())
 	n := int(r.in.u16())
 	if r.in.err != nil {
-		return r.fail("command", r.in.err)
+		return Command{}, r.fail("command", r.in.err)
 	}
 	data := make([]byte, n)
 	r.in.fill(data)
 	if r.in.err != nil {
-		return r.fail("command", r.in.err)
+		return Command{}, r.fail("command", r.in.err)
+	}
+	return Command{id, data}, nil
+}
+
+func (r *Reader) command() error {
+	c, err := r.readCommand()
+	if err != nil {
+		return err
 	}
 	if len(r.commands) == 1024 {
 		return r.fail("command", fmt.Errorf("%w: more than %d commands", ErrMalformed, len(r.commands)))
 	}
-	r.commands = append(r.commands, Command{id, data})
-	switch id {
+	r.commands = append(r.commands, c)
+	switch id := c.ID; id {
 	case CmdOpenReturnPath:
 		return r.openReturnPath()
 	case CmdPing:
-		if n != 4 {
-			return r.fail("command", fmt.Errorf("%w: a PING of %d bytes", ErrMalformed, n))
+		if len(c.Data) != 4 {
+			return r.fail("command", fmt.Errorf("%w: a PING of %d bytes", ErrMalformed, len(c.Data)))
 		}
-		return r.answer(replyPong, data)
+		return r.answer(replyPong, c.Data)
 	case CmdPostcopyAdvise, CmdSwitchoverStart:
 		return nil
 	case CmdPostcopyListen, CmdPostcopyRun, CmdPostcopyDiscard, CmdPackaged, CmdPostcopyResume, CmdRecvBitmap:
 		return r.fail("command", &SectionError{ID: id.String(), Reason: "postcopy was started at the source; its pages come only when a guest asks for them"})
 	case CmdEnableCOLO:
 		return r.fail("command", &SectionError{ID: id.String(), Reason: "turn x-colo off at the source"})
+	default:
+		return r.fail("command", fmt.Errorf("%w: unknown %v", ErrMalformed, id))
 	}
-	return r.fail("command", fmt.Errorf("%w: unknown %v", ErrMalformed, id))
 }
 
 func (r *Reader) openReturnPath() error {
@@ -283,6 +293,30 @@ func (r *Reader) answer(kind uint16, data []byte) error {
 		return r.fail("return path", err)
 	}
 	return nil
+}
+
+// NextCommand reads a section that has to be a command, instead of Run or behind
+// the end of the stream, where two sides can agree to talk on. QEMU sends
+// nothing there. A PING is not answered. A source that closes the connection
+// gives an error that wraps ErrTruncated.
+func (r *Reader) NextCommand() (Command, error) {
+	t := r.in.byte()
+	if r.in.err != nil {
+		return Command{}, r.fail("command", r.in.err)
+	}
+	if t != sectionCommand {
+		return Command{}, r.fail("command", fmt.Errorf("%w: section type %#02x (want %#02x)", ErrMalformed, t, sectionCommand))
+	}
+	c, err := r.readCommand()
+	if err == nil && c.ID == CmdOpenReturnPath {
+		err = r.openReturnPath()
+	}
+	return c, err
+}
+
+// Pong writes a PONG that no PING asked for.
+func (r *Reader) Pong(value uint32) error {
+	return r.answer(replyPong, binary.BigEndian.AppendUint32(nil, value))
 }
 
 // Shut tells a source that opened the return path how it went, which is what

@@ -1,0 +1,225 @@
+package machine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// Config describes a machine.
+type Config struct {
+	// Memory in bytes, a multiple of the page size.
+	Memory uint64
+	// Writers is how many goroutines write, each to pages of its own.
+	Writers int
+	// Rate is how many pages each writes a second; 0 is as fast as it can.
+	Rate int
+	// WorkingSet is the share of memory, 0 to 1, that is written to; 0 is an
+	// eighth.
+	WorkingSet float64
+	// Seed makes the contents.
+	Seed uint64
+	// Map says how memory is mapped.
+	Map guest.MapOptions
+}
+
+// PageSize is the machine's, in bytes.
+const PageSize = 4096
+
+// Machine is a machine. It is made paused.
+type Machine struct {
+	cfg     Config
+	mem     *guest.Memory
+	ram     []byte
+	writers []*writer
+	share   atomic.Uint64 // of time that writers lose, in thousandths
+
+	mu      sync.Mutex
+	cancel  context.CancelFunc // nil while paused
+	running sync.WaitGroup
+}
+
+// writer writes to pages first up to end.
+type writer struct {
+	m          *Machine
+	id         int
+	first, end uint64
+	// seq is the number of the last write that was acknowledged, and acked
+	// that of each page. They are the ledger.
+	seq   uint64
+	acked []uint64
+	// began is the first number since the machine was started last.
+	began uint64
+	rng   *rand.Rand
+}
+
+func (c *Config) layout() (*guest.Layout, error) {
+	return guest.NewLayout(PageSize, []guest.Block{{Name: "ram", Length: c.Memory}})
+}
+
+// New makes a machine with its memory filled.
+func New(cfg Config) (*Machine, error) {
+	l, err := cfg.layout()
+	if err != nil {
+		return nil, err
+	}
+	mem, err := guest.NewMemoryWith(l, cfg.Map)
+	if err != nil {
+		return nil, err
+	}
+	m, err := On(mem, cfg)
+	if err != nil {
+		mem.Close()
+		return nil, err
+	}
+	fill(m.ram, cfg.Seed)
+	return m, nil
+}
+
+// On makes a machine on memory that a migration filled, or will. Load gives it
+// its state.
+func On(mem *guest.Memory, cfg Config) (*Machine, error) {
+	if cfg.WorkingSet == 0 {
+		cfg.WorkingSet = 0.125
+	}
+	pages := cfg.Memory / PageSize
+	each := uint64(float64(pages)*cfg.WorkingSet) / uint64(max(cfg.Writers, 1))
+	if cfg.Writers > 0 && each == 0 {
+		return nil, fmt.Errorf("machine: %d writers have no page each in %d bytes", cfg.Writers, cfg.Memory)
+	}
+	m := &Machine{cfg: cfg, mem: mem, ram: mem.Bytes(mem.Layout().Blocks[0])}
+	for i := range cfg.Writers {
+		first := uint64(i) * (pages / uint64(cfg.Writers))
+		m.writers = append(m.writers, &writer{
+			m: m, id: i, first: first, end: first + each, acked: make([]uint64, each),
+			rng: rand.New(rand.NewPCG(cfg.Seed, uint64(i))),
+		})
+	}
+	return m, nil
+}
+
+// Memory returns the machine's memory.
+func (m *Machine) Memory() *guest.Memory { return m.mem }
+
+// Close ends the writers and unmaps the memory.
+func (m *Machine) Close() error {
+	m.Pause()
+	return m.mem.Close()
+}
+
+// Start has the writers run.
+func (m *Machine) Start() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cancel != nil {
+		return errors.New("machine: it runs already")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m.cancel = cancel
+	for _, w := range m.writers {
+		w.began = w.seq + 1
+		m.running.Go(func() { w.run(ctx) })
+	}
+	return nil
+}
+
+// Pause returns when no writer writes any more. Each ends its write first.
+func (m *Machine) Pause() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cancel != nil {
+		m.cancel()
+		m.running.Wait()
+		m.cancel = nil
+	}
+}
+
+// Throttle takes that share of their time from the writers.
+func (m *Machine) Throttle(share float64) { m.share.Store(uint64(share * 1000)) }
+
+// turn is how long a writer writes before it looks at the clock.
+const turn = 2 * time.Millisecond
+
+func (w *writer) run(ctx context.Context) {
+	done := ctx.Done()
+	for began, wrote := time.Now(), 0; ; {
+		turnEnds := time.Now().Add(turn)
+		for n := 0; time.Now().Before(turnEnds) && !w.ahead(began, wrote); n++ {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			w.write()
+			wrote++
+		}
+		rest := time.Duration(0)
+		if share := float64(w.m.share.Load()) / 1000; share > 0 {
+			rest = time.Duration(float64(turn) * share / (1 - share))
+		}
+		if w.ahead(began, wrote) {
+			rest = max(rest, time.Millisecond)
+		}
+		if rest == 0 {
+			continue
+		}
+		select {
+		case <-done:
+			return
+		case <-time.After(rest):
+		}
+	}
+}
+
+// ahead says whether the writer wrote all that its rate allows.
+func (w *writer) ahead(began time.Time, wrote int) bool {
+	return w.m.cfg.Rate > 0 && float64(wrote) >= time.Since(began).Seconds()*float64(w.m.cfg.Rate)
+}
+
+// A page that a writer wrote begins with its mark and the write's number, has
+// words made from that number, and ends with it.
+const (
+	mark      = 0x7665727279000000
+	lineWords = 64
+)
+
+// write writes a page and then acknowledges it.
+func (w *writer) write() {
+	at := w.rng.Uint64N(w.end - w.first)
+	seq := w.seq + 1
+	page := w.m.ram[(w.first+at)*PageSize:][:PageSize]
+	le := binary.LittleEndian
+	le.PutUint64(page, mark|uint64(w.id))
+	le.PutUint64(page[8:], seq)
+	for i := range lineWords {
+		le.PutUint64(page[16+8*i:], seq*0x9e3779b97f4a7c15+uint64(i))
+	}
+	le.PutUint64(page[PageSize-8:], seq)
+	w.acked[at] = seq
+	w.seq = seq
+}
+
+// check compares a page with what was acknowledged last.
+func (w *writer) check(at uint64) error {
+	page, want := w.m.ram[(w.first+at)*PageSize:][:PageSize], w.acked[at]
+	if want == 0 {
+		return nil // what it held at first is in the memory's digest
+	}
+	le := binary.LittleEndian
+	if id, seq, tail := le.Uint64(page), le.Uint64(page[8:]), le.Uint64(page[PageSize-8:]); id != mark|uint64(w.id) || seq != want || tail != want {
+		return fmt.Errorf("machine: writer %d, page %d: its last write was number %d; there is %d, which ends with %d (mark %#x)", w.id, w.first+at, want, seq, tail, id)
+	}
+	for i := range lineWords {
+		if got := le.Uint64(page[16+8*i:]); got != want*0x9e3779b97f4a7c15+uint64(i) {
+			return fmt.Errorf("machine: writer %d, page %d: word %d of write %d is wrong", w.id, w.first+at, i, want)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,440 @@
+package migration_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vmferry/vmferry/dirty"
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/multifd"
+)
+
+// pair is a machine that runs, and the destination that it goes to.
+type pair struct {
+	t        testing.TB
+	source   *machine.Machine
+	cfg      migration.MigrateConfig
+	recv     migration.ReceiveConfig
+	address  migration.Address
+	ln       net.Listener
+	resumed  atomic.Int32
+	started  atomic.Int32
+	arrived  *machine.Machine // once started
+	received chan error
+	facts    machine.Facts // at the source, at the switch
+	there    machine.Facts // at the destination, before it ran
+}
+
+const (
+	testMemory = 24 << 20
+	testRate   = 3000
+)
+
+func newPair(t testing.TB, network string, channels int, method multifd.Method) *pair {
+	t.Helper()
+	config := machine.Config{Memory: testMemory, Writers: 2, Rate: testRate, Seed: 7}
+	source, err := machine.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { source.Close() })
+	p := &pair{t: t, source: source, received: make(chan error, 1)}
+	p.address = migration.Address{Network: network, Addr: "127.0.0.1:0"}
+	if network == "unix" {
+		p.address.Addr = filepath.Join(t.TempDir(), "s")
+	}
+	if p.ln, err = p.address.Listen(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.ln.Close() })
+	p.address.Addr = p.ln.Addr().String()
+	log, err := dirty.New(source.Memory(), dirty.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cfg = migration.MigrateConfig{
+		Channels: channels, Method: method, Memory: source.Memory(), Dirty: log,
+		Pause: func(context.Context) ([]byte, error) {
+			source.Pause()
+			p.facts = source.Facts()
+			return source.Save()
+		},
+		Resume: func() error {
+			p.resumed.Add(1)
+			return source.Start()
+		},
+		Throttle: source.Throttle,
+	}
+	sink := new(guest.Memory)
+	t.Cleanup(func() {
+		if p.arrived != nil {
+			p.arrived.Pause()
+		}
+		sink.Close()
+	})
+	p.recv = migration.ReceiveConfig{
+		Channels: channels, Method: method, Sink: sink,
+		Commit: func(r *migration.Received) error {
+			state, err := r.OwnerState()
+			if err != nil {
+				return err
+			}
+			there, err := machine.On(sink, config)
+			if err != nil {
+				return err
+			}
+			if err := there.Load(state); err != nil {
+				return err
+			}
+			p.there, p.arrived = there.Facts(), there
+			return there.Check()
+		},
+		Start: func(*migration.Received) error {
+			p.started.Add(1)
+			return p.arrived.Start()
+		},
+	}
+	if err := source.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// dial connects to the destination.
+func (p *pair) dial(ctx context.Context) (net.Conn, error) { return p.address.Dial(ctx, nil) }
+
+// receive starts the destination.
+func (p *pair) receive(ctx context.Context) {
+	go func() {
+		_, err := migration.Receive(ctx, p.ln, p.recv)
+		p.received <- err
+	}()
+}
+
+// run does the migration and returns how it went at both ends.
+func (p *pair) run(ctx context.Context, dial migration.Dialer) (out *migration.Outcome, source, destination error) {
+	p.receive(ctx)
+	out, source = migration.Migrate(ctx, dial, p.cfg)
+	select {
+	case destination = <-p.received:
+	case <-time.After(30 * time.Second):
+		p.t.Fatalf("the destination does not end; the source ended with %v", source)
+	}
+	return out, source, destination
+}
+
+// checkMoved checks that the machine runs there, and lost nothing.
+func (p *pair) checkMoved(out *migration.Outcome) {
+	p.t.Helper()
+	if p.started.Load() != 1 || p.resumed.Load() != 0 {
+		p.t.Fatalf("started %d times at the destination, resumed %d times at the source", p.started.Load(), p.resumed.Load())
+	}
+	if p.facts.Memory != p.there.Memory || p.facts.Ledger != p.there.Ledger {
+		p.t.Errorf("at the switch the source had %+v, the destination %+v", p.facts, p.there)
+	}
+	time.Sleep(5 * time.Millisecond)
+	p.arrived.Pause()
+	for i, began := range p.arrived.Began() {
+		if began != p.facts.Counters[i]+1 {
+			p.t.Errorf("writer %d ended with %d and went on with %d", i, p.facts.Counters[i], began)
+		}
+	}
+	if err := p.arrived.Check(); err != nil {
+		p.t.Error(err)
+	}
+	if after := p.arrived.Counters(); after[0] <= p.facts.Counters[0] {
+		p.t.Errorf("the machine does not go on: %d, then %d", p.facts.Counters[0], after[0])
+	}
+	if !out.Verified || out.Downtime <= 0 {
+		p.t.Errorf("outcome %+v", out)
+	}
+}
+
+// checkStayed checks that the machine runs here, unharmed, and only here.
+func (p *pair) checkStayed() {
+	p.t.Helper()
+	if p.started.Load() != 0 {
+		p.t.Fatal("the machine was started at the destination")
+	}
+	p.source.Pause()
+	before := p.source.Counters()
+	if err := p.source.Check(); err != nil {
+		p.t.Error(err)
+	}
+	if err := p.source.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	time.Sleep(5 * time.Millisecond)
+	p.source.Pause()
+	if after := p.source.Counters(); after[0] <= before[0] {
+		p.t.Errorf("the source does not go on: %d, then %d", before[0], after[0])
+	}
+}
+
+func TestAMachineMovesWhileItIsWrittenTo(t *testing.T) {
+	for _, network := range []string{"unix", "tcp"} {
+		for _, method := range multifd.Methods() {
+			for _, channels := range []int{1, 4} {
+				t.Run(fmt.Sprintf("%s/%s/%d", network, method.Name(), channels), func(t *testing.T) {
+					p := newPair(t, network, channels, method)
+					out, source, destination := p.run(t.Context(), p.dial)
+					if source != nil || destination != nil {
+						t.Fatalf("source: %v; destination: %v", source, destination)
+					}
+					p.checkMoved(out)
+					first, last := out.Rounds[0], out.Rounds[len(out.Rounds)-1]
+					if first.Pages() != testMemory/4096 || first.Zero == 0 {
+						t.Errorf("the first round had %d pages, %d of them zero", first.Pages(), first.Zero)
+					}
+					if !last.Last || len(out.Rounds) < 2 {
+						t.Errorf("%d rounds, the last: %+v", len(out.Rounds), last)
+					}
+					if method == multifd.None && out.Compressed != 0 || method != multifd.None && out.Compressed == 0 {
+						t.Errorf("%s: %d raw and %d compressed pages", method.Name(), out.Raw, out.Compressed)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestRoundsSayHowItGoes(t *testing.T) {
+	p := newPair(t, "tcp", 2, multifd.QPL)
+	var reported []migration.Round
+	p.cfg.Report = func(r migration.Round) { reported = append(reported, r) }
+	p.cfg.Downtime = time.Nanosecond // never reached
+	p.cfg.MaxRounds = 4
+	p.cfg.Throttle = nil
+	p.cfg.Diverging = migration.StopAnyway
+	out, source, destination := p.run(t.Context(), p.dial)
+	if source != nil || destination != nil {
+		t.Fatal(source, destination)
+	}
+	p.checkMoved(out)
+	if len(reported) != len(out.Rounds) || len(reported) < 4 {
+		t.Fatalf("%d rounds were reported, the outcome has %d", len(reported), len(out.Rounds))
+	}
+	for i, r := range reported {
+		if r.Number != i+1 || r.Took <= 0 || r.Bytes == 0 || len(r.Channels) != 2 || r.CPU < 0 {
+			t.Errorf("round %+v", r)
+		}
+		if !r.Last && r.ExpectedDowntime <= 0 {
+			t.Errorf("no downtime is expected: %+v", r)
+		}
+	}
+	first := reported[0]
+	if first.Compressed == 0 || first.Raw == 0 || first.MinorFaults == 0 || first.Remaining == 0 || first.DirtyRate <= 0 {
+		t.Errorf("the first round: %+v", first)
+	}
+	// The rate that the writers were told, within what pages written twice and
+	// a busy processor leave of it.
+	if rate := first.DirtyRate / 4096; rate > 2*testRate*1.5 {
+		t.Errorf("%.0f pages a second are dirty; %d are written", rate, 2*testRate)
+	}
+}
+
+func TestAMachineThatDivergesStaysOrStopsAsTold(t *testing.T) {
+	diverge := func(t *testing.T) *pair {
+		p := newPair(t, "unix", 1, multifd.None)
+		p.cfg.Bandwidth = 4 << 20 // less than what the writers dirty
+		p.cfg.Downtime = 20 * time.Millisecond
+		p.cfg.Throttle = nil
+		return p
+	}
+	t.Run("gives up", func(t *testing.T) {
+		p := diverge(t)
+		out, source, destination := p.run(t.Context(), p.dial)
+		if !errors.Is(source, migration.ErrDiverging) || destination == nil {
+			t.Fatalf("source: %v; destination: %v", source, destination)
+		}
+		if out.Downtime != 0 || p.resumed.Load() != 0 {
+			t.Errorf("it was paused for %v", out.Downtime)
+		}
+		p.checkStayed()
+	})
+	t.Run("stops anyway", func(t *testing.T) {
+		p := diverge(t)
+		p.cfg.Diverging = migration.StopAnyway
+		out, source, destination := p.run(t.Context(), p.dial)
+		if source != nil || destination != nil {
+			t.Fatal(source, destination)
+		}
+		p.checkMoved(out)
+	})
+	t.Run("is throttled until it converges", func(t *testing.T) {
+		p := diverge(t)
+		var shares []float64
+		p.cfg.Throttle = func(share float64) {
+			shares = append(shares, share)
+			p.source.Throttle(share)
+		}
+		p.cfg.Downtime = 300 * time.Millisecond
+		p.cfg.Bandwidth = 16 << 20
+		out, source, destination := p.run(t.Context(), p.dial)
+		if source != nil || destination != nil {
+			t.Fatal(source, destination)
+		}
+		p.checkMoved(out)
+		t.Logf("throttled by %v in %d rounds", shares, len(out.Rounds))
+		for i := 1; i < len(shares); i++ {
+			if shares[i] <= shares[i-1] || shares[i] > 0.99 {
+				t.Errorf("throttled by %v", shares)
+			}
+		}
+	})
+	t.Run("is unthrottled when it gives up", func(t *testing.T) {
+		p := diverge(t)
+		last := -1.0
+		p.cfg.Throttle = func(share float64) { last = share } // and does nothing
+		p.cfg.MaxRounds = 12
+		_, source, _ := p.run(t.Context(), p.dial)
+		if !errors.Is(source, migration.ErrDiverging) {
+			t.Fatal(source)
+		}
+		if last != 0 {
+			t.Errorf("the last throttle is %v", last)
+		}
+		p.checkStayed()
+	})
+}
+
+func TestBandwidthIsKept(t *testing.T) {
+	p := newPair(t, "tcp", 2, multifd.None)
+	p.cfg.Bandwidth = 32 << 20
+	out, source, destination := p.run(t.Context(), p.dial)
+	if source != nil || destination != nil {
+		t.Fatal(source, destination)
+	}
+	p.checkMoved(out)
+	rate := float64(out.Bytes) / out.Total.Seconds()
+	if rate > 1.2*(32<<20) {
+		t.Errorf("%.0f bytes a second; %d are allowed", rate, 32<<20)
+	}
+}
+
+func TestCancelAtAnyMomentLeavesTheSourceUnharmed(t *testing.T) {
+	why := errors.New("the operator thought better of it")
+	for i := range 12 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			p := newPair(t, "tcp", 2, multifd.None)
+			p.cfg.Bandwidth = 64 << 20
+			p.cfg.Downtime = time.Second
+			ctx, cancel := context.WithCancelCause(t.Context())
+			if i == 0 {
+				// In the middle of the pause.
+				pause := p.cfg.Pause
+				p.cfg.Pause = func(ctx context.Context) ([]byte, error) {
+					defer cancel(why)
+					return pause(ctx)
+				}
+			} else {
+				time.AfterFunc(time.Duration(i*i)*3*time.Millisecond, func() { cancel(why) })
+			}
+			p.receive(t.Context())
+			out, source := migration.Migrate(ctx, p.dial, p.cfg)
+			destination := <-p.received
+			if source == nil { // too late
+				if i == 0 || destination != nil {
+					t.Fatal("it was cancelled, and moved all the same", destination)
+				}
+				p.checkMoved(out)
+				return
+			}
+			if !errors.Is(source, why) || destination == nil {
+				t.Errorf("source: %v; destination: %v", source, destination)
+			}
+			p.checkStayed()
+		})
+	}
+}
+
+func TestADestinationThatFailsSendsTheMachineBack(t *testing.T) {
+	broken := errors.New("no vCPU left")
+	for name, change := range map[string]func(*migration.ReceiveConfig){
+		"when it loads":  func(c *migration.ReceiveConfig) { c.Commit = func(*migration.Received) error { return broken } },
+		"when it starts": func(c *migration.ReceiveConfig) { c.Start = func(*migration.Received) error { return broken } },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, "unix", 2, multifd.Zstd)
+			change(&p.recv)
+			out, source, destination := p.run(t.Context(), p.dial)
+			if source == nil || errors.Is(source, migration.ErrUndecided) || !errors.Is(destination, broken) {
+				t.Errorf("source: %v; destination: %v", source, destination)
+			}
+			if p.resumed.Load() != 1 || out.Downtime == 0 {
+				t.Errorf("resumed %d times after %v", p.resumed.Load(), out.Downtime)
+			}
+			p.checkStayed()
+		})
+	}
+}
+
+func TestASourceThatCannotPauseGoesOn(t *testing.T) {
+	stuck := errors.New("a device does not answer")
+	p := newPair(t, "unix", 1, multifd.None)
+	p.cfg.Pause = func(context.Context) ([]byte, error) { return nil, stuck }
+	_, source, destination := p.run(t.Context(), p.dial)
+	if !errors.Is(source, stuck) || destination == nil {
+		t.Errorf("source: %v; destination: %v", source, destination)
+	}
+	if p.resumed.Load() != 0 {
+		t.Error("it was resumed, and had not been paused")
+	}
+	p.checkStayed()
+}
+
+func TestAMachineThatCannotBeResumedIsAnErrorOfItsOwn(t *testing.T) {
+	p := newPair(t, "unix", 1, multifd.None)
+	p.recv.Commit = func(*migration.Received) error { return errors.New("no") }
+	p.cfg.Resume = func() error { return errors.New("it will not") }
+	_, source, _ := p.run(t.Context(), p.dial)
+	if !errors.Is(source, migration.ErrNotResumed) || !strings.Contains(source.Error(), "it will not") {
+		t.Error(source)
+	}
+}
+
+func TestADestinationThatIsSlowWhileTheMachineStandsStillIsGivenUp(t *testing.T) {
+	p := newPair(t, "unix", 1, multifd.None)
+	p.cfg.StandStill = 200 * time.Millisecond
+	release := make(chan struct{})
+	p.recv.Commit = func(*migration.Received) error { <-release; return nil }
+	p.receive(t.Context())
+	out, source := migration.Migrate(t.Context(), p.dial, p.cfg)
+	close(release)
+	destination := <-p.received
+	if source == nil || destination == nil || out.Downtime < 200*time.Millisecond || out.Downtime > 5*time.Second {
+		t.Errorf("source: %v; destination: %v; stood still for %v", source, destination, out.Downtime)
+	}
+	p.checkStayed()
+}
+
+func TestMisuseIsRefused(t *testing.T) {
+	p := newPair(t, "unix", 1, multifd.None)
+	for name, change := range map[string]func(*migration.MigrateConfig){
+		"no memory":       func(c *migration.MigrateConfig) { c.Memory = nil },
+		"no blocks":       func(c *migration.MigrateConfig) { c.Memory = new(guest.Memory) },
+		"no log":          func(c *migration.MigrateConfig) { c.Dirty = nil },
+		"no pause":        func(c *migration.MigrateConfig) { c.Pause = nil },
+		"no method":       func(c *migration.MigrateConfig) { c.Method = nil },
+		"too many rounds": func(c *migration.MigrateConfig) { c.MaxRounds = 501 },
+		"no channels":     func(c *migration.MigrateConfig) { c.Channels = 0 },
+	} {
+		cfg := p.cfg
+		change(&cfg)
+		out, err := migration.Migrate(t.Context(), func(context.Context) (net.Conn, error) {
+			return nil, errors.New("dialled")
+		}, cfg)
+		if err == nil || out == nil || strings.Contains(err.Error(), "dialled") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/vmferry/vmferry/vmstate"
+)
+
+// returnPath is what the destination says to the source. A goroutine reads it
+// until the destination's last word, or until the connection is closed.
+type returnPath struct {
+	pongs chan uint32
+	ended chan struct{} // closed at the end; err is then how it went
+	err   error
+}
+
+func readReturnPath(r io.Reader) *returnPath {
+	b := &returnPath{pongs: make(chan uint32, 16), ended: make(chan struct{})}
+	go func() {
+		defer close(b.ended)
+		for {
+			reply, err := vmstate.ReadReply(r)
+			switch {
+			case err != nil:
+				b.err = err
+				return
+			case reply.Shut:
+				b.err = reply.Err()
+				return
+			case reply.Other:
+				continue
+			}
+			select {
+			case b.pongs <- reply.Value:
+			default: // nobody waits for that many
+			}
+		}
+	}()
+	return b
+}
+
+// errNoReturnPath is a mistake of this package's user.
+var errNoReturnPath = errors.New("the migration has no return path")
+
+// Ping asks the destination to say that all that was sent before is in place,
+// and waits until it does. It returns how long that took.
+func (s *Sender) Ping(ctx context.Context) (time.Duration, error) {
+	if s.back == nil {
+		return 0, errNoReturnPath
+	}
+	defer s.closeOn(ctx)()
+	s.pings++
+	value, asked := pingBase+s.pings, time.Now()
+	if err := s.say(vmstate.Ping(value)); err != nil {
+		return 0, s.explain(ctx, err)
+	}
+	err := s.awaitPong(ctx, value)
+	return time.Since(asked), err
+}
+
+// pingBase sets the values of Ping apart from the one that opens the return
+// path, and from the words of the handover.
+const pingBase = 0x1000
+
+func (s *Sender) say(c vmstate.Command) error {
+	if err := s.main.Command(c); err != nil {
+		return err
+	}
+	return s.main.Flush()
+}
+
+// awaitPong waits for the PONG of that value.
+func (s *Sender) awaitPong(ctx context.Context, value uint32) error {
+	for {
+		select {
+		case got := <-s.back.pongs:
+			if got == value {
+				return nil
+			}
+		case <-s.back.ended:
+			if s.back.err == nil {
+				return fmt.Errorf("return path: %w: the destination says that it is done before the source is", vmstate.ErrMalformed)
+			}
+			return withCause(ctx, s.back.err)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

@@ -18,17 +18,19 @@ import (
 // cli is the command line. Its names and flags are a contract: scripts call
 // them.
 type cli struct {
-	Save    saveCmd    `cmd:"" help:"Save a running machine to a snapshot; it runs on."`
-	Restore restoreCmd `cmd:"" help:"Start a snapshot's machine in a QEMU that waits with -incoming defer."`
-	Receive receiveCmd `cmd:"" help:"Take a migration that something else drives into a snapshot."`
-	Send    sendCmd    `cmd:"" help:"Send a snapshot to a destination that something else set up."`
-	Inspect inspectCmd `cmd:"" help:"Say what is in a snapshot."`
-	Verify  verifyCmd  `cmd:"" help:"Read everything in a snapshot and check it."`
-	Export  exportCmd  `cmd:"" help:"Write a snapshot's memory, or a file that QEMU loads by itself."`
-	IAA     iaaCmd     `cmd:"" name:"iaa" help:"Look at Intel's In-Memory Analytics Accelerators."`
-	Bench   benchCmd   `cmd:"" help:"Measure how fast this machine is."`
-	Version versionCmd `cmd:"" help:"Say which version this is."`
-	Guard   guardCmd   `cmd:"" hidden:"" help:"Watch over a save; started by save itself."`
+	Save    saveCmd     `cmd:"" help:"Save a running machine to a snapshot; it runs on."`
+	Restore restoreCmd  `cmd:"" help:"Start a snapshot's machine in a QEMU that waits with -incoming defer."`
+	Receive receiveCmd  `cmd:"" help:"Take a migration that something else drives into a snapshot."`
+	Send    sendCmd     `cmd:"" help:"Send a snapshot to a destination that something else set up."`
+	Inspect inspectCmd  `cmd:"" help:"Say what is in a snapshot."`
+	Verify  verifyCmd   `cmd:"" help:"Read everything in a snapshot and check it."`
+	Export  exportCmd   `cmd:"" help:"Write a snapshot's memory, or a file that QEMU loads by itself."`
+	IAA     iaaCmd      `cmd:"" name:"iaa" help:"Look at Intel's In-Memory Analytics Accelerators."`
+	Bench   benchCmd    `cmd:"" help:"Measure how fast this machine is."`
+	Demo    demoCmd     `cmd:"" help:"Show a machine that moves from one process to another while it works."`
+	Version versionCmd  `cmd:"" help:"Say which version this is."`
+	Side    demoSideCmd `cmd:"" name:"demo-side" hidden:"" help:"One process of the demo; started by demo itself."`
+	Guard   guardCmd    `cmd:"" hidden:"" help:"Watch over a save; started by save itself."`
 }
 
 // app is what commands need of the process.

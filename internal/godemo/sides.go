@@ -1,0 +1,199 @@
+package godemo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/dirty"
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/multifd"
+)
+
+// Config is what both sides have to agree on.
+type Config struct {
+	Machine  machine.Config
+	Channels int
+	Method   string
+	// Bandwidth in bytes a second; 0 is no bound. Downtime, LinkTimeout and
+	// Inquiry are those of migration.MigrateConfig.
+	Bandwidth   uint64
+	Downtime    time.Duration
+	LinkTimeout time.Duration
+	Inquiry     time.Duration
+	// WarmUp is how long the source writes before it begins to migrate, and
+	// GoOn how long whoever runs at the end goes on before it is checked.
+	WarmUp, GoOn time.Duration
+}
+
+// Event is a line of JSON that a side prints.
+type Event struct {
+	// Event is "listening", "ready", "round", "paused", "arrived", "running",
+	// "ended" or "failed".
+	Event string `json:"event"`
+	// Address is where the destination listens.
+	Address string             `json:"address,omitempty"`
+	Round   *migration.Round   `json:"round,omitempty"`
+	Outcome *migration.Outcome `json:"outcome,omitempty"`
+	// Facts are those at the switch; Digest is how long they took to gather.
+	Facts  *machine.Facts `json:"facts,omitempty"`
+	Digest time.Duration  `json:"digest_ns,omitempty"`
+	// Runs says whether this side runs at the end; Began and Counters are its
+	// writers' first and last numbers.
+	Runs     bool     `json:"runs,omitempty"`
+	Began    []uint64 `json:"began,omitempty"`
+	Counters []uint64 `json:"counters,omitempty"`
+	// Faults are the destination's minor page faults up to the switch, and CPU
+	// its time.
+	Faults int64         `json:"faults,omitempty"`
+	CPU    time.Duration `json:"cpu_ns,omitempty"`
+	// Error is why it failed, or why the migration did.
+	Error     string `json:"error,omitempty"`
+	Undecided bool   `json:"undecided,omitempty"`
+}
+
+// teller prints events.
+type teller struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (t *teller) say(e Event) error {
+	text, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, err = t.out.Write(append(text, '\n'))
+	return err
+}
+
+// Source runs a machine and moves it to the address. It prints events to out;
+// its error is one of the demo's own. How the migration went is in the event
+// "ended".
+func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer, log *slog.Logger) error {
+	say := teller{out: out}
+	method, err := multifd.MethodNamed(cfg.Method)
+	if err != nil {
+		return err
+	}
+	m, err := machine.New(cfg.Machine)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	tracked, err := dirty.New(m.Memory(), dirty.Options{})
+	if err != nil {
+		return err
+	}
+	if err := m.Start(); err != nil {
+		return err
+	}
+	say.say(Event{Event: "ready"})
+	time.Sleep(cfg.WarmUp)
+	mc := migration.MigrateConfig{
+		Channels: cfg.Channels, Method: method, Memory: m.Memory(), Dirty: tracked, Machine: "vmferry-demo",
+		Pause: func(context.Context) ([]byte, error) {
+			m.Pause()
+			return m.Save()
+		},
+		Resume: m.Start, Throttle: m.Throttle,
+		Bandwidth: cfg.Bandwidth, Downtime: cfg.Downtime, LinkTimeout: cfg.LinkTimeout, Inquiry: cfg.Inquiry, Logger: log,
+		Report: func(r migration.Round) { say.say(Event{Event: "round", Round: &r}) },
+	}
+	outcome, err := migration.Migrate(ctx, func(ctx context.Context) (net.Conn, error) { return to.Dial(ctx, nil) }, mc)
+	ended := Event{Event: "ended", Outcome: outcome, Undecided: errors.Is(err, migration.ErrUndecided)}
+	if err != nil {
+		ended.Error = err.Error()
+	}
+	if err == nil || ended.Undecided {
+		// It stands still, as it was at the switch.
+		facts := m.Facts()
+		ended.Facts = &facts
+		return errors.Join(m.Check(), say.say(ended))
+	}
+	return goOn(&say, m, cfg, ended)
+}
+
+// goOn lets the side that runs go on, stops it, and checks it.
+func goOn(say *teller, m *machine.Machine, cfg Config, ended Event) error {
+	time.Sleep(cfg.GoOn)
+	m.Pause()
+	ended.Runs, ended.Began, ended.Counters = true, m.Began(), m.Counters()
+	return errors.Join(m.Check(), say.say(ended))
+}
+
+// Destination takes the machine, and runs it if it is to. It prints events to
+// out.
+func Destination(ctx context.Context, cfg Config, at migration.Address, out io.Writer, log *slog.Logger) error {
+	say := teller{out: out}
+	method, err := multifd.MethodNamed(cfg.Method)
+	if err != nil {
+		return err
+	}
+	ln, err := at.Listen(ctx)
+	if err != nil {
+		return err
+	}
+	at.Addr = ln.Addr().String()
+	memory := &guest.Memory{Options: cfg.Machine.Map}
+	defer memory.Close()
+	var m *machine.Machine
+	rc := migration.ReceiveConfig{
+		Channels: cfg.Channels, Method: method, Sink: memory, LinkTimeout: cfg.LinkTimeout, Logger: log,
+		Handover: migration.Handover{Answer: 2*cfg.LinkTimeout + 2*cfg.Inquiry},
+		Commit: func(r *migration.Received) (err error) {
+			m, err = arrive(&say, cfg, memory, r)
+			return err
+		},
+		Start: func(*migration.Received) error {
+			if err := m.Start(); err != nil {
+				return err
+			}
+			return say.say(Event{Event: "running"})
+		},
+	}
+	if err := say.say(Event{Event: "listening", Address: at.String()}); err != nil {
+		return err
+	}
+	_, err = migration.Receive(ctx, ln, rc)
+	if err != nil {
+		return say.say(Event{Event: "ended", Error: err.Error()})
+	}
+	return goOn(&say, m, cfg, Event{Event: "ended"})
+}
+
+// arrive makes the machine of what came, and tells what that is.
+func arrive(say *teller, cfg Config, memory *guest.Memory, r *migration.Received) (*machine.Machine, error) {
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	state, err := r.OwnerState()
+	if err != nil {
+		return nil, err
+	}
+	m, err := machine.On(memory, cfg.Machine)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Load(state); err != nil {
+		return nil, err
+	}
+	facts := m.Facts()
+	return m, say.say(Event{
+		Event: "arrived", Facts: &facts, Digest: time.Since(began), Faults: usage.Minflt,
+		CPU: time.Duration(usage.Utime.Nano() + usage.Stime.Nano()),
+	})
+}

@@ -45,6 +45,7 @@ type Log struct {
 	layout  *guest.Layout
 	mem     [][]byte
 	page    []uint64 // bytes of the pages that back each block
+	zero    []bool   // of each block: what is not there is zero
 
 	mu      sync.Mutex
 	tracker tracker // nil while stopped
@@ -75,6 +76,7 @@ func New(m *guest.Memory, opts Options) (*Log, error) {
 			return nil, fmt.Errorf("%w: RAM block %q, %d bytes at %#x, is not made of whole pages of %d bytes", ErrState, b.Name, len(mem), start, page)
 		}
 		l.mem, l.page = append(l.mem, mem), append(l.page, m.BackingPage(b))
+		l.zero = append(l.zero, m.AbsentIsZero(b))
 	}
 	var err error
 	l.mode, err = choose(opts.Mode)
@@ -138,8 +140,30 @@ func (l *Log) Start() error {
 func (l *Log) Collect(b guest.Bitmap) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.check(b); err != nil {
+		return err
+	}
+	return l.tracker.collect(b)
+}
+
+// Absent sets the bits of pages that are not there: of anonymous memory in the
+// mode Async. It makes Log a guest.AbsentLog.
+func (l *Log) Absent(b guest.Bitmap) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.check(b); err != nil {
+		return err
+	}
+	if a, ok := l.tracker.(*async); ok {
+		return a.absent(b)
+	}
+	return nil
+}
+
+// check says whether the log can fill b.
+func (l *Log) check(b guest.Bitmap) error {
 	if l.tracker == nil {
-		return fmt.Errorf("%w: Collect of a log that is not started", ErrState)
+		return fmt.Errorf("%w: the log is not started", ErrState)
 	}
 	if len(b) != len(l.mem) {
 		return fmt.Errorf("%w: a bitmap of %d blocks for %d", ErrState, len(b), len(l.mem))
@@ -149,7 +173,7 @@ func (l *Log) Collect(b guest.Bitmap) error {
 			return fmt.Errorf("%w: a bitmap of %d words for RAM block %q of %d pages", ErrState, len(b[i]), block.Name, l.layout.Pages(block))
 		}
 	}
-	return l.tracker.collect(b)
+	return nil
 }
 
 // Stop lifts all protection. It is no error to stop a log that is stopped.

@@ -206,6 +206,49 @@ func TestDiscardedPagesCountAsWritten(t *testing.T) {
 	}
 }
 
+func TestAbsentPagesAreKnownWithoutALook(t *testing.T) {
+	for _, pageSize := range []int{1024, 4096, 16384} {
+		m := newMemory(t, guest.MapOptions{}, pageSize, 1<<20, 64<<10)
+		mem := m.Bytes(m.Layout().Blocks[0])
+		mem[0], mem[5*4096], mem[255*4096] = 1, 1, 1
+		l := start(t, m, Async)
+		b := guest.NewBitmap(m.Layout())
+		if err := l.Absent(b); err != nil {
+			t.Fatal(err)
+		}
+		for at := 0; at < len(mem); at += pageSize {
+			page, os := at/pageSize, max(pageSize, 4096)
+			there := at/os == 0 || at/os == 5*4096/os || at/os == 255*4096/os
+			if got := b[0][page/64]&(1<<(page%64)) != 0; got == there {
+				t.Errorf("pages of %d: page %d is absent: %v", pageSize, page, got)
+			}
+		}
+		if n := guest.Bitmap(b[1:]).Count(); n != 64<<10/uint64(pageSize) {
+			t.Errorf("pages of %d: %d pages of a block that nobody touched are absent", pageSize, n)
+		}
+		// What comes into being later is dirty.
+		mem[9*4096] = 1
+		if n := collect(t, l).Count(); n == 0 {
+			t.Error("a page that came into being is not dirty")
+		}
+	}
+}
+
+func TestNothingIsAbsentOfMemoryThatOthersMayHaveWritten(t *testing.T) {
+	m := newMemory(t, guest.MapOptions{Backing: guest.Memfd}, 4096, 1<<20)
+	if _, err := m.File(m.Layout().Blocks[0]).WriteAt([]byte("hidden"), 8192); err != nil {
+		t.Fatal(err)
+	}
+	l := start(t, m, Async)
+	b := guest.NewBitmap(m.Layout())
+	if err := l.Absent(b); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.Count(); n != 0 {
+		t.Errorf("%d pages of a memfd are absent", n)
+	}
+}
+
 func TestHugetlbPagesAreDirtyWhole(t *testing.T) {
 	giveBack, err := hugepages.Reserve(4)
 	if err != nil {

@@ -73,3 +73,14 @@ type DirtyLog interface {
 	// Stop ends the log and frees what it takes. Writers notice nothing.
 	Stop() error
 }
+
+// AbsentLog is a DirtyLog that also knows which pages are not there, and so are
+// zero. To read them would be a page fault each, and on some kernels would give
+// each of them memory.
+type AbsentLog interface {
+	DirtyLog
+	// Absent sets the bits of pages that were absent after Start. A page that
+	// comes into being later was written, and is in a Collect. A log may know
+	// of none.
+	Absent(Bitmap) error
+}

@@ -134,6 +134,12 @@ func (m *Memory) BackingPage(b *Block) uint64 {
 	return uint64(os.Getpagesize())
 }
 
+// AbsentIsZero says that a page of b that has no memory yet is zero: it is
+// anonymous memory that Setup mapped. Of other memory only its owner knows.
+func (m *Memory) AbsentIsZero(b *Block) bool {
+	return m.blocks[b.Index].mapping.mem != nil && m.blocks[b.Index].mapping.file == nil
+}
+
 // Missing counts the pages of b that no lane was told of, neither with data nor
 // as zero: after a whole migration of a source that names every page there are
 // none.
@@ -249,6 +255,15 @@ func (l *memoryLane) Stable() bool { return true }
 // All returns a source of every page of the memory.
 func (m *Memory) All() Source { return &memorySource{m: m} }
 
+// AllBut returns a source of every page, those whose bit is set as zero without
+// a look at them: see AbsentLog.
+func (m *Memory) AllBut(absent Bitmap) (Source, error) {
+	if err := absent.fits(m.layout); err != nil {
+		return nil, err
+	}
+	return &memorySource{m: m, absent: absent}, nil
+}
+
 // Dirty returns a source of the pages whose bit is set.
 func (m *Memory) Dirty(dirty Bitmap) (Source, error) {
 	if err := dirty.fits(m.layout); err != nil {
@@ -261,7 +276,8 @@ func (m *Memory) Dirty(dirty Bitmap) (Source, error) {
 // cursor over all blocks.
 type memorySource struct {
 	m      *Memory
-	dirty  Bitmap
+	dirty  Bitmap        // nil for all pages
+	absent Bitmap        // nil for none
 	cursor atomic.Uint64 // in runs, over the blocks end to end
 }
 
@@ -310,6 +326,10 @@ func (s *memorySource) fill(b *Batch, first, end uint64) {
 	}
 	if s.dirty == nil {
 		for page := first; page < end; page++ {
+			if s.absent != nil && s.absent[b.Block.Index][page/64]&(1<<(page%64)) != 0 {
+				b.Zero = append(b.Zero, page*size)
+				continue
+			}
 			add(page)
 		}
 		return

@@ -251,8 +251,11 @@ func (m *migrator) connect(ctx context.Context) (err error) {
 
 // precopy sends rounds until the rest fits into the downtime.
 func (m *migrator) precopy(ctx context.Context) error {
-	var watch divergence
-	for source := m.cfg.Memory.All(); ; {
+	source, err := m.everything()
+	if err != nil {
+		return err
+	}
+	for watch := new(divergence); ; {
 		round, err := m.round(ctx, source)
 		if err != nil {
 			return err
@@ -260,7 +263,7 @@ func (m *migrator) precopy(ctx context.Context) error {
 		enough, done := round.ExpectedDowntime <= m.cfg.Downtime, false
 		var give error
 		if !enough {
-			done, give = m.diverges(&watch, round)
+			done, give = m.diverges(watch, round)
 		}
 		round.Throttle = m.throttled
 		m.report(round)
@@ -273,6 +276,19 @@ func (m *migrator) precopy(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// everything is the first round's source.
+func (m *migrator) everything() (guest.Source, error) {
+	log, ok := m.cfg.Dirty.(guest.AbsentLog)
+	if !ok {
+		return m.cfg.Memory.All(), nil
+	}
+	absent := guest.NewBitmap(m.cfg.Memory.Layout())
+	if err := log.Absent(absent); err != nil {
+		return nil, err
+	}
+	return m.cfg.Memory.AllBut(absent)
 }
 
 // round sends a round, waits until it is in place, and looks at what was

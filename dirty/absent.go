@@ -1,0 +1,102 @@
+package dirty
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// An entry of /proc/self/pagemap, as Linux describes it in
+// Documentation/admin-guide/mm/pagemap.rst.
+const (
+	entryBytes   = 8
+	entryPresent = 1 << 63
+	entrySwapped = 1 << 62
+	// What an entry says beside where the page is: soft-dirty and exclusive.
+	entryAside = 1<<55 | 1<<56
+)
+
+// absentEntry finds out what the kernel says of a page that is protected and has
+// never been there: the same, otherwise, as of one that is swapped out, but to
+// nowhere. It is 0, which no protected page has, if there is no telling.
+func absentEntry(d descriptor, pagemap *os.File) uint64 {
+	mem, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return 0
+	}
+	defer unix.Munmap(mem)
+	if d.register(mem) != nil {
+		return 0
+	}
+	defer d.unregister(mem)
+	if d.protect(spanOf(mem)) != nil {
+		return 0
+	}
+	var entry [entryBytes]byte
+	if _, err := pagemap.ReadAt(entry[:], pagemapOffset(spanOf(mem).start)); err != nil {
+		return 0
+	}
+	e := binary.NativeEndian.Uint64(entry[:]) &^ entryAside
+	if e&entryPresent != 0 || e&entrySwapped == 0 {
+		return 0
+	}
+	return e
+}
+
+func pagemapOffset(address uint64) int64 {
+	return int64(address / uint64(os.Getpagesize()) * entryBytes)
+}
+
+// absent marks the pages that have no memory. A target page that is larger than
+// the kernel's is absent if all of it is.
+func (a *async) absent(b guest.Bitmap) error {
+	want := absentEntry(a.fd, a.pagemap)
+	if want == 0 {
+		return nil
+	}
+	return a.each(func(p pieceOf, _ []region) error {
+		if !a.log.zero[p.block] || a.log.page[p.block] != uint64(os.Getpagesize()) {
+			return nil
+		}
+		return a.absentIn(b, p, want)
+	})
+}
+
+func (a *async) absentIn(b guest.Bitmap, p pieceOf, want uint64) error {
+	base, page := spanOf(a.log.mem[p.block]).start, uint64(os.Getpagesize())
+	entries := make([]uint64, min(8192, (p.end-p.start)/page))
+	first, end := uint64(0), uint64(0) // of a run of absent bytes
+	flush := func() {
+		size := uint64(a.log.layout.PageSize)
+		if from, to := (first+size-1)/size, end/size; from < to {
+			a.mark.Lock()
+			b.SetRange(p.block, from, to)
+			a.mark.Unlock()
+		}
+	}
+	for at := p.start; at < p.end; at += uint64(len(entries)) * page {
+		n := min(uint64(len(entries)), (p.end-at)/page)
+		raw := unsafe.Slice((*byte)(unsafe.Pointer(&entries[0])), n*entryBytes)
+		if _, err := a.pagemap.ReadAt(raw, pagemapOffset(at)); err != nil {
+			return fmt.Errorf("looking which pages of RAM block %q are there: %w", a.log.layout.Blocks[p.block].Name, err)
+		}
+		for i, e := range entries[:n] {
+			offset := at - base + uint64(i)*page
+			if e&^entryAside != want {
+				continue
+			}
+			if offset != end {
+				flush()
+				first = offset
+			}
+			end = offset + page
+		}
+	}
+	flush()
+	return nil
+}

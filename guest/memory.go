@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmferry/vmferry/deflate"
 )
 
@@ -33,6 +35,7 @@ type Memory struct {
 type memoryBlock struct {
 	mem     []byte
 	mapping mapping // what Setup mapped, if it did
+	faults  bool    // a page that was not received may not be present
 	// received has a bit for every page that was written, named for every page
 	// that a lane was told of, be it as zero.
 	received, named []atomic.Uint64
@@ -59,7 +62,7 @@ func (m *Memory) Setup(l *Layout) error {
 	}
 	blocks := make([]memoryBlock, 0, len(l.Blocks))
 	for _, b := range l.Blocks {
-		mb, err := m.mapBlock(b)
+		mb, err := m.mapBlock(b, l.PageSize)
 		if err != nil {
 			unmap(blocks)
 			return fmt.Errorf("guest: mapping %d bytes for RAM block %q: %w", b.Length, b.Name, err)
@@ -72,13 +75,15 @@ func (m *Memory) Setup(l *Layout) error {
 	return nil
 }
 
-func (m *Memory) mapBlock(b *Block) (memoryBlock, error) {
+func (m *Memory) mapBlock(b *Block, pageSize int) (memoryBlock, error) {
 	if m.Map == nil {
 		mapped, err := mapMemory(b.Name, b.Length, &m.Options)
 		if err != nil {
 			return memoryBlock{}, err
 		}
-		return memoryBlock{mem: mapped.mem[:b.Length:b.Length], mapping: mapped}, nil
+		small := m.Options.Pages != HugeTLB && (m.Options.Prealloc == "" || m.Options.Prealloc == PreallocNone)
+		whole := pageSize%os.Getpagesize() == 0
+		return memoryBlock{mem: mapped.mem[:b.Length:b.Length], mapping: mapped, faults: small && whole}, nil
 	}
 	mem, err := m.Map(b)
 	if err == nil && uint64(len(mem)) != b.Length {
@@ -186,15 +191,43 @@ func (l *memoryLane) Pages(b *Block, offsets []uint64) ([][]byte, error) {
 	mb, size := &l.m.blocks[b.Index], uint64(l.m.layout.PageSize)
 	l.pages = l.pages[:0]
 	var marks marker
+	var fresh run
 	for _, off := range offsets {
 		if err := l.m.layout.CheckOffset(b, off); err != nil {
 			return nil, err
 		}
-		marks.add(off/size, mb.received, mb.named)
+		page := off / size
+		if mb.faults && mb.received[page/64].Load()&(1<<(page%64)) == 0 && !fresh.extend(off, size) {
+			mb.populate(fresh, size)
+			fresh = run{off, off + size}
+		}
+		marks.add(page, mb.received, mb.named)
 		l.pages = append(l.pages, mb.mem[off:off+size:off+size])
 	}
+	mb.populate(fresh, size)
 	marks.flush(mb.received, mb.named)
 	return l.pages, nil
+}
+
+// run is a range of bytes.
+type run struct{ start, end uint64 }
+
+func (r *run) extend(off, size uint64) bool {
+	if off != r.end || r.start == r.end {
+		return false
+	}
+	r.end += size
+	return true
+}
+
+// populate makes pages that are about to be written present, all at once: that
+// costs a third of one page fault after the other, and more where a hypervisor
+// has its part in each.
+func (mb *memoryBlock) populate(r run, size uint64) {
+	if r.end-r.start > size {
+		// It is no error if it fails: the first write does the same.
+		unix.Madvise(mb.mem[r.start:r.end], unix.MADV_POPULATE_WRITE)
+	}
 }
 
 func (l *memoryLane) Commit() error { return nil }

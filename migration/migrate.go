@@ -240,13 +240,22 @@ func (m *migrator) connect(ctx context.Context) (err error) {
 		return err
 	}
 	// The first answer comes late: the destination sets its memory up.
-	for range 2 {
-		if m.rtt, err = m.send.Ping(ctx); err != nil {
+	m.rtt = time.Hour
+	for range 3 {
+		if err := m.ping(ctx); err != nil {
 			m.send.Close()
 			return err
 		}
 	}
 	return nil
+}
+
+// ping waits until all that was sent is in place. The shortest wait is the way
+// there and back.
+func (m *migrator) ping(ctx context.Context) error {
+	took, err := m.send.Ping(ctx)
+	m.rtt = min(m.rtt, took)
+	return err
 }
 
 // precopy sends rounds until the rest fits into the downtime.
@@ -300,7 +309,7 @@ func (m *migrator) round(ctx context.Context, source guest.Source) (Round, error
 	}
 	// What is written is not yet there: without the answer the buffers on the
 	// way would count as the link's speed, and be in the way of the rest.
-	if _, err := m.send.Ping(ctx); err != nil {
+	if err := m.ping(ctx); err != nil {
 		return Round{}, err
 	}
 	scan := time.Now()
@@ -336,8 +345,8 @@ func (m *migrator) diverges(watch *divergence, r Round) (done bool, give error) 
 	if m.cfg.Diverging == StopAnyway {
 		return true, nil
 	}
-	return false, fmt.Errorf("%w: %d pages were left after round %d, which would mean %v of downtime; %v is allowed (allow more, throttle, or stop anyway)",
-		ErrDiverging, r.Remaining, r.Number, r.ExpectedDowntime.Round(time.Millisecond), m.cfg.Downtime)
+	return false, fmt.Errorf("%w: %d pages were left after round %d, which would mean %v of downtime, %v of it for the handover itself; %v is allowed (allow more, throttle, or stop anyway)",
+		ErrDiverging, r.Remaining, r.Number, r.ExpectedDowntime.Round(100*time.Microsecond), (r.Scan + 2*m.rtt).Round(100*time.Microsecond), m.cfg.Downtime)
 }
 
 func (m *migrator) report(r Round) {

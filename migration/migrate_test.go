@@ -154,6 +154,10 @@ func (p *pair) checkMoved(out *migration.Outcome) {
 	if after := p.arrived.Counters(); after[0] <= p.facts.Counters[0] {
 		p.t.Errorf("the machine does not go on: %d, then %d", p.facts.Counters[0], after[0])
 	}
+	if sw := out.Switch; sw.Pause <= 0 || sw.Collect <= 0 || sw.Send <= 0 || sw.Prepare <= 0 || sw.Start <= 0 ||
+		sw.Pause+sw.Collect+sw.Send+sw.Prepare+sw.Start > out.Downtime {
+		p.t.Errorf("the downtime of %v is made of %+v", out.Downtime, sw)
+	}
 	if !out.Verified || out.Downtime <= 0 {
 		p.t.Errorf("outcome %+v", out)
 	}

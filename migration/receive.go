@@ -198,6 +198,7 @@ type destination struct {
 	channels []*channel
 	one      [1]uint64   // for pages that come by the main channel
 	done     atomic.Bool // all has arrived and the source was told so
+	settled  sync.Once
 
 	mu     sync.Mutex
 	states []multifd.DeviceState
@@ -240,7 +241,7 @@ func (d *destination) unregister() {
 func (d *destination) runMain(conns *connections) (*Received, error) {
 	err := d.main.Run(d)
 	if err == nil {
-		d.acc.settle()
+		d.settle()
 		err = <-d.refused
 	}
 	if err == nil {
@@ -373,9 +374,16 @@ func (d *destination) SyncPoint() error {
 	if err := d.meet.wait(d.ctx); err != nil {
 		return err
 	}
-	d.cfg.Progress.SyncPoints.Add(1)
+	if d.cfg.Progress.SyncPoints.Add(1); d.wantsHandover() && d.cfg.Start != nil {
+		go d.settle() // which runMain waits for
+	}
 	return nil
 }
+
+// settle ends the accepting. A source that hands over makes all its connections
+// before its first sync point, so that the last look for more of them need not
+// come while its machine stands still.
+func (d *destination) settle() { d.settled.Do(d.acc.settle) }
 
 func (d *destination) at(offset uint64) []uint64 {
 	d.one[0] = offset

@@ -52,6 +52,8 @@ type Outcome struct {
 	// call of Resume. 0 means that it never stood still.
 	Total    time.Duration `json:"total_ns"`
 	Downtime time.Duration `json:"downtime_ns"`
+	// Switch is what the downtime was made of.
+	Switch Switch `json:"switch"`
 	// Verified says that the destination took part in the handover. One that
 	// did not, such as vmferry receive, has everything all the same.
 	Verified bool `json:"verified"`
@@ -63,6 +65,18 @@ type Outcome struct {
 	CPU         time.Duration `json:"cpu_ns"`
 	MinorFaults int64         `json:"minor_faults"`
 	MajorFaults int64         `json:"major_faults"`
+}
+
+// Switch are the parts of the downtime, in their order.
+type Switch struct {
+	// Pause is the owner's, Collect the last look into the dirty log, Send the
+	// rest with the state, Prepare until the destination had all of it and had
+	// loaded it, Start until it ran.
+	Pause   time.Duration `json:"pause_ns"`
+	Collect time.Duration `json:"collect_ns"`
+	Send    time.Duration `json:"send_ns"`
+	Prepare time.Duration `json:"prepare_ns"`
+	Start   time.Duration `json:"start_ns"`
 }
 
 func (o *Outcome) add(r Round) {
@@ -190,7 +204,7 @@ const (
 
 // stuck takes what a round left and says whether that is no progress.
 func (d *divergence) stuck(remaining uint64) bool {
-	grew := d.known && float64(remaining) > shrinks*float64(d.before)
+	grew := d.known && float64(remaining) >= shrinks*float64(d.before)
 	d.before, d.known = remaining, true
 	if grew {
 		d.rounds++

@@ -13,6 +13,7 @@ import (
 func (m *migrator) switchOver(ctx context.Context) error {
 	paused := time.Now()
 	state, err := m.cfg.Pause(ctx)
+	m.out.Switch.Pause = time.Since(paused)
 	if err != nil {
 		return fmt.Errorf("pausing the machine: %w", err)
 	}
@@ -40,7 +41,9 @@ func (m *migrator) standStill(ctx context.Context, state []byte) (runs bool, err
 	if err := m.sendRest(ctx, state); err != nil {
 		return false, err
 	}
+	sent := time.Now()
 	prepared, err := m.awaitPrepared(ctx)
+	m.out.Switch.Prepare = time.Since(sent)
 	if err != nil {
 		m.abort()
 		return false, err
@@ -48,6 +51,8 @@ func (m *migrator) standStill(ctx context.Context, state []byte) (runs bool, err
 	if !prepared { // it has everything, and wants no more talk
 		return true, nil
 	}
+	ready := time.Now()
+	defer func() { m.out.Switch.Start = time.Since(ready) }()
 	return m.letRun(context.WithoutCancel(ctx))
 }
 
@@ -75,6 +80,7 @@ func (m *migrator) sendRest(ctx context.Context, state []byte) error {
 	r := meter.read(len(m.out.Rounds) + 1)
 	r.Last, r.Scan, r.Throttle = true, scanned, m.throttled
 	r.Took -= scanned
+	m.out.Switch.Collect, m.out.Switch.Send = scanned, r.Took
 	m.report(r)
 	return nil
 }

@@ -1,0 +1,93 @@
+package guest_test
+
+import (
+	"fmt"
+	"log"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// kvm is what a VMM has of KVM, as far as it matters here.
+type kvm interface {
+	// SetLogDirty turns KVM_MEM_LOG_DIRTY_PAGES on or off for a slot
+	// (KVM_SET_USER_MEMORY_REGION).
+	SetLogDirty(slot int, on bool) error
+	// DirtyLog is KVM_GET_DIRTY_LOG: a bit for each page of the slot that was
+	// written since the last call. With KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 it
+	// has to be followed by KVM_CLEAR_DIRTY_LOG of what it gave, before the
+	// pages are read. A dirty ring (KVM_CAP_DIRTY_LOG_RING) is harvested and
+	// reset here instead.
+	DirtyLog(slot int, bitmap []uint64) error
+}
+
+// kvmLog makes it a guest.DirtyLog: a slot is a RAM block.
+type kvmLog struct {
+	vm      kvm
+	layout  *guest.Layout
+	scratch guest.Bitmap
+}
+
+func (k *kvmLog) Start() error {
+	for i := range k.layout.Blocks {
+		if err := k.vm.SetLogDirty(i, true); err != nil {
+			return err
+		}
+	}
+	// What was logged before does not count.
+	return k.Collect(guest.NewBitmap(k.layout))
+}
+
+func (k *kvmLog) Collect(b guest.Bitmap) error {
+	for i := range k.layout.Blocks {
+		if err := k.vm.DirtyLog(i, k.scratch[i]); err != nil {
+			return err
+		}
+		for w, word := range k.scratch[i] {
+			b[i][w] |= word // bits of earlier calls stay
+		}
+	}
+	// What the VMM's own devices wrote to guest memory (virtio by its own
+	// threads, say) is in no log of KVM's: or it into b here, too.
+	return nil
+}
+
+func (k *kvmLog) Stop() error {
+	for i := range k.layout.Blocks {
+		if err := k.vm.SetLogDirty(i, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A VMM's dirty log of KVM is a guest.DirtyLog in a few lines, which is all that
+// migration.Migrate needs.
+func ExampleDirtyLog() {
+	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 1 << 20}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	vm := &pretendKVM{}
+	var dirty guest.DirtyLog = &kvmLog{vm: vm, layout: layout, scratch: guest.NewBitmap(layout)}
+	if err := dirty.Start(); err != nil {
+		log.Fatal(err)
+	}
+	vm.written = 1 << 3 // page 3, by the guest
+	pages := guest.NewBitmap(layout)
+	if err := dirty.Collect(pages); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(pages.Count(), "page is dirty")
+	// Output: 1 page is dirty
+}
+
+// pretendKVM has one slot.
+type pretendKVM struct{ written uint64 }
+
+func (*pretendKVM) SetLogDirty(int, bool) error { return nil }
+
+func (p *pretendKVM) DirtyLog(_ int, bitmap []uint64) error {
+	clear(bitmap)
+	bitmap[0], p.written = p.written, 0
+	return nil
+}

@@ -52,12 +52,8 @@ func TestFaultsOfThisThreadAreCounted(t *testing.T) {
 func TestWhatIsNotReadHasAReason(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	counters, not := newTLB()
+	counters := newTLB()
 	defer counters.close()
-	reasons := map[string]string{}
-	for _, n := range not {
-		reasons[n.Counter] = n.Reason
-	}
 	var f Figures
 	if err := counters.start(); err != nil {
 		t.Fatal(err)
@@ -65,11 +61,27 @@ func TestWhatIsNotReadHasAReason(t *testing.T) {
 	if err := counters.stop(&f); err != nil {
 		t.Fatal(err)
 	}
+	reasons := map[string]string{}
+	for _, n := range counters.not {
+		reasons[n.Counter] = n.Reason
+	}
 	for name, read := range map[string]bool{
 		"tlb_shootdowns": f.TLBShootdowns != nil, "dtlb_misses": f.DTLBLoadMisses != nil && f.DTLBStoreMisses != nil, "vmstat": f.VMStat != nil,
 	} {
 		if read == (reasons[name] != "") {
 			t.Errorf("%s: read: %v, reason why not: %q", name, read, reasons[name])
 		}
+	}
+}
+
+func TestACounterThatFailsIsLeftOutAndNotEstimated(t *testing.T) {
+	// No descriptor of a counter: stopping it fails.
+	counters := &tlb{misses: &misses{-1, -1}}
+	var f Figures
+	if err := counters.stop(&f); err != nil {
+		t.Fatal(err)
+	}
+	if f.DTLBLoadMisses != nil || f.DTLBStoreMisses != nil || counters.misses != nil || len(counters.not) != 1 {
+		t.Errorf("figures %+v, not read: %v", f, counters.not)
 	}
 }

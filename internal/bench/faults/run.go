@@ -74,13 +74,12 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	// Faults and translations are counted by thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	report := &Report{Options: opts}
-	b.tlb, report.NotRead = newTLB()
+	b.tlb = newTLB()
 	defer b.tlb.close()
 	if shared, err := sharesZeroPage(); err != nil {
 		return nil, err
 	} else if !shared {
-		report.NotRead = append(report.NotRead, noZeroPage)
+		b.tlb.not = append(b.tlb.not, noZeroPage)
 	}
 
 	s := &series{bench: b, channel: newChannel(b.pages), cells: Cells(), buffers: BufferCells()}
@@ -98,6 +97,7 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 			return nil, err
 		}
 	}
+	report := &Report{Options: opts, NotRead: b.tlb.not}
 	s.report(report)
 	return report, nil
 }

@@ -12,34 +12,35 @@ type NotRead struct {
 type tlb struct {
 	counted bool    // the row TLB of /proc/interrupts means something
 	misses  *misses // nil if there are no counters
+	not     []NotRead
 
 	shootdowns uint64 // at start
 	vmstat     map[string]uint64
 }
 
 // newTLB finds out what can be read, and why the rest cannot.
-func newTLB() (*tlb, []NotRead) {
-	var not []NotRead
+func newTLB() *tlb {
 	t := new(tlb)
 	if err := probeShootdowns(); err != nil {
-		not = append(not, NotRead{"tlb_shootdowns", err.Error()})
+		t.not = append(t.not, NotRead{"tlb_shootdowns", err.Error()})
 	} else {
 		t.counted = true
 	}
 	m, err := openMisses()
 	if err != nil {
-		not = append(not, NotRead{"dtlb_misses", err.Error()})
+		t.not = append(t.not, NotRead{"dtlb_misses", err.Error()})
 	}
 	t.misses = m
 	if len(readVMStat()) == 0 {
-		not = append(not, NotRead{"vmstat", "/proc/vmstat has no rows nr_tlb_* (a kernel has them if built with CONFIG_DEBUG_TLBFLUSH)"})
+		t.not = append(t.not, NotRead{"vmstat", "/proc/vmstat has no rows nr_tlb_* (a kernel has them if built with CONFIG_DEBUG_TLBFLUSH)"})
 	}
-	return t, not
+	return t
 }
 
 func (t *tlb) close() {
 	if t.misses != nil {
 		t.misses.close()
+		t.misses = nil
 	}
 }
 
@@ -60,11 +61,13 @@ func (t *tlb) start() (err error) {
 func (t *tlb) stop(f *Figures) error {
 	if t.misses != nil {
 		loads, stores, err := t.misses.stop()
-		if err != nil {
-			return fmt.Errorf("faults: dTLB misses: %w", err)
+		if err != nil { // once is enough: medians are of all runs or of none
+			t.close()
+			t.not = append(t.not, NotRead{"dtlb_misses", err.Error()})
+		} else {
+			l, s := float64(loads), float64(stores)
+			f.DTLBLoadMisses, f.DTLBStoreMisses = &l, &s
 		}
-		l, s := float64(loads), float64(stores)
-		f.DTLBLoadMisses, f.DTLBStoreMisses = &l, &s
 	}
 	if t.counted {
 		now, err := readShootdowns()

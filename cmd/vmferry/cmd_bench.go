@@ -16,8 +16,9 @@ import (
 )
 
 type benchCmd struct {
-	Codec benchCodecCmd `cmd:"" name:"codec" help:"Measure the page codec on a corpus of 4 KiB pages, on one core."`
-	IAA   benchIAACmd   `cmd:"" name:"iaa" help:"Measure the accelerator: the real one if there is one, else the driver on a model with the published timings."`
+	Codec  benchCodecCmd  `cmd:"" name:"codec" help:"Measure the page codec on a corpus of 4 KiB pages, on one core."`
+	IAA    benchIAACmd    `cmd:"" name:"iaa" help:"Measure the accelerator: the real one if there is one, else the driver on a model with the published timings."`
+	Faults benchFaultsCmd `cmd:"" name:"faults" help:"Measure what a destination pays in page faults, for each way to treat zero pages and to come by memory."`
 }
 
 type benchCodecCmd struct {

@@ -6,6 +6,9 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Size is the size in bytes of the pages that Reserve sets aside.
@@ -21,9 +24,65 @@ func read(name string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
 
+// pool is this process's turn at the system's pool. Tests of several packages
+// run side by side, and one would give back what another counts on.
+var pool struct {
+	sync.Mutex
+	users int
+	file  *os.File // locked while there are users
+}
+
+// take waits for the process's turn.
+func take() error {
+	pool.Lock()
+	defer pool.Unlock()
+	if pool.users == 0 {
+		f, err := os.Open(folder + "nr_hugepages")
+		if err != nil {
+			return err
+		}
+		if err := lock(f); err != nil {
+			f.Close()
+			return fmt.Errorf("waiting for huge pages: %w", err)
+		}
+		pool.file = f
+	}
+	pool.users++
+	return nil
+}
+
+func lock(f *os.File) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func leave() {
+	pool.Lock()
+	defer pool.Unlock()
+	if pool.users--; pool.users == 0 {
+		pool.file.Close() // and with it the lock
+	}
+}
+
 // Reserve sees to it that n huge pages are free, which needs root unless they
-// are already, and returns a function that gives them back.
+// are already, and returns a function that gives them back. Until that is
+// called, Reserve in another process waits.
 func Reserve(n int) (giveBack func(), err error) {
+	if err := take(); err != nil {
+		return nil, err
+	}
+	restore, err := reserve(n)
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return func() { restore(); leave() }, nil
+}
+
+func reserve(n int) (giveBack func(), err error) {
 	total, err := read("nr_hugepages")
 	if err != nil {
 		return nil, err

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/bench/faults"
+)
+
+type benchFaultsCmd struct {
+	Memory uint64 `default:"256" help:"Guest memory in MiB." placeholder:"MIB"`
+	Runs   int    `default:"5" help:"How often everything is measured." placeholder:"N"`
+	JSON   bool   `name:"json" help:"Write one JSON object a line."`
+	Chart  string `help:"Draw the page faults to this file, as SVG." placeholder:"FILE"`
+}
+
+func (c *benchFaultsCmd) Run(a *app) error {
+	if c.Memory < faults.MinMemory>>20 || c.Memory > guest.MaxMemory>>20 {
+		return fmt.Errorf("--memory: want %d to %d MiB", faults.MinMemory>>20, uint64(guest.MaxMemory>>20))
+	}
+	if c.Runs < 1 {
+		return errors.New("--runs: want 1 or more")
+	}
+	report, err := faults.Run(a.ctx, faults.Options{Memory: c.Memory << 20, Runs: c.Runs})
+	if err != nil {
+		return err
+	}
+	if c.Chart != "" {
+		var svg bytes.Buffer
+		if err := report.WriteChart(&svg); err != nil {
+			return err
+		}
+		if err := os.WriteFile(c.Chart, svg.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
+	if c.JSON {
+		return report.WriteJSON(a.stdout)
+	}
+	return report.WriteText(a.stdout)
+}

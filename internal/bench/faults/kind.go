@@ -1,0 +1,86 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// Kind is how guest memory is mapped and made present.
+type Kind string
+
+const (
+	None     Kind = "none"     // small pages, none of them present
+	Touch    Kind = "touch"    // small pages, each written to
+	Populate Kind = "populate" // small pages, by MADV_POPULATE_WRITE
+	HugeTLB  Kind = "hugetlb"  // pages of 2 MiB from the pool, populated
+	// Transparent is memory that nobody preallocates and that the kernel may
+	// give as huge pages.
+	Transparent Kind = "transparent"
+	// PrivateFile is a private mapping of a memfd, none of it present, as
+	// QEMU's memory-backend-memfd,share=off has it: a read maps the file's
+	// page, a later write copies it. With kernels that share one zero page
+	// None does the same.
+	PrivateFile Kind = "private memfd"
+)
+
+// kinds lists all in the order in which they are reported.
+func kinds() []Kind { return []Kind{None, PrivateFile, Touch, Populate, HugeTLB, Transparent} }
+
+// options are how guest.Memory maps memory of that kind.
+func (k Kind) options() (guest.MapOptions, error) {
+	switch k {
+	case None:
+		return guest.MapOptions{}, nil
+	case Touch:
+		return guest.MapOptions{Prealloc: guest.PreallocTouch}, nil
+	case Populate:
+		return guest.MapOptions{Prealloc: guest.PreallocPopulate}, nil
+	case HugeTLB:
+		return guest.MapOptions{Pages: guest.HugeTLB, HugePageSize: hugePage, Prealloc: guest.PreallocPopulate}, nil
+	case Transparent:
+		return guest.MapOptions{Pages: guest.TransparentHuge}, nil
+	}
+	return guest.MapOptions{}, fmt.Errorf("faults: unknown kind of memory %q", k)
+}
+
+// memory maps the layout, of one block, and returns what unmaps it.
+func (k Kind) memory(l *guest.Layout) (m *guest.Memory, unmap func() error, err error) {
+	if k == PrivateFile {
+		return privateFile(l)
+	}
+	opts, err := k.options()
+	if err != nil {
+		return nil, nil, err
+	}
+	if m, err = guest.NewMemoryWith(l, opts); err != nil {
+		return nil, nil, err
+	}
+	return m, m.Close, nil
+}
+
+func privateFile(l *guest.Layout) (*guest.Memory, func() error, error) {
+	size := l.Size()
+	fd, err := unix.MemfdCreate("vmferry-bench", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, nil, fmt.Errorf("faults: making a memfd: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "vmferry-bench")
+	defer f.Close() // the mapping holds the file
+	if err := f.Truncate(int64(size)); err != nil {
+		return nil, nil, fmt.Errorf("faults: giving a memfd %d bytes: %w", size, err)
+	}
+	mem, err := unix.Mmap(fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, nil, fmt.Errorf("faults: mapping %d bytes of a memfd: %w", size, err)
+	}
+	m := &guest.Memory{Map: func(*guest.Block) ([]byte, error) { return mem, nil }}
+	if err := m.Setup(l); err != nil {
+		return nil, nil, errors.Join(err, unix.Munmap(mem))
+	}
+	return m, func() error { return errors.Join(m.Close(), unix.Munmap(mem)) }, nil
+}

@@ -20,7 +20,9 @@ import (
 // Each block has a bitmap of the pages that were received. A page with data
 // costs the one page fault of its first write, or none if it is there already
 // (see MapOptions). A zero page whose bit is clear is fresh, and is neither
-// read nor written: it costs none.
+// read nor written: it costs none. The bitmap knows what came by lanes. Whoever
+// writes to the memory by another way (Bytes, File) before a migration has
+// ended keeps what he wrote where a zero page comes.
 type Memory struct {
 	// Options say how Setup maps the blocks.
 	Options MapOptions

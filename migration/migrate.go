@@ -192,6 +192,7 @@ type migrator struct {
 	dirty, next guest.Bitmap
 	forecast    forecast
 	throttled   float64
+	last        Round // the one while the machine stands still
 }
 
 func (m *migrator) run(ctx context.Context) (err error) {

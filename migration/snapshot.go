@@ -43,6 +43,9 @@ type SnapshotConfig struct {
 	UUID *[16]byte
 	// NoReturnPath does not ask the destination how it went.
 	NoReturnPath bool
+	// Bandwidth bounds the bytes a second of all channels together; 0 is no
+	// bound.
+	Bandwidth uint64
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
 	Accelerator *multifd.Accelerator
 	Progress    *Progress
@@ -81,7 +84,7 @@ func SendSnapshot(ctx context.Context, dial Dialer, r *snapshot.Reader, cfg Snap
 	}
 	s, err := Connect(ctx, dial, SendConfig{
 		Channels: cfg.Channels, Method: cfg.Method, Level: cfg.Level, Head: head, Layout: r.Layout(),
-		SyncMode: m.Machine.Sync, UUID: uuid, ReturnPath: !cfg.NoReturnPath, Accelerator: cfg.Accelerator, Progress: cfg.Progress,
+		SyncMode: m.Machine.Sync, UUID: uuid, ReturnPath: !cfg.NoReturnPath, Bandwidth: cfg.Bandwidth, Accelerator: cfg.Accelerator, Progress: cfg.Progress,
 	})
 	if err != nil {
 		return err

@@ -19,6 +19,9 @@ func (m *migrator) switchOver(ctx context.Context) error {
 	}
 	runs, err := m.standStill(ctx, state)
 	m.out.Downtime = time.Since(paused)
+	if m.last.Last {
+		m.report(m.last) // not while the machine stood still
+	}
 	if runs && !m.cfg.Stay || errors.Is(err, ErrUndecided) {
 		return err
 	}
@@ -81,7 +84,7 @@ func (m *migrator) sendRest(ctx context.Context, state []byte) error {
 	r.Last, r.Scan, r.Throttle = true, scanned, m.throttled
 	r.Took -= scanned
 	m.out.Switch.Collect, m.out.Switch.Send = scanned, r.Took
-	m.report(r)
+	m.last = r
 	return nil
 }
 

@@ -15,28 +15,20 @@ import (
 )
 
 type demoCmd struct {
-	Guest       string `default:"go" enum:"go" help:"What runs in the machine: ${enum}, goroutines of a process; nothing has to be installed."`
-	Memory      string `default:"1GiB" help:"Memory of the machine, such as 512MiB." placeholder:"SIZE"`
-	Channels    int    `default:"2" help:"Multifd channels." placeholder:"N"`
-	Compression string `default:"qpl" enum:"none,zlib,zstd,qpl,uadk,qatzip" help:"Method on the wire: ${enum}."`
-	Writers     int    `default:"2" help:"How many writers write all the time." placeholder:"N"`
-	Rate        int    `default:"4000" help:"Pages that each writes a second; 0 is as fast as it can." placeholder:"N"`
-	Bandwidth   string `default:"0" help:"Bytes a second on the wire at most, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
-	JSON        bool   `name:"json" help:"Write one JSON object a line, the report last."`
+	Guest       string   `default:"go" enum:"go" help:"What runs in the machine: ${enum}, goroutines of a process; nothing has to be installed."`
+	Memory      byteSize `default:"1GiB" help:"Memory of the machine, such as 512MiB." placeholder:"SIZE"`
+	Channels    int      `default:"2" help:"Multifd channels." placeholder:"N"`
+	Compression string   `default:"qpl" enum:"none,zlib,zstd,qpl,uadk,qatzip" help:"Method on the wire: ${enum}."`
+	Writers     int      `default:"2" help:"How many writers write all the time." placeholder:"N"`
+	Rate        int      `default:"4000" help:"Pages that each writes a second; 0 is as fast as it can." placeholder:"N"`
+	Bandwidth   byteSize `default:"0" help:"Bytes a second on the wire at most, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
+	JSON        bool     `name:"json" help:"Write one JSON object a line, the report last."`
 }
 
 func (c *demoCmd) config() (godemo.Config, error) {
-	memory, err := parseSize(c.Memory)
-	if err != nil {
-		return godemo.Config{}, fmt.Errorf("--memory: %w", err)
-	}
 	const least, most = 1 << 20, 1 << 40
-	if memory < least || memory > most || memory%machine.PageSize != 0 {
-		return godemo.Config{}, fmt.Errorf("--memory: %d bytes (want 1 MiB to 1 TiB, whole pages of %d bytes)", memory, machine.PageSize)
-	}
-	bandwidth, err := parseSize(c.Bandwidth)
-	if err != nil {
-		return godemo.Config{}, fmt.Errorf("--bandwidth: %w", err)
+	if c.Memory < least || c.Memory > most || c.Memory%machine.PageSize != 0 {
+		return godemo.Config{}, fmt.Errorf("--memory: %d bytes (want 1 MiB to 1 TiB, whole pages of %d bytes)", c.Memory, machine.PageSize)
 	}
 	if c.Writers < 0 || c.Writers > 256 || c.Rate < 0 {
 		return godemo.Config{}, errors.New("--writers: want 0 to 256, and --rate 0 or more")
@@ -46,8 +38,8 @@ func (c *demoCmd) config() (godemo.Config, error) {
 		return godemo.Config{}, err
 	}
 	return godemo.Config{
-		Machine:  machine.Config{Memory: memory, Writers: c.Writers, Rate: c.Rate, Seed: 1},
-		Channels: c.Channels, Method: c.Compression, Bandwidth: bandwidth,
+		Machine:  machine.Config{Memory: uint64(c.Memory), Writers: c.Writers, Rate: c.Rate, Seed: 1},
+		Channels: c.Channels, Method: c.Compression, Bandwidth: uint64(c.Bandwidth),
 		Downtime: 20 * time.Millisecond, WarmUp: 300 * time.Millisecond, GoOn: 500 * time.Millisecond,
 		LinkTimeout: 10 * time.Second, Inquiry: 20 * time.Second,
 	}, nil
@@ -67,6 +59,7 @@ func (c *demoCmd) Run(a *app) error {
 	}
 	side := func(ctx context.Context, side, address string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, self, "demo-side", side, address)
+		cmd.Args[0] = os.Args[0] // by which the program knows itself
 		cmd.Stderr = a.stderr
 		return cmd
 	}

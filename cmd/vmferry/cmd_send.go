@@ -14,10 +14,11 @@ type sendCmd struct {
 	wireFlags    `embed:""`
 	tlsFlags     `embed:""`
 	iaaFlags     `embed:""`
-	AllZero      bool   `help:"Send a record of every zero page: for a destination whose memory is not fresh."`
-	NoReturnPath bool   `help:"Do not ask the destination how it went."`
-	JSON         bool   `name:"json" help:"Write progress and result as lines of JSON."`
-	Snapshot     string `arg:"" help:"Snapshot to send."`
+	AllZero      bool     `help:"Send a record of every zero page: for a destination whose memory is not fresh."`
+	Bandwidth    byteSize `default:"0" help:"Bytes a second on the wire at most, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
+	NoReturnPath bool     `help:"Do not ask the destination how it went."`
+	JSON         bool     `name:"json" help:"Write progress and result as lines of JSON."`
+	Snapshot     string   `arg:"" help:"Snapshot to send."`
 }
 
 func (c *sendCmd) Run(a *app) error {
@@ -55,7 +56,7 @@ func (c *sendCmd) Run(a *app) error {
 	defer stop()
 	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, secure) }
 	err = migration.SendSnapshot(a.ctx, dial, r, migration.SnapshotConfig{
-		Channels: c.Channels, Method: method, Level: c.Level, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Accelerator: acc, Progress: &counts,
+		Channels: c.Channels, Method: method, Level: c.Level, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Bandwidth: uint64(c.Bandwidth), Accelerator: acc, Progress: &counts,
 	})
 	stop()
 	p.end()

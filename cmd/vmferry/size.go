@@ -7,6 +7,16 @@ import (
 	"strings"
 )
 
+// byteSize is a flag that parseSize reads.
+type byteSize uint64
+
+// UnmarshalText is how kong reads it.
+func (s *byteSize) UnmarshalText(text []byte) error {
+	n, err := parseSize(string(text))
+	*s = byteSize(n)
+	return err
+}
+
 // units of parseSize; the longer ones first.
 var units = []struct {
 	suffix string

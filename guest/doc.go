@@ -8,6 +8,10 @@
 // It is for programs that migrate memory of their own, such as a VMM written
 // in Go, and for the rest of vmferry.
 //
+// Memory is mapped as [MapOptions] say: anonymous or shared, of small or huge
+// pages, present from the start or not, on the nodes named. A [DirtyLog] says
+// what its owner writes.
+//
 // Traps: a [Lane] and a Batch belong to one goroutine at a time. Offsets are
 // bytes from the start of a block, always a multiple of the page size.
 package guest

@@ -317,8 +317,9 @@ func (m *migrator) round(ctx context.Context, source guest.Source) (Round, error
 	if err := m.cfg.Dirty.Collect(m.next); err != nil {
 		return Round{}, fmt.Errorf("collecting dirty pages: %w", err)
 	}
+	scanned := time.Since(scan)
 	r := meter.read(len(m.out.Rounds) + 1)
-	r.Scan = time.Since(scan)
+	r.Scan = scanned
 	r.Took -= r.Scan
 	r.Remaining = m.next.Count()
 	r.DirtyRate = perSecond(r.Remaining*uint64(m.cfg.Memory.Layout().PageSize), r.Took+r.Scan)

@@ -6,7 +6,7 @@ STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 5s
 # All that has goroutines. The benchmarks' engines run simulations that take
 # minutes under the race detector, in one thread.
-RACED := ./cmd/... ./deflate ./guest ./iaa/... ./migration ./multifd ./qmp/... ./snapshot/... ./vmstate
+RACED := ./cmd/... ./deflate ./dirty ./guest ./iaa/... ./migration ./multifd ./qmp/... ./snapshot/... ./vmstate
 
 .PHONY: build demo test test-unit test-noasm test-race test-qemu lint fuzz bench bench-codec interop-qpl clean
 
@@ -52,6 +52,7 @@ test-race:
 
 test-qemu:
 	$(GO) test -tags realqemu -count=1 -p 1 -timeout 25m ./qmp ./internal/qemutest ./qemu
+	$(GO) test -tags realqemu -count=1 -p 1 -timeout 25m -run RealQEMU ./dirty ./internal/bench/faults
 
 # Each fuzz target for a short while, on top of its seeds.
 fuzz:

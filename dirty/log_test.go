@@ -357,6 +357,36 @@ func TestALogThatStoppedLeavesMemoryFreeAndCanBeStartedAgain(t *testing.T) {
 	})
 }
 
+func TestProbeSaysWhatTheKernelHas(t *testing.T) {
+	has := Probe()
+	t.Logf("async: %v", has.Async)
+	t.Logf("sync: %v", has.Sync)
+	if has.Async != nil && has.Sync != nil {
+		t.Error("neither mode: no test of this package means anything here")
+	}
+	for mode, err := range map[Mode]error{Async: has.Async, Sync: has.Sync} {
+		got, chosen := choose(mode)
+		if err == nil && (chosen != nil || got != mode) || err != nil && !errors.Is(chosen, ErrUnsupported) {
+			t.Errorf("%s: the probe says %v, choosing %v", mode, err, chosen)
+		}
+	}
+}
+
+func TestAutoIsTheBestThatThereIs(t *testing.T) {
+	l, err := New(newMemory(t, guest.MapOptions{}, 4096, 1<<20), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Async
+	if Probe().Async != nil {
+		want = Sync
+	}
+	if l.Mode() != want {
+		t.Errorf("the mode is %s, want %s", l.Mode(), want)
+	}
+	t.Logf("the mode is %s", l.Mode())
+}
+
 func TestMisuseIsAnError(t *testing.T) {
 	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
 	l, err := New(m, Options{})

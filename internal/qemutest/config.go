@@ -39,6 +39,8 @@ type Config struct {
 	// own; the system's temporary folder if empty. Keep it short: a socket's
 	// path must fit into 107 bytes.
 	Dir string
+
+	initrd string // instead of the test guest's
 }
 
 func (c Config) withDefaults() Config {

@@ -47,6 +47,9 @@ func Launch(ctx context.Context, cfg Config) (*VM, error) {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
+	if cfg.initrd != "" {
+		initrd = cfg.initrd
+	}
 	dir, err := os.MkdirTemp(cfg.Dir, "qemu-")
 	if err != nil {
 		return nil, fmt.Errorf("qemutest: %w", err)

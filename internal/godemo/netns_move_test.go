@@ -29,7 +29,9 @@ func TestAMachineMovesBetweenNamespaces(t *testing.T) {
 		for _, method := range []string{"none", "qpl"} {
 			for _, channels := range []int{2, 4} {
 				t.Run(fmt.Sprintf("%s/%s/%d", link.name, method, channels), func(t *testing.T) {
-					w.shape(t, link.rate)
+					if err := w.shape(link.rate); err != nil {
+						t.Fatal(err)
+					}
 					p := &parts{t: t, wire: w, delay: link.delay}
 					cfg := Config{
 						Machine:  machine.Config{Memory: 48 << 20, Writers: 2, Rate: 1500, Seed: 3},

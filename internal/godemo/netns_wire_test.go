@@ -34,31 +34,36 @@ var wires atomic.Int32
 
 func newWire(t *testing.T) *wire {
 	t.Helper()
-	if err := needed(); err != nil {
-		t.Fatal(err)
+	try := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
+	try(needed())
 	n, w := wires.Add(1), new(wire)
 	for i, letter := range []string{"A", "B"} {
 		w.names[i] = fmt.Sprintf("vf%s%d-%d", letter, os.Getpid(), n)
-		command(t, "ip netns add "+w.names[i])
-		t.Cleanup(func() { command(t, "ip netns del "+w.names[i]) })
+		try(command("ip netns add %s", w.names[i]))
+		t.Cleanup(func() { try(command("ip netns del %s", w.names[i])) })
 	}
-	command(t, fmt.Sprintf("ip link add wire netns %s type veth peer name wire netns %s", w.names[0], w.names[1]))
+	try(command("ip link add wire netns %s type veth peer name wire netns %s", w.names[0], w.names[1]))
 	for i, name := range w.names {
-		command(t, fmt.Sprintf("ip -n %s addr add 10.99.7.%d/24 dev wire", name, i+1))
-		command(t, fmt.Sprintf("ip -n %s link set lo up", name))
+		try(command("ip -n %s addr add 10.99.7.%d/24 dev wire", name, i+1))
+		try(command("ip -n %s link set lo up", name))
 		w.links[i] = startIP(t, name)
 	}
 	w.up()
 	return w
 }
 
-func command(t *testing.T, line string) {
-	t.Helper()
+func command(format string, args ...any) error {
+	line := fmt.Sprintf(format, args...)
 	words := strings.Fields(line)
 	if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v: %s", line, err, out)
+		return fmt.Errorf("%s: %w: %s", line, err, out)
 	}
+	return nil
 }
 
 // startIP starts an ip that reads commands: by the time that a new process is
@@ -96,12 +101,12 @@ func (w *wire) up() {
 }
 
 // shape bounds what the source sends, in the words of tc; "" is no bound.
-func (w *wire) shape(t *testing.T, rate string) {
-	t.Helper()
-	exec.Command("tc", "-n", w.names[0], "qdisc", "del", "dev", "wire", "root").Run() // there may be none
-	if rate != "" {
-		command(t, fmt.Sprintf("tc -n %s qdisc add dev wire root tbf rate %s burst 256kb latency 50ms", w.names[0], rate))
+func (w *wire) shape(rate string) error {
+	command("tc -n %s qdisc del dev wire root", w.names[0]) // there may be none
+	if rate == "" {
+		return nil
 	}
+	return command("tc -n %s qdisc add dev wire root tbf rate %s burst 256kb latency 50ms", w.names[0], rate)
 }
 
 // parts are the processes of one migration over a wire.

@@ -138,6 +138,9 @@ func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer
 	return goOn(&say, m, cfg, ended)
 }
 
+// answer is how long the destination answers a source that lost it.
+func answer(cfg Config) time.Duration { return 2*cfg.LinkTimeout + 2*cfg.Inquiry }
+
 // dialer dials with a bound. The kernel's own is two minutes, in which a link
 // that is down would not be noticed.
 func dialer(to migration.Address, timeout time.Duration) migration.Dialer {
@@ -178,7 +181,7 @@ func Destination(ctx context.Context, cfg Config, at migration.Address, out io.W
 	rc := migration.ReceiveConfig{
 		Channels: cfg.Channels, Method: method, Sink: memory, Logger: log,
 		ConnectTimeout: cfg.ConnectTimeout, LinkTimeout: cfg.LinkTimeout,
-		Handover: migration.Handover{Answer: 2*cfg.LinkTimeout + 2*cfg.Inquiry},
+		Handover: migration.Handover{Answer: answer(cfg)},
 		Commit: func(r *migration.Received) (err error) {
 			m, err = arrive(&say, cfg, memory, r)
 			return err

@@ -288,13 +288,13 @@ func (x *trial) check(s saw) (problems []string) {
 	if s.destination != nil && s.destination.Runs {
 		problems = append(problems, gaps("the destination", last, s.destination)...)
 	}
-	if s.destination != nil && s.destinationErr != nil {
+	if s.destination != nil && s.destinationErr != nil && !x.killed("destination", s.destinationErr) {
 		problem("the destination: %v", s.destinationErr)
 	}
 	if s.source == nil {
 		return problems
 	}
-	if s.sourceErr != nil {
+	if s.sourceErr != nil && !x.killed("source", s.sourceErr) {
 		problem("the source: %v", s.sourceErr)
 	}
 	switch e := s.source; {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -118,6 +119,7 @@ type parts struct {
 	mu     sync.Mutex
 	cmds   map[string]*exec.Cmd
 	stderr map[string]*bytes.Buffer
+	victim string
 }
 
 // side makes a Side that plays in the wire's namespaces.
@@ -167,7 +169,17 @@ func (p *parts) proxy(ctx context.Context, target string) string {
 func (p *parts) kill(side string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.victim = side
 	p.cmds[side].Process.Kill()
+}
+
+// killed says whether a side exited so because it was killed: it can have said
+// that it ended all the same, right before.
+func (p *parts) killed(side string, err error) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var exit *exec.ExitError
+	return p.victim == side && errors.As(err, &exit) && !exit.Exited()
 }
 
 // said is what the sides logged. They have to have ended.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/migration"
 )
 
 const (
@@ -64,6 +65,9 @@ const (
 	inStandstill = "while the machine stood still"
 	inHandedOver = "when the destination ran"
 	inNoPhase    = "after everything"
+	// diverged is when nothing was hit: with too little processor time the
+	// machine is dirtied faster than it can be sent.
+	diverged = "nothing, the machine diverged"
 )
 
 // outcomes counts how trials ended.
@@ -122,6 +126,9 @@ func runTrials(t *testing.T, one func(x *trial) (outcome string, problems []stri
 	group.Wait()
 	for _, what := range slices.Sorted(maps.Keys(o.counts)) {
 		t.Logf("%3d hit %s", o.counts[what], what)
+	}
+	if n := o.of(diverged); uint64(n) > max(count/10, 1) {
+		t.Errorf("%d machines of %d diverged by themselves", n, count)
 	}
 	if alone || count < trialsOfAKind {
 		return nil
@@ -201,7 +208,11 @@ func (x *trial) run() (saw, []string) {
 	if ctx.Err() != nil || s.cut {
 		problems = append(problems, "a side hangs")
 	}
-	if x.phase == inNoPhase && (s.source == nil || s.source.Error != "") {
+	switch {
+	case x.phase != inNoPhase || s.source != nil && s.source.Error == "":
+	case s.source != nil && strings.HasPrefix(s.source.Error, migration.ErrDiverging.Error()):
+		x.phase = diverged
+	default:
 		problems = append(problems, "the migration failed by itself")
 	}
 	return s, problems

@@ -8,7 +8,7 @@ FUZZTIME ?= 5s
 # minutes under the race detector, in one thread.
 RACED := ./cmd/... ./deflate ./dirty ./guest ./iaa/... ./migration ./multifd ./qmp/... ./snapshot/... ./vmstate
 
-.PHONY: build demo test test-unit test-noasm test-race test-qemu lint fuzz bench bench-codec interop-qpl clean
+.PHONY: build demo test test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec interop-qpl clean
 
 build:
 	$(GO) build -o bin/vmferry ./cmd/vmferry
@@ -29,15 +29,15 @@ demo: build
 # Every test, those against real QEMUs included.
 test: build
 	scripts/setup test
-	$(MAKE) lint test-unit test-noasm test-qemu test-race fuzz
+	$(MAKE) lint test-unit test-noasm test-qemu test-netns test-race fuzz
 
 lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
 	$(GO) build ./...
 	$(GO) vet ./...
-	$(GO) vet -tags realqemu ./...
+	$(GO) vet -tags realqemu,netns ./...
 	GOARCH=arm64 $(GO) vet ./...
-	$(STATICCHECK) -tags realqemu ./...
+	$(STATICCHECK) -tags realqemu,netns ./...
 
 test-unit:
 	$(GO) test ./...
@@ -53,6 +53,11 @@ test-race:
 test-qemu:
 	$(GO) test -tags realqemu -count=1 -p 1 -timeout 25m ./qmp ./internal/qemutest ./qemu
 	$(GO) test -tags realqemu -count=1 -p 1 -timeout 25m -run RealQEMU ./dirty ./internal/bench/faults
+
+# A machine that moves between two network namespaces while links break and
+# sides are killed. Needs root.
+test-netns:
+	$(GO) test -tags netns -count=1 -timeout 20m ./internal/godemo
 
 # Each fuzz target for a short while, on top of its seeds.
 fuzz:

@@ -315,6 +315,39 @@ func TestAMachineThatDivergesStaysOrStopsAsTold(t *testing.T) {
 	})
 }
 
+// sluggish answers late for as long as late says so.
+type sluggish struct {
+	net.Conn
+	late *atomic.Bool
+}
+
+func (s sluggish) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if s.late.Load() {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return n, err
+}
+
+func TestALinkThatWasSluggishAtFirstIsNotHeldAgainstTheMachine(t *testing.T) {
+	p := newPair(t, "tcp", 1, multifd.None)
+	var late atomic.Bool
+	late.Store(true)
+	p.cfg.Report = func(migration.Round) { late.Store(false) }
+	p.cfg.Downtime = 100 * time.Millisecond // and the handover is two ways there and back
+	out, source, destination := p.run(t.Context(), func(ctx context.Context) (net.Conn, error) {
+		conn, err := p.dial(ctx)
+		return sluggish{conn, &late}, err
+	})
+	if source != nil || destination != nil {
+		t.Fatalf("source: %v; destination: %v", source, destination)
+	}
+	if expected := out.Rounds[0].ExpectedDowntime; expected < p.cfg.Downtime {
+		t.Errorf("%v of downtime was expected while the link was sluggish, so nothing is tested", expected)
+	}
+	p.checkMoved(out)
+}
+
 func TestBandwidthIsKept(t *testing.T) {
 	p := newPair(t, "tcp", 2, multifd.None)
 	p.cfg.Bandwidth = 32 << 20

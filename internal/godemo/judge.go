@@ -3,8 +3,10 @@ package godemo
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/migration"
 )
 
@@ -41,8 +43,29 @@ type Report struct {
 
 // saw is what came of both sides.
 type saw struct {
-	arrived, source, destination *Event
-	sourceErr, destinationErr    error
+	// paused is the source's, arrived and running are the destination's, and
+	// source and destination how they ended. What was not said is nil.
+	paused, source                *Event
+	arrived, running, destination *Event
+	sourceErr, destinationErr     error
+	// cut says that the destination did not end by itself.
+	cut bool
+}
+
+// heard notes an event.
+func (s *saw) heard(from string, e Event) {
+	switch from + " " + e.Event {
+	case "source paused":
+		s.paused = &e
+	case "source ended":
+		s.source = &e
+	case "destination arrived":
+		s.arrived = &e
+	case "destination running":
+		s.running = &e
+	case "destination ended":
+		s.destination = &e
+	}
 }
 
 // judge compares what the sides saw.
@@ -63,33 +86,51 @@ func judge(cfg Config, s saw) Report {
 		return r
 	}
 	r.measure(s)
-	there, here := s.arrived.Facts, s.source.Facts
-	if here.Memory != there.Memory {
-		problem("the memory differs at the switch: %s at the source, %s at the destination", here.Memory, there.Memory)
-	}
-	if here.Ledger != there.Ledger {
-		problem("acknowledged writes are lost: the source's ledger is %s, the destination's pages make %s", here.Ledger, there.Ledger)
-	}
+	here := s.source.Facts
+	r.Problems = append(r.Problems, lost(*here, *s.arrived.Facts)...)
 	if s.source.Runs || !s.destination.Runs {
 		problem("exactly the destination should run: source %v, destination %v", s.source.Runs, s.destination.Runs)
 	}
-	for i, last := range here.Counters {
+	r.Problems = append(r.Problems, gaps("the destination", here.Counters, s.destination)...)
+	for _, last := range here.Counters {
 		r.Acknowledge += last
-		if i >= len(s.destination.Began) || i >= len(s.destination.Counters) {
-			problem("writer %d does not run at the destination", i)
-			continue
-		}
-		r.WentOnTo += s.destination.Counters[i]
-		if began := s.destination.Began[i]; began != last+1 {
-			problem("writer %d ended with number %d and went on with %d", i, last, began)
-		}
-		if s.destination.Counters[i] <= last {
-			problem("writer %d does not go on: %d, then %d", i, last, s.destination.Counters[i])
-		}
+	}
+	for _, last := range s.destination.Counters {
+		r.WentOnTo += last
 	}
 	r.MemoryHash = here.Memory
 	r.Verified = len(r.Problems) == 0
 	return r
+}
+
+// lost says what of the source's facts is not there.
+func lost(here, there machine.Facts) (problems []string) {
+	if here.Memory != there.Memory {
+		problems = append(problems, fmt.Sprintf("the memory differs at the switch: %s at the source, %s at the destination", here.Memory, there.Memory))
+	}
+	if here.Ledger != there.Ledger || !slices.Equal(here.Counters, there.Counters) {
+		problems = append(problems, fmt.Sprintf("acknowledged writes are lost: the source's ledger is %s at %d, the destination's pages make %s at %d",
+			here.Ledger, here.Counters, there.Ledger, there.Counters))
+	}
+	return problems
+}
+
+// gaps says which writers did not go on, at the side that ended so, right where
+// they had ended.
+func gaps(at string, last []uint64, ended *Event) (problems []string) {
+	for i, last := range last {
+		if i >= len(ended.Began) || i >= len(ended.Counters) {
+			problems = append(problems, fmt.Sprintf("writer %d does not run at %s", i, at))
+			continue
+		}
+		if began := ended.Began[i]; began != last+1 {
+			problems = append(problems, fmt.Sprintf("writer %d ended with number %d and went on with %d", i, last, began))
+		}
+		if ended.Counters[i] <= last {
+			problems = append(problems, fmt.Sprintf("writer %d does not go on: %d, then %d", i, last, ended.Counters[i]))
+		}
+	}
+	return problems
 }
 
 // measure takes the figures from the events. Digesting all memory is the

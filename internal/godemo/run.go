@@ -18,50 +18,60 @@ type Side func(ctx context.Context, side, address string) *exec.Cmd
 // Run moves a machine between two processes over loopback TCP, and judges. Each
 // event is shown as it comes.
 func Run(ctx context.Context, cfg Config, side Side, show func(from string, e Event)) (Report, error) {
+	s, err := watch(ctx, cfg, side, 2*time.Second, show)
+	if err != nil {
+		return Report{}, err
+	}
+	return judge(cfg, s), nil
+}
+
+// watch runs both sides to their ends. A source that failed, or died, leaves
+// the destination that patience: it may never hear of it.
+func watch(ctx context.Context, cfg Config, side Side, patience time.Duration, show func(from string, e Event)) (saw, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var s saw
 	destination, err := start(side(ctx, "destination", "tcp:127.0.0.1:0"), cfg)
 	if err != nil {
-		return Report{}, fmt.Errorf("starting the destination: %w", err)
+		return saw{}, fmt.Errorf("starting the destination: %w", err)
 	}
 	listening, err := destination.next()
 	if err != nil || listening.Event != "listening" {
 		cancel()
-		return Report{}, fmt.Errorf("the destination does not listen: %w", errors.Join(err, destination.wait()))
+		return saw{}, fmt.Errorf("the destination does not listen: %w", errors.Join(err, destination.wait()))
 	}
 	show("destination", listening)
 	source, err := start(side(ctx, "source", listening.Address), cfg)
 	if err != nil {
-		return Report{}, fmt.Errorf("starting the source: %w", err)
+		return saw{}, fmt.Errorf("starting the source: %w", err)
 	}
+	var here, there saw
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		destination.each(func(e Event) {
-			switch e.Event {
-			case "arrived":
-				s.arrived = &e
-			case "ended":
-				s.destination = &e
-			}
+			there.heard("destination", e)
 			show("destination", e)
 		})
-		s.destinationErr = destination.wait()
+		there.destinationErr = destination.wait()
 	}()
 	source.each(func(e Event) {
-		if e.Event == "ended" {
-			s.source = &e
-		}
+		here.heard("source", e)
 		show("source", e)
 	})
-	s.sourceErr = source.wait()
-	if s.source == nil || s.source.Error != "" {
-		// The destination may never hear of it.
-		time.AfterFunc(2*time.Second, cancel)
+	here.sourceErr = source.wait()
+	var lapse <-chan time.Time
+	if here.source == nil || here.source.Error != "" {
+		lapse = time.After(patience)
 	}
-	<-ended
-	return judge(cfg, s), nil
+	select {
+	case <-ended:
+	case <-lapse:
+		cancel()
+		<-ended
+		there.cut = true
+	}
+	there.paused, there.source, there.sourceErr = here.paused, here.source, here.sourceErr
+	return there, nil
 }
 
 // process is a side that runs.

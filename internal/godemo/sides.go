@@ -33,18 +33,27 @@ type Config struct {
 	// WarmUp is how long the source writes before it begins to migrate, and
 	// GoOn how long whoever runs at the end goes on before it is checked.
 	WarmUp, GoOn time.Duration
+
+	// The rest is for tests, and off by default. TellPaused has the source
+	// print its facts each time it was paused, which adds to the downtime.
+	TellPaused bool
+	// ConnectTimeout is that of migration.ReceiveConfig.
+	ConnectTimeout time.Duration
+	// StartTakes is how long the destination takes to start the machine.
+	StartTakes time.Duration
 }
 
 // Event is a line of JSON that a side prints.
 type Event struct {
-	// Event is "listening", "ready", "round", "paused", "arrived", "running",
-	// "ended" or "failed".
+	// Event is "listening", "ready", "round", "paused", "arrived", "starting",
+	// "running" or "ended".
 	Event string `json:"event"`
 	// Address is where the destination listens.
 	Address string             `json:"address,omitempty"`
 	Round   *migration.Round   `json:"round,omitempty"`
 	Outcome *migration.Outcome `json:"outcome,omitempty"`
-	// Facts are those at the switch; Digest is how long they took to gather.
+	// Facts are those at the switch, or when the source was paused; Digest is
+	// how long they took to gather.
 	Facts  *machine.Facts `json:"facts,omitempty"`
 	Digest time.Duration  `json:"digest_ns,omitempty"`
 	// Runs says whether this side runs at the end; Began and Counters are its
@@ -105,13 +114,17 @@ func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer
 		Channels: cfg.Channels, Method: method, Memory: m.Memory(), Dirty: tracked, Machine: "vmferry-demo",
 		Pause: func(context.Context) ([]byte, error) {
 			m.Pause()
+			if cfg.TellPaused {
+				facts := m.Facts()
+				say.say(Event{Event: "paused", Facts: &facts})
+			}
 			return m.Save()
 		},
 		Resume: m.Start, Throttle: m.Throttle,
 		Bandwidth: cfg.Bandwidth, Downtime: cfg.Downtime, LinkTimeout: cfg.LinkTimeout, Inquiry: cfg.Inquiry, Logger: log,
 		Report: func(r migration.Round) { say.say(Event{Event: "round", Round: &r}) },
 	}
-	outcome, err := migration.Migrate(ctx, func(ctx context.Context) (net.Conn, error) { return to.Dial(ctx, nil) }, mc)
+	outcome, err := migration.Migrate(ctx, dialer(to, cfg.LinkTimeout), mc)
 	ended := Event{Event: "ended", Outcome: outcome, Undecided: errors.Is(err, migration.ErrUndecided)}
 	if err != nil {
 		ended.Error = err.Error()
@@ -123,6 +136,22 @@ func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer
 		return errors.Join(m.Check(), say.say(ended))
 	}
 	return goOn(&say, m, cfg, ended)
+}
+
+// answer is how long the destination answers a source that lost it.
+func answer(cfg Config) time.Duration { return 2*cfg.LinkTimeout + 2*cfg.Inquiry }
+
+// dialer dials with a bound. The kernel's own is two minutes, in which a link
+// that is down would not be noticed.
+func dialer(to migration.Address, timeout time.Duration) migration.Dialer {
+	return func(ctx context.Context) (net.Conn, error) {
+		if timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, timeout)
+			defer cancel()
+		}
+		return to.Dial(ctx, nil)
+	}
 }
 
 // goOn lets the side that runs go on, stops it, and checks it.
@@ -150,13 +179,18 @@ func Destination(ctx context.Context, cfg Config, at migration.Address, out io.W
 	defer memory.Close()
 	var m *machine.Machine
 	rc := migration.ReceiveConfig{
-		Channels: cfg.Channels, Method: method, Sink: memory, LinkTimeout: cfg.LinkTimeout, Logger: log,
-		Handover: migration.Handover{Answer: 2*cfg.LinkTimeout + 2*cfg.Inquiry},
+		Channels: cfg.Channels, Method: method, Sink: memory, Logger: log,
+		ConnectTimeout: cfg.ConnectTimeout, LinkTimeout: cfg.LinkTimeout,
+		Handover: migration.Handover{Answer: answer(cfg)},
 		Commit: func(r *migration.Received) (err error) {
 			m, err = arrive(&say, cfg, memory, r)
 			return err
 		},
 		Start: func(*migration.Received) error {
+			if cfg.StartTakes > 0 {
+				say.say(Event{Event: "starting"})
+				time.Sleep(cfg.StartTakes)
+			}
 			if err := m.Start(); err != nil {
 				return err
 			}

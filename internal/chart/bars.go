@@ -1,0 +1,163 @@
+package chart
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"slices"
+)
+
+// Bar is one value. Bars of one name have one colour and one place in the
+// legend.
+type Bar struct {
+	Name string
+	// Value is what the bar is long for: 0 or more. NaN is a value that is not
+	// known, and is drawn as a dash.
+	Value float64
+}
+
+// Group is bars side by side under one name.
+type Group struct {
+	Name string
+	Bars []Bar
+}
+
+// Bars is a chart of groups of bars, whose axis starts at 0.
+type Bars struct {
+	Title string
+	// Unit is the name of the axis, with the unit in it: "faults per 1,000 pages".
+	Unit   string
+	Groups []Group
+	// Horizontal bars go from left to right, for many groups or long names.
+	Horizontal bool
+}
+
+// WriteSVG draws the chart. It fails, with ErrChart in the error, if there is no
+// bar or a bar is negative or infinite, or if w does.
+func (b Bars) WriteSVG(w io.Writer) error {
+	names, highest, err := b.check()
+	if err != nil {
+		return err
+	}
+	c := new(canvas)
+	c.title(b.Title)
+	top := c.key(50, names, func(i int, x, y float64) { c.rect(fill(i), x, y, 18, 10) })
+	var height float64
+	if b.Horizontal {
+		height = b.horizontal(c, names, highest, top+20)
+	} else {
+		height = b.vertical(c, names, highest, top+28)
+	}
+	return c.writeTo(w, height, b.Title)
+}
+
+func fill(i int) string { return fmt.Sprintf("f%d", i%len(colours)) }
+
+// check returns the bars' names in order and their largest value.
+func (b *Bars) check() (names []string, highest float64, err error) {
+	for _, g := range b.Groups {
+		for _, bar := range g.Bars {
+			if bar.Value < 0 || math.IsInf(bar.Value, 0) {
+				return nil, 0, fmt.Errorf("%w: %q: bar %q of %q is %v", ErrChart, b.Title, bar.Name, g.Name, bar.Value)
+			}
+			if !slices.Contains(names, bar.Name) {
+				names = append(names, bar.Name)
+			}
+			if bar.Value > highest { // NaN is not
+				highest = bar.Value
+			}
+		}
+	}
+	if len(names) == 0 {
+		return nil, 0, fmt.Errorf("%w: %q has no bars", ErrChart, b.Title)
+	}
+	return names, highest, nil
+}
+
+// label is what stands at the end of a bar.
+func (b Bar) label() string {
+	if math.IsNaN(b.Value) {
+		return "–"
+	}
+	return number(b.Value)
+}
+
+// length is the value where there is one.
+func (b Bar) length() float64 {
+	if math.IsNaN(b.Value) {
+		return 0
+	}
+	return b.Value
+}
+
+const left, right = 72.0, 24.0
+
+func (b *Bars) vertical(c *canvas, names []string, highest, top float64) float64 {
+	const plot = 260.0
+	bottom := top + plot
+	y := linear(0, highest, bottom, top, 5)
+	for _, v := range y.ticks {
+		c.line("grid", left, y.at(v), width-right, y.at(v))
+		c.text("end", left-8, y.at(v)+4, number(v))
+	}
+	c.upright(20, (top+bottom)/2, b.Unit)
+	slot := (width - left - right) / float64(len(b.Groups))
+	below := 0
+	for i, g := range b.Groups {
+		middle := left + slot*(float64(i)+0.5)
+		b.columns(c, names, g, y, middle, slot)
+		label := wrap(g.Name, slot-8)
+		c.lines(middle, bottom+18, label)
+		below = max(below, len(label))
+	}
+	c.line("axis", left, bottom, width-right, bottom)
+	return bottom + 18 + float64(below)*(font+2)
+}
+
+// columns draws a group's bars around middle. slot is the room for the group.
+func (b *Bars) columns(c *canvas, names []string, g Group, y *axis, middle, slot float64) {
+	each := min(44, slot*0.8/float64(len(g.Bars)))
+	x := middle - each*float64(len(g.Bars))/2
+	for _, bar := range g.Bars {
+		at := y.at(bar.length())
+		c.rect(fill(slices.Index(names, bar.Name)), x+1, at, each-2, y.start-at)
+		// Labels that would run into each other are left to the axis.
+		if label := bar.label(); textWidth(label) <= each+8 {
+			c.text("middle", x+each/2, at-4, label)
+		}
+		x += each
+	}
+}
+
+func (b *Bars) horizontal(c *canvas, names []string, highest, top float64) float64 {
+	const each, gap = 16.0, 12.0
+	start := 0.0
+	total := gap
+	for _, g := range b.Groups {
+		start = max(start, textWidth(g.Name))
+		total += each*float64(len(g.Bars)) + gap
+	}
+	start = min(start+28, width/2)
+	bottom := top + total
+	// Room for the label of the longest bar.
+	x := linear(0, highest, start, width-right-40, 6)
+	for _, v := range x.ticks {
+		c.line("grid", x.at(v), top, x.at(v), bottom)
+		c.text("middle", x.at(v), bottom+16, number(v))
+	}
+	y := top + gap
+	for _, g := range b.Groups {
+		high := each * float64(len(g.Bars))
+		c.text("end", start-8, y+high/2+4, g.Name)
+		for _, bar := range g.Bars {
+			end := x.at(bar.length())
+			c.rect(fill(slices.Index(names, bar.Name)), start, y+1, end-start, each-2)
+			c.text("start", end+5, y+each/2+4, bar.label())
+			y += each
+		}
+		y += gap
+	}
+	c.line("axis", start, top, start, bottom)
+	c.text("middle", (start+width-right-40)/2, bottom+36, b.Unit)
+	return bottom + 48
+}

@@ -116,13 +116,13 @@ func (b *Bars) vertical(c *canvas, names []string, highest, top float64) float64
 
 // columns draws a group's bars around middle. slot is the room for the group.
 func (b *Bars) columns(c *canvas, names []string, g Group, y *axis, middle, slot float64) {
-	each := min(44, slot*0.8/float64(len(g.Bars)))
+	each := min(44, slot*0.86/float64(len(g.Bars)))
 	x := middle - each*float64(len(g.Bars))/2
 	for _, bar := range g.Bars {
 		at := y.at(bar.length())
 		c.rect(fill(slices.Index(names, bar.Name)), x+1, at, each-2, y.start-at)
 		// Labels that would run into each other are left to the axis.
-		if label := bar.label(); textWidth(label) <= each+8 {
+		if label := bar.label(); textWidth(label) <= each {
 			c.text("middle", x+each/2, at-4, label)
 		}
 		x += each

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -30,11 +31,7 @@ func pieces(mem *guest.Memory, channel, channels int, do func([]byte) error) err
 	return nil
 }
 
-func sendBare(j job, mem *guest.Memory) (t told, err error) {
-	to, err := j.address()
-	if err != nil {
-		return t, err
-	}
+func sendBare(j job, to migration.Address, mem *guest.Memory) (t told, err error) {
 	t.Usage, err = j.measured(func() error {
 		began := time.Now()
 		defer func() { t.Total = time.Since(began) }()

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/chart"
 )
 
@@ -13,37 +14,45 @@ import (
 // vary.
 const growthRate = 4000
 
-// growing are the methods whose growth is measured.
-var growing = []string{"none", "qpl"}
+// line is what one line of a chart is of.
+type line struct {
+	name, method string
+	pages        guest.PageKind
+}
+
+var (
+	bothMethods = []line{{"none", "none", guest.TransparentHuge}, {"qpl", "qpl", guest.TransparentHuge}}
+	growing     = append(bothMethods[:2:2], line{"none, small pages", "none", guest.SmallPages})
+)
 
 // series is a line of cells over one value.
 type series struct {
-	method string
+	name   string
 	values []float64
 	runs   [][]figures
 }
 
-// sweep measures each method at each value; set makes the job of one.
-func (b *bench) sweep(ctx context.Context, part string, methods []string, values []float64, set func(*job, float64)) ([]series, error) {
+// sweep measures each line at each value; set makes the job of one.
+func (b *bench) sweep(ctx context.Context, part string, lines []line, values []float64, set func(*job, float64)) ([]series, error) {
 	var cells []cell
 	for _, v := range values {
-		for _, m := range methods {
+		for _, l := range lines {
 			j := b.job()
-			j.Method, j.WorkMiB, j.Rate = m, min(workMiB, b.memoryMiB/2), growthRate
+			j.Method, j.Pages, j.WorkMiB, j.Rate = l.method, l.pages, min(workMiB, b.memoryMiB/2), growthRate
 			set(&j, v)
-			cells = append(cells, ferry(fmt.Sprintf("%s, %g", m, v), j))
+			cells = append(cells, ferry(fmt.Sprintf("%s, %g", l.name, v), j))
 		}
 	}
 	all, err := b.measure(ctx, part, cells)
 	if err != nil {
 		return nil, err
 	}
-	lines := make([]series, len(methods))
+	measured := make([]series, len(lines))
 	for i, runs := range all {
-		s := &lines[i%len(methods)]
-		s.method, s.values, s.runs = methods[i%len(methods)], values, append(s.runs, runs)
+		s := &measured[i%len(lines)]
+		s.name, s.values, s.runs = lines[i%len(lines)].name, values, append(s.runs, runs)
 	}
-	return lines, nil
+	return measured, nil
 }
 
 // table has a row for each cell; first names the value.
@@ -51,7 +60,7 @@ func table(first string, lines []series) (head []string, rows [][]string) {
 	head = []string{first, "method", "total ms", "downtime ms", "of it the scan ms", "rounds", "MB sent", "given up"}
 	for i, v := range lines[0].values {
 		for _, l := range lines {
-			row := []string{fmt.Sprintf("%g", v), l.method, "–", "–", "–", "–", "–", fmt.Sprintf("%d of %d", given(l.runs[i]), len(l.runs[i]))}
+			row := []string{fmt.Sprintf("%g", v), l.name, "–", "–", "–", "–", "–", fmt.Sprintf("%d of %d", given(l.runs[i]), len(l.runs[i]))}
 			if runs := kept(l.runs[i]); len(runs) > 0 {
 				copy(row[2:], []string{f0(median(runs, totalMS)), f1(median(runs, downtimeMS)), f2(median(runs, scanMS)), f0(median(runs, rounds)), f0(median(runs, megabytes))})
 			}
@@ -65,7 +74,7 @@ func table(first string, lines []series) (head []string, rows [][]string) {
 func plot(title, x, y string, logX bool, lines []series, of func(figures) float64) chart.Lines {
 	c := chart.Lines{Title: title, X: x, Y: y, LogX: logX}
 	for _, l := range lines {
-		s := chart.Series{Name: l.method}
+		s := chart.Series{Name: l.name}
 		for i, v := range l.values {
 			if runs := kept(l.runs[i]); len(runs) > 0 {
 				s.Points = append(s.Points, chart.Point{X: v, Y: median(runs, of)})
@@ -114,7 +123,7 @@ func (s *series) grows() (findings []string) {
 			points = append(points, chart.Point{X: v, Y: median(runs, downtimeMS)})
 			if v == 1 {
 				down := median(runs, downtimeMS)
-				findings = append(findings, fmt.Sprintf("%s: %.1f ms of downtime at 1 GiB (aim: under 20 ms, %s).", s.method, down, verdict(down < 20)))
+				findings = append(findings, fmt.Sprintf("%s: %.1f ms of downtime at 1 GiB (aim: under 20 ms, %s).", s.name, down, verdict(down < 20)))
 			}
 		}
 	}
@@ -123,7 +132,7 @@ func (s *series) grows() (findings []string) {
 	}
 	first, last := points[0], points[len(points)-1]
 	return append(findings, fmt.Sprintf("%s: from %g to %g GiB the downtime goes from %.1f to %.1f ms; the line of least squares rises by %.2f ms a GiB (aim: 0).",
-		s.method, first.X, last.X, first.Y, last.Y, slope(points)))
+		s.name, first.X, last.X, first.Y, last.Y, slope(points)))
 }
 
 // slope is that of the line of least squares.
@@ -143,9 +152,7 @@ func slope(points []chart.Point) float64 {
 // Source and destination each have the memory; the destination's zero pages are
 // never touched, but nothing is to be won by coming near the limit.
 func (b *bench) sizes() (sizes []float64, left string) {
-	var info unix.Sysinfo_t
-	unix.Sysinfo(&info)
-	free := float64(info.Freeram) * float64(info.Unit) / (1 << 30)
+	free := freeGiB()
 	for _, gib := range []float64{0.25, 0.5, 1, 2, 4, 8, 16, 32} {
 		if gib*1024 > float64(b.largestMiB) {
 			break
@@ -161,9 +168,16 @@ func (b *bench) sizes() (sizes []float64, left string) {
 	return sizes, ""
 }
 
+// freeGiB is how much memory nobody uses.
+func freeGiB() float64 {
+	var info unix.Sysinfo_t
+	unix.Sysinfo(&info)
+	return float64(info.Freeram) * float64(info.Unit) / (1 << 30)
+}
+
 // byChannels has the number of channels grow.
 func (b *bench) byChannels(ctx context.Context) (section, error) {
-	lines, err := b.sweep(ctx, "channels", growing, []float64{1, 2, 4, 8}, func(j *job, n float64) { j.Channels = int(n) })
+	lines, err := b.sweep(ctx, "channels", bothMethods, []float64{1, 2, 4, 8}, func(j *job, n float64) { j.Channels = int(n) })
 	if err != nil {
 		return section{}, err
 	}
@@ -176,7 +190,7 @@ func (b *bench) byChannels(ctx context.Context) (section, error) {
 // byRate has the machine be dirtied faster and faster, in a quarter of memory.
 func (b *bench) byRate(ctx context.Context) (section, error) {
 	work := b.memoryMiB / 4
-	lines, err := b.sweep(ctx, "rates", growing, []float64{0, 1000, 4000, 16000, 64000}, func(j *job, rate float64) { j.Rate, j.WorkMiB = int(rate), work })
+	lines, err := b.sweep(ctx, "rates", bothMethods, []float64{0, 1000, 4000, 16000, 64000}, func(j *job, rate float64) { j.Rate, j.WorkMiB = int(rate), work })
 	if err != nil {
 		return section{}, err
 	}
@@ -189,7 +203,7 @@ func (b *bench) byRate(ctx context.Context) (section, error) {
 	for _, l := range lines {
 		for i, v := range l.values {
 			if n := given(l.runs[i]); n > 0 {
-				s.findings = append(s.findings, fmt.Sprintf("%s does not converge at %g pages a second in %d of %d runs.", l.method, v, n, len(l.runs[i])))
+				s.findings = append(s.findings, fmt.Sprintf("%s does not converge at %g pages a second in %d of %d runs.", l.name, v, n, len(l.runs[i])))
 			}
 		}
 	}

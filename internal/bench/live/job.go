@@ -30,14 +30,14 @@ const sideArgument = "side"
 const downtime = 10 * time.Millisecond
 
 // job is what a side is told. Both sides of a measurement are told the same but
-// for Side and Address.
+// for Side.
 type job struct {
-	Side    string
-	Address string
+	Side string
 
 	MemoryMiB int
 	DataMiB   int // of it that is not zero
 	Channels  int
+	Pages     guest.PageKind // of both sides' memory
 	Prealloc  guest.Prealloc // of the destination's memory
 	Method    string         // "" is the bare copy
 	Level     int
@@ -52,6 +52,7 @@ const (
 	source      = "source"
 	destination = "destination"
 	tracking    = "tracking"
+	touching    = "touching"
 )
 
 func (j *job) memory() uint64 { return uint64(j.MemoryMiB) << 20 }
@@ -67,10 +68,8 @@ func (j *job) machine() machine.Config {
 
 func (j *job) method() (multifd.Method, error) { return multifd.MethodNamed(j.Method) }
 
-// address is where the destination listens.
-func (j *job) address() (migration.Address, error) { return migration.ParseAddress(j.Address) }
-
-// told is what a side tells. A destination first tells its address only.
+// told is what a side tells. Before that a destination tells its address, and a
+// source that it is ready, with nothing in it; it then reads the address.
 type told struct {
 	Address string `json:",omitempty"`
 
@@ -103,13 +102,23 @@ func (u usage) since(before usage) usage { return usage{u.CPU - before.CPU, u.Fa
 // runSide does what the job says.
 func runSide(in io.Reader, out io.Writer) error {
 	var j job
-	if err := json.NewDecoder(in).Decode(&j); err != nil {
+	orders := json.NewDecoder(in)
+	if err := orders.Decode(&j); err != nil {
 		return err
 	}
-	tell := json.NewEncoder(out).Encode
+	tell := func(t told) error { return json.NewEncoder(out).Encode(t) }
 	do := map[string]func(job) (told, error){
-		source: send, tracking: track,
-		destination: func(j job) (told, error) { return receive(j, func(t told) error { return tell(t) }) },
+		source: func(j job) (told, error) {
+			return send(j, func() (to migration.Address, err error) {
+				var address string
+				if err := errors.Join(tell(told{}), orders.Decode(&address)); err != nil {
+					return to, err
+				}
+				return migration.ParseAddress(address)
+			})
+		},
+		destination: func(j job) (told, error) { return receive(j, tell) },
+		tracking:    track, touching: touch,
 	}[j.Side]
 	if do == nil {
 		return fmt.Errorf("unknown side %q", j.Side)
@@ -149,15 +158,12 @@ func (j *job) measured(do func() error) (usage, error) {
 type process struct {
 	side  string
 	cmd   *exec.Cmd
+	in    io.WriteCloser
 	lines *bufio.Scanner
 }
 
 func startSide(ctx context.Context, j job) (*process, error) {
 	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	text, err := json.Marshal(j)
 	if err != nil {
 		return nil, err
 	}
@@ -174,11 +180,14 @@ func startSide(ctx context.Context, j job) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	_, err = in.Write(text)
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 16<<20)
-	return &process{j.Side, cmd, lines}, errors.Join(err, in.Close())
+	p := &process{j.Side, cmd, in, lines}
+	return p, p.order(j)
 }
+
+// order tells the side something.
+func (p *process) order(v any) error { return json.NewEncoder(p.in).Encode(v) }
 
 // next reads what the side tells.
 func (p *process) next() (t told, err error) {
@@ -188,6 +197,18 @@ func (p *process) next() (t told, err error) {
 	return t, json.Unmarshal(p.lines.Bytes(), &t)
 }
 
+// alone runs a side that has no other.
+func alone(ctx context.Context, j job) (told, error) {
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	p, err := startSide(ctx, j)
+	if err != nil {
+		return told{}, err
+	}
+	t, err := p.next()
+	return t, errors.Join(err, p.cmd.Wait())
+}
+
 // longest is how long one measurement may take.
 const longest = 5 * time.Minute
 
@@ -195,6 +216,14 @@ const longest = 5 * time.Minute
 func pair(ctx context.Context, j job) (from, to told, err error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel() // kills what is left
+	j.Side = source
+	sender, err := startSide(ctx, j)
+	if err != nil {
+		return from, to, err
+	}
+	if _, err := sender.next(); err != nil {
+		return from, to, err
+	}
 	j.Side = destination
 	receiver, err := startSide(ctx, j)
 	if err != nil {
@@ -204,9 +233,7 @@ func pair(ctx context.Context, j job) (from, to told, err error) {
 	if err != nil {
 		return from, to, err
 	}
-	j.Side, j.Address = source, listens.Address
-	sender, err := startSide(ctx, j)
-	if err != nil {
+	if err := sender.order(listens.Address); err != nil {
 		return from, to, err
 	}
 	if from, err = sender.next(); err != nil {

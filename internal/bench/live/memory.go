@@ -33,7 +33,7 @@ func newMemory(j job) (*guest.Memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := guest.NewMemory(l)
+	m, err := guest.NewMemoryWith(l, guest.MapOptions{Pages: j.Pages})
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func newMemory(j job) (*guest.Memory, error) {
 // fill gives each zone its share of pages with data. Each holds its number, so
 // that no two are equal.
 func fill(ram []byte, j job) {
-	pool := newPool()
+	pool := newPool(min(poolPages, len(ram)/pageSize))
 	data := zonePages * j.DataMiB / j.MemoryMiB
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -52,7 +52,7 @@ func fill(ram []byte, j job) {
 		group.Go(func() error {
 			for at := zone; at < min(zone+data*pageSize, len(ram)); at += pageSize {
 				n := at / pageSize
-				copy(ram[at:at+pageSize], pool[n%poolPages*pageSize:])
+				copy(ram[at:at+pageSize], pool[n*pageSize%len(pool):])
 				binary.LittleEndian.PutUint64(ram[at:], uint64(n)+1)
 			}
 			return nil
@@ -69,10 +69,10 @@ var words = []string{
 
 // newPool makes pages of the kinds that the test guest of package qemutest fills
 // its memory with: of four pages two are text, one is pointers, one is noise.
-func newPool() []byte {
+func newPool(pages int) []byte {
 	r := rand.New(rand.NewPCG(1, 2))
-	pool := make([]byte, poolPages*pageSize)
-	for n := range poolPages {
+	pool := make([]byte, pages*pageSize)
+	for n := range pages {
 		page := pool[n*pageSize : (n+1)*pageSize]
 		switch n % 4 {
 		case 0, 1:
@@ -100,6 +100,22 @@ func pointers(page []byte, r *rand.Rand) {
 			binary.LittleEndian.PutUint64(page[at:], r.Uint64N(256))
 		}
 	}
+}
+
+// touch uses as much memory as the machine has, and gives it back. A virtual
+// machine's host may take memory that was free for a second or two, and give it
+// again when it is used next; that takes longer than migrating it, and hits one
+// cell or another. So it is done just before each measurement.
+func touch(j job) (told, error) {
+	l, err := layout(j.memory())
+	if err != nil {
+		return told{}, err
+	}
+	m, err := guest.NewMemoryWith(l, guest.MapOptions{Pages: guest.TransparentHuge, Prealloc: guest.PreallocPopulate})
+	if err != nil {
+		return told{}, err
+	}
+	return told{}, m.Close()
 }
 
 // digest is a checksum of all of m. It is made after what is measured.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/chart"
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/multifd"
@@ -21,18 +22,23 @@ type way struct {
 	name   string
 	method string
 	level  int
+	pages  guest.PageKind // of vmferry's memory
 	qemu   bool
 }
 
 // ways lists vmferry's, and QEMU's if that is there.
 func ways(qemu bool) []way {
 	w := []way{
-		{"vmferry none", "none", 0, false}, {"vmferry qpl, fast", "qpl", 0, false},
-		{"vmferry qpl, dense", "qpl", multifd.LevelDense, false},
-		{"vmferry zstd", "zstd", 0, false}, {"vmferry zlib", "zlib", 0, false},
+		{name: "vmferry none", method: "none"}, {name: "vmferry qpl, fast", method: "qpl"},
+		{name: "vmferry qpl, dense", method: "qpl", level: multifd.LevelDense},
+		{name: "vmferry zstd", method: "zstd"}, {name: "vmferry zlib", method: "zlib"},
 	}
+	for i := range w {
+		w[i].pages = guest.TransparentHuge
+	}
+	w = append(w, way{name: "vmferry none, small pages", method: "none", pages: guest.SmallPages})
 	if qemu {
-		w = append(w, way{"QEMU none", "none", 0, true}, way{"QEMU zstd", "zstd", 0, true}, way{"QEMU zlib", "zlib", 0, true})
+		w = append(w, way{name: "QEMU none", method: "none", qemu: true}, way{name: "QEMU zstd", method: "zstd", qemu: true}, way{name: "QEMU zlib", method: "zlib", qemu: true})
 	}
 	return w
 }
@@ -47,30 +53,33 @@ func (b *bench) methods(ctx context.Context) (section, error) {
 	if q != nil {
 		defer q.close()
 	}
+	data := dataOf(b.memoryMiB)
+	if q != nil {
+		data = q.dataMiB
+	}
 	ways := ways(q != nil)
 	var cells []cell
 	for _, still := range []bool{true, false} {
 		for _, w := range ways {
-			cells = append(cells, b.cellOf(w, q, still))
+			cells = append(cells, b.cellOf(w, q, data, still))
 		}
 	}
 	all, err := b.measure(ctx, "methods", cells)
 	if err != nil {
 		return section{}, err
 	}
-	s := section{title: "The methods, and QEMU", text: b.methodsText(missing)}
+	s := section{title: "The methods, and QEMU", text: b.methodsText(data, missing)}
 	b.stillTable(&s, ways, all[:len(ways)])
 	s.more = append(s.more, b.runningTable(ways, all[len(ways):]))
 	return s, nil
 }
 
-func (b *bench) methodsText(missing string) []string {
+func (b *bench) methodsText(dataMiB int, missing string) []string {
 	text := []string{
-		fmt.Sprintf("%d MiB, of which %d MiB are filled with the same kinds of pages (half text, a quarter pointers, a quarter noise), over %d channels and loopback TCP. "+
-			"The destination's memory is not preallocated, in QEMU neither.", b.memoryMiB, dataOf(b.memoryMiB), b.channels),
+		fmt.Sprintf("%d MiB, of which %d MiB are not zero but text (half), pointers (a quarter) and noise, over %d channels and loopback TCP. QEMU's guest has the same kinds of pages and some 60 MiB of Linux. "+
+			"Memory is made of transparent huge pages where the kernel has some, which is what QEMU asks for, too; one row is of small ones. The destination's is not preallocated, in QEMU neither.", b.memoryMiB, dataMiB, b.channels),
 		"First with the writers off and QEMU's guest stopped (a stopped machine can be migrated), so that CPU is the migration's alone: of both processes, " +
-			"of vmferry by getrusage from its connecting to its end, of QEMU by the process's clock from the command to the end. QEMU's guest has some 60 MiB of " +
-			"Linux besides; hence CPU for each GiB of pages that were sent as data, too.",
+			"of vmferry by getrusage from its connecting to its end, of QEMU by the process's clock from the command to the end. Ratios are for each GiB of pages that were sent as data.",
 	}
 	if missing != "" {
 		text = append(text, "**QEMU's rows are left out:** "+missing+".")
@@ -79,7 +88,7 @@ func (b *bench) methodsText(missing string) []string {
 }
 
 // cellOf is a way, with a machine that stands still or runs.
-func (b *bench) cellOf(w way, q *qemu, still bool) cell {
+func (b *bench) cellOf(w way, q *qemu, dataMiB int, still bool) cell {
 	name := w.name + ", running"
 	if still {
 		name = w.name + ", still"
@@ -88,7 +97,7 @@ func (b *bench) cellOf(w way, q *qemu, still bool) cell {
 		return cell{name, func(ctx context.Context) (figures, error) { return q.migrate(ctx, w.method, still) }}
 	}
 	j := b.job()
-	j.Method, j.Level = w.method, w.level
+	j.Method, j.Level, j.Pages, j.DataMiB = w.method, w.level, w.pages, dataMiB
 	if !still {
 		j.WorkMiB, j.Rate = min(workMiB, b.memoryMiB/2), rateMiBps<<20/pageSize
 	}
@@ -101,17 +110,14 @@ func (b *bench) stillTable(s *section, ways []way, all [][]figures) {
 	for i, w := range ways {
 		runs := all[i]
 		gib := func(of func(figures) float64) string { return f3(median(runs, per(b.memoryMiB, of))) }
-		peer, faults := "", "–"
+		peer := ""
 		if at := peerOf(ways, w); at >= 0 {
 			got := ratio(runs, all[at], perData(bothCPU))
 			peer = f2(got)
 			s.findings = append(s.findings, fmt.Sprintf("%s takes %.2f of the CPU seconds that QEMU takes for a GiB of data (aim: fewer, %s).", w.name, got, verdict(got < 1)))
 		}
-		if !w.qemu {
-			faults = f0(median(runs, toFaults))
-		}
 		s.rows = append(s.rows, []string{w.name, f0(median(runs, totalMS)), f0(median(runs, megabytes)), gib(fromCPU), gib(toCPU), gib(bothCPU),
-			f3(median(runs, perData(bothCPU))), peer, faults})
+			f3(median(runs, perData(bothCPU))), peer, f0(median(runs, toFaults))})
 		bars.Groups = append(bars.Groups, chart.Group{Name: w.name, Bars: []chart.Bar{
 			{Name: "source", Value: median(runs, perData(fromCPU))}, {Name: "destination", Value: median(runs, perData(toCPU))},
 		}})

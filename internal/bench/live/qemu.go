@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +24,7 @@ type qemu struct {
 	channels int
 	vm       *qemutest.VM
 	control  *qmp.Client
+	dataMiB  int // of memory that is not zero
 }
 
 // Bounds of QEMU's part.
@@ -51,7 +56,10 @@ func newQEMU(ctx context.Context, b *bench) (q *qemu, err error) {
 	if q.control, err = qmp.Dial(ctx, q.vm.QMPPath()); err != nil {
 		return nil, err
 	}
-	return q, q.control.Stop(ctx)
+	// How much is not zero is seen by migrating it.
+	f, err := q.migrate(ctx, "none", true)
+	q.dataMiB = int(f.data >> 20)
+	return q, err
 }
 
 func (q *qemu) close() {
@@ -119,8 +127,11 @@ func (q *qemu) setUp(ctx context.Context, c *qmp.Client, method string) error {
 
 // measure runs the migration from the command to the end.
 func (q *qemu) measure(ctx context.Context, vm *qemutest.VM, to *qmp.Client, uri string) (f figures, err error) {
-	fromBefore, err1 := cpuOf(q.vm.Pid())
-	toBefore, err2 := cpuOf(vm.Pid())
+	if _, err := alone(ctx, job{Side: touching, MemoryMiB: q.cfg.MemoryMiB}); err != nil {
+		return f, err
+	}
+	fromBefore, err1 := usageOf(q.vm.Pid())
+	toBefore, err2 := usageOf(vm.Pid())
 	if err := errors.Join(err1, err2, q.control.Migrate(ctx, uri)); err != nil {
 		return f, err
 	}
@@ -135,9 +146,9 @@ func (q *qemu) measure(ctx context.Context, vm *qemutest.VM, to *qmp.Client, uri
 	if _, err := ended(ctx, to); err != nil {
 		return f, fmt.Errorf("destination: %w", err)
 	}
-	fromAfter, err1 := cpuOf(q.vm.Pid())
-	toAfter, err2 := cpuOf(vm.Pid())
-	f.from.CPU, f.to.CPU = fromAfter-fromBefore, toAfter-toBefore
+	fromAfter, err1 := usageOf(q.vm.Pid())
+	toAfter, err2 := usageOf(vm.Pid())
+	f.from, f.to = fromAfter.since(fromBefore), toAfter.since(toBefore)
 	f.total, f.downtime = m.TotalTime.Duration(), m.Downtime.Duration()
 	if m.RAM == nil {
 		return f, errors.New("query-migrate says nothing of memory")
@@ -182,15 +193,26 @@ func ended(ctx context.Context, c *qmp.Client) (qmp.Migration, error) {
 	}
 }
 
-// cpuOf reads the clock of another process: what all its threads took, those
-// that have ended included.
-func cpuOf(pid int) (time.Duration, error) {
+// usageOf reads the clock and the page faults of another process: those of all its
+// threads, those that have ended included.
+func usageOf(pid int) (u usage, err error) {
 	const schedClock = 2 // CPUCLOCK_SCHED of the whole process
 	var ts unix.Timespec
 	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &ts); err != nil {
-		return 0, fmt.Errorf("the CPU clock of process %d: %w", pid, err)
+		return u, fmt.Errorf("the CPU clock of process %d: %w", pid, err)
 	}
-	return time.Duration(ts.Nano()), nil
+	u.CPU = time.Duration(ts.Nano())
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return u, err
+	}
+	// Behind the name, which may have spaces in it, minflt is the eighth field.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 8 {
+		return u, fmt.Errorf("process %d: %q", pid, text)
+	}
+	u.Faults, err = strconv.ParseInt(fields[7], 10, 64)
+	return u, err
 }
 
 // freeAddress is a TCP address that nobody listens on yet.

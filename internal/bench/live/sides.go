@@ -13,31 +13,31 @@ import (
 )
 
 // warmUp is how long writers write before the migration begins.
-const warmUp = 300 * time.Millisecond
+const warmUp = 100 * time.Millisecond
 
-// send is the source.
-func send(j job) (told, error) {
+// send is the source. ready says that it is, and waits for where to send.
+func send(j job, ready func() (migration.Address, error)) (told, error) {
 	mem, err := newMemory(j)
 	if err != nil {
 		return told{}, err
 	}
 	defer mem.Close()
-	if j.Method == "" {
-		return sendBare(j, mem)
-	}
 	m, err := machine.On(mem, j.machine())
 	if err != nil {
 		return told{}, err
 	}
-	return migrate(j, m)
+	to, err := ready()
+	if err != nil {
+		return told{}, err
+	}
+	if j.Method == "" {
+		return sendBare(j, to, mem)
+	}
+	return migrate(j, to, m)
 }
 
-func migrate(j job, m *machine.Machine) (t told, err error) {
+func migrate(j job, to migration.Address, m *machine.Machine) (t told, err error) {
 	cfg, err := config(j, m)
-	if err != nil {
-		return t, err
-	}
-	to, err := j.address()
 	if err != nil {
 		return t, err
 	}
@@ -87,10 +87,13 @@ func receive(j job, tell func(told) error) (told, error) {
 	if err != nil {
 		return told{}, err
 	}
+	if _, err := touch(j); err != nil {
+		return told{}, err
+	}
 	if err := tell(told{Address: "tcp:" + ln.Addr().String()}); err != nil {
 		return told{}, err
 	}
-	mem := &guest.Memory{Options: guest.MapOptions{Prealloc: j.Prealloc}}
+	mem := &guest.Memory{Options: guest.MapOptions{Pages: j.Pages, Prealloc: j.Prealloc}}
 	defer mem.Close()
 	if j.Method == "" {
 		return receiveBare(j, ln, mem)

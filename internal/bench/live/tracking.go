@@ -121,11 +121,13 @@ func (b *bench) tracking(ctx context.Context) (section, error) {
 	var all []map[string]time.Duration
 	for run := range b.runs {
 		fmt.Fprintf(os.Stderr, "tracking: run %d of %d\n", run+1, b.runs)
-		took, err := trackOnce(ctx, b.job())
+		j := b.job()
+		j.Side, j.Pages = tracking, guest.SmallPages
+		t, err := alone(ctx, j)
 		if err != nil {
 			return section{}, err
 		}
-		all = append(all, took)
+		all = append(all, t.Took)
 	}
 	gib := float64(b.memoryMiB) / 1024
 	pages := float64(b.memoryMiB<<20) / pageSize
@@ -166,18 +168,6 @@ func (b *bench) tracking(ctx context.Context) (section, error) {
 		s.rows = append(s.rows, row)
 	}
 	return s, nil
-}
-
-func trackOnce(ctx context.Context, j job) (map[string]time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, longest)
-	defer cancel()
-	j.Side = tracking
-	p, err := startSide(ctx, j)
-	if err != nil {
-		return nil, err
-	}
-	t, err := p.next()
-	return t.Took, errors.Join(err, p.cmd.Wait())
 }
 
 // known writes a value that there is.

@@ -138,7 +138,7 @@ func (j *job) measured(do func() error) (usage, error) {
 		if method == "" {
 			method = "bare"
 		}
-		name := fmt.Sprintf("%s-%d-%d-%s.pprof", method, j.Level, j.Rate, j.Side)
+		name := fmt.Sprintf("%s-%d-%d-%s-%s.pprof", method, j.Level, j.Rate, j.Pages, j.Side)
 		f, err := os.Create(filepath.Join(j.Profiles, name))
 		if err != nil {
 			return usage{}, err

@@ -8,7 +8,7 @@ FUZZTIME ?= 5s
 # minutes under the race detector, in one thread.
 RACED := ./cmd/... ./deflate ./dirty ./guest ./iaa/... ./migration ./multifd ./qmp/... ./snapshot/... ./vmstate
 
-.PHONY: build demo test test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec interop-qpl clean
+.PHONY: build demo test test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean
 
 build:
 	$(GO) build -o bin/vmferry ./cmd/vmferry
@@ -71,6 +71,12 @@ bench: build
 # The page codec beside the C libraries; draws docs/codec-chart.svg.
 bench-codec:
 	scripts/bench-codec
+
+# Live migration beside a bare copy and beside QEMU; writes docs/live-results.md
+# and docs/live-*.svg. Where QEMU cannot be had, its rows are left out.
+bench-live:
+	-scripts/setup demo
+	$(GO) run ./internal/bench/live
 
 # The driver and the codec against Intel's libqpl, in a folder of its own.
 interop-qpl:

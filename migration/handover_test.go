@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,11 +26,9 @@ const (
 // link is a connection of the source that can break.
 type link struct {
 	net.Conn
-	broken *atomic.Bool
-	cut    func(l *link, written []byte) (pass bool)
-	deaf   atomic.Bool // what comes from there is lost
-	dead   atomic.Bool // not even the end of the connection comes through
-	once   sync.Once
+	cut  func(l *link, written []byte) (pass bool)
+	deaf atomic.Bool // what comes from there is lost
+	dead atomic.Bool // not even the end of the connection comes through
 }
 
 func (l *link) Write(p []byte) (int, error) {

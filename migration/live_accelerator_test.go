@@ -2,6 +2,7 @@ package migration_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
@@ -23,7 +24,7 @@ func TestTheAcceleratorMovesAMachineThatIsWrittenTo(t *testing.T) {
 				acc := multifd.NewAccelerator(multifd.AcceleratorOptions{Mode: multifd.AcceleratorRequire, CPU: cpu, Device: m.Options()})
 				defer acc.Close()
 				p := newPair(t, "unix", 2, multifd.QPL)
-				p.cfg.Level = level
+				p.cfg.Level, p.cfg.Downtime = level, 5*time.Second // the model is slow under the race detector
 				p.cfg.Accelerator, p.recv.Accelerator = acc, acc
 				p.recv.Sink.(*guest.Memory).Map = func(b *guest.Block) ([]byte, error) { return m.Guest(int(b.Length), true) }
 				out, source, destination := p.run(t.Context(), p.dial)

@@ -163,6 +163,7 @@ func (w *writer) run(ctx context.Context) {
 		rest := time.Duration(0)
 		if share := float64(w.m.share.Load()) / 1000; share > 0 {
 			rest = time.Duration(float64(turn) * share / (1 - share))
+			began = began.Add(rest)
 		}
 		if w.ahead(began, wrote) {
 			rest = max(rest, time.Millisecond)
@@ -178,7 +179,8 @@ func (w *writer) run(ctx context.Context) {
 	}
 }
 
-// ahead says whether the writer wrote all that its rate allows.
+// ahead says whether the writer wrote all that its rate allows. What it lost while
+// it was throttled it does not make up for: see run.
 func (w *writer) ahead(began time.Time, wrote int) bool {
 	return w.m.cfg.Rate > 0 && float64(wrote) >= time.Since(began).Seconds()*float64(w.m.cfg.Rate)
 }

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/chart"
+)
+
+// memoryKind is how memory is mapped, at both sides, and made present at the
+// destination.
+type memoryKind struct {
+	pages    guest.PageKind
+	prealloc guest.Prealloc
+}
+
+func (k memoryKind) String() string {
+	return map[memoryKind]string{
+		{guest.SmallPages, guest.PreallocNone}:      "small pages",
+		{guest.SmallPages, guest.PreallocPopulate}:  "small pages, preallocated",
+		{guest.TransparentHuge, guest.PreallocNone}: "transparent huge pages",
+	}[k]
+}
+
+// limit compares none with the bare copy, with memory of which no page is zero.
+func (b *bench) limit(ctx context.Context) (section, error) {
+	kinds := []memoryKind{{guest.SmallPages, guest.PreallocNone}, {guest.SmallPages, guest.PreallocPopulate}, {guest.TransparentHuge, guest.PreallocNone}}
+	var cells []cell
+	for _, k := range kinds {
+		j := b.job()
+		j.DataMiB, j.Pages, j.Prealloc = j.MemoryMiB, k.pages, k.prealloc
+		bare := j
+		bare.Method = ""
+		cells = append(cells, ferry("bare copy, "+k.String(), bare), ferry("vmferry none, "+k.String(), j))
+	}
+	all, err := b.measure(ctx, "limit", cells)
+	if err != nil {
+		return section{}, err
+	}
+	s := section{
+		title: "The limit: none beside a bare copy",
+		text: []string{fmt.Sprintf("%d MiB of which no page is zero, over %d connections, from the connecting to the last answer. "+
+			"The bare copy writes 512 KiB at a time, the bytes of a packet of 128 pages, and reads them with readv into memory that is mapped "+
+			"once the source has connected, as in the migration. It has no protocol, no dirty log, and does not look for zero pages. "+
+			"The writers are off. CPU is of the whole process, from its connecting (a destination: accepting) to its end.", b.memoryMiB, b.channels)},
+		head: []string{"way, memory", "total ms", "GB/s", "of bare", "source CPU s/GiB", "destination CPU s/GiB", "both", "of bare", "destination's faults"},
+	}
+	speed := func(f figures) float64 { return float64(b.memoryMiB) * (1 << 20) / 1e9 / f.total.Seconds() }
+	bars := chart.Bars{Title: "Throughput beside a bare copy", Unit: "GB/s"}
+	for i, c := range cells {
+		runs, bare := all[i], all[i/2*2]
+		gib := func(of func(figures) float64) float64 { return median(runs, per(b.memoryMiB, of)) }
+		s.rows = append(s.rows, []string{c.name, f0(median(runs, totalMS)), f2(median(runs, speed)), f2(ratio(runs, bare, speed)),
+			f3(gib(fromCPU)), f3(gib(toCPU)), f3(gib(bothCPU)), f2(ratio(runs, bare, bothCPU)), f0(median(runs, toFaults))})
+		if i%2 == 0 {
+			bars.Groups = append(bars.Groups, chart.Group{Name: kinds[i/2].String()})
+		}
+		g := &bars.Groups[i/2]
+		g.Bars = append(g.Bars, chart.Bar{Name: []string{"bare copy", "vmferry none"}[i%2], Value: median(runs, speed)})
+	}
+	for i, k := range kinds {
+		got := ratio(all[2*i+1], all[2*i], speed)
+		s.findings = append(s.findings, fmt.Sprintf("With %v, none reaches %.0f %% of the bare copy's throughput (aim: 85 %%, %s).", k, 100*got, verdict(got >= 0.85)))
+	}
+	s.charts = []namedChart{{"live-limit.svg", bars}}
+	return s, nil
+}
+
+func verdict(ok bool) string {
+	if ok {
+		return "reached"
+	}
+	return "missed"
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+	"math/rand/v2"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/machine"
+)
+
+const (
+	pageSize = machine.PageSize
+	// poolPages are made once; memory is made of copies of them, since making
+	// each page anew takes longer than migrating it. They are further apart
+	// than any method here looks back.
+	poolPages = 4096
+	// zonePages is the stretch of memory that begins with data and ends with
+	// zero pages.
+	zonePages = 1024
+)
+
+func layout(bytes uint64) (*guest.Layout, error) {
+	return guest.NewLayout(pageSize, []guest.Block{{Name: "ram", Length: bytes}})
+}
+
+// newMemory is the source's memory.
+func newMemory(j job) (*guest.Memory, error) {
+	l, err := layout(j.memory())
+	if err != nil {
+		return nil, err
+	}
+	m, err := guest.NewMemoryWith(l, guest.MapOptions{Pages: j.Pages})
+	if err != nil {
+		return nil, err
+	}
+	fill(m.Bytes(l.Blocks[0]), j)
+	return m, nil
+}
+
+// fill gives each zone its share of pages with data. Each holds its number, so
+// that no two are equal.
+func fill(ram []byte, j job) {
+	pool := newPool(min(poolPages, len(ram)/pageSize))
+	data := zonePages * j.DataMiB / j.MemoryMiB
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for zone := 0; zone < len(ram); zone += zonePages * pageSize {
+		group.Go(func() error {
+			for at := zone; at < min(zone+data*pageSize, len(ram)); at += pageSize {
+				n := at / pageSize
+				copy(ram[at:at+pageSize], pool[n*pageSize%len(pool):])
+				binary.LittleEndian.PutUint64(ram[at:], uint64(n)+1)
+			}
+			return nil
+		})
+	}
+	group.Wait()
+}
+
+// words are what text pages are made of, those of the test guest.
+var words = []string{
+	"the ", "guest ", "memory ", "of ", "a ", "machine ", "page ", "is ", "moved ", "while ", "it ", "runs\n",
+	"static int ", "return ", "if (", ") {\n\t", "}\n", "struct ", "0x", "error: ", "%s", "/usr/lib/", ".so", "\x00",
+}
+
+// newPool makes pages of the kinds that the test guest of package qemutest fills
+// its memory with: of four pages two are text, one is pointers, one is noise.
+func newPool(pages int) []byte {
+	r := rand.New(rand.NewPCG(1, 2))
+	pool := make([]byte, pages*pageSize)
+	for n := range pages {
+		page := pool[n*pageSize : (n+1)*pageSize]
+		switch n % 4 {
+		case 0, 1:
+			for at := 0; at < len(page); {
+				at += copy(page[at:], words[r.IntN(len(words))])
+			}
+		case 2:
+			pointers(page, r)
+		default:
+			for at := 0; at < len(page); at += 8 {
+				binary.LittleEndian.PutUint64(page[at:], r.Uint64())
+			}
+		}
+	}
+	return pool
+}
+
+func pointers(page []byte, r *rand.Rand) {
+	base := 0xffff888000000000 | r.Uint64N(1<<30)&^0xfff
+	for at := 0; at < len(page); at += 8 {
+		switch r.IntN(4) {
+		case 0, 1:
+			binary.LittleEndian.PutUint64(page[at:], base+r.Uint64N(1<<14)&^7)
+		case 2:
+			binary.LittleEndian.PutUint64(page[at:], r.Uint64N(256))
+		}
+	}
+}
+
+// touch uses as much memory as the machine has, and gives it back. A virtual
+// machine's host may take memory that was free for a second or two, and give it
+// again when it is used next; that takes longer than migrating it, and hits one
+// cell or another. So it is done just before each measurement.
+func touch(j job) (told, error) {
+	l, err := layout(j.memory())
+	if err != nil {
+		return told{}, err
+	}
+	m, err := guest.NewMemoryWith(l, guest.MapOptions{Pages: guest.TransparentHuge, Prealloc: guest.PreallocPopulate})
+	if err != nil {
+		return told{}, err
+	}
+	return told{}, m.Close()
+}
+
+// digest is a checksum of all of m. It is made after what is measured.
+func digest(m *guest.Memory) uint32 {
+	return crc32.Checksum(m.Bytes(m.Layout().Blocks[0]), crc32.MakeTable(crc32.Castagnoli))
+}

@@ -22,12 +22,15 @@ func (uadkMethod) Flag() Flags  { return FlagUADK }
 const zlibHeaderLen, zlibTrailerLen = 2, 4
 
 func (uadkMethod) SetupSend(cfg ChannelConfig) (SendState, error) {
-	return &uadkSend{perPageSend: newPerPageSend(cfg.PageSize), enc: deflate.NewEncoder(deflateMode(cfg.Level))}, nil
+	return &uadkSend{
+		perPageSend: newPerPageSend(cfg.PageSize), enc: deflate.NewEncoder(deflateMode(cfg.Level)), page: make([]byte, cfg.PageSize),
+	}, nil
 }
 
 type uadkSend struct {
 	perPageSend
-	enc *deflate.Encoder
+	enc  *deflate.Encoder
+	page []byte
 }
 
 func (*uadkSend) TakesDeflated() bool { return false }
@@ -38,9 +41,11 @@ func (s *uadkSend) Prepare(out *Outgoing) error {
 	for i, page := range out.Batch.Data {
 		dst := s.output(i)
 		room := dst[zlibHeaderLen : len(dst)-zlibTrailerLen]
-		if n := s.enc.Deflate(room, page); n > 0 {
+		// The checksum and the encoder have to see the same bytes.
+		stable := s.page[:copy(s.page, page)]
+		if n := s.enc.Deflate(room, stable); n > 0 {
 			dst[0], dst[1] = 0x78, 0x01 // deflate, window of 32 KiB, fastest
-			binary.BigEndian.PutUint32(dst[zlibHeaderLen+n:], adler32.Checksum(page))
+			binary.BigEndian.PutUint32(dst[zlibHeaderLen+n:], adler32.Checksum(stable))
 			page = dst[:zlibHeaderLen+n+zlibTrailerLen]
 		}
 		s.add(out, i, page)

@@ -69,6 +69,13 @@ func mapMemory(name string, size uint64, opts *MapOptions) (_ mapping, err error
 	return m, nil
 }
 
+// Available says whether this system has the kind of memory that opts ask for, be
+// there enough of it or not.
+func Available(opts MapOptions) bool {
+	_, err := backingPage(&opts)
+	return err == nil
+}
+
 // prepare places the memory and makes it present.
 func (m *mapping) prepare(page uint64, opts *MapOptions) error {
 	if opts.Pages == TransparentHuge {

@@ -112,6 +112,9 @@ func TestAMemfdIsSharedAndCannotBeShrunk(t *testing.T) {
 }
 
 func TestTransparentHugePagesComeWhole(t *testing.T) {
+	if !Available(MapOptions{Pages: TransparentHuge}) || Available(MapOptions{Pages: HugeTLB, HugePageSize: 3 << 20}) {
+		t.Error("what is available is not what is there")
+	}
 	m := mapped(t, MapOptions{Pages: TransparentHuge}, 8<<20)
 	mem := m.Bytes(m.Layout().Blocks[0])
 	if at := uintptr(unsafe.Pointer(&mem[0])); at%(2<<20) != 0 {

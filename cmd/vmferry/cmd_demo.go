@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/godemo"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/migration"
@@ -21,6 +22,7 @@ type demoCmd struct {
 	Compression string   `default:"qpl" enum:"none,zlib,zstd,qpl,uadk,qatzip" help:"Method on the wire: ${enum}."`
 	Writers     int      `default:"2" help:"How many writers write all the time." placeholder:"N"`
 	Rate        int      `default:"4000" help:"Pages that each writes a second; 0 is as fast as it can." placeholder:"N"`
+	Pages       string   `default:"transparent" enum:"small,transparent" help:"Pages of the memory: ${enum} huge ones, or small ones where there are none."`
 	Bandwidth   byteSize `default:"0" help:"Bytes a second on the wire at most, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
 	JSON        bool     `name:"json" help:"Write one JSON object a line, the report last."`
 }
@@ -37,8 +39,12 @@ func (c *demoCmd) config() (godemo.Config, error) {
 	if _, err := f.method(); err != nil {
 		return godemo.Config{}, err
 	}
+	pages := guest.PageKind(c.Pages)
+	if !guest.Available(guest.MapOptions{Pages: pages}) {
+		pages = guest.SmallPages
+	}
 	return godemo.Config{
-		Machine:  machine.Config{Memory: uint64(c.Memory), Writers: c.Writers, Rate: c.Rate, Seed: 1},
+		Machine:  machine.Config{Map: guest.MapOptions{Pages: pages}, Memory: uint64(c.Memory), Writers: c.Writers, Rate: c.Rate, Seed: 1},
 		Channels: c.Channels, Method: c.Compression, Bandwidth: uint64(c.Bandwidth),
 		Downtime: 20 * time.Millisecond, WarmUp: 300 * time.Millisecond, GoOn: 500 * time.Millisecond,
 		LinkTimeout: 10 * time.Second, Inquiry: 20 * time.Second,
@@ -65,7 +71,8 @@ func (c *demoCmd) Run(a *app) error {
 	}
 	p := &progress{out: a.stdout}
 	if !c.JSON {
-		fmt.Fprintf(a.stdout, "a machine of %s, %d writers, moves to another process: %s, %d channels\n\n", size(cfg.Machine.Memory), c.Writers, c.Compression, c.Channels)
+		fmt.Fprintf(a.stdout, "a machine of %s, %d writers, moves to another process: %s, %d channels, %s pages\n\n",
+			size(cfg.Machine.Memory), c.Writers, c.Compression, c.Channels, cfg.Machine.Map.Pages)
 		fmt.Fprintf(a.stdout, "%-6s %9s %9s %9s %9s %11s %9s %12s %11s\n", "round", "zero", "raw", "deflated", "took", "wire", "left", "dirty/s", "downtime")
 	}
 	report, err := godemo.Run(a.ctx, cfg, side, func(from string, e godemo.Event) {

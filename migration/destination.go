@@ -1,0 +1,332 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/vmstate"
+)
+
+// destination is one migration on its way in.
+type destination struct {
+	cfg      *ReceiveConfig
+	ctx      context.Context
+	acc      *acceptor
+	refused  chan error   // how refuseMore ended
+	release  func() error // takes the accelerator's hold on guest memory back
+	meet     *rendezvous
+	main     *vmstate.Reader
+	mainLane guest.Lane
+	channels []*channel
+	one      [1]uint64   // for pages that come by the main channel
+	done     atomic.Bool // all has arrived and the source was told so
+	settled  sync.Once
+
+	mu     sync.Mutex
+	states []multifd.DeviceState
+	held   uint64 // bytes of states
+}
+
+// maxStates bounds the device state that is kept in memory.
+const maxStates = 1 << 30
+
+// channel is one multifd channel. mu is held while a packet is put into the
+// lane, so that the end does not come in between.
+type channel struct {
+	id    int
+	recv  *multifd.Receiver
+	bytes uint64
+
+	mu    sync.Mutex
+	lane  guest.Lane
+	over  bool // the main channel is at its end: no more pages
+	extra int
+}
+
+func (d *destination) closeChannels() {
+	for _, c := range d.channels {
+		c.recv.Close()
+	}
+}
+
+// unregister is called when the channels are closed: no job is left.
+func (d *destination) unregister() {
+	if d.release == nil {
+		return
+	}
+	if err := d.release(); err != nil {
+		d.cfg.Logger.Warn("taking guest memory back from the accelerator", "error", err)
+	}
+}
+
+// runMain reads the main channel to its end, and ends the migration.
+func (d *destination) runMain(conns *connections) (*Received, error) {
+	err := d.main.Run(d)
+	if err == nil {
+		d.settle()
+		err = <-d.refused
+	}
+	if err == nil {
+		err = d.finish()
+	}
+	var received *Received
+	if err == nil {
+		received = d.received(conns)
+		if d.wantsHandover() {
+			err = d.complete()
+		}
+	}
+	if err == nil {
+		if d.cfg.Commit != nil {
+			err = d.cfg.Commit(received)
+		}
+	}
+	if err == nil && d.cfg.Start != nil {
+		switch {
+		case d.heard(wordStay):
+			err = fmt.Errorf("%w: its machine stays there, and this side was told to start it", ErrSourceGone)
+		case d.wantsHandover():
+			return received, d.handOver(conns, received)
+		default:
+			err = d.cfg.Start(received)
+		}
+	}
+	if shutErr := d.main.Shut(err == nil); err == nil && shutErr != nil {
+		err = fmt.Errorf("telling the source that all has arrived: %w", shutErr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.letGo(conns)
+	return received, nil
+}
+
+// letGo waits a little for the source to close its connections.
+func (d *destination) letGo(conns *connections) {
+	d.done.Store(true)
+	// Let the source close first: one that finds its channels gone may take
+	// it for a failure.
+	for _, conn := range append([]net.Conn{conns.main}, conns.channels...) {
+		conn.SetReadDeadline(time.Now().Add(grace))
+	}
+	if d.main.ReturnPath() {
+		io.Copy(io.Discard, conns.main)
+	}
+}
+
+// finish closes the lanes: no page comes after it.
+func (d *destination) finish() error {
+	d.meet.end(errMainDone)
+	var first error
+	for _, c := range d.channels {
+		c.mu.Lock()
+		c.over = true
+		if c.lane != nil {
+			if err := c.lane.Close(); err != nil && first == nil {
+				first = err
+			}
+		}
+		c.mu.Unlock()
+	}
+	if err := d.mainLane.Close(); err != nil && first == nil {
+		first = err
+	}
+	return first
+}
+
+func (d *destination) received(conns *connections) *Received {
+	r := &Received{
+		Head: d.main.Head(), Devices: d.main.Devices(), Config: d.main.Configuration(),
+		Layout: d.main.Layout(), SyncMode: d.main.SyncMode(), Commands: d.main.Commands(),
+		UUID: conns.uuid, ReturnPath: d.main.ReturnPath(),
+	}
+	d.mu.Lock()
+	r.States = d.states
+	d.mu.Unlock()
+	for _, c := range d.channels {
+		c.mu.Lock()
+		r.ExtraSyncs += c.extra
+		c.mu.Unlock()
+	}
+	if r.ExtraSyncs > 0 {
+		d.cfg.Logger.Warn("channels carried SYNCs that the main channel had no sync point for", "count", r.ExtraSyncs)
+	}
+	return r
+}
+
+// Setup, SyncPoint, Zero and Page make the destination a vmstate.Handler.
+
+func (d *destination) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
+	if err := d.cfg.Sink.Setup(l); err != nil {
+		return err
+	}
+	if mem := d.memory(); mem != nil && d.cfg.Method == multifd.QPL {
+		release, err := d.cfg.Accelerator.Register(mem)
+		if err != nil {
+			return err
+		}
+		d.release = release
+	}
+	lane, err := d.cfg.Sink.Lane()
+	if err != nil {
+		return err
+	}
+	d.mainLane = lane
+	// The channels wait at the first sync point, or have nothing to read
+	// before it; they see this once they are past it.
+	for _, c := range d.channels {
+		lane, err := d.cfg.Sink.Lane()
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.lane = lane
+		c.mu.Unlock()
+	}
+	return nil
+}
+
+// memory is the sink, if that is memory of this process.
+func (d *destination) memory() *guest.Memory {
+	mem, _ := d.cfg.Sink.(*guest.Memory)
+	return mem
+}
+
+func (d *destination) SyncPoint() error {
+	if err := d.meet.wait(d.ctx); err != nil {
+		return err
+	}
+	if d.cfg.Progress.SyncPoints.Add(1); d.wantsHandover() && d.cfg.Start != nil {
+		go d.settle() // which runMain waits for
+	}
+	return nil
+}
+
+// settle ends the accepting. A source that hands over makes all its connections
+// before its first sync point, so that the last look for more of them need not
+// come while its machine stands still.
+func (d *destination) settle() { d.settled.Do(d.acc.settle) }
+
+func (d *destination) at(offset uint64) []uint64 {
+	d.one[0] = offset
+	return d.one[:]
+}
+
+func (d *destination) Zero(b *guest.Block, offset uint64) error {
+	d.cfg.Progress.Zero.Add(1)
+	return d.mainLane.Zero(b, d.at(offset))
+}
+
+func (d *destination) Page(b *guest.Block, offset uint64, data []byte) error {
+	d.cfg.Progress.Normal.Add(1)
+	pages, err := d.mainLane.Pages(b, d.at(offset))
+	if err != nil {
+		return err
+	}
+	copy(pages[0], data)
+	return d.mainLane.Commit()
+}
+
+var errMainDone = errors.New("the main channel has none for this SYNC")
+
+// runChannel reads one multifd channel to its end.
+func (d *destination) runChannel(c *channel) error {
+	for first := true; ; {
+		packet, state, err := c.recv.Next()
+		d.cfg.Progress.Bytes.Add(c.recv.Bytes() - c.bytes)
+		c.bytes = c.recv.Bytes()
+		switch {
+		case err == io.EOF:
+			// Right at the end; wrong if a sync point is still to come.
+			d.meet.leave(&multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "SYNC",
+				Err: fmt.Errorf("%w: the peer closed the connection while the main channel goes on", multifd.ErrTruncated)})
+			return nil
+		case err != nil:
+			if d.done.Load() {
+				return nil // the deadline of the grace, or the closing
+			}
+			return err
+		case state != nil:
+			if err := d.keepState(c, state); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := d.place(c, packet); err != nil {
+			return err
+		}
+		if !packet.Sync() {
+			continue
+		}
+		if err := c.recv.Flush(); err != nil {
+			return err
+		}
+		if err := d.meetChannel(c); err != nil {
+			return err
+		}
+		if first {
+			first = false
+			if l := d.main.Layout(); l != nil {
+				c.recv.SetLayout(l)
+			}
+		}
+	}
+}
+
+// place puts the packet's pages into the lane.
+func (d *destination) place(c *channel, p *multifd.Packet) error {
+	if len(p.Normal)+len(p.Zero) == 0 {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		return &multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "normal_pages",
+			Err: fmt.Errorf("%w: pages after the last sync point", multifd.ErrMalformed)}
+	}
+	if err := c.recv.Receive(c.lane); err != nil {
+		return err
+	}
+	d.cfg.Progress.Normal.Add(uint64(len(p.Normal)))
+	d.cfg.Progress.Zero.Add(uint64(len(p.Zero)))
+	return nil
+}
+
+// meetChannel waits at a SYNC for all others.
+func (d *destination) meetChannel(c *channel) error {
+	err := d.meet.wait(d.ctx)
+	if errors.Is(err, errMainDone) {
+		c.mu.Lock()
+		c.extra++
+		c.mu.Unlock()
+		return nil
+	}
+	var ce *multifd.ChannelError
+	if err != nil && errors.As(err, &ce) {
+		return err // another channel has left: it is named
+	}
+	if err != nil {
+		return &multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "SYNC", Err: err}
+	}
+	return nil
+}
+
+func (d *destination) keepState(c *channel, s *multifd.DeviceState) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held += uint64(len(s.Data)) + 276
+	if d.held > maxStates {
+		return &multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "size",
+			Err: fmt.Errorf("%w: more than %d bytes of device state", multifd.ErrMalformed, maxStates)}
+	}
+	d.states = append(d.states, *s)
+	return nil
+}

@@ -55,6 +55,8 @@ type writer struct {
 	// that of each page. They are the ledger.
 	seq   uint64
 	acked []uint64
+	// last is seq, for whoever looks while the writer runs.
+	last atomic.Uint64
 	// began is the first number since the machine was started last.
 	began uint64
 	rng   *rand.Rand
@@ -141,6 +143,34 @@ func (m *Machine) Pause() {
 	}
 }
 
+// Written returns the writers' last numbers, also while they run.
+func (m *Machine) Written() []uint64 {
+	var n []uint64
+	for _, w := range m.writers {
+		n = append(n, w.last.Load())
+	}
+	return n
+}
+
+// AwaitMore returns when every writer has written more than it had then, or with
+// an error after the time given.
+func (m *Machine) AwaitMore(then []uint64, most time.Duration) error {
+	for end := time.Now().Add(most); ; time.Sleep(time.Millisecond) {
+		idle := 0
+		for i, n := range m.Written() {
+			if n <= then[i] {
+				idle++
+			}
+		}
+		if idle == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("machine: %d of %d writers wrote nothing in %v", idle, len(m.writers), most)
+		}
+	}
+}
+
 // Throttle takes that share of their time from the writers.
 func (m *Machine) Throttle(share float64) { m.share.Store(uint64(share * 1000)) }
 
@@ -165,6 +195,7 @@ func (w *writer) run(ctx context.Context) {
 			rest = time.Duration(float64(turn) * share / (1 - share))
 			began = began.Add(rest)
 		}
+		began = w.forgive(began, wrote)
 		if w.ahead(began, wrote) {
 			rest = max(rest, time.Millisecond)
 		}
@@ -183,6 +214,20 @@ func (w *writer) run(ctx context.Context) {
 // it was throttled it does not make up for: see run.
 func (w *writer) ahead(began time.Time, wrote int) bool {
 	return w.m.cfg.Rate > 0 && float64(wrote) >= time.Since(began).Seconds()*float64(w.m.cfg.Rate)
+}
+
+// forgive moves the beginning so that a writer that was kept from writing does
+// not make up for more than a moment of it.
+func (w *writer) forgive(began time.Time, wrote int) time.Time {
+	if w.m.cfg.Rate <= 0 {
+		return began
+	}
+	const moment = 20 * time.Millisecond
+	due := time.Duration(float64(wrote) / float64(w.m.cfg.Rate) * float64(time.Second))
+	if behind := time.Since(began) - due; behind > moment {
+		return began.Add(behind - moment)
+	}
+	return began
 }
 
 // A page that a writer wrote begins with its mark and the write's number, has
@@ -206,6 +251,7 @@ func (w *writer) write() {
 	le.PutUint64(page[PageSize-8:], seq)
 	w.acked[at] = seq
 	w.seq = seq
+	w.last.Store(seq)
 }
 
 // check compares a page with what was acknowledged last.

@@ -44,6 +44,7 @@ func (m *Machine) Load(text []byte) error {
 	}
 	for i, w := range m.writers {
 		w.seq = s.Writers[i].Seq
+		w.last.Store(w.seq)
 		w.rng = rand.New(rand.NewPCG(s.Seed+w.seq, uint64(i)))
 		for at := range w.acked {
 			page := m.ram[(w.first+uint64(at))*PageSize:]

@@ -165,13 +165,8 @@ func (l *Log) check(b guest.Bitmap) error {
 	if l.tracker == nil {
 		return fmt.Errorf("%w: the log is not started", ErrState)
 	}
-	if len(b) != len(l.mem) {
-		return fmt.Errorf("%w: a bitmap of %d blocks for %d", ErrState, len(b), len(l.mem))
-	}
-	for i, block := range l.layout.Blocks {
-		if uint64(len(b[i])) != (l.layout.Pages(block)+63)/64 {
-			return fmt.Errorf("%w: a bitmap of %d words for RAM block %q of %d pages", ErrState, len(b[i]), block.Name, l.layout.Pages(block))
-		}
+	if err := b.Fits(l.layout); err != nil {
+		return fmt.Errorf("%w: %w", ErrState, err)
 	}
 	return nil
 }

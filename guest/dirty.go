@@ -46,7 +46,8 @@ func (b Bitmap) SetRange(block int, first, end uint64) {
 	}
 }
 
-func (b Bitmap) fits(l *Layout) error {
+// Fits says whether b is a bitmap of l's pages.
+func (b Bitmap) Fits(l *Layout) error {
 	if len(b) != len(l.Blocks) {
 		return fmt.Errorf("%w: %d dirty bitmaps for %d RAM blocks", ErrLayout, len(b), len(l.Blocks))
 	}

@@ -293,7 +293,7 @@ func (m *Memory) All() Source { return &memorySource{m: m} }
 // AllBut returns a source of every page, those whose bit is set as zero without
 // a look at them: see AbsentLog.
 func (m *Memory) AllBut(absent Bitmap) (Source, error) {
-	if err := absent.fits(m.layout); err != nil {
+	if err := absent.Fits(m.layout); err != nil {
 		return nil, err
 	}
 	return &memorySource{m: m, absent: absent}, nil
@@ -301,7 +301,7 @@ func (m *Memory) AllBut(absent Bitmap) (Source, error) {
 
 // Dirty returns a source of the pages whose bit is set.
 func (m *Memory) Dirty(dirty Bitmap) (Source, error) {
-	if err := dirty.fits(m.layout); err != nil {
+	if err := dirty.Fits(m.layout); err != nil {
 		return nil, err
 	}
 	return &memorySource{m: m, dirty: dirty}, nil

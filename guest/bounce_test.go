@@ -3,6 +3,7 @@ package guest
 import (
 	"bytes"
 	"errors"
+	"math"
 	"os"
 	"testing"
 )
@@ -65,30 +66,44 @@ func TestABounceBufferIsPresentAndTheMemoryFaultsOnce(t *testing.T) {
 	size := os.Getpagesize()
 	count := PacketBytes / size
 	l := mustLayout(t, size, Block{Name: "a", Length: uint64(count * size)})
-	m := newMemory(t, l)
-	in, a := bounceLaneOf(t, m), l.Blocks[0]
-	defer in.Close()
 	var all []uint64
 	for i := range count {
 		all = append(all, uint64(i*size))
 	}
-	whole := faults(t)
-	pages, err := in.Pages(a, all)
-	if err != nil {
-		t.Fatal(err)
+	// What the Go runtime takes for itself in this thread (the race detector
+	// more than others) comes on top now and then: the fewest count.
+	fill, whole := int64(math.MaxInt64), int64(math.MaxInt64)
+	for range 5 {
+		m := newMemory(t, l)
+		in, a := bounceLaneOf(t, m), l.Blocks[0]
+		var filling int64
+		putting := faultsOf(t, func() {
+			pages, err := in.Pages(a, all)
+			if err != nil {
+				t.Fatal(err)
+			}
+			filling = faultsOf(t, func() {
+				for _, p := range pages {
+					p[0] = 1
+				}
+			})
+			if err := in.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if putting < int64(count) {
+			t.Fatalf("putting %d pages into memory that is not there cost %d faults: this test would not see one", count, putting)
+		}
+		fill, whole = min(fill, filling), min(whole, putting)
+		if err := in.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	before := faults(t)
-	for _, p := range pages {
-		p[0] = 1
+	if fill > int64(count/8) {
+		t.Errorf("filling %d pages of the buffer cost %d faults", count, fill)
 	}
-	if got := faults(t) - before; got > int64(count/8) {
-		t.Errorf("filling %d pages of the buffer cost %d faults", count, got)
-	}
-	if err := in.Commit(); err != nil {
-		t.Fatal(err)
-	}
-	if got := faults(t) - whole; got < int64(count) || got > int64(count+count/8) {
-		t.Errorf("putting %d pages into memory that is not there cost %d faults", count, got)
+	if whole > int64(count+count/8) {
+		t.Errorf("putting %d pages into memory that is not there cost %d faults", count, whole)
 	}
 }
 

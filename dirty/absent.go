@@ -52,42 +52,56 @@ func pagemapOffset(address uint64) int64 {
 	return int64(address / uint64(os.Getpagesize()) * entryBytes)
 }
 
-// absent marks the pages that have no memory. A target page that is larger than
-// the kernel's is absent if all of it is.
+// entryNone is what the kernel says of a page of anonymous memory that has never
+// been there and is not protected.
+const entryNone = 0
+
+// absent marks the pages that have no memory.
 func (a *async) absent(b guest.Bitmap) error {
 	want := absentEntry(a.fd, a.pagemap)
 	if want == 0 {
 		return nil
 	}
+	look := absence{a.pagemap, a.log.layout, want}
 	return a.each(func(p pieceOf, _ []region) error {
 		if !a.log.zero[p.block] || a.log.page[p.block] != uint64(os.Getpagesize()) {
 			return nil
 		}
-		return a.absentIn(b, p, want)
-	})
-}
-
-func (a *async) absentIn(b guest.Bitmap, p pieceOf, want uint64) error {
-	base, page := spanOf(a.log.mem[p.block]).start, uint64(os.Getpagesize())
-	entries := make([]uint64, min(8192, (p.end-p.start)/page))
-	first, end := uint64(0), uint64(0) // of a run of absent bytes
-	flush := func() {
-		size := uint64(a.log.layout.PageSize)
-		if from, to := (first+size-1)/size, end/size; from < to {
+		return look.in(p, spanOf(a.log.mem[p.block]).start, func(from, to uint64) {
 			a.mark.Lock()
 			b.SetRange(p.block, from, to)
 			a.mark.Unlock()
+		})
+	})
+}
+
+// absence looks for pages of which the kernel says want, flags aside.
+type absence struct {
+	pagemap *os.File
+	layout  *guest.Layout
+	want    uint64
+}
+
+// in calls found for each run of absent target pages of a piece of a block that
+// begins at base. One that is larger than the kernel's is absent if all of it is.
+func (a absence) in(p pieceOf, base uint64, found func(from, to uint64)) error {
+	page, size := uint64(os.Getpagesize()), uint64(a.layout.PageSize)
+	entries := make([]uint64, min(8192, (p.end-p.start)/page))
+	first, end := uint64(0), uint64(0) // of a run of absent bytes
+	flush := func() {
+		if from, to := (first+size-1)/size, end/size; from < to {
+			found(from, to)
 		}
 	}
 	for at := p.start; at < p.end; at += uint64(len(entries)) * page {
 		n := min(uint64(len(entries)), (p.end-at)/page)
 		raw := unsafe.Slice((*byte)(unsafe.Pointer(&entries[0])), n*entryBytes)
 		if _, err := a.pagemap.ReadAt(raw, pagemapOffset(at)); err != nil {
-			return fmt.Errorf("looking which pages of RAM block %q are there: %w", a.log.layout.Blocks[p.block].Name, err)
+			return fmt.Errorf("looking which pages of RAM block %q are there: %w", a.layout.Blocks[p.block].Name, err)
 		}
 		for i, e := range entries[:n] {
 			offset := at - base + uint64(i)*page
-			if e&^entryAside != want {
+			if e&^entryAside != a.want {
 				continue
 			}
 			if offset != end {

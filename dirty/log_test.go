@@ -206,31 +206,43 @@ func TestDiscardedPagesCountAsWritten(t *testing.T) {
 	}
 }
 
+// absentLogs are the logs that know what is absent.
+var absentLogs = map[string]func(testing.TB, *guest.Memory) guest.AbsentLog{
+	"async": func(t testing.TB, m *guest.Memory) guest.AbsentLog { return start(t, m, Async) },
+	"marks": func(t testing.TB, m *guest.Memory) guest.AbsentLog { return startMarks(t, m) },
+}
+
 func TestAbsentPagesAreKnownWithoutALook(t *testing.T) {
-	for _, pageSize := range []int{1024, 4096, 16384} {
-		m := newMemory(t, guest.MapOptions{}, pageSize, 1<<20, 64<<10)
-		mem := m.Bytes(m.Layout().Blocks[0])
-		mem[0], mem[5*4096], mem[255*4096] = 1, 1, 1
-		l := start(t, m, Async)
-		b := guest.NewBitmap(m.Layout())
-		if err := l.Absent(b); err != nil {
-			t.Fatal(err)
-		}
-		for at := 0; at < len(mem); at += pageSize {
-			page, os := at/pageSize, max(pageSize, 4096)
-			there := at/os == 0 || at/os == 5*4096/os || at/os == 255*4096/os
-			if got := b[0][page/64]&(1<<(page%64)) != 0; got == there {
-				t.Errorf("pages of %d: page %d is absent: %v", pageSize, page, got)
+	for name, started := range absentLogs {
+		for _, pageSize := range []int{1024, 4096, 16384} {
+			m := newMemory(t, guest.MapOptions{}, pageSize, 1<<20, 64<<10)
+			mem := m.Bytes(m.Layout().Blocks[0])
+			mem[0], mem[5*4096], mem[255*4096] = 1, 1, 1
+			l := started(t, m)
+			b := guest.NewBitmap(m.Layout())
+			if err := l.Absent(b); err != nil {
+				t.Fatal(err)
+			}
+			for at := 0; at < len(mem); at += pageSize {
+				page, os := at/pageSize, max(pageSize, 4096)
+				there := at/os == 0 || at/os == 5*4096/os || at/os == 255*4096/os
+				if got := b[0][page/64]&(1<<(page%64)) != 0; got == there {
+					t.Errorf("%s, pages of %d: page %d is absent: %v", name, pageSize, page, got)
+				}
+			}
+			if n := guest.Bitmap(b[1:]).Count(); n != 64<<10/uint64(pageSize) {
+				t.Errorf("%s, pages of %d: %d pages of a block that nobody touched are absent", name, pageSize, n)
 			}
 		}
-		if n := guest.Bitmap(b[1:]).Count(); n != 64<<10/uint64(pageSize) {
-			t.Errorf("pages of %d: %d pages of a block that nobody touched are absent", pageSize, n)
-		}
-		// What comes into being later is dirty.
-		mem[9*4096] = 1
-		if n := collect(t, l).Count(); n == 0 {
-			t.Error("a page that came into being is not dirty")
-		}
+	}
+}
+
+func TestAPageThatComesIntoBeingIsDirty(t *testing.T) {
+	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+	l := start(t, m, Async)
+	m.Bytes(m.Layout().Blocks[0])[9*4096] = 1
+	if got := pages(collect(t, l)); !equal(got, [][2]int{{0, 9}}) {
+		t.Errorf("dirty: %v", got)
 	}
 }
 
@@ -239,13 +251,14 @@ func TestNothingIsAbsentOfMemoryThatOthersMayHaveWritten(t *testing.T) {
 	if _, err := m.File(m.Layout().Blocks[0]).WriteAt([]byte("hidden"), 8192); err != nil {
 		t.Fatal(err)
 	}
-	l := start(t, m, Async)
-	b := guest.NewBitmap(m.Layout())
-	if err := l.Absent(b); err != nil {
-		t.Fatal(err)
-	}
-	if n := b.Count(); n != 0 {
-		t.Errorf("%d pages of a memfd are absent", n)
+	for name, started := range absentLogs {
+		b := guest.NewBitmap(m.Layout())
+		if err := started(t, m).Absent(b); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.Count(); n != 0 {
+			t.Errorf("%s: %d pages of a memfd are absent", name, n)
+		}
 	}
 }
 

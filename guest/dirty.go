@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 )
@@ -84,4 +85,50 @@ type AbsentLog interface {
 	// comes into being later was written, and is in a Collect. A log may know
 	// of none.
 	Absent(Bitmap) error
+}
+
+// JoinLogs returns a log of what any of logs names: KVM's, say, which sees what
+// a guest writes, and one that the VMM's device models keep (dirty.Marks), which
+// KVM does not see.
+func JoinLogs(logs ...DirtyLog) AbsentLog { return joined(logs) }
+
+type joined []DirtyLog
+
+func (j joined) Start() error {
+	for i, l := range j {
+		if err := l.Start(); err != nil {
+			return errors.Join(err, j[:i].Stop())
+		}
+	}
+	return nil
+}
+
+func (j joined) Collect(b Bitmap) error {
+	for _, l := range j {
+		if err := l.Collect(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Absent asks all that know. What comes into being after one of them has looked
+// is in another's Collect, since all have started.
+func (j joined) Absent(b Bitmap) error {
+	for _, l := range j {
+		if a, ok := l.(AbsentLog); ok {
+			if err := a.Absent(b); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (j joined) Stop() error {
+	var errs []error
+	for _, l := range j {
+		errs = append(errs, l.Stop())
+	}
+	return errors.Join(errs...)
 }

@@ -46,8 +46,6 @@ func (k *kvmLog) Collect(b guest.Bitmap) error {
 			b[i][w] |= word // bits of earlier calls stay
 		}
 	}
-	// What the VMM's own devices wrote to guest memory (virtio by its own
-	// threads, say) is in no log of KVM's: or it into b here, too.
 	return nil
 }
 
@@ -61,7 +59,9 @@ func (k *kvmLog) Stop() error {
 }
 
 // A VMM's dirty log of KVM is a guest.DirtyLog in a few lines, which is all that
-// migration.Migrate needs.
+// migration.Migrate needs. What the VMM's own devices write to guest memory
+// (virtio by its own threads, say) is in no log of KVM's: they keep dirty.Marks,
+// and guest.JoinLogs makes one log of both.
 func ExampleDirtyLog() {
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 1 << 20}})
 	if err != nil {

@@ -23,6 +23,7 @@ type demoCmd struct {
 	Writers     int      `default:"2" help:"How many writers write all the time." placeholder:"N"`
 	Rate        int      `default:"4000" help:"Pages that each writes a second; 0 is as fast as it can." placeholder:"N"`
 	Pages       string   `default:"transparent" enum:"small,transparent" help:"Pages of the memory: ${enum} huge ones, or small ones where there are none."`
+	DirtyLog    string   `default:"auto" enum:"auto,async,sync,marks" help:"Who knows what was written: the kernel (async or sync, auto for what it has), or marks that the writers set. ${enum}." placeholder:"LOG"`
 	Bandwidth   byteSize `default:"0" help:"Bytes a second on the wire at most, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
 	JSON        bool     `name:"json" help:"Write one JSON object a line, the report last."`
 }
@@ -44,7 +45,9 @@ func (c *demoCmd) config() (godemo.Config, error) {
 		pages = guest.SmallPages
 	}
 	return godemo.Config{
-		Machine:  machine.Config{Map: guest.MapOptions{Pages: pages}, Memory: uint64(c.Memory), Writers: c.Writers, Rate: c.Rate, Seed: 1},
+		Machine: machine.Config{
+			Map: guest.MapOptions{Pages: pages}, Log: c.DirtyLog, Memory: uint64(c.Memory), Writers: c.Writers, Rate: c.Rate, Seed: 1,
+		},
 		Channels: c.Channels, Method: c.Compression, Bandwidth: uint64(c.Bandwidth),
 		Downtime: 20 * time.Millisecond, WarmUp: 300 * time.Millisecond, GoOn: 500 * time.Millisecond,
 		LinkTimeout: 10 * time.Second, Inquiry: 20 * time.Second,

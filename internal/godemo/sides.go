@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vmferry/vmferry/dirty"
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/migration"
@@ -101,7 +100,7 @@ func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer
 		return err
 	}
 	defer m.Close()
-	tracked, err := dirty.New(m.Memory(), dirty.Options{})
+	tracked, err := m.DirtyLog()
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vmferry/vmferry/dirty"
 	"github.com/vmferry/vmferry/guest"
 )
 
@@ -28,7 +29,13 @@ type Config struct {
 	Seed uint64
 	// Map says how memory is mapped.
 	Map guest.MapOptions
+	// Log is who knows what was written: Marks, or a mode of package dirty;
+	// "" is dirty.Auto.
+	Log string
 }
+
+// Marks is a log that the writers keep themselves.
+const Marks = "marks"
 
 // PageSize is the machine's, in bytes.
 const PageSize = 4096
@@ -39,6 +46,7 @@ type Machine struct {
 	mem     *guest.Memory
 	ram     []byte
 	writers []*writer
+	marks   *dirty.Marks  // nil if the writers keep no log
 	share   atomic.Uint64 // of time that writers lose, in thousandths
 
 	mu      sync.Mutex
@@ -97,6 +105,12 @@ func On(mem *guest.Memory, cfg Config) (*Machine, error) {
 		return nil, fmt.Errorf("machine: %d writers have no page each in %d bytes", cfg.Writers, cfg.Memory)
 	}
 	m := &Machine{cfg: cfg, mem: mem, ram: mem.Bytes(mem.Layout().Blocks[0])}
+	if cfg.Log == Marks {
+		var err error
+		if m.marks, err = dirty.NewMarks(mem); err != nil {
+			return nil, err
+		}
+	}
 	for i := range cfg.Writers {
 		first := uint64(i) * (pages / uint64(cfg.Writers))
 		m.writers = append(m.writers, &writer{
@@ -109,6 +123,14 @@ func On(mem *guest.Memory, cfg Config) (*Machine, error) {
 
 // Memory returns the machine's memory.
 func (m *Machine) Memory() *guest.Memory { return m.mem }
+
+// DirtyLog returns the log of the machine's memory that its Config asks for.
+func (m *Machine) DirtyLog() (guest.DirtyLog, error) {
+	if m.marks != nil {
+		return m.marks, nil
+	}
+	return dirty.New(m.mem, dirty.Options{Mode: dirty.Mode(m.cfg.Log)})
+}
 
 // Close ends the writers and unmaps the memory.
 func (m *Machine) Close() error {
@@ -249,6 +271,9 @@ func (w *writer) write() {
 		le.PutUint64(page[16+8*i:], seq*0x9e3779b97f4a7c15+uint64(i))
 	}
 	le.PutUint64(page[PageSize-8:], seq)
+	if w.m.marks != nil {
+		w.m.marks.Mark(w.m.mem.Layout().Blocks[0], (w.first+at)*PageSize, PageSize)
+	}
 	w.acked[at] = seq
 	w.seq = seq
 	w.last.Store(seq)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/chart"
+	"github.com/vmferry/vmferry/internal/machine"
 )
 
 // growthRate is the pages a second that are written where the rate does not
@@ -18,11 +19,13 @@ const growthRate = 4000
 type line struct {
 	name, method string
 	pages        guest.PageKind
+	log          string
 }
 
 var (
-	bothMethods = []line{{"none", "none", guest.TransparentHuge}, {"qpl", "qpl", guest.TransparentHuge}}
-	growing     = append(bothMethods[:2:2], line{"none, small pages", "none", guest.SmallPages})
+	bothMethods = []line{{"none", "none", guest.TransparentHuge, ""}, {"qpl", "qpl", guest.TransparentHuge, ""}}
+	growing     = append(bothMethods[:2:2],
+		line{"none, small pages", "none", guest.SmallPages, ""}, line{"none, small pages, marks", "none", guest.SmallPages, machine.Marks})
 )
 
 // series is a line of cells over one value.
@@ -38,7 +41,7 @@ func (b *bench) sweep(ctx context.Context, part string, lines []line, values []f
 	for _, v := range values {
 		for _, l := range lines {
 			j := b.job()
-			j.Method, j.Pages, j.WorkMiB, j.Rate = l.method, l.pages, min(workMiB, b.memoryMiB/2), growthRate
+			j.Method, j.Pages, j.Log, j.WorkMiB, j.Rate = l.method, l.pages, l.log, min(workMiB, b.memoryMiB/2), growthRate
 			set(&j, v)
 			cells = append(cells, ferry(fmt.Sprintf("%s, %g", l.name, v), j))
 		}

@@ -40,6 +40,7 @@ type job struct {
 	Pages     guest.PageKind // of both sides' memory
 	Prealloc  guest.Prealloc // of the destination's memory
 	Method    string         // "" is the bare copy
+	Log       string         // who knows what was written, as in machine.Config
 	Level     int
 	// WorkMiB of memory are written to, at Rate pages a second; 0 is not at all.
 	WorkMiB, Rate int
@@ -59,7 +60,7 @@ func (j *job) memory() uint64 { return uint64(j.MemoryMiB) << 20 }
 
 // machine is the configuration of the writer.
 func (j *job) machine() machine.Config {
-	c := machine.Config{Memory: j.memory(), Seed: 1, Rate: j.Rate}
+	c := machine.Config{Memory: j.memory(), Seed: 1, Rate: j.Rate, Log: j.Log}
 	if j.Rate > 0 {
 		c.Writers, c.WorkingSet = 1, float64(j.WorkMiB)/float64(j.MemoryMiB)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/chart"
+	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/multifd"
 )
@@ -23,6 +24,7 @@ type way struct {
 	method string
 	level  int
 	pages  guest.PageKind // of vmferry's memory
+	log    string         // of vmferry's writers, as in machine.Config
 	qemu   bool
 }
 
@@ -35,6 +37,12 @@ func ways(qemu bool) []way {
 	}
 	for i := range w {
 		w[i].pages = guest.TransparentHuge
+	}
+	for _, marked := range w {
+		if marked.method != "qpl" { // QEMU has the others
+			marked.name, marked.log = marked.name+", marks", machine.Marks
+			w = append(w, marked)
+		}
 	}
 	w = append(w, way{name: "vmferry none, small pages", method: "none", pages: guest.SmallPages})
 	if qemu {
@@ -77,7 +85,8 @@ func (b *bench) methods(ctx context.Context) (section, error) {
 func (b *bench) methodsText(dataMiB int, missing string) []string {
 	text := []string{
 		fmt.Sprintf("%d MiB, of which %d MiB are not zero but text (half), pointers (a quarter) and noise, over %d channels and loopback TCP. QEMU's guest has the same kinds of pages and some 60 MiB of Linux. "+
-			"Memory is made of transparent huge pages where the kernel has some, which is what QEMU asks for, too; one row is of small ones. The destination's is not preallocated, in QEMU neither.", b.memoryMiB, dataMiB, b.channels),
+			"Memory is made of transparent huge pages where the kernel has some, which is what QEMU asks for, too; one row is of small ones. The destination's is not preallocated, in QEMU neither. "+
+			"What was written vmferry learns from the kernel, which write-protects all memory, or from marks that the writers set, as QEMU's emulator does, which runs its guest here.", b.memoryMiB, dataMiB, b.channels),
 		"First with the writers off and QEMU's guest stopped (a stopped machine can be migrated), so that CPU is the migration's alone: of both processes, " +
 			"of vmferry by getrusage from its connecting to its end, of QEMU by the process's clock from the command to the end. Ratios are for each GiB of pages that were sent as data.",
 	}
@@ -97,7 +106,7 @@ func (b *bench) cellOf(w way, q *qemu, dataMiB int, still bool) cell {
 		return cell{name, func(ctx context.Context) (figures, error) { return q.migrate(ctx, w.method, still) }}
 	}
 	j := b.job()
-	j.Method, j.Level, j.Pages, j.DataMiB = w.method, w.level, w.pages, dataMiB
+	j.Method, j.Level, j.Pages, j.Log, j.DataMiB = w.method, w.level, w.pages, w.log, dataMiB
 	if !still {
 		j.WorkMiB, j.Rate = min(workMiB, b.memoryMiB/2), rateMiBps<<20/pageSize
 	}

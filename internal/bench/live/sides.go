@@ -6,7 +6,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/vmferry/vmferry/dirty"
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/migration"
@@ -77,7 +76,7 @@ func config(j job, m *machine.Machine) (cfg migration.MigrateConfig, err error) 
 	if cfg.Method, err = j.method(); err != nil {
 		return cfg, err
 	}
-	cfg.Dirty, err = dirty.New(m.Memory(), dirty.Options{})
+	cfg.Dirty, err = m.DirtyLog()
 	return cfg, err
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vmferry/vmferry/dirty"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/machine"
 )
 
 // shares of pages that are dirty when they are collected, in thousandths.
@@ -19,7 +20,7 @@ var shares = []int{0, 10, 100, 1000}
 // modes are those of package dirty; untracked is none.
 const untracked = "untracked"
 
-var modes = []string{untracked, string(dirty.Async), string(dirty.Sync)}
+var modes = []string{untracked, string(dirty.Async), string(dirty.Sync), machine.Marks}
 
 func key(mode, what string) string { return mode + " " + what }
 
@@ -37,9 +38,9 @@ func track(j job) (t told, err error) {
 	for _, n := range rand.New(rand.NewPCG(3, 4)).Perm(len(k.ram) / pageSize) {
 		k.random = append(k.random, uint32(n))
 	}
-	k.writers(untracked, nil)
-	for _, mode := range []dirty.Mode{dirty.Async, dirty.Sync} {
-		err := k.mode(mem, mode)
+	k.writers(untracked, nil, nil)
+	for _, mode := range modes[1:] {
+		err := k.tracked(mem, mode)
 		if errors.Is(err, dirty.ErrUnsupported) {
 			continue
 		}
@@ -49,6 +50,23 @@ func track(j job) (t told, err error) {
 	}
 	t.Took = k.took
 	return t, nil
+}
+
+// tracked measures a log of one mode.
+func (k *tracker) tracked(mem *guest.Memory, mode string) error {
+	if mode != machine.Marks {
+		l, err := dirty.New(mem, dirty.Options{Mode: dirty.Mode(mode)})
+		if err != nil {
+			return err
+		}
+		return k.mode(mem, mode, l, nil)
+	}
+	l, err := dirty.NewMarks(mem)
+	if err != nil {
+		return err
+	}
+	block := mem.Layout().Blocks[0]
+	return k.mode(mem, mode, l, func(at uint64) { l.Mark(block, at, 8) })
 }
 
 type tracker struct {
@@ -65,11 +83,15 @@ func (k *tracker) time(mode, what string, do func()) {
 }
 
 // writers times writing a word to every page. The log, if there is one, is
-// collected in between, so that every page is clean.
-func (k *tracker) writers(mode string, collect func()) {
+// collected in between, so that every page is clean; mark, if not nil, is told of
+// each write.
+func (k *tracker) writers(mode string, collect func(), mark func(at uint64)) {
 	k.time(mode, "sequential", func() {
 		for at := 8; at < len(k.ram); at += pageSize {
 			binary.LittleEndian.PutUint64(k.ram[at:], uint64(at))
+			if mark != nil {
+				mark(uint64(at))
+			}
 		}
 	})
 	if collect != nil {
@@ -77,7 +99,11 @@ func (k *tracker) writers(mode string, collect func()) {
 	}
 	k.time(mode, "random", func() {
 		for _, n := range k.random {
-			binary.LittleEndian.PutUint64(k.ram[int(n)*pageSize+8:], uint64(n))
+			at := uint64(n)*pageSize + 8
+			binary.LittleEndian.PutUint64(k.ram[at:], uint64(n))
+			if mark != nil {
+				mark(at)
+			}
 		}
 	})
 	if collect != nil {
@@ -85,12 +111,8 @@ func (k *tracker) writers(mode string, collect func()) {
 	}
 }
 
-func (k *tracker) mode(mem *guest.Memory, mode dirty.Mode) (err error) {
-	l, err := dirty.New(mem, dirty.Options{Mode: mode})
-	if err != nil {
-		return err
-	}
-	k.time(string(mode), "start", func() { err = l.Start() })
+func (k *tracker) mode(mem *guest.Memory, mode string, l guest.DirtyLog, mark func(at uint64)) (err error) {
+	k.time(mode, "start", func() { err = l.Start() })
 	if err != nil {
 		return err
 	}
@@ -100,16 +122,19 @@ func (k *tracker) mode(mem *guest.Memory, mode dirty.Mode) (err error) {
 		b.Clear()
 		err = errors.Join(err, l.Collect(b))
 	}
-	k.writers(string(mode), collect)
+	k.writers(mode, collect, mark)
 	collect() // a page that was let go during the last one is found twice
 	for _, share := range shares {
 		want := len(k.random) * share / 1000
 		for _, n := range k.random[:want] {
 			k.ram[int(n)*pageSize]++
+			if mark != nil {
+				mark(uint64(n) * pageSize)
+			}
 		}
-		k.time(string(mode), collectKey(share), collect)
+		k.time(mode, collectKey(share), collect)
 		// The mode Sync may find a page twice, and none is missed.
-		if got := b.Count(); err == nil && got != uint64(want) && mode == dirty.Async {
+		if got := b.Count(); err == nil && got != uint64(want) && mode != string(dirty.Sync) {
 			err = fmt.Errorf("%d pages were found of %d that were written", got, want)
 		}
 	}
@@ -134,7 +159,7 @@ func (b *bench) tracking(ctx context.Context) (section, error) {
 	s := section{
 		title: "What dirty tracking costs",
 		text: []string{fmt.Sprintf("Package dirty over %d MiB that are all present, in pages of 4 KiB, beside nothing else. Writing is one word to each page once, each page clean before; "+
-			"×\u00a0is the ratio to writing untracked in the same run. With the mode sync a writer waits for another thread at each first write of a page.", b.memoryMiB)},
+			"×\u00a0is the ratio to writing untracked in the same run. With the mode sync a writer waits for another thread at each first write of a page; marks are set by the writer after each write.", b.memoryMiB)},
 		head: []string{"mode", "Start ms/GiB"},
 	}
 	for _, share := range shares {

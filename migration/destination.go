@@ -41,9 +41,10 @@ const maxStates = 1 << 30
 // channel is one multifd channel. mu is held while a packet is put into the
 // lane, so that the end does not come in between.
 type channel struct {
-	id    int
-	recv  *multifd.Receiver
-	bytes uint64
+	id      int
+	recv    *multifd.Receiver
+	bytes   uint64
+	packets numbers // since its last sync point
 
 	mu    sync.Mutex
 	lane  guest.Lane
@@ -201,7 +202,10 @@ func (d *destination) memory() *guest.Memory {
 }
 
 func (d *destination) SyncPoint() error {
-	if err := d.meet.wait(d.ctx); err != nil {
+	if err := d.meet.wait(d.ctx, numbers{}); err != nil {
+		return err
+	}
+	if err := d.meet.check(); err != nil {
 		return err
 	}
 	if d.cfg.Progress.SyncPoints.Add(1); d.wantsHandover() && d.cfg.Start != nil {
@@ -260,6 +264,7 @@ func (d *destination) runChannel(c *channel) error {
 			}
 			continue
 		}
+		c.packets.add(packet.Num)
 		if err := d.place(c, packet); err != nil {
 			return err
 		}
@@ -302,7 +307,8 @@ func (d *destination) place(c *channel, p *multifd.Packet) error {
 
 // meetChannel waits at a SYNC for all others.
 func (d *destination) meetChannel(c *channel) error {
-	err := d.meet.wait(d.ctx)
+	err := d.meet.wait(d.ctx, c.packets)
+	c.packets = numbers{}
 	if errors.Is(err, errMainDone) {
 		c.mu.Lock()
 		c.extra++

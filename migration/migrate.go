@@ -60,8 +60,8 @@ type MigrateConfig struct {
 	// for a destination that stores it.
 	Stay bool
 
-	// LinkTimeout is how long a TCP link may be dead before that is an error;
-	// 0 is half a minute.
+	// LinkTimeout is how long a TCP link may be dead before that is an error,
+	// and how long each dialing may take; 0 is half a minute.
 	LinkTimeout time.Duration
 	// StandStill is how long the machine waits for a destination that is slow
 	// while it stands still, before it goes on here; 0 is 10 s and three times

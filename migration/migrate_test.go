@@ -2,6 +2,7 @@ package migration_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -11,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vmferry/vmferry/dirty"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/certtest"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
@@ -41,7 +42,11 @@ const (
 
 func newPair(t testing.TB, network string, channels int, method multifd.Method) *pair {
 	t.Helper()
-	config := machine.Config{Memory: testMemory, Writers: 2, Rate: testRate, Seed: 7}
+	return newPairOf(t, machine.Config{Memory: testMemory, Writers: 2, Rate: testRate, Seed: 7}, network, channels, method)
+}
+
+func newPairOf(t testing.TB, config machine.Config, network string, channels int, method multifd.Method) *pair {
+	t.Helper()
 	source, err := machine.New(config)
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +62,7 @@ func newPair(t testing.TB, network string, channels int, method multifd.Method) 
 	}
 	t.Cleanup(func() { p.ln.Close() })
 	p.address.Addr = p.ln.Addr().String()
-	log, err := dirty.New(source.Memory(), dirty.Options{})
+	log, err := source.DirtyLog()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,6 +211,79 @@ func TestAMachineMovesWhileItIsWrittenTo(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestAMachineMovesByTheMarksOfItsWriters(t *testing.T) {
+	for _, method := range []multifd.Method{multifd.None, multifd.QPL} {
+		t.Run(method.Name(), func(t *testing.T) {
+			p := newPairOf(t, machine.Config{Memory: testMemory, Writers: 3, Rate: testRate, Seed: 8, Log: machine.Marks}, "tcp", 2, method)
+			p.cfg.Dirty = guest.JoinLogs(p.cfg.Dirty) // as a VMM would, with others
+			out, source, destination := p.run(t.Context(), p.dial)
+			if source != nil || destination != nil {
+				t.Fatalf("source: %v; destination: %v", source, destination)
+			}
+			p.checkMoved(out)
+			if out.Zero == 0 || out.Raw+out.Compressed == 0 {
+				t.Errorf("%d zero and %d other pages", out.Zero, out.Raw+out.Compressed)
+			}
+		})
+	}
+}
+
+func TestAMachineMovesBehindTLS(t *testing.T) {
+	ca, err := certtest.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := func(issue func(string) (certtest.Pair, error), name string) []tls.Certificate {
+		pair, err := issue(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := pair.TLS()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []tls.Certificate{c}
+	}
+	p := newPair(t, "tcp", 3, multifd.QPL)
+	p.recv.TLS = &tls.Config{Certificates: certificate(ca.Issue, "there"), ClientCAs: ca.Pool(), ClientAuth: tls.RequireAndVerifyClientCert}
+	dialAs := func(issue func(string) (certtest.Pair, error)) migration.Dialer {
+		config := &tls.Config{RootCAs: ca.Pool(), Certificates: certificate(issue, "here")}
+		return func(ctx context.Context) (net.Conn, error) { return p.address.Dial(ctx, config) }
+	}
+	p.receive(t.Context())
+	// Whom the destination does not know moves nothing there, and whoever
+	// comes after him can.
+	if _, err := migration.Migrate(t.Context(), dialAs(certtest.Stranger), p.cfg); err == nil {
+		t.Error("a stranger's machine was moved")
+	}
+	if p.started.Load() != 0 {
+		t.Fatal("a stranger's machine was started")
+	}
+	out, err := migration.Migrate(t.Context(), dialAs(ca.Issue), p.cfg)
+	if err := errors.Join(err, <-p.received); err != nil {
+		t.Fatal(err)
+	}
+	p.checkMoved(out)
+}
+
+func TestADialingThatHangsIsBounded(t *testing.T) {
+	p := newPair(t, "tcp", 1, multifd.None)
+	p.cfg.LinkTimeout = 50 * time.Millisecond
+	hangs := func(ctx context.Context) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	began := time.Now()
+	_, err := migration.Migrate(t.Context(), hangs, p.cfg)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "within 50ms") {
+		t.Errorf("error %v", err)
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	p.checkStayed()
 }
 
 func TestRoundsSayHowItGoes(t *testing.T) {

@@ -18,23 +18,30 @@ type rendezvous struct {
 	broken  error
 	stop    chan struct{} // closed when broken
 	passed  uint64
+	// packets are those from before the last sync point, and coming those of
+	// the parties that are at the next.
+	packets, coming numbers
 }
 
 func newRendezvous(channels int) *rendezvous {
 	return &rendezvous{parties: channels + 1, met: make(chan struct{}), stop: make(chan struct{})}
 }
 
-// wait returns when everybody is at the sync point.
-func (r *rendezvous) wait(ctx context.Context) error {
+// wait returns when everybody is at the sync point. The caller has seen these
+// packets since its last one.
+func (r *rendezvous) wait(ctx context.Context, packets numbers) error {
 	r.mu.Lock()
 	if err := r.broken; err != nil {
 		r.mu.Unlock()
 		return err
 	}
 	met := r.met
+	r.coming.merge(packets)
 	if r.arrived++; r.arrived == r.parties {
 		r.arrived = 0
 		r.passed++
+		r.packets.merge(r.coming)
+		r.coming = numbers{}
 		r.met = make(chan struct{})
 		close(met)
 	}
@@ -55,6 +62,16 @@ func (r *rendezvous) wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// check says whether packets from before the last sync point are missing.
+func (r *rendezvous) check() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.packets.check(r.parties - 1); err != nil {
+		return fmt.Errorf("sync point %d: %w", r.passed, err)
+	}
+	return nil
 }
 
 // leave says that a party will come to no more sync points, and why that is

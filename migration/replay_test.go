@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -156,6 +157,20 @@ func TestRecordedMigrationsArriveInMemory(t *testing.T) {
 				t.Errorf("the description has %d devices", len(d.Devices))
 			}
 		})
+	}
+}
+
+// What went over a channel that this side does not know of would be missing, and
+// the channel itself may be late.
+func TestAChannelThatNeverComesIsMissed(t *testing.T) {
+	for name, rec := range recordings(t) {
+		rec.conns = rec.conns[:2]
+		mem := new(guest.Memory)
+		_, err := receiveRecording(t, rec, mem)
+		if !errors.Is(err, ErrChannels) || !strings.Contains(err.Error(), "set the same multifd-channels on both") {
+			t.Errorf("%s: error %v", name, err)
+		}
+		mem.Close()
 	}
 }
 

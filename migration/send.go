@@ -51,8 +51,8 @@ type SendConfig struct {
 	// Bandwidth bounds the bytes a second of all channels together; 0 is no
 	// bound.
 	Bandwidth uint64
-	// LinkTimeout is how long a TCP link may be dead before that is an error;
-	// 0 is half a minute.
+	// LinkTimeout is how long a TCP link may be dead before that is an error,
+	// and how long each dialing may take; 0 is half a minute.
 	LinkTimeout time.Duration
 	// Accelerator is what qpl uses; nil is software. Its owner closes it
 	// after Close.
@@ -63,7 +63,8 @@ type SendConfig struct {
 	words []uint32 // PINGs with which the stream begins
 }
 
-// Dialer makes a connection to the destination.
+// Dialer makes a connection to the destination. The context bounds the dialing:
+// as with net.Dialer, its end afterwards does not concern the connection.
 type Dialer func(ctx context.Context) (net.Conn, error)
 
 // Sender is the source of one migration. Its calls are Connect, Round any
@@ -170,7 +171,16 @@ func (s *Sender) setUp(id int) error {
 
 // open makes a connection that closeConns closes.
 func (s *Sender) open(ctx context.Context, dial Dialer) (net.Conn, error) {
-	conn, err := dial(ctx)
+	most := s.cfg.LinkTimeout
+	if most <= 0 {
+		most = defaultLinkTimeout
+	}
+	dialing, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	conn, err := dial(dialing)
+	if err != nil && dialing.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("no connection to the destination within %v: %w", most, err)
+	}
 	if err != nil {
 		return nil, err
 	}

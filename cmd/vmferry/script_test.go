@@ -1,15 +1,8 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,6 +12,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/vmferry/vmferry/internal/certtest"
 )
 
 func TestMain(m *testing.M) {
@@ -141,42 +136,18 @@ func flipBit(ts *testscript.TestScript, neg bool, args []string) {
 // gencerts NAME... makes an authority ca.pem and, for each name, NAME.pem and
 // NAME-key.pem from it; other.pem is a certificate from nowhere.
 func genCerts(ts *testscript.TestScript, neg bool, args []string) {
-	ca, caKey := newCert(ts, "ca", nil, nil)
-	writePEM(ts, "ca.pem", "CERTIFICATE", ca.Raw)
+	write := func(name string, pem []byte) { ts.Check(os.WriteFile(ts.MkAbs(name), pem, 0o600)) }
+	ca, err := certtest.NewAuthority()
+	ts.Check(err)
+	write("ca.pem", ca.PEM())
 	for _, name := range args {
-		parent, parentKey := ca, caKey
+		issue := ca.Issue
 		if name == "other" {
-			parent, parentKey = nil, nil
+			issue = certtest.Stranger
 		}
-		cert, key := newCert(ts, name, parent, parentKey)
-		writePEM(ts, name+".pem", "CERTIFICATE", cert.Raw)
-		der, err := x509.MarshalECPrivateKey(key)
+		pair, err := issue(name)
 		ts.Check(err)
-		writePEM(ts, name+"-key.pem", "EC PRIVATE KEY", der)
+		write(name+".pem", pair.Cert)
+		write(name+"-key.pem", pair.Key)
 	}
-}
-
-func newCert(ts *testscript.TestScript, name string, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	ts.Check(err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		IsCA:        name == "ca", BasicConstraintsValid: true,
-	}
-	if parent == nil {
-		parent, parentKey = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
-	ts.Check(err)
-	cert, err := x509.ParseCertificate(der)
-	ts.Check(err)
-	return cert, key
-}
-
-func writePEM(ts *testscript.TestScript, name, kind string, der []byte) {
-	ts.Check(os.WriteFile(ts.MkAbs(name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
 }

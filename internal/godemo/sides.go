@@ -123,7 +123,7 @@ func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer
 		Bandwidth: cfg.Bandwidth, Downtime: cfg.Downtime, LinkTimeout: cfg.LinkTimeout, Inquiry: cfg.Inquiry, Logger: log,
 		Report: func(r migration.Round) { say.say(Event{Event: "round", Round: &r}) },
 	}
-	outcome, err := migration.Migrate(ctx, dialer(to, cfg.LinkTimeout), mc)
+	outcome, err := migration.Migrate(ctx, func(ctx context.Context) (net.Conn, error) { return to.Dial(ctx, nil) }, mc)
 	ended := Event{Event: "ended", Outcome: outcome, Undecided: errors.Is(err, migration.ErrUndecided)}
 	if err != nil {
 		ended.Error = err.Error()
@@ -139,19 +139,6 @@ func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer
 
 // answer is how long the destination answers a source that lost it.
 func answer(cfg Config) time.Duration { return 2*cfg.LinkTimeout + 2*cfg.Inquiry }
-
-// dialer dials with a bound. The kernel's own is two minutes, in which a link
-// that is down would not be noticed.
-func dialer(to migration.Address, timeout time.Duration) migration.Dialer {
-	return func(ctx context.Context) (net.Conn, error) {
-		if timeout > 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, timeout)
-			defer cancel()
-		}
-		return to.Dial(ctx, nil)
-	}
-}
 
 // goOn lets the side that runs go on, stops it, and checks it.
 func goOn(say *teller, m *machine.Machine, cfg Config, ended Event) error {

@@ -2,7 +2,6 @@ package migration
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -238,8 +237,8 @@ func identify(ctx context.Context, conn net.Conn, cfg *ReceiveConfig) arrival {
 	defer stop()
 	setLinkTimeout(conn, cfg.LinkTimeout)
 	if cfg.TLS != nil {
-		t := tls.Server(conn, cfg.TLS)
-		if err := t.HandshakeContext(ctx); err != nil {
+		t, err := serveTLS(ctx, conn, cfg.TLS)
+		if err != nil {
 			conn.Close()
 			return arrival{err: fmt.Errorf("TLS with %v: %w", conn.RemoteAddr(), err), stray: true}
 		}

@@ -2,7 +2,6 @@ package migration
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -136,8 +135,8 @@ func (d *destination) answer(ctx context.Context, conn net.Conn, v *verdict, rec
 	defer stop()
 	defer conn.Close()
 	if d.cfg.TLS != nil {
-		t := tls.Server(conn, d.cfg.TLS)
-		if err := t.HandshakeContext(ctx); err != nil {
+		t, err := serveTLS(ctx, conn, d.cfg.TLS)
+		if err != nil {
 			return fmt.Errorf("TLS with %v: %w", conn.RemoteAddr(), err)
 		}
 		conn = t

@@ -19,8 +19,9 @@ func TestNumbersThatAreMissingAreNoticed(t *testing.T) {
 		{"a channel without packets", [][]uint64{{}, {1, 2}}, false},
 		{"a source that numbers each channel alone", [][]uint64{{0, 1, 2}, {0, 1}}, false},
 		{"a source that does not number", [][]uint64{{0, 0, 0}}, false},
-		{"every other one", [][]uint64{{0, 2, 4}}, true},
-		{"one", [][]uint64{{1, 4, 5}, {2, 6}}, true},
+		{"one a channel, which may be late", [][]uint64{{1, 4, 6}, {3, 7}}, false},
+		{"every other one", [][]uint64{{0, 2, 4, 6}}, true},
+		{"more than one a channel", [][]uint64{{1, 4, 6}, {8}}, true},
 		{"nearly all that there could be", [][]uint64{{0, math.MaxUint64}}, true},
 	} {
 		var all numbers

@@ -72,9 +72,13 @@ func issue(name string, by *Authority) (*x509.Certificate, *ecdsa.PrivateKey, er
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		// QEMU insists on both.
+		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		IsCA:        name == "ca", BasicConstraintsValid: true,
+	}
+	if template.IsCA {
+		template.KeyUsage = x509.KeyUsageCertSign
 	}
 	parent, signer := template, key
 	if by != nil {

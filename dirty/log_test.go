@@ -41,6 +41,13 @@ func start(t testing.TB, m *guest.Memory, mode Mode) *Log {
 	if err != nil {
 		t.Fatal(err)
 	}
+	started(t, l)
+	return l
+}
+
+// started starts a log and stops it when the test ends.
+func started(t testing.TB, l guest.DirtyLog) {
+	t.Helper()
 	if err := l.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -49,12 +56,16 @@ func start(t testing.TB, m *guest.Memory, mode Mode) *Log {
 			t.Error(err)
 		}
 	})
-	return l
 }
 
 func collect(t testing.TB, l *Log) guest.Bitmap {
 	t.Helper()
-	b := guest.NewBitmap(l.layout)
+	return collected(t, l, l.layout)
+}
+
+func collected(t testing.TB, l guest.DirtyLog, layout *guest.Layout) guest.Bitmap {
+	t.Helper()
+	b := guest.NewBitmap(layout)
 	if err := l.Collect(b); err != nil {
 		t.Fatal(err)
 	}
@@ -213,12 +224,12 @@ var absentLogs = map[string]func(testing.TB, *guest.Memory) guest.AbsentLog{
 }
 
 func TestAbsentPagesAreKnownWithoutALook(t *testing.T) {
-	for name, started := range absentLogs {
+	for name, log := range absentLogs {
 		for _, pageSize := range []int{1024, 4096, 16384} {
 			m := newMemory(t, guest.MapOptions{}, pageSize, 1<<20, 64<<10)
 			mem := m.Bytes(m.Layout().Blocks[0])
 			mem[0], mem[5*4096], mem[255*4096] = 1, 1, 1
-			l := started(t, m)
+			l := log(t, m)
 			b := guest.NewBitmap(m.Layout())
 			if err := l.Absent(b); err != nil {
 				t.Fatal(err)
@@ -251,9 +262,9 @@ func TestNothingIsAbsentOfMemoryThatOthersMayHaveWritten(t *testing.T) {
 	if _, err := m.File(m.Layout().Blocks[0]).WriteAt([]byte("hidden"), 8192); err != nil {
 		t.Fatal(err)
 	}
-	for name, started := range absentLogs {
+	for name, log := range absentLogs {
 		b := guest.NewBitmap(m.Layout())
-		if err := started(t, m).Absent(b); err != nil {
+		if err := log(t, m).Absent(b); err != nil {
 			t.Fatal(err)
 		}
 		if n := b.Count(); n != 0 {

@@ -17,24 +17,8 @@ func startMarks(t testing.TB, m *guest.Memory) *Marks {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	started(t, l)
 	return l
-}
-
-func collected(t testing.TB, l guest.DirtyLog, m *guest.Memory) guest.Bitmap {
-	t.Helper()
-	b := guest.NewBitmap(m.Layout())
-	if err := l.Collect(b); err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 func TestAMarkNamesEveryPageThatItsBytesAreIn(t *testing.T) {
@@ -57,10 +41,10 @@ func TestAMarkNamesEveryPageThatItsBytesAreIn(t *testing.T) {
 			m := newMemory(t, guest.MapOptions{}, tt.pageSize, 1<<20, 1<<20)
 			l := startMarks(t, m)
 			l.Mark(m.Layout().Blocks[tt.block], tt.offset, tt.length)
-			if got := pages(collected(t, l, m)); !equal(got, tt.want) {
+			if got := pages(collected(t, l, m.Layout())); !equal(got, tt.want) {
 				t.Errorf("pages %v, want %v", got, tt.want)
 			}
-			if got := pages(collected(t, l, m)); len(got) != 0 {
+			if got := pages(collected(t, l, m.Layout())); len(got) != 0 {
 				t.Errorf("found again: %v", got)
 			}
 		})
@@ -87,7 +71,7 @@ func TestMarksOutsideOfABlockPanicAndMarkNothing(t *testing.T) {
 			l.Mark(m.Layout().Blocks[0], at[0], at[1])
 		}()
 	}
-	if n := collected(t, l, m).Count(); n != 0 {
+	if n := collected(t, l, m.Layout()).Count(); n != 0 {
 		t.Errorf("%d pages are dirty", n)
 	}
 }
@@ -105,7 +89,7 @@ func TestMarksFromBeforeTheStartDoNotCount(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.Mark(b, 8192, 1)
-		if got := pages(collected(t, l, m)); !equal(got, [][2]int{{0, 2}}) {
+		if got := pages(collected(t, l, m.Layout())); !equal(got, [][2]int{{0, 2}}) {
 			t.Errorf("dirty: %v", got)
 		}
 		if err := l.Stop(); err != nil {
@@ -137,7 +121,7 @@ func TestNoMarkedWriteIsMissedUnderLoad(t *testing.T) {
 		})
 	}
 	read := func() {
-		for _, p := range pages(collected(t, l, m)) {
+		for _, p := range pages(collected(t, l, m.Layout())) {
 			copy(mirror[p[1]*4096:(p[1]+1)*4096], mem[p[1]*4096:])
 		}
 	}

@@ -4,9 +4,6 @@ package dirty
 
 import (
 	"context"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -19,13 +16,8 @@ import (
 func TestRealQEMUGuestsOldKernelFallsBackToSync(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
-	program := filepath.Join(t.TempDir(), "dirty.test")
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-o", program, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	out, err := qemutest.RunInGuest(ctx, qemutest.Config{MemoryMiB: 512}, map[string]string{"dirty.test": program}, `
+	program := qemutest.Program{Name: "dirty.test", Package: ".", Tests: true}
+	out, err := qemutest.RunInGuest(ctx, qemutest.Config{MemoryMiB: 512}, program, `
 uname -r
 set -e
 dirty.test -test.v -test.run '^(TestProbe|TestAutoIs|TestTargetPages|TestCollectLeaves|TestMisuse)'

@@ -39,7 +39,7 @@ func fuzzSeeds(t testing.TB, m multifd.Method) map[string][]byte {
 func FuzzReceiver(f *testing.F) {
 	for i, m := range multifd.Methods() {
 		for name, wire := range fuzzSeeds(f, m) {
-			seed(f, m.Name()+"-"+name, byte(i), wire)
+			addSeed(f, m.Name()+"-"+name, byte(i), wire)
 		}
 	}
 	l := layout(f, fuzzPageSize)
@@ -73,8 +73,8 @@ func FuzzReceiver(f *testing.F) {
 
 // FuzzHandshake: what is taken is what would be sent.
 func FuzzHandshake(f *testing.F) {
-	seed(f, "channel-3", multifd.Handshake{ID: 3, UUID: [16]byte{1, 2, 3}}.Append(nil))
-	seed(f, "main-channel", []byte("QEVM"))
+	addSeed(f, "channel-3", multifd.Handshake{ID: 3, UUID: [16]byte{1, 2, 3}}.Append(nil))
+	addSeed(f, "main-channel", []byte("QEVM"))
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		h, err := multifd.ReadHandshake(bytes.NewReader(wire))
 		if err != nil {
@@ -94,8 +94,8 @@ func FuzzHandshake(f *testing.F) {
 // what an idstr has behind its end.
 func FuzzDeviceStates(f *testing.F) {
 	one := encodeState(f, state("0000:00:05.0/vfio", 1, []byte("state")))
-	seed(f, "one", one)
-	seed(f, "three", slices.Concat(one, encodeState(f, state("x", 0, nil)), one))
+	addSeed(f, "one", one)
+	addSeed(f, "three", slices.Concat(one, encodeState(f, state("x", 0, nil)), one))
 	f.Fuzz(func(t *testing.T, kept []byte) {
 		states, err := multifd.ReadDeviceStates(bytes.NewReader(kept))
 		if err != nil {

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -16,34 +14,13 @@ import (
 
 	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/seed"
 )
 
-// seed adds an input to a fuzz target and, with -update, to its corpus in
-// testdata.
-func seed(f *testing.F, name string, args ...any) {
+// addSeed adds an input to a fuzz target and, with -update, to its corpus.
+func addSeed(f *testing.F, name string, args ...any) {
 	f.Helper()
-	f.Add(args...)
-	if flag.Lookup("update").Value.String() != "true" {
-		return
-	}
-	text := "go test fuzz v1\n"
-	for _, arg := range args {
-		switch v := arg.(type) {
-		case byte:
-			text += fmt.Sprintf("byte(%q)\n", rune(v))
-		case []byte:
-			text += fmt.Sprintf("[]byte(%q)\n", v)
-		default:
-			f.Fatalf("a seed of type %T", arg)
-		}
-	}
-	path := filepath.Join("testdata", "fuzz", f.Name(), name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		f.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		f.Fatal(err)
-	}
+	seed.Add(f, flag.Lookup("update").Value.String() == "true", name, args...)
 }
 
 func seedManifest() *Manifest {
@@ -64,8 +41,8 @@ func FuzzManifest(f *testing.F) {
 		f.Fatal(err)
 	}
 	body, _, _ := bytes.Cut(text, []byte(digestKey))
-	seed(f, "whole", text)
-	seed(f, "body", body)
+	addSeed(f, "whole", text)
+	addSeed(f, "body", body)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		checkManifest(t, body)
 		sum := sha256.Sum256(body)
@@ -121,9 +98,9 @@ func repair(b []byte) {
 func FuzzIndex(f *testing.F) {
 	sparse := []entry{{0, at(0, 0)}, {1, at(0, 1)}, {65535, at(0, 2)}}
 	l, objects, b := writeTestIndex(f, sparse, sparse)
-	seed(f, "sparse", b)
+	addSeed(f, "sparse", b)
 	_, _, b = writeTestIndex(f, nil, nil)
-	seed(f, "empty", b)
+	addSeed(f, "empty", b)
 	var dense []entry
 	for i := range sparseMax + 1 {
 		dense = append(dense, entry{uint32(i * 30), at(uint64(i/128), i%128)})
@@ -181,9 +158,9 @@ func FuzzExtent(f *testing.F) {
 	two = binary.BigEndian.AppendUint32(two, size)
 	two = append(append(two, z...), page...)
 	w := zstdEncoders.Get().(*zstd.Encoder)
-	seed(f, "raw", byte(codecRaw), byte(1), page)
-	seed(f, "deflate", byte(codecDeflate), byte(2), two)
-	seed(f, "zstd", byte(codecZstd), byte(2), w.EncodeAll(append(bytes.Clone(page), page...), nil))
+	addSeed(f, "raw", byte(codecRaw), byte(1), page)
+	addSeed(f, "deflate", byte(codecDeflate), byte(2), two)
+	addSeed(f, "zstd", byte(codecZstd), byte(2), w.EncodeAll(append(bytes.Clone(page), page...), nil))
 	d := newDecoder(size)
 	f.Fuzz(func(t *testing.T, c, count byte, payload []byte) {
 		if len(payload) > maxExtentLen(size) || count == 0 || int(count) > extentPages(size) {

@@ -80,9 +80,9 @@ func (d discard) Page(b *guest.Block, offset uint64, data []byte) error {
 // FuzzReader gives any bytes to a reader. What it returns says that the stream
 // is at fault, and what it keeps is no more than what came.
 func FuzzReader(f *testing.F) {
-	seed(f, "per-round", new(stream).ready().part().u64(0x02).name("pc.ram").u8(0).u64(0x1022).u8(7).u64(0x200).endOfPart().emptyEnd().devices().b)
-	seed(f, "per-section-return-path", new(stream).head().command(1).command(2, 0, 0, 0, 1).setup(false, twoBlocks...).emptyEnd().devices().b)
-	seed(f, "all-subsections-huge-pages", new(stream).head().sub("configuration/target-page-bits").u32(12).sub("configuration/capabilities").u32(1).name("x").sub("configuration/uuid").raw(make([]byte, 16)...).
+	addSeed(f, "per-round", new(stream).ready().part().u64(0x02).name("pc.ram").u8(0).u64(0x1022).u8(7).u64(0x200).endOfPart().emptyEnd().devices().b)
+	addSeed(f, "per-section-return-path", new(stream).head().command(1).command(2, 0, 0, 0, 1).setup(false, twoBlocks...).emptyEnd().devices().b)
+	addSeed(f, "all-subsections-huge-pages", new(stream).head().sub("configuration/target-page-bits").u32(12).sub("configuration/capabilities").u32(1).name("x").sub("configuration/uuid").raw(make([]byte, 16)...).
 		setup(true, block{"a", 2 << 20, 2 << 20}, block{"b", 4096, 0}).emptyEnd().device(1, "x").u8(0).b)
 	main := recorded(f)
 	f.Add(main[:min(len(main), 4096)])
@@ -115,10 +115,10 @@ func FuzzReader(f *testing.F) {
 // FuzzFindEnd: what is an end stays one, whatever precedes the stream's first
 // section does not matter, and it is one only as a whole.
 func FuzzFindEnd(f *testing.F) {
-	seed(f, "plain", new(stream).devices().b)
-	seed(f, "data-like-the-end", tricky().description(trickyJSON).b)
-	seed(f, "no-devices", new(stream).description(`{}`).b)
-	seed(f, "twice", []byte{0, 6, 0, 0, 0, 2, '{', '}', 0, 6, 0, 0, 0, 2, '{', '}'})
+	addSeed(f, "plain", new(stream).devices().b)
+	addSeed(f, "data-like-the-end", tricky().description(trickyJSON).b)
+	addSeed(f, "no-devices", new(stream).description(`{}`).b)
+	addSeed(f, "twice", []byte{0, 6, 0, 0, 0, 2, '{', '}', 0, 6, 0, 0, 0, 2, '{', '}'})
 	f.Fuzz(func(t *testing.T, devices []byte) {
 		vmstate.RunState(devices)
 		if _, ok := vmstate.FindEnd(devices); !ok {
@@ -135,9 +135,9 @@ func FuzzFindEnd(f *testing.F) {
 
 // FuzzAwaitShut: a return path that says that it went well has a SHUT in it.
 func FuzzAwaitShut(f *testing.F) {
-	seed(f, "loaded", new(stream).u16(2).u16(4).u32(1).u16(1).u16(4).u32(0).b)
-	seed(f, "failed", new(stream).u16(7).u16(0).u16(1).u16(4).u32(1).b)
-	seed(f, "asks-for-pages", new(stream).u16(4).u16(12).u64(0).u32(0).b)
+	addSeed(f, "loaded", new(stream).u16(2).u16(4).u32(1).u16(1).u16(4).u32(0).b)
+	addSeed(f, "failed", new(stream).u16(7).u16(0).u16(1).u16(4).u32(1).b)
+	addSeed(f, "asks-for-pages", new(stream).u16(4).u16(12).u64(0).u32(0).b)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		switch err := vmstate.AwaitShut(bytes.NewReader(data)); {
 		case err == nil:

@@ -161,7 +161,7 @@ func (p *parts) proxy(ctx context.Context, target string) string {
 	if err != nil {
 		p.t.Errorf("the proxy does not listen: %v", err)
 	}
-	go proc.wait()
+	go proc.Wait()
 	return listening.Address
 }
 

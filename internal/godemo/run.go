@@ -1,7 +1,6 @@
 package godemo
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +8,8 @@ import (
 	"io"
 	"os/exec"
 	"time"
+
+	"github.com/vmferry/vmferry/internal/side"
 )
 
 // Side makes the command that runs one side: "source" or "destination" at an
@@ -17,8 +18,8 @@ type Side func(ctx context.Context, side, address string) *exec.Cmd
 
 // Run moves a machine between two processes over loopback TCP, and judges. Each
 // event is shown as it comes.
-func Run(ctx context.Context, cfg Config, side Side, show func(from string, e Event)) (Report, error) {
-	s, err := watch(ctx, cfg, side, 2*time.Second, show)
+func Run(ctx context.Context, cfg Config, command Side, show func(from string, e Event)) (Report, error) {
+	s, err := watch(ctx, cfg, command, 2*time.Second, show)
 	if err != nil {
 		return Report{}, err
 	}
@@ -27,20 +28,20 @@ func Run(ctx context.Context, cfg Config, side Side, show func(from string, e Ev
 
 // watch runs both sides to their ends. A source that failed, or died, leaves
 // the destination that patience: it may never hear of it.
-func watch(ctx context.Context, cfg Config, side Side, patience time.Duration, show func(from string, e Event)) (saw, error) {
+func watch(ctx context.Context, cfg Config, command Side, patience time.Duration, show func(from string, e Event)) (saw, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	destination, err := start(side(ctx, "destination", "tcp:127.0.0.1:0"), cfg)
+	destination, err := start(command(ctx, "destination", "tcp:127.0.0.1:0"), cfg)
 	if err != nil {
 		return saw{}, fmt.Errorf("starting the destination: %w", err)
 	}
 	listening, err := destination.next()
 	if err != nil || listening.Event != "listening" {
 		cancel()
-		return saw{}, fmt.Errorf("the destination does not listen: %w", errors.Join(err, destination.wait()))
+		return saw{}, fmt.Errorf("the destination does not listen: %w", errors.Join(err, destination.Wait()))
 	}
 	show("destination", listening)
-	source, err := start(side(ctx, "source", listening.Address), cfg)
+	source, err := start(command(ctx, "source", listening.Address), cfg)
 	if err != nil {
 		return saw{}, fmt.Errorf("starting the source: %w", err)
 	}
@@ -52,13 +53,13 @@ func watch(ctx context.Context, cfg Config, side Side, patience time.Duration, s
 			there.heard("destination", e)
 			show("destination", e)
 		})
-		there.destinationErr = destination.wait()
+		there.destinationErr = destination.Wait()
 	}()
 	source.each(func(e Event) {
 		here.heard("source", e)
 		show("source", e)
 	})
-	here.sourceErr = source.wait()
+	here.sourceErr = source.Wait()
 	var lapse <-chan time.Time
 	if here.source == nil || here.source.Error != "" {
 		lapse = time.After(patience)
@@ -75,45 +76,20 @@ func watch(ctx context.Context, cfg Config, side Side, patience time.Duration, s
 }
 
 // process is a side that runs.
-type process struct {
-	cmd   *exec.Cmd
-	lines *bufio.Scanner
+type process struct{ *side.Process }
+
+func start(cmd *exec.Cmd, cfg Config) (process, error) {
+	p, err := side.Start(cmd, cfg)
+	return process{p}, err
 }
 
-func start(cmd *exec.Cmd, cfg Config) (*process, error) {
-	text, err := json.Marshal(cfg)
-	if err != nil {
-		return nil, err
-	}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	_, err = in.Write(append(text, '\n'))
-	err = errors.Join(err, in.Close())
-	lines := bufio.NewScanner(out)
-	lines.Buffer(nil, 16<<20)
-	return &process{cmd, lines}, err
-}
-
-func (p *process) next() (Event, error) {
-	if !p.lines.Scan() {
-		return Event{}, errors.Join(io.ErrUnexpectedEOF, p.lines.Err())
-	}
-	var e Event
-	err := json.Unmarshal(p.lines.Bytes(), &e)
+func (p process) next() (e Event, err error) {
+	err = p.Next(&e)
 	return e, err
 }
 
 // each calls do for every event to the end.
-func (p *process) each(do func(Event)) {
+func (p process) each(do func(Event)) {
 	for {
 		e, err := p.next()
 		if err != nil {
@@ -122,8 +98,6 @@ func (p *process) each(do func(Event)) {
 		do(e)
 	}
 }
-
-func (p *process) wait() error { return p.cmd.Wait() }
 
 // ReadConfig reads what start wrote.
 func ReadConfig(r io.Reader) (Config, error) {

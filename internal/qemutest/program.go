@@ -7,22 +7,50 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 )
 
+// Program is a program for a guest.
+type Program struct {
+	// Name is what it is called in the guest's /bin.
+	Name string
+	// Package is built, its tests if Tests is set.
+	Package string
+	Tests   bool
+}
+
+// build makes the program at path.
+func (p Program) build(ctx context.Context, path string) error {
+	args := []string{"build"}
+	if p.Tests {
+		args = []string{"test", "-c"}
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, "-o", path, p.Package)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // the guest has no libraries
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building %s: %w\n%s", p.Package, err, out)
+	}
+	return nil
+}
+
 // RunInGuest boots a machine whose guest runs a shell script as its first
-// process, with programs in /bin, and returns what it wrote to its console. It is
+// process, with a program in /bin, and returns what it wrote to its console. It is
 // for what depends on a kernel: the guest's is Debian's. The script's exit status
 // has to be 0.
-func RunInGuest(ctx context.Context, cfg Config, programs map[string]string, script string) (output string, err error) {
+func RunInGuest(ctx context.Context, cfg Config, program Program, script string) (output string, err error) {
 	folder, err := os.MkdirTemp(cfg.Dir, "overlay-")
 	if err != nil {
 		return "", fmt.Errorf("qemutest: %w", err)
 	}
 	defer os.RemoveAll(folder)
+	built := filepath.Join(folder, "program")
+	if err := program.build(ctx, built); err != nil {
+		return "", fmt.Errorf("qemutest: %w", err)
+	}
 	cfg.initrd = filepath.Join(folder, "initrd")
-	if err := writeOverlay(cfg.initrd, programs, script); err != nil {
+	if err := writeOverlay(cfg.initrd, program.Name, built, script); err != nil {
 		return "", fmt.Errorf("qemutest: making the guest's image: %w", err)
 	}
 	vm, err := Launch(ctx, cfg)
@@ -51,7 +79,7 @@ const (
 
 // writeOverlay writes an image in which the guest's own is followed by another
 // archive, whose files the kernel unpacks over the first one's.
-func writeOverlay(path string, programs map[string]string, script string) error {
+func writeOverlay(path, name, program, script string) error {
 	m, err := readManifest()
 	if err != nil {
 		return err
@@ -64,14 +92,12 @@ func writeOverlay(path string, programs map[string]string, script string) error 
 	if err != nil {
 		return err
 	}
-	var archive bytes.Buffer
-	for name, from := range programs {
-		program, err := os.ReadFile(from)
-		if err != nil {
-			return err
-		}
-		addFile(&archive, "bin/"+name, program)
+	code, err := os.ReadFile(program)
+	if err != nil {
+		return err
 	}
+	var archive bytes.Buffer
+	addFile(&archive, "bin/"+name, code)
 	addFile(&archive, "script", []byte("#!/bin/busybox sh\nexport PATH=/bin HOME=/tmp\n"+script))
 	addFile(&archive, "init", []byte(`#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc

@@ -5,9 +5,6 @@ package faults_test
 import (
 	"context"
 	"encoding/json"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -22,13 +19,8 @@ import (
 func TestRealQEMUGuestShowsTwoFaultsBecomeOne(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
-	program := filepath.Join(t.TempDir(), "vmferry")
-	build := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/vmferry/vmferry/cmd/vmferry")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	out, err := qemutest.RunInGuest(ctx, qemutest.Config{MemoryMiB: 512}, map[string]string{"vmferry": program},
+	program := qemutest.Program{Name: "vmferry", Package: "github.com/vmferry/vmferry/cmd/vmferry"}
+	out, err := qemutest.RunInGuest(ctx, qemutest.Config{MemoryMiB: 512}, program,
 		"vmferry bench faults --memory 16 --runs 1 --json\n")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)

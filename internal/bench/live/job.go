@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/internal/side"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 )
@@ -157,45 +157,27 @@ func (j *job) measured(do func() error) (usage, error) {
 
 // process is a side that runs.
 type process struct {
-	side  string
-	cmd   *exec.Cmd
-	in    io.WriteCloser
-	lines *bufio.Scanner
+	*side.Process
+	name string
 }
 
-func startSide(ctx context.Context, j job) (*process, error) {
+func startSide(ctx context.Context, j job) (process, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return process{}, err
 	}
 	cmd := exec.CommandContext(ctx, self, sideArgument)
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	lines := bufio.NewScanner(out)
-	lines.Buffer(nil, 16<<20)
-	p := &process{j.Side, cmd, in, lines}
-	return p, p.order(j)
+	p, err := side.Start(cmd, j)
+	return process{p, j.Side}, err
 }
 
-// order tells the side something.
-func (p *process) order(v any) error { return json.NewEncoder(p.in).Encode(v) }
-
 // next reads what the side tells.
-func (p *process) next() (t told, err error) {
-	if !p.lines.Scan() {
-		return t, fmt.Errorf("the %s ended without a word: %w", p.side, errors.Join(p.lines.Err(), p.cmd.Wait()))
+func (p process) next() (t told, err error) {
+	if err := p.Next(&t); err != nil {
+		return t, fmt.Errorf("the %s ended without a word: %w", p.name, errors.Join(err, p.Wait()))
 	}
-	return t, json.Unmarshal(p.lines.Bytes(), &t)
+	return t, nil
 }
 
 // alone runs a side that has no other.
@@ -207,7 +189,7 @@ func alone(ctx context.Context, j job) (told, error) {
 		return told{}, err
 	}
 	t, err := p.next()
-	return t, errors.Join(err, p.cmd.Wait())
+	return t, errors.Join(err, p.Wait())
 }
 
 // longest is how long one measurement may take.
@@ -234,24 +216,24 @@ func pair(ctx context.Context, j job) (from, to told, err error) {
 	if err != nil {
 		return from, to, err
 	}
-	if err := sender.order(listens.Address); err != nil {
+	if err := sender.Tell(listens.Address); err != nil {
 		return from, to, err
 	}
 	if from, err = sender.next(); err != nil {
 		return from, to, err
 	}
-	if err := sender.cmd.Wait(); err != nil {
+	if err := sender.Wait(); err != nil {
 		return from, to, err
 	}
 	if from.Diverging {
 		cancel()
-		receiver.cmd.Wait()
+		receiver.Wait()
 		return from, to, nil
 	}
 	if to, err = receiver.next(); err != nil {
 		return from, to, err
 	}
-	return from, to, errors.Join(receiver.cmd.Wait(), compare(from, to))
+	return from, to, errors.Join(receiver.Wait(), compare(from, to))
 }
 
 // compare checks that the destination has what the source had.

@@ -88,6 +88,8 @@ func newPairOf(t testing.TB, config machine.Config, network string, channels int
 	})
 	p.recv = migration.ReceiveConfig{
 		Channels: channels, Method: method, Sink: sink,
+		// For a source that is stopped before it has connected.
+		ConnectTimeout: 20 * time.Second,
 		Commit: func(r *migration.Received) error {
 			state, err := r.OwnerState()
 			if err != nil {

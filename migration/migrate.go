@@ -175,7 +175,6 @@ func Migrate(ctx context.Context, dial Dialer, cfg MigrateConfig) (*Outcome, err
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w (%w)", cause, err)
 	}
-	m.out.Total = time.Since(m.began)
 	return &m.out, err
 }
 
@@ -196,7 +195,9 @@ type migrator struct {
 }
 
 func (m *migrator) run(ctx context.Context) (err error) {
-	if err := m.connect(ctx); err != nil {
+	err = m.connect(ctx)
+	m.out.Total = time.Since(m.began)
+	if err != nil {
 		return err
 	}
 	defer m.send.Close()
@@ -205,12 +206,9 @@ func (m *migrator) run(ctx context.Context) (err error) {
 	if err := m.cfg.Dirty.Start(); err != nil {
 		return fmt.Errorf("starting the dirty log: %w", err)
 	}
+	defer m.stopLog()
 	defer func() {
-		if stopErr := m.cfg.Dirty.Stop(); stopErr != nil {
-			m.cfg.Logger.Warn("stopping the dirty log", "error", stopErr)
-		}
-	}()
-	defer func() {
+		m.out.Total = time.Since(m.began)
 		if m.throttled > 0 && (err != nil || m.cfg.Stay) {
 			m.cfg.Throttle(0)
 		}
@@ -219,6 +217,15 @@ func (m *migrator) run(ctx context.Context) (err error) {
 		return err
 	}
 	return m.switchOver(ctx)
+}
+
+// stopLog ends the dirty log, when the machine runs where it is to run.
+func (m *migrator) stopLog() {
+	began := time.Now()
+	if err := m.cfg.Dirty.Stop(); err != nil {
+		m.cfg.Logger.Warn("stopping the dirty log", "error", err)
+	}
+	m.out.StopLog = time.Since(began)
 }
 
 // connect makes the connections and measures the way there and back.

@@ -270,6 +270,29 @@ func TestAMachineMovesBehindTLS(t *testing.T) {
 	p.checkMoved(out)
 }
 
+// slowLog takes its time to stop.
+type slowLog struct{ guest.DirtyLog }
+
+func (l slowLog) Stop() error {
+	time.Sleep(50 * time.Millisecond)
+	return l.DirtyLog.Stop()
+}
+
+func TestStoppingTheLogKeepsNobodyWaiting(t *testing.T) {
+	p := newPair(t, "tcp", 2, multifd.None)
+	p.cfg.Dirty = slowLog{p.cfg.Dirty}
+	began := time.Now()
+	out, source, destination := p.run(t.Context(), p.dial)
+	took := time.Since(began)
+	if source != nil || destination != nil {
+		t.Fatalf("source: %v; destination: %v", source, destination)
+	}
+	p.checkMoved(out)
+	if out.StopLog < 50*time.Millisecond || out.Total > took-out.StopLog || out.Total < out.Downtime {
+		t.Errorf("of %v the migration took %v, %v of downtime, and stopping the log %v", took, out.Total, out.Downtime, out.StopLog)
+	}
+}
+
 func TestADialingThatHangsIsBounded(t *testing.T) {
 	p := newPair(t, "tcp", 1, multifd.None)
 	p.cfg.LinkTimeout = 50 * time.Millisecond

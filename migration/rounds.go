@@ -47,10 +47,13 @@ func (r *Round) Pages() uint64 { return r.Zero + r.Raw + r.Compressed }
 // Outcome is what Migrate did.
 type Outcome struct {
 	Rounds []Round `json:"rounds"`
-	// Total is the whole migration; Downtime is from the call of Pause to the
-	// destination's word that it runs, or, if the machine went on here, to the
-	// call of Resume. 0 means that it never stood still.
-	Total    time.Duration `json:"total_ns"`
+	// Total is the whole migration, until the machine runs at one side for
+	// good. StopLog is how long it then took to stop the dirty log.
+	Total   time.Duration `json:"total_ns"`
+	StopLog time.Duration `json:"stop_log_ns"`
+	// Downtime is from the call of Pause to the destination's word that it
+	// runs, or, if the machine went on here, to the call of Resume. 0 means
+	// that it never stood still.
 	Downtime time.Duration `json:"downtime_ns"`
 	// Switch is what the downtime was made of.
 	Switch Switch `json:"switch"`

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -41,13 +42,33 @@ func (r *report) markdown() []byte {
 		"The command above each table measures that part alone.\n\n"+
 		"Medians of %d runs, cells in turn; ratios are medians of the ratios within each run. Taken on %d cores, which source, destination and the writers share: "+
 		"**absolute times mean little, compare rows of one table.** Each side is a process of its own, over loopback TCP. "+
-		"After each migration between Go programs all memory was compared, and the handover was verified.\n", r.bench.runs, runtime.NumCPU())
+		"After each migration between Go programs all memory was compared, and the handover was verified.%s\n", r.bench.runs, runtime.NumCPU(), reporting())
 	for i := range r.sections {
 		s := &r.sections[i]
 		fmt.Fprintf(&b, "\n## %s\n\n`go run ./internal/bench/live -only %s%s`\n\n", s.title, s.part, r.flags())
 		s.body(&b)
 	}
 	return b.Bytes()
+}
+
+// reporting says whether this is a virtual machine whose kernel reports free
+// memory to its host, which takes it away: what is made present then costs more,
+// now and then by far.
+func reporting() string {
+	text, err := os.ReadFile("/sys/module/page_reporting/parameters/page_reporting_order")
+	if err != nil {
+		return ""
+	}
+	order, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	const largest = 10 // that there is on x86
+	switch {
+	case err != nil:
+		return ""
+	case order > largest:
+		return "\n\nThe kernel could report free memory to the host of this virtual machine, which is turned off here."
+	}
+	return "\n\n**The kernel reports free memory to the host of this virtual machine**, which takes it away; what is made present costs more for that, now and then by far. " +
+		"(To turn it off while this is measured: a number above 10 into /sys/module/page_reporting/parameters/page_reporting_order.)"
 }
 
 // flags are those that are not at their defaults and change what is measured.

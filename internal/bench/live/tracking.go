@@ -116,7 +116,9 @@ func (k *tracker) mode(mem *guest.Memory, mode string, l guest.DirtyLog, mark fu
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, l.Stop()) }()
+	defer func() {
+		k.time(mode, "stop", func() { err = errors.Join(err, l.Stop()) })
+	}()
 	b := guest.NewBitmap(mem.Layout())
 	collect := func() {
 		b.Clear()
@@ -160,7 +162,7 @@ func (b *bench) tracking(ctx context.Context) (section, error) {
 		title: "What dirty tracking costs",
 		text: []string{fmt.Sprintf("Package dirty over %d MiB that are all present, in pages of 4 KiB, beside nothing else. Writing is one word to each page once, each page clean before; "+
 			"×\u00a0is the ratio to writing untracked in the same run. With the mode sync a writer waits for another thread at each first write of a page; marks are set by the writer after each write.", b.memoryMiB)},
-		head: []string{"mode", "Start ms/GiB"},
+		head: []string{"mode", "Start ms/GiB", "Stop ms/GiB"},
 	}
 	for _, share := range shares {
 		s.head = append(s.head, fmt.Sprintf("Collect ms/GiB, %g %% dirty", float64(share)/10))
@@ -180,7 +182,7 @@ func (b *bench) tracking(ctx context.Context) (section, error) {
 			return middle(v)
 		}
 		perGiB := func(_ map[string]time.Duration, d float64) float64 { return d / 1e6 / gib }
-		row := []string{mode, known(f2, get("start", perGiB))}
+		row := []string{mode, known(f2, get("start", perGiB)), known(f2, get("stop", perGiB))}
 		for _, share := range shares {
 			row = append(row, known(f2, get(collectKey(share), perGiB)))
 		}

@@ -8,7 +8,8 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-func Example() {
+// newRAM maps a machine's memory.
+func newRAM() *guest.Memory {
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "ram", Length: 1 << 20}})
 	if err != nil {
 		log.Fatal(err)
@@ -17,6 +18,11 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	return memory
+}
+
+func Example() {
+	memory := newRAM()
 	defer memory.Close()
 	writes, err := dirty.New(memory, dirty.Options{Mode: dirty.Async})
 	if err != nil {
@@ -26,12 +32,39 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer writes.Stop()
-	ram := memory.Bytes(layout.Blocks[0])
+	ram := memory.Bytes(memory.Layout().Blocks[0])
 	ram[5*4096+17] = 1
-	pages := guest.NewBitmap(layout)
+	pages := guest.NewBitmap(memory.Layout())
 	if err := writes.Collect(pages); err != nil {
 		log.Fatal(err)
 	}
 	fmt.Printf("%d page is dirty: word 0 is %#x\n", pages.Count(), pages[0][0])
 	// Output: 1 page is dirty: word 0 is 0x20
+}
+
+// A device model of a VMM says what it wrote. guest.JoinLogs(kvm, writes) would
+// be the log of the whole machine.
+func ExampleMarks() {
+	memory := newRAM()
+	defer memory.Close()
+	writes, err := dirty.NewMarks(memory)
+	if err != nil {
+		log.Fatal(err)
+	}
+	ram := memory.Layout().Blocks[0]
+	receivePacket := func(at uint64, packet []byte) {
+		copy(memory.Bytes(ram)[at:], packet)
+		writes.Mark(ram, at, uint64(len(packet))) // after the write
+	}
+	if err := writes.Start(); err != nil {
+		log.Fatal(err)
+	}
+	defer writes.Stop()
+	receivePacket(0x1ffe, []byte("over the end of a page"))
+	pages := guest.NewBitmap(memory.Layout())
+	if err := writes.Collect(pages); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%d pages are dirty: word 0 is %#x\n", pages.Count(), pages[0][0])
+	// Output: 2 pages are dirty: word 0 is 0x6
 }

@@ -20,6 +20,8 @@ var (
 	// ErrChannels is wrapped when the source's channels are not those that
 	// were expected.
 	ErrChannels = errors.New("the source's channels do not match")
+	// errConflict is that of a connection with the ones before it.
+	errConflict = fmt.Errorf("%w", ErrChannels)
 )
 
 // connections are those of one migration.
@@ -90,30 +92,62 @@ func (a *acceptor) gather(ctx context.Context) (_ *connections, err error) {
 			conns.close()
 		}
 	}()
-	for have := 0; have < cfg.Channels+1; {
+	var settled <-chan time.Time
+	for {
+		if conns.count() == cfg.Channels+1 {
+			if !conns.anyDead() {
+				return conns, nil
+			}
+			if settled == nil {
+				settled = time.After(lateness)
+			}
+		}
 		select {
+		case <-settled:
+			if conns.count() == cfg.Channels+1 {
+				return conns, nil
+			}
+			settled = nil
 		case <-ctx.Done():
 			err := context.Cause(ctx)
-			if errors.Is(err, ErrNobody) && have > 0 {
+			if have := conns.count(); errors.Is(err, ErrNobody) && have > 0 {
 				err = fmt.Errorf("%w: %d of %d connections came within %v (does the source have multifd on, with %d channels?)",
 					ErrChannels, have, cfg.Channels+1, cfg.ConnectTimeout, cfg.Channels)
 			}
 			return nil, err
 		case c := <-a.arrivals:
-			if c.stray {
-				cfg.Logger.Warn("turned a connection away", "error", c.err)
-				continue
-			}
-			if err := conns.add(c); err != nil {
-				if c.conn != nil {
-					c.conn.Close()
-				}
+			if err := a.place(conns, c); err != nil {
 				return nil, err
 			}
-			have++
 		}
 	}
-	return conns, nil
+}
+
+// lateness is how long a source's connections may come behind those that it gave
+// up before.
+const lateness = 50 * time.Millisecond
+
+// place sorts a connection in, or turns it away. Of two in one place one may be
+// of a source that gave up connecting and tries again.
+func (a *acceptor) place(conns *connections, c arrival) error {
+	if c.stray {
+		a.cfg.Logger.Warn("turned a connection away", "error", c.err)
+		return nil
+	}
+	err := conns.add(c)
+	if errors.Is(err, errConflict) {
+		if hungUp(c.conn) {
+			c.conn.Close()
+			a.cfg.Logger.Warn("turned a connection away that its source has closed", "error", err)
+			return nil
+		}
+		conns.dropDead()
+		err = conns.add(c)
+	}
+	if err != nil && c.conn != nil {
+		c.conn.Close()
+	}
+	return err
 }
 
 // refuseMore waits for connections beyond those that were gathered, until ctx
@@ -130,7 +164,12 @@ func (a *acceptor) refuseMore(ctx context.Context) error {
 				a.cfg.Logger.Warn("turned a connection away", "error", c.err)
 				continue
 			}
+			late := hungUp(c.conn) // of a source that gave up connecting
 			c.conn.Close()
+			if known := c.main || int(c.handshake.ID) < a.cfg.Channels; known && late {
+				a.cfg.Logger.Warn("turned a connection away that its source has closed")
+				continue
+			}
 			if c.main {
 				return fmt.Errorf("%w: a second main connection", ErrChannels)
 			}
@@ -168,22 +207,22 @@ func (c *connections) add(a arrival) error {
 	}
 	if a.main {
 		if c.main != nil {
-			return fmt.Errorf("%w: a second main connection", ErrChannels)
+			return fmt.Errorf("%w: a second main connection", errConflict)
 		}
 		c.main = a.conn
 		return nil
 	}
 	id := int(a.handshake.ID)
-	fail := func(field, format string, args ...any) error {
-		return &multifd.ChannelError{Channel: id, Field: field, Err: fmt.Errorf("%w: %s", ErrChannels, fmt.Sprintf(format, args...))}
+	fail := func(field string, kind error, format string, args ...any) error {
+		return &multifd.ChannelError{Channel: id, Field: field, Err: fmt.Errorf("%w: %s", kind, fmt.Sprintf(format, args...))}
 	}
 	switch {
 	case id >= len(c.channels):
-		return fail("id", "this side was told %d channels, 0 to %d: set the same multifd-channels on both", len(c.channels), len(c.channels)-1)
+		return fail("id", ErrChannels, "this side was told %d channels, 0 to %d: set the same multifd-channels on both", len(c.channels), len(c.channels)-1)
 	case c.channels[id] != nil:
-		return fail("id", "it came twice")
+		return fail("id", errConflict, "it came twice")
 	case c.hasUUID && c.uuid != a.handshake.UUID:
-		return fail("uuid", "%x, but another channel said %x", a.handshake.UUID, c.uuid)
+		return fail("uuid", errConflict, "%x, but another channel said %x", a.handshake.UUID, c.uuid)
 	}
 	c.channels[id] = a.conn
 	c.uuid, c.hasUUID = a.handshake.UUID, true

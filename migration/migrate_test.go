@@ -270,6 +270,33 @@ func TestAMachineMovesBehindTLS(t *testing.T) {
 	p.checkMoved(out)
 }
 
+func TestASourceThatGaveUpConnectingCanTryAgain(t *testing.T) {
+	for _, network := range []string{"unix", "tcp"} {
+		for made := range 3 { // of 3 connections
+			t.Run(fmt.Sprintf("%s/%d", network, made), func(t *testing.T) {
+				p := newPair(t, network, 2, multifd.None)
+				p.receive(t.Context())
+				broken := errors.New("no more connections")
+				dialed := 0
+				_, err := migration.Migrate(t.Context(), func(ctx context.Context) (net.Conn, error) {
+					if dialed++; dialed > made {
+						return nil, broken
+					}
+					return p.dial(ctx)
+				}, p.cfg)
+				if !errors.Is(err, broken) {
+					t.Fatalf("error %v", err)
+				}
+				out, err := migration.Migrate(t.Context(), p.dial, p.cfg)
+				if err := errors.Join(err, <-p.received); err != nil {
+					t.Fatal(err)
+				}
+				p.checkMoved(out)
+			})
+		}
+	}
+}
+
 // slowLog takes its time to stop.
 type slowLog struct{ guest.DirtyLog }
 

@@ -18,8 +18,9 @@ import (
 type Marks struct {
 	memory  *guest.Memory
 	layout  *guest.Layout
-	pagemap *os.File // nil while stopped
 	bits    guest.Bitmap
+	started bool
+	pagemap *os.File // nil while stopped, or where there is none
 }
 
 // NewMarks returns a log of m's memory, which has to have its blocks. It may be
@@ -57,14 +58,11 @@ func (m *Marks) Mark(b *guest.Block, offset, length uint64) {
 
 // Start forgets all marks.
 func (m *Marks) Start() error {
-	if m.pagemap != nil {
+	if m.started {
 		return fmt.Errorf("%w: Start of a log that is started", ErrState)
 	}
-	f, err := os.Open("/proc/self/pagemap")
-	if err != nil {
-		return err
-	}
-	m.pagemap = f
+	m.started = true
+	m.pagemap, _ = os.Open("/proc/self/pagemap") // only Absent needs it
 	m.take(nil)
 	return nil
 }
@@ -78,9 +76,10 @@ func (m *Marks) Collect(b guest.Bitmap) error {
 	return nil
 }
 
-// Absent sets the bits of pages that are not there.
+// Absent sets the bits of pages that are not there, where the kernel says so. No
+// memory may be discarded meanwhile.
 func (m *Marks) Absent(b guest.Bitmap) error {
-	if err := m.check(b); err != nil {
+	if err := m.check(b); err != nil || m.pagemap == nil {
 		return err
 	}
 	for i, block := range m.layout.Blocks {
@@ -98,16 +97,16 @@ func (m *Marks) Absent(b guest.Bitmap) error {
 
 // Stop lets marks be marks. It is no error to stop a log that is stopped.
 func (m *Marks) Stop() error {
-	if m.pagemap == nil {
+	f := m.pagemap
+	m.started, m.pagemap = false, nil
+	if f == nil {
 		return nil
 	}
-	f := m.pagemap
-	m.pagemap = nil
 	return f.Close()
 }
 
 func (m *Marks) check(b guest.Bitmap) error {
-	if m.pagemap == nil {
+	if !m.started {
 		return fmt.Errorf("%w: the log is not started", ErrState)
 	}
 	if err := b.Fits(m.layout); err != nil {

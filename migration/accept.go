@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vmferry/vmferry/multifd"
@@ -20,34 +21,14 @@ var (
 	// ErrChannels is wrapped when the source's channels are not those that
 	// were expected.
 	ErrChannels = errors.New("the source's channels do not match")
-	// errConflict is that of a connection with the ones before it.
-	errConflict = fmt.Errorf("%w", ErrChannels)
 )
-
-// connections are those of one migration.
-type connections struct {
-	main     net.Conn
-	channels []net.Conn
-	uuid     [16]byte
-	hasUUID  bool
-}
-
-func (c *connections) close() {
-	if c.main != nil {
-		c.main.Close()
-	}
-	for _, conn := range c.channels {
-		if conn != nil {
-			conn.Close()
-		}
-	}
-}
 
 // arrival is a connection that has said what it is.
 type arrival struct {
 	conn      net.Conn
 	main      bool
 	handshake multifd.Handshake
+	number    uint64 // in the order of accepting, which is that of connecting
 	err       error
 	stray     bool // it failed before it had shown that it is the source
 }
@@ -61,12 +42,17 @@ type acceptor struct {
 	arrivals chan arrival
 	cancel   context.CancelFunc
 	loop     sync.WaitGroup // acceptLoop and what it started
+
+	// pending are connections that were accepted and have not arrived. idle
+	// has something in it after there were fewer.
+	pending atomic.Int64
+	idle    chan struct{}
 }
 
 // startAccepting starts to accept. stop has to be called in the end.
 func startAccepting(ctx context.Context, ln net.Listener, cfg *ReceiveConfig) *acceptor {
 	ctx, cancel := context.WithCancel(ctx)
-	a := &acceptor{ln: ln, cfg: cfg, arrivals: make(chan arrival), cancel: cancel}
+	a := &acceptor{ln: ln, cfg: cfg, arrivals: make(chan arrival), cancel: cancel, idle: make(chan struct{}, 1)}
 	a.loop.Go(func() { a.acceptLoop(ctx) })
 	return a
 }
@@ -76,78 +62,6 @@ func (a *acceptor) stop() {
 	a.cancel()
 	a.ln.Close()
 	a.loop.Wait()
-}
-
-// gather takes one main connection and the multifd channels, in any order.
-func (a *acceptor) gather(ctx context.Context) (_ *connections, err error) {
-	cfg := a.cfg
-	if cfg.ConnectTimeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, cfg.ConnectTimeout, fmt.Errorf("%w within %v", ErrNobody, cfg.ConnectTimeout))
-		defer cancel()
-	}
-	conns := &connections{channels: make([]net.Conn, cfg.Channels)}
-	defer func() {
-		if err != nil {
-			conns.close()
-		}
-	}()
-	var settled <-chan time.Time
-	for {
-		if conns.count() == cfg.Channels+1 {
-			if !conns.anyDead() {
-				return conns, nil
-			}
-			if settled == nil {
-				settled = time.After(lateness)
-			}
-		}
-		select {
-		case <-settled:
-			if conns.count() == cfg.Channels+1 {
-				return conns, nil
-			}
-			settled = nil
-		case <-ctx.Done():
-			err := context.Cause(ctx)
-			if have := conns.count(); errors.Is(err, ErrNobody) && have > 0 {
-				err = fmt.Errorf("%w: %d of %d connections came within %v (does the source have multifd on, with %d channels?)",
-					ErrChannels, have, cfg.Channels+1, cfg.ConnectTimeout, cfg.Channels)
-			}
-			return nil, err
-		case c := <-a.arrivals:
-			if err := a.place(conns, c); err != nil {
-				return nil, err
-			}
-		}
-	}
-}
-
-// lateness is how long a source's connections may come behind those that it gave
-// up before.
-const lateness = 50 * time.Millisecond
-
-// place sorts a connection in, or turns it away. Of two in one place one may be
-// of a source that gave up connecting and tries again.
-func (a *acceptor) place(conns *connections, c arrival) error {
-	if c.stray {
-		a.cfg.Logger.Warn("turned a connection away", "error", c.err)
-		return nil
-	}
-	err := conns.add(c)
-	if errors.Is(err, errConflict) {
-		if hungUp(c.conn) {
-			c.conn.Close()
-			a.cfg.Logger.Warn("turned a connection away that its source has closed", "error", err)
-			return nil
-		}
-		conns.dropDead()
-		err = conns.add(c)
-	}
-	if err != nil && c.conn != nil {
-		c.conn.Close()
-	}
-	return err
 }
 
 // refuseMore waits for connections beyond those that were gathered, until ctx
@@ -164,9 +78,10 @@ func (a *acceptor) refuseMore(ctx context.Context) error {
 				a.cfg.Logger.Warn("turned a connection away", "error", c.err)
 				continue
 			}
-			late := hungUp(c.conn) // of a source that gave up connecting
+			dead := hungUp(c.conn)
 			c.conn.Close()
-			if known := c.main || int(c.handshake.ID) < a.cfg.Channels; known && late {
+			if known := c.main || int(c.handshake.ID) < a.cfg.Channels; known && dead {
+				// Of a source that gave up connecting, and came again.
 				a.cfg.Logger.Warn("turned a connection away that its source has closed")
 				continue
 			}
@@ -200,35 +115,6 @@ func (a *acceptor) settle() {
 	close(a.arrivals)
 }
 
-// add sorts in one connection.
-func (c *connections) add(a arrival) error {
-	if a.err != nil {
-		return a.err
-	}
-	if a.main {
-		if c.main != nil {
-			return fmt.Errorf("%w: a second main connection", errConflict)
-		}
-		c.main = a.conn
-		return nil
-	}
-	id := int(a.handshake.ID)
-	fail := func(field string, kind error, format string, args ...any) error {
-		return &multifd.ChannelError{Channel: id, Field: field, Err: fmt.Errorf("%w: %s", kind, fmt.Sprintf(format, args...))}
-	}
-	switch {
-	case id >= len(c.channels):
-		return fail("id", ErrChannels, "this side was told %d channels, 0 to %d: set the same multifd-channels on both", len(c.channels), len(c.channels)-1)
-	case c.channels[id] != nil:
-		return fail("id", errConflict, "it came twice")
-	case c.hasUUID && c.uuid != a.handshake.UUID:
-		return fail("uuid", errConflict, "%x, but another channel said %x", a.handshake.UUID, c.uuid)
-	}
-	c.channels[id] = a.conn
-	c.uuid, c.hasUUID = a.handshake.UUID, true
-	return nil
-}
-
 // acceptLoop accepts until ctx ends. Each connection is looked at by a
 // goroutine of its own: a source may say nothing on one before it has made
 // the others.
@@ -238,7 +124,7 @@ func (a *acceptor) acceptLoop(ctx context.Context) {
 	// A peer that only connects cannot make this side hold more than a few
 	// connections.
 	slots := make(chan struct{}, a.cfg.Channels+16)
-	for {
+	for number := uint64(0); ; number++ {
 		conn, err := a.ln.Accept()
 		if err != nil {
 			if ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
@@ -252,9 +138,17 @@ func (a *acceptor) acceptLoop(ctx context.Context) {
 			conn.Close()
 			return
 		}
+		a.pending.Add(1)
 		a.loop.Go(func() {
 			defer func() { <-slots }()
-			a.deliver(ctx, identify(ctx, conn, a.cfg))
+			c := identify(ctx, conn, a.cfg)
+			c.number = number
+			a.deliver(ctx, c)
+			a.pending.Add(-1)
+			select {
+			case a.idle <- struct{}{}:
+			default:
+			}
 		})
 	}
 }
@@ -297,7 +191,7 @@ func identify(ctx context.Context, conn net.Conn, cfg *ReceiveConfig) arrival {
 		h, err := multifd.ReadHandshake(peeked)
 		if err != nil {
 			conn.Close()
-			return arrival{err: err}
+			return arrival{err: err, stray: errors.Is(err, multifd.ErrTruncated)}
 		}
 		return arrival{conn: conn, handshake: h} // all that was peeked is read
 	default:

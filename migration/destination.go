@@ -264,7 +264,7 @@ func (d *destination) runChannel(c *channel) error {
 			}
 			continue
 		}
-		c.packets.add(packet.Num)
+		c.packets.add(packet)
 		if err := d.place(c, packet); err != nil {
 			return err
 		}
@@ -308,7 +308,7 @@ func (d *destination) place(c *channel, p *multifd.Packet) error {
 // meetChannel waits at a SYNC for all others.
 func (d *destination) meetChannel(c *channel) error {
 	err := d.meet.wait(d.ctx, c.packets)
-	c.packets = numbers{}
+	c.packets = c.packets.next()
 	if errors.Is(err, errMainDone) {
 		c.mu.Lock()
 		c.extra++

@@ -61,7 +61,7 @@ type MigrateConfig struct {
 	Stay bool
 
 	// LinkTimeout is how long a TCP link may be dead before that is an error,
-	// and how long each dialing may take; 0 is half a minute.
+	// and how long dialing each connection may take; 0 is half a minute.
 	LinkTimeout time.Duration
 	// StandStill is how long the machine waits for a destination that is slow
 	// while it stands still, before it goes on here; 0 is 10 s and three times
@@ -191,6 +191,7 @@ type migrator struct {
 	dirty, next guest.Bitmap
 	forecast    forecast
 	throttled   float64
+	polished    int   // rounds after the rest was little enough
 	last        Round // the one while the machine stands still
 }
 
@@ -204,6 +205,7 @@ func (m *migrator) run(ctx context.Context) (err error) {
 	l := m.cfg.Memory.Layout()
 	m.dirty, m.next = guest.NewBitmap(l), guest.NewBitmap(l)
 	if err := m.cfg.Dirty.Start(); err != nil {
+		m.out.Total = time.Since(m.began)
 		return fmt.Errorf("starting the dirty log: %w", err)
 	}
 	defer m.stopLog()
@@ -279,8 +281,11 @@ func (m *migrator) precopy(ctx context.Context) error {
 		}
 		enough, done := round.ExpectedDowntime <= m.cfg.Downtime, false
 		var give error
-		if !enough {
+		switch {
+		case !enough:
 			done, give = m.diverges(watch, round)
+		case m.polishes(round):
+			enough = false
 		}
 		round.Throttle = m.throttled
 		m.report(round)
@@ -333,6 +338,25 @@ func (m *migrator) round(ctx context.Context, source guest.Source) (Round, error
 	m.forecast.learn(&r, m.rtt)
 	r.ExpectedDowntime = m.forecast.downtime(r.Remaining, r.Scan, m.rtt)
 	return r, nil
+}
+
+// polish is how many rounds are made at most after the rest fits into the
+// downtime. Each takes no longer than the machine was to stand still.
+const polish = 3
+
+// polishes says that one more round is worth its while: it promises to leave less
+// than half of what there is to send.
+func (m *migrator) polishes(r Round) bool {
+	if m.polished == polish || r.Number >= m.cfg.MaxRounds || r.Remaining < enoughPages {
+		return false
+	}
+	sending := m.forecast.sending(r.Remaining) + m.rtt
+	soon := r.DirtyRate * sending.Seconds() / float64(m.cfg.Memory.Layout().PageSize)
+	if soon > float64(r.Remaining)/2 {
+		return false
+	}
+	m.polished++
+	return true
 }
 
 // diverges decides what to do about a round that left too much: nothing yet, to

@@ -17,6 +17,7 @@ import (
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/vmstate"
 )
 
 // pair is a machine that runs, and the destination that it goes to.
@@ -251,7 +252,10 @@ func TestAMachineMovesBehindTLS(t *testing.T) {
 	p := newPair(t, "tcp", 3, multifd.QPL)
 	p.recv.TLS = &tls.Config{Certificates: certificate(ca.Issue, "there"), ClientCAs: ca.Pool(), ClientAuth: tls.RequireAndVerifyClientCert}
 	dialAs := func(issue func(string) (certtest.Pair, error)) migration.Dialer {
-		config := &tls.Config{RootCAs: ca.Pool(), Certificates: certificate(issue, "here")}
+		shown := &certificate(issue, "here")[0]
+		config := &tls.Config{RootCAs: ca.Pool(), GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return shown, nil // also where the other side asks for none like it
+		}}
 		return func(ctx context.Context) (net.Conn, error) { return p.address.Dial(ctx, config) }
 	}
 	p.receive(t.Context())
@@ -276,23 +280,71 @@ func TestASourceThatGaveUpConnectingCanTryAgain(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d", network, made), func(t *testing.T) {
 				p := newPair(t, network, 2, multifd.None)
 				p.receive(t.Context())
-				broken := errors.New("no more connections")
-				dialed := 0
-				_, err := migration.Migrate(t.Context(), func(ctx context.Context) (net.Conn, error) {
-					if dialed++; dialed > made {
-						return nil, broken
-					}
-					return p.dial(ctx)
-				}, p.cfg)
-				if !errors.Is(err, broken) {
-					t.Fatalf("error %v", err)
-				}
+				p.giveUpConnecting(made)
 				out, err := migration.Migrate(t.Context(), p.dial, p.cfg)
 				if err := errors.Join(err, <-p.received); err != nil {
 					t.Fatal(err)
 				}
 				p.checkMoved(out)
 			})
+		}
+	}
+}
+
+// giveUpConnecting migrates until so many connections are made.
+func (p *pair) giveUpConnecting(made int) {
+	p.t.Helper()
+	broken, dialed := errors.New("no more connections"), 0
+	_, err := migration.Migrate(p.t.Context(), func(ctx context.Context) (net.Conn, error) {
+		if dialed++; dialed > made {
+			return nil, broken
+		}
+		return p.dial(ctx)
+	}, p.cfg)
+	if !errors.Is(err, broken) {
+		p.t.Fatalf("error %v", err)
+	}
+}
+
+// A source without a return path may have sent all and gone before this side
+// looks: it is told from one that gave up by having come later.
+func TestASourceThatGaveUpCameAgainAndWent(t *testing.T) {
+	for made := range 3 {
+		p := newPair(t, "unix", 2, multifd.None)
+		p.source.Pause()
+		p.giveUpConnecting(made)
+		small, err := guest.NewLayout(4096, []guest.Block{{Name: "ram", Length: 64 << 10}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mem, err := guest.NewMemory(small)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mem.Close()
+		mem.Bytes(small.Blocks[0])[5000] = 7
+		send, err := migration.Connect(t.Context(), p.dial, migration.SendConfig{
+			Channels: 2, Method: multifd.None, Layout: small, Zero: migration.ZeroInPackets,
+			Head: (&vmstate.Configuration{Machine: "small", PageBits: 12}).Head(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		state, err := vmstate.OwnerState([]byte("the state"), 4096)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(send.Round(t.Context(), mem.All()), send.Finish(t.Context(), state), send.Close()); err != nil {
+			t.Fatal(err)
+		}
+		got := new(guest.Memory)
+		received, err := migration.Receive(t.Context(), p.ln, migration.ReceiveConfig{Channels: 2, Method: multifd.None, Sink: got, ConnectTimeout: 20 * time.Second})
+		if err != nil {
+			t.Fatalf("after an attempt of %d connections: %v", made, err)
+		}
+		defer got.Close()
+		if state, err := received.OwnerState(); err != nil || string(state) != "the state" || got.Bytes(got.Layout().Blocks[0])[5000] != 7 {
+			t.Errorf("after an attempt of %d connections: state %q, error %v", made, state, err)
 		}
 	}
 }
@@ -329,7 +381,7 @@ func TestADialingThatHangsIsBounded(t *testing.T) {
 	}
 	began := time.Now()
 	_, err := migration.Migrate(t.Context(), hangs, p.cfg)
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "within 50ms") {
+	if !errors.Is(err, migration.ErrNoConnection) || !strings.Contains(err.Error(), "within 50ms") {
 		t.Errorf("error %v", err)
 	}
 	if took := time.Since(began); took > 20*time.Second {

@@ -1,22 +1,37 @@
 package migration
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/vmferry/vmferry/multifd"
+)
 
 // numbers are those of packets. A source numbers the packets of all its channels
 // together, without a gap: what is missing at a sync point went over a channel
 // that is not here.
 //
-// Up to one packet a channel may be late: a QEMU before 9.0 that reaches a sync
-// point with a packet not yet sent puts the SYNC into that one, and sends an empty
-// one behind it.
+// A QEMU before 9.0 that reaches a sync point with a packet not yet sent puts the
+// SYNC into that one, and sends an empty one behind it. Such a channel may be late
+// by one packet.
 type numbers struct {
 	count           uint64
 	lowest, highest uint64 // of count, if that is not 0
+	late            uint64 // how many may still come
 }
 
-func (n *numbers) add(number uint64) { n.merge(numbers{1, number, number}) }
+func (n *numbers) add(p *multifd.Packet) {
+	n.merge(numbers{count: 1, lowest: p.Num, highest: p.Num})
+	if p.Sync() && len(p.Normal)+len(p.Zero) > 0 {
+		n.late = 1
+	}
+}
+
+// next are those after a sync point.
+func (n *numbers) next() numbers { return numbers{late: n.late} }
 
 func (n *numbers) merge(o numbers) {
+	late := n.late + o.late
+	defer func() { n.late = late }()
 	switch {
 	case o.count == 0:
 	case n.count == 0:
@@ -29,7 +44,7 @@ func (n *numbers) merge(o numbers) {
 
 // check says whether some are missing.
 func (n *numbers) check(channels int) error {
-	if n.count == 0 || n.highest-n.lowest < n.count+uint64(channels) {
+	if n.count == 0 || n.highest-n.lowest < n.count+n.late {
 		return nil
 	}
 	return fmt.Errorf("%w: of the packets %d to %d only %d came: the others went over a channel that this side, which was told %d, has not got (set the same multifd-channels on both)",

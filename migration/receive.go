@@ -87,7 +87,9 @@ type Received struct {
 // MigrateConfig.
 func (r *Received) OwnerState() ([]byte, error) { return vmstate.ParseOwnerState(r.Devices) }
 
-// Receive takes one migration from a listener, which it closes.
+// Receive takes one migration from a listener, which it closes. A source that
+// gives up while it connects may try again: its connections that are closed are
+// forgotten, if they are syscall.Conns (those of package net are).
 func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*Received, error) {
 	if cfg.Channels < 1 || cfg.Channels > multifd.MaxChannels {
 		ln.Close()

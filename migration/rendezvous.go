@@ -40,6 +40,7 @@ func (r *rendezvous) wait(ctx context.Context, packets numbers) error {
 	if r.arrived++; r.arrived == r.parties {
 		r.arrived = 0
 		r.passed++
+		r.packets.late = 0 // the channels have said anew
 		r.packets.merge(r.coming)
 		r.coming = numbers{}
 		r.met = make(chan struct{})

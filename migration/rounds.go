@@ -176,14 +176,19 @@ func (f *forecast) learn(r *Round, rtt time.Duration) {
 // a second.
 const unknownPage = 40 * time.Microsecond
 
-// downtime is how long it takes to find and send that many pages and to hand
-// over, which is two ways there and back.
-func (f *forecast) downtime(pages uint64, scan, rtt time.Duration) time.Duration {
+// sending is how long it takes to send that many pages.
+func (f *forecast) sending(pages uint64) time.Duration {
 	perPage := f.perPage
 	if perPage == 0 {
 		perPage = unknownPage
 	}
-	return scan + time.Duration(pages)*perPage + 2*rtt
+	return time.Duration(pages) * perPage
+}
+
+// downtime is how long it takes to find and send that many pages and to hand
+// over, which is two ways there and back.
+func (f *forecast) downtime(pages uint64, scan, rtt time.Duration) time.Duration {
+	return scan + f.sending(pages) + 2*rtt
 }
 
 // divergence watches whether rounds get smaller.

@@ -52,7 +52,7 @@ type SendConfig struct {
 	// bound.
 	Bandwidth uint64
 	// LinkTimeout is how long a TCP link may be dead before that is an error,
-	// and how long each dialing may take; 0 is half a minute.
+	// and how long dialing each connection may take; 0 is half a minute.
 	LinkTimeout time.Duration
 	// Accelerator is what qpl uses; nil is software. Its owner closes it
 	// after Close.
@@ -63,8 +63,11 @@ type SendConfig struct {
 	words []uint32 // PINGs with which the stream begins
 }
 
-// Dialer makes a connection to the destination. The context bounds the dialing:
-// as with net.Dialer, its end afterwards does not concern the connection.
+// ErrNoConnection is wrapped when dialing takes longer than LinkTimeout.
+var ErrNoConnection = errors.New("no connection to the destination")
+
+// Dialer makes a connection to the destination. The context is for the dialing, and
+// ends when that has: as with net.Dialer, the connection has to outlive it.
 type Dialer func(ctx context.Context) (net.Conn, error)
 
 // Sender is the source of one migration. Its calls are Connect, Round any
@@ -179,7 +182,7 @@ func (s *Sender) open(ctx context.Context, dial Dialer) (net.Conn, error) {
 	defer cancel()
 	conn, err := dial(dialing)
 	if err != nil && dialing.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("no connection to the destination within %v: %w", most, err)
+		err = fmt.Errorf("%w within %v: %w", ErrNoConnection, most, err)
 	}
 	if err != nil {
 		return nil, err

@@ -17,7 +17,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/vmferry/vmferry/dirty"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/migration"
 )
@@ -157,7 +156,6 @@ func newTrial(t *testing.T, w *wire, seed uint64) *trial {
 	x.cfg = Config{
 		Machine: machine.Config{
 			Memory: uint64(16+r.IntN(33)) << 20, Writers: 1 + r.IntN(3), Rate: 300 + r.IntN(600), Seed: seed,
-			Log: []string{string(dirty.Auto), machine.Marks}[r.IntN(2)],
 		},
 		Channels: 1 + r.IntN(4), Method: []string{"none", "none", "zlib", "zstd", "qpl"}[r.IntN(5)],
 		Bandwidth: uint64(20+r.IntN(30)) << 20, Downtime: 20 * time.Millisecond,
@@ -168,6 +166,9 @@ func newTrial(t *testing.T, w *wire, seed uint64) *trial {
 	rate := ""
 	if r.IntN(3) == 0 {
 		x.cfg.Bandwidth, rate = 0, "300mbit"
+	}
+	if rand.New(rand.NewPCG(seed, 0x6d61726b73)).IntN(2) == 0 {
+		x.cfg.Machine.Log = machine.Marks
 	}
 	w.up()
 	if err := w.shape(rate); err != nil {

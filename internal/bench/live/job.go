@@ -174,10 +174,11 @@ func startSide(ctx context.Context, j job) (process, error) {
 
 // next reads what the side tells.
 func (p process) next() (t told, err error) {
-	if err := p.Next(&t); err != nil {
-		return t, fmt.Errorf("the %s ended without a word: %w", p.name, errors.Join(err, p.Wait()))
+	err = p.Next(&t)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("the %s ended without a word: %w", p.name, errors.Join(err, p.Wait()))
 	}
-	return t, nil
+	return t, err
 }
 
 // alone runs a side that has no other.

@@ -161,11 +161,14 @@ func (l *Log) Absent(b guest.Bitmap) error {
 }
 
 // check says whether the log can fill b.
-func (l *Log) check(b guest.Bitmap) error {
-	if l.tracker == nil {
+func (l *Log) check(b guest.Bitmap) error { return canFill(b, l.layout, l.tracker != nil) }
+
+// canFill says whether a log of l's pages can fill b.
+func canFill(b guest.Bitmap, l *guest.Layout, started bool) error {
+	if !started {
 		return fmt.Errorf("%w: the log is not started", ErrState)
 	}
-	if err := b.Fits(l.layout); err != nil {
+	if err := b.Fits(l); err != nil {
 		return fmt.Errorf("%w: %w", ErrState, err)
 	}
 	return nil

@@ -249,11 +249,17 @@ func TestAbsentPagesAreKnownWithoutALook(t *testing.T) {
 }
 
 func TestAPageThatComesIntoBeingIsDirty(t *testing.T) {
-	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
-	l := start(t, m, Async)
-	m.Bytes(m.Layout().Blocks[0])[9*4096] = 1
-	if got := pages(collect(t, l)); !equal(got, [][2]int{{0, 9}}) {
-		t.Errorf("dirty: %v", got)
+	for _, pageSize := range []int{1024, 4096, 16384} {
+		m := newMemory(t, guest.MapOptions{}, pageSize, 1<<20)
+		l := start(t, m, Async)
+		if err := l.Absent(guest.NewBitmap(m.Layout())); err != nil {
+			t.Fatal(err)
+		}
+		m.Bytes(m.Layout().Blocks[0])[8*4096] = 1
+		got := pages(collect(t, l))
+		if want := max(1, 4096/pageSize); len(got) != want || got[0] != [2]int{0, 8 * 4096 / pageSize} {
+			t.Errorf("pages of %d: dirty: %v", pageSize, got)
+		}
 	}
 }
 
@@ -310,54 +316,61 @@ func TestHugetlbPagesAreDirtyWhole(t *testing.T) {
 	}
 }
 
-// Writers raise counters in pages at random; a reader copies each page after
-// Collect has named it. Whatever the timing, at the end the copy is equal.
 func TestNoWriteIsMissedUnderLoad(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode Mode, opts guest.MapOptions) {
-		const size = 4 << 20
-		m := newMemory(t, opts, 4096, size)
-		mem := m.Bytes(m.Layout().Blocks[0])
-		mirror := make([]byte, size)
-		l := start(t, m, mode)
-		var stop atomic.Bool
-		var writers sync.WaitGroup
-		for w := range 4 {
-			writers.Go(func() {
-				r := rand.New(rand.NewPCG(uint64(w), 7))
-				line := make([]byte, 512)
-				for !stop.Load() {
-					for i := range line {
-						line[i]++
-					}
-					// A copy, which the runtime cannot interrupt, to a
-					// place of the writer's own in the page.
-					copy(mem[r.IntN(size/4096)*4096+w*1024:], line)
-				}
-			})
-		}
+		m := newMemory(t, opts, 4096, 4<<20)
 		gc := time.NewTicker(3 * time.Millisecond)
 		defer gc.Stop()
-		read := func() {
-			for _, p := range pages(collect(t, l)) {
-				copy(mirror[p[1]*4096:(p[1]+1)*4096], mem[p[1]*4096:])
-			}
-		}
-		for end := time.Now().Add(400 * time.Millisecond); time.Now().Before(end); read() {
+		noWriteIsMissed(t, m, start(t, m, mode), func(at, length uint64) {}, func() {
 			select {
 			case <-gc.C:
 				runtime.GC() // a writer that waits may not hold it up
 			default:
 			}
-		}
-		stop.Store(true)
-		writers.Wait()
-		read()
-		for i := range mem {
-			if mem[i] != mirror[i] {
-				t.Fatalf("byte %#x is %d, and was %d when its page was last dirty", i, mem[i], mirror[i])
-			}
-		}
+		})
 	})
+}
+
+// noWriteIsMissed has writers raise counters in pages at random and say so by
+// mark; a reader copies each page after Collect has named it, and does something
+// between. Whatever the timing, at the end the copy is equal.
+func noWriteIsMissed(t *testing.T, m *guest.Memory, l guest.DirtyLog, mark func(at, length uint64), between func()) {
+	mem := m.Bytes(m.Layout().Blocks[0])
+	mirror := make([]byte, len(mem))
+	var stop atomic.Bool
+	var writers sync.WaitGroup
+	for w := range 4 {
+		writers.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(w), 7))
+			line := make([]byte, 512)
+			for !stop.Load() {
+				for i := range line {
+					line[i]++
+				}
+				// A copy, which the runtime cannot interrupt, to a
+				// place of the writer's own in the page.
+				at := r.IntN(len(mem)/4096)*4096 + w*1024
+				copy(mem[at:], line)
+				mark(uint64(at), uint64(len(line)))
+			}
+		})
+	}
+	read := func() {
+		for _, p := range pages(collected(t, l, m.Layout())) {
+			copy(mirror[p[1]*4096:(p[1]+1)*4096], mem[p[1]*4096:])
+		}
+	}
+	for end := time.Now().Add(400 * time.Millisecond); time.Now().Before(end); read() {
+		between()
+	}
+	stop.Store(true)
+	writers.Wait()
+	read()
+	for i := range mem {
+		if mem[i] != mirror[i] {
+			t.Fatalf("byte %#x is %d, and was %d when its page was last dirty", i, mem[i], mirror[i])
+		}
+	}
 }
 
 func TestALogThatStoppedLeavesMemoryFreeAndCanBeStartedAgain(t *testing.T) {

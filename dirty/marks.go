@@ -20,7 +20,6 @@ type Marks struct {
 	layout  *guest.Layout
 	bits    guest.Bitmap
 	started bool
-	pagemap *os.File // nil while stopped, or where there is none
 }
 
 // NewMarks returns a log of m's memory, which has to have its blocks. It may be
@@ -62,7 +61,6 @@ func (m *Marks) Start() error {
 		return fmt.Errorf("%w: Start of a log that is started", ErrState)
 	}
 	m.started = true
-	m.pagemap, _ = os.Open("/proc/self/pagemap") // only Absent needs it
 	m.take(nil)
 	return nil
 }
@@ -79,14 +77,19 @@ func (m *Marks) Collect(b guest.Bitmap) error {
 // Absent sets the bits of pages that are not there, where the kernel says so. No
 // memory may be discarded meanwhile.
 func (m *Marks) Absent(b guest.Bitmap) error {
-	if err := m.check(b); err != nil || m.pagemap == nil {
+	if err := m.check(b); err != nil {
 		return err
 	}
+	pagemap, err := os.Open("/proc/self/pagemap")
+	if err != nil {
+		return nil // a log may know of none
+	}
+	defer pagemap.Close()
 	for i, block := range m.layout.Blocks {
 		if !m.memory.AbsentIsZero(block) || m.memory.BackingPage(block) != uint64(os.Getpagesize()) {
 			continue
 		}
-		s, look := spanOf(m.memory.Bytes(block)), absence{m.pagemap, m.layout, entryNone}
+		s, look := spanOf(m.memory.Bytes(block)), absence{pagemap, m.layout, entryNone}
 		whole := pieceOf{i, s.start, s.start + s.size&^(uint64(os.Getpagesize())-1)}
 		if err := look.in(whole, s.start, func(from, to uint64) { b.SetRange(i, from, to) }); err != nil {
 			return err
@@ -97,23 +100,11 @@ func (m *Marks) Absent(b guest.Bitmap) error {
 
 // Stop lets marks be marks. It is no error to stop a log that is stopped.
 func (m *Marks) Stop() error {
-	f := m.pagemap
-	m.started, m.pagemap = false, nil
-	if f == nil {
-		return nil
-	}
-	return f.Close()
-}
-
-func (m *Marks) check(b guest.Bitmap) error {
-	if !m.started {
-		return fmt.Errorf("%w: the log is not started", ErrState)
-	}
-	if err := b.Fits(m.layout); err != nil {
-		return fmt.Errorf("%w: %w", ErrState, err)
-	}
+	m.started = false
 	return nil
 }
+
+func (m *Marks) check(b guest.Bitmap) error { return canFill(b, m.layout, m.started) }
 
 // take moves the marks to b.
 func (m *Marks) take(b guest.Bitmap) {

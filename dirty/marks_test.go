@@ -2,11 +2,7 @@ package dirty
 
 import (
 	"errors"
-	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/vmferry/vmferry/guest"
 )
@@ -99,43 +95,9 @@ func TestMarksFromBeforeTheStartDoNotCount(t *testing.T) {
 }
 
 func TestNoMarkedWriteIsMissedUnderLoad(t *testing.T) {
-	const size = 1 << 20
-	m := newMemory(t, guest.MapOptions{}, 4096, size)
-	block := m.Layout().Blocks[0]
-	mem, mirror := m.Bytes(block), make([]byte, size)
-	l := startMarks(t, m)
-	var stop atomic.Bool
-	var writers sync.WaitGroup
-	for w := range 4 {
-		writers.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(w), 9))
-			line := make([]byte, 512)
-			for !stop.Load() {
-				for i := range line {
-					line[i]++
-				}
-				at := uint64(r.IntN(size/4096)*4096 + w*1024)
-				copy(mem[at:], line)
-				l.Mark(block, at, uint64(len(line)))
-			}
-		})
-	}
-	read := func() {
-		for _, p := range pages(collected(t, l, m.Layout())) {
-			copy(mirror[p[1]*4096:(p[1]+1)*4096], mem[p[1]*4096:])
-		}
-	}
-	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); {
-		read()
-	}
-	stop.Store(true)
-	writers.Wait()
-	read()
-	for i := range mem {
-		if mem[i] != mirror[i] {
-			t.Fatalf("byte %#x is %d, and was %d when its page was last dirty", i, mem[i], mirror[i])
-		}
-	}
+	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+	l, block := startMarks(t, m), m.Layout().Blocks[0]
+	noWriteIsMissed(t, m, l, func(at, length uint64) { l.Mark(block, at, length) }, func() {})
 }
 
 func TestMarksThatAreMisusedAreAnError(t *testing.T) {

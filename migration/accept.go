@@ -109,7 +109,7 @@ func (a *acceptor) settle() {
 		a.ln.Close()
 	}
 	// Somebody who connected and says nothing is not waited for.
-	slow := time.AfterFunc(2*time.Second, a.cancel)
+	slow := time.AfterFunc(identifyTime, a.cancel)
 	a.loop.Wait()
 	slow.Stop()
 	close(a.arrivals)

@@ -50,7 +50,7 @@ func (c *connections) anyDead() bool {
 }
 
 // identifyTime is how long a connection that was accepted is waited for to say
-// what it is, where everything else is there.
+// what it is, where nothing else is waited for.
 const identifyTime = 2 * time.Second
 
 // gather takes one main connection and the multifd channels, in any order.

@@ -175,6 +175,7 @@ func Migrate(ctx context.Context, dial Dialer, cfg MigrateConfig) (*Outcome, err
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w (%w)", cause, err)
 	}
+	m.out.Total = time.Since(m.began) - m.out.StopLog
 	return &m.out, err
 }
 
@@ -196,21 +197,17 @@ type migrator struct {
 }
 
 func (m *migrator) run(ctx context.Context) (err error) {
-	err = m.connect(ctx)
-	m.out.Total = time.Since(m.began)
-	if err != nil {
+	if err := m.connect(ctx); err != nil {
 		return err
 	}
 	defer m.send.Close()
 	l := m.cfg.Memory.Layout()
 	m.dirty, m.next = guest.NewBitmap(l), guest.NewBitmap(l)
 	if err := m.cfg.Dirty.Start(); err != nil {
-		m.out.Total = time.Since(m.began)
 		return fmt.Errorf("starting the dirty log: %w", err)
 	}
 	defer m.stopLog()
 	defer func() {
-		m.out.Total = time.Since(m.began)
 		if m.throttled > 0 && (err != nil || m.cfg.Stay) {
 			m.cfg.Throttle(0)
 		}

@@ -31,7 +31,6 @@ func (n *numbers) next() numbers { return numbers{late: n.late} }
 
 func (n *numbers) merge(o numbers) {
 	late := n.late + o.late
-	defer func() { n.late = late }()
 	switch {
 	case o.count == 0:
 	case n.count == 0:
@@ -40,6 +39,7 @@ func (n *numbers) merge(o numbers) {
 		n.count += o.count
 		n.lowest, n.highest = min(n.lowest, o.lowest), max(n.highest, o.highest)
 	}
+	n.late = late
 }
 
 // check says whether some are missing.

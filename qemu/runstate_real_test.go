@@ -5,7 +5,6 @@ package qemu_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -265,56 +264,4 @@ func TestRealQEMUDied_IsSaid(t *testing.T) {
 	if !errors.Is(err, qemu.ErrGone) || !strings.Contains(err.Error(), "QEMU died") {
 		t.Errorf("%v, want ErrGone that says that QEMU died", err)
 	}
-}
-
-func TestRealQEMUAtPause_EndsAfterItsTimeout(t *testing.T) {
-	src := idle(t, "10.0", false)
-	opts := options(src)
-	opts.AtPause, opts.AtPauseTimeout = "sleep 1000 & sleep 1000", 500*time.Millisecond
-	path := filepath.Join(t.TempDir(), "s")
-	_, err := qemu.Save(soon(t), path, opts)
-	if err == nil || !strings.Contains(err.Error(), "--at-pause-timeout") {
-		t.Errorf("%v, want an error that names --at-pause-timeout", err)
-	}
-	noSnapshot(t, path)
-	if is := state(t, dial(t, src.QMPPath2())); is != qmp.StateRunning {
-		t.Errorf("the machine is %q", is)
-	}
-	runsOn(t, src, time.Minute)
-}
-
-// askAtPause is a command at the pause that sends one QMP command and keeps the
-// answers.
-const askAtPause = `python3 -c '
-import json, os, socket, sys
-s = socket.socket(socket.AF_UNIX); s.connect(os.environ["VMFERRY_QMP"]); f = s.makefile("rw")
-print(f.readline(), end="")
-for c in json.loads(sys.argv[1]):
-    f.write(json.dumps(c) + "\n"); f.flush()
-    while True:
-        a = json.loads(f.readline())
-        if "event" not in a: break
-    print(json.dumps(a))
-' '%s' > %s`
-
-func TestRealQEMUAtPause_HasAMonitorThatWorks(t *testing.T) {
-	src := idle(t, "10.0", false)
-	answers := filepath.Join(t.TempDir(), "answers")
-	opts := options(src)
-	opts.AtPause = fmt.Sprintf(askAtPause, `[{"execute":"qmp_capabilities"},{"execute":"query-status","id":7},{"execute":"cont"},{"execute":"no-such-command"}]`, answers)
-	saveTo(t, filepath.Join(t.TempDir(), "s"), opts)
-	text, err := os.ReadFile(answers)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	if len(lines) != 5 {
-		t.Fatalf("%d answers: %s", len(lines), text)
-	}
-	for i, want := range []string{`"QMP"`, `"return": {}`, `postmigrate`, "cannot change that", "CommandNotFound"} {
-		if !strings.Contains(lines[i], want) {
-			t.Errorf("answer %d is %s, want one that holds %s", i, lines[i], want)
-		}
-	}
-	runsOn(t, src, time.Minute)
 }

@@ -45,13 +45,22 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
+	// Once the source knows that the snapshot is complete, it may give its
+	// machine up. Then nothing removes the snapshot, whatever fails later.
+	var kept bool
+	defer func() {
+		if !kept {
+			err = errors.Join(err, dir.RemoveDir())
+		}
+		err = errors.Join(err, dir.Close())
+	}()
 	w, err := snapshot.Create(dir, snapshot.Options{Store: snapshot.Store(c.Store), Tool: tool(), Accelerator: acc})
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, w.Abort(), dir.RemoveDir())
+		if !kept {
+			err = errors.Join(err, w.Abort())
 		}
 	}()
 	ln, err := addr.Listen(a.ctx)
@@ -79,6 +88,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 			return err
 		},
 	})
+	kept = err == nil
 	stop()
 	p.end()
 	c.report(a, acc)

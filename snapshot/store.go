@@ -63,8 +63,10 @@ type Dir struct {
 
 // OpenDir opens the directory of a snapshot for reading. It takes no lock: of
 // a snapshot that is being written, Open says that it is not complete.
-func OpenDir(path string) (*Dir, error) {
-	dir, err := osFS{}.openDir(path)
+func OpenDir(path string) (*Dir, error) { return openDir(osFS{}, path) }
+
+func openDir(fsys fsys, path string) (*Dir, error) {
+	dir, err := fsys.openDir(path)
 	if errors.Is(err, unix.ENOTDIR) {
 		return nil, fmt.Errorf("snapshot: %s is no directory: %w", path, err)
 	}

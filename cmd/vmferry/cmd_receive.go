@@ -45,12 +45,14 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	// Once the source knows that the snapshot is complete, it may give its
-	// machine up. Then nothing removes the snapshot, whatever fails later.
+	// A source that is told that the snapshot is complete gives its machine
+	// up. So a complete snapshot stays, whatever fails later.
 	var kept bool
 	defer func() {
 		if !kept {
 			err = errors.Join(err, dir.RemoveDir())
+		} else if err != nil {
+			err = fmt.Errorf("%w (the snapshot %s is complete and stays)", err, c.Snapshot)
 		}
 		err = errors.Join(err, dir.Close())
 	}()
@@ -85,10 +87,10 @@ func (c *receiveCmd) Run(a *app) (err error) {
 		// is told that all is well: here, that the snapshot is complete.
 		Commit: func(r *migration.Received) (err error) {
 			m, err = w.Finish(a.ctx, r.Meta())
+			kept = err == nil
 			return err
 		},
 	})
-	kept = err == nil
 	stop()
 	p.end()
 	c.report(a, acc)

@@ -97,24 +97,32 @@ func (d *Dir) reach(fsys fsys, path string) (directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch err = parent.mkdir(name); {
-	case err == nil:
-		info, err := parent.stat(name)
-		if err != nil {
-			parent.Close()
-			return nil, err
-		}
-		d.made = append(d.made, madeDir{parent, name, info.id})
-		if err := parent.sync(); err != nil {
-			return nil, err
-		}
-	case errors.Is(err, fs.ErrExist):
-		defer parent.Close() // another made it a moment ago
-	default:
+	err = parent.mkdir(name)
+	if errors.Is(err, fs.ErrExist) { // another made it a moment ago
+		defer parent.Close()
+		return parent.openDir(name)
+	}
+	if err != nil {
 		parent.Close()
 		return nil, err
 	}
-	return parent.openDir(name)
+	info, err := parent.stat(name)
+	if err != nil {
+		parent.Close()
+		return nil, err
+	}
+	d.made = append(d.made, madeDir{parent, name, info.id})
+	if err := parent.sync(); err != nil {
+		return nil, err
+	}
+	if dir, err = parent.openDir(name); err != nil {
+		return nil, err
+	}
+	if dir.id() != info.id {
+		dir.Close()
+		return nil, errReplaced
+	}
+	return dir, nil
 }
 
 // splitPath splits a path before its last name, as the kernel does: without

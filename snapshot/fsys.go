@@ -229,7 +229,7 @@ func regular(info fileInfo, path string) error {
 	if info.mode&unix.S_IFMT == unix.S_IFREG {
 		return nil
 	}
-	return fmt.Errorf("%s is %s, no regular file (an object of a snapshot is a regular file)", path, info.kind())
+	return fmt.Errorf("%w: %s is %s, no regular file (each object of a snapshot is a regular file)", ErrCorrupt, path, info.kind())
 }
 
 func (d *osDir) openFile(op, name string, flags int) (file, error) {

@@ -52,7 +52,7 @@ func lockPID(text io.Reader, id fileID) (pid int) {
 }
 
 // maxCommand is how much of a command line an error quotes, in characters.
-const maxCommand = 120
+const maxCommand = 200
 
 // commandOf returns a process's command line, "" if it cannot be read. The
 // process chose the text, so that only what prints is passed on.

@@ -186,7 +186,7 @@ func (d *Dir) Open(name string) (Object, error) {
 	}
 	f, err := d.dir.open(name)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot: %w", err)
+		return nil, err
 	}
 	info, err := f.stat()
 	if err != nil {

@@ -133,13 +133,26 @@ type dirObjectWriter struct {
 
 func (w *dirObjectWriter) Commit() error {
 	d := w.dir.dir
+	before := w.dir.own(w.name, w.id) // Remove may come once it is visible
 	if err := publish(d, w.f, w.id, w.name+partial, w.name); err != nil {
+		w.dir.own(w.name, before)
 		return err
 	}
-	w.dir.mu.Lock()
-	w.dir.wrote[w.name] = w.id
-	w.dir.mu.Unlock()
 	return d.sync()
+}
+
+// own notes which object of a name was committed through the Dir, and returns
+// what it was before; the zero fileID is none.
+func (d *Dir) own(name string, id fileID) (before fileID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before = d.wrote[name]
+	if id == (fileID{}) {
+		delete(d.wrote, name)
+	} else {
+		d.wrote[name] = id
+	}
+	return before
 }
 
 // publish makes the bytes of a file durable, closes it and gives it its last
@@ -211,17 +224,12 @@ func (d *Dir) Remove(name string) error {
 		return err
 	}
 	d.mu.Lock()
-	id, own := d.wrote[name]
+	id := d.wrote[name] // no file has the zero one
 	d.mu.Unlock()
-	if !own {
-		id = fileID{} // which no file has
-	}
 	if err := removeOwn(d.dir, name, id); err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}
-	d.mu.Lock()
-	delete(d.wrote, name)
-	d.mu.Unlock()
+	d.own(name, fileID{})
 	if name == manifestName {
 		return d.dir.sync()
 	}

@@ -138,9 +138,10 @@ func Save(ctx context.Context, path string, opts SaveOptions) (_ *SaveResult, er
 	if err != nil {
 		return nil, err
 	}
+	defer dir.Close()
 	w, err := snapshot.Create(dir, snapshot.Options{Store: opts.Store, Tool: opts.Tool, Accelerator: opts.Accelerator})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, dir.RemoveDir())
 	}
 	defer func() {
 		if err != nil {

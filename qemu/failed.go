@@ -30,7 +30,7 @@ func (s *restore) explain(ctx context.Context, err error) error {
 	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	m, qerr := s.c.QueryMigrate(short)
-	if qerr == nil && m.Status != qmp.MigrationFailed && ctx.Err() == nil {
+	if qerr == nil && ctx.Err() == nil && m.Status != "" && m.Status != qmp.MigrationNone && !m.Ended() {
 		// What failed here may be why it fails there, or the other way
 		// round: QEMU is given the time to say so.
 		m, qerr = s.awaitFailure(short)
@@ -46,11 +46,11 @@ func (s *restore) explain(ctx context.Context, err error) error {
 	}
 	switch {
 	case errors.Is(err, errLoad):
-		return fmt.Errorf("%w; %s; %s", err, hints, s.leftIn(short))
+		return fmt.Errorf("%w; %s; %s", err, hints, s.leftIn(short, m))
 	case m.Status == qmp.MigrationFailed:
-		return fmt.Errorf("%w: %s; %s; %s (sending: %w)", errLoad, orUnknown(m.ErrorDesc), hints, s.leftIn(short), err)
+		return fmt.Errorf("%w: %s; %s; %s (sending: %w)", errLoad, orUnknown(m.ErrorDesc), hints, s.leftIn(short, m), err)
 	}
-	return fmt.Errorf("%w; %s", err, s.leftIn(short))
+	return fmt.Errorf("%w; %s", err, s.leftIn(short, m))
 }
 
 // awaitFailure gives QEMU a moment to notice that the connections are gone.
@@ -68,13 +68,15 @@ func (s *restore) awaitFailure(ctx context.Context) (m qmp.Migration, err error)
 
 // leftIn says what state the destination is in, and what to do with it. A
 // QEMU takes one incoming migration only, well or badly.
-func (s *restore) leftIn(ctx context.Context) string {
+func (s *restore) leftIn(ctx context.Context, m qmp.Migration) string {
 	status, err := s.c.QueryStatus(ctx)
-	if err != nil {
+	switch {
+	case err != nil:
 		return "QEMU does not say what state it is in"
+	case status.Status != qmp.StateInmigrate:
+		return fmt.Sprintf("this QEMU is left %q", status.Status)
+	case m.Status == "" || m.Status == qmp.MigrationNone:
+		return fmt.Sprintf("this QEMU is left %q and still waits for a migration", status.Status)
 	}
-	if status.Status == qmp.StateInmigrate {
-		return fmt.Sprintf("this QEMU is left %q with a part of the machine and takes no second migration: end it (QMP: quit) and start it anew", status.Status)
-	}
-	return fmt.Sprintf("this QEMU is left %q", status.Status)
+	return fmt.Sprintf("this QEMU is left %q with a part of the machine and takes no second migration: end it (QMP: quit) and start it anew", status.Status)
 }

@@ -1,6 +1,7 @@
 package snapshot_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -33,5 +34,22 @@ func TestHardwareCheckBoundsTheRecord(t *testing.T) {
 		if err := h.Check(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestHardwareIsKeptAndCheckedWhenRead(t *testing.T) {
+	bucket, _ := small(t, snapshot.StoreRaw, 4096)
+	f := newForger(t, bucket)
+	machine := f.manifest["machine"].(map[string]any)
+	machine["hardware"] = map[string]any{"cpu": map[string]any{"type": "qemu64-x86_64-cpu", "features": map[string]any{"1.ECX": 1 << 25}}, "devices": []any{map[string]any{"id": "net0", "type": "e1000"}}}
+	f.sign(t)
+	h := open(t, bucket).Manifest().Machine.Hardware
+	if h == nil || h.CPU.Type != "qemu64-x86_64-cpu" || h.CPU.Features["1.ECX"] != 1<<25 || len(h.Devices) != 1 || h.Devices[0].ID != "net0" {
+		t.Errorf("read %+v", h)
+	}
+	machine["hardware"] = map[string]any{"cpu": map[string]any{"count": -1}}
+	f.sign(t)
+	if _, err := snapshot.Open(bucket); !errors.Is(err, snapshot.ErrCorrupt) {
+		t.Errorf("a hostile record: %v, want ErrCorrupt", err)
 	}
 }

@@ -85,6 +85,12 @@ func TestDialWithin(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("without patience there is one attempt", func(t *testing.T) {
+		_, err := qmp.DialWithin(t.Context(), filepath.Join(t.TempDir(), "qmp"), -1)
+		if !errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), "tried for") {
+			t.Error(err)
+		}
+	})
 	t.Run("something that is no socket fails at once", func(t *testing.T) {
 		s := qmptest.Start(t, qmptest.Config{})
 		_, err := qmp.DialWithin(t.Context(), filepath.Join(s.Path(), "below"), time.Hour)

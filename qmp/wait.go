@@ -10,9 +10,12 @@ import (
 )
 
 // DialWithin is Dial for a QEMU that may just be starting: while the socket is
-// absent or refuses connections it tries again, for as long as patience says.
-// Any other error is returned at once.
+// absent or refuses connections it tries again, for as long as patience says;
+// 0 or less is a single attempt. Any other error is returned at once.
 func DialWithin(ctx context.Context, path string, patience time.Duration) (*Client, error) {
+	if patience <= 0 {
+		return Dial(ctx, path)
+	}
 	const often = 50 * time.Millisecond
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()

@@ -307,7 +307,7 @@ func TestRealQEMUWithSeveralMemoryBlocksIsPausedAndLives(t *testing.T) {
 	if !strings.Contains(log.String(), "the machine is paused while it is saved") {
 		t.Errorf("nothing says that the machine is paused:\n%s", log.String())
 	}
-	sound(t, src, 30*time.Second)
+	runsOn(t, src, 30*time.Second)
 	dst, _, err := restoreInto(t, open(t, path), cfg, qemu.RestoreOptions{})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, dst.Stderr())

@@ -2,12 +2,10 @@ package qemu
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/vmferry/vmferry/migration"
@@ -26,8 +24,14 @@ type RestoreOptions struct {
 	Level    int            // the method's default
 	// Paused leaves the machine paused. Otherwise it runs if it ran when it
 	// was saved.
-	Paused    bool
-	SocketDir string
+	Paused bool
+	// Force restores into a QEMU that differs from the machine that was
+	// saved, with a warning for each difference instead of an error.
+	Force bool
+	// ConnectTimeout is for how long the QMP socket of a QEMU that was just
+	// started is waited for; 10 s, negative for a single attempt.
+	ConnectTimeout time.Duration
+	SocketDir      string
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
 	Accelerator *multifd.Accelerator
 	Progress    func(RestoreProgress)
@@ -57,6 +61,9 @@ func (o *RestoreOptions) defaults() {
 	if o.Method == nil {
 		o.Method = multifd.None
 	}
+	if o.ConnectTimeout == 0 {
+		o.ConnectTimeout = 10 * time.Second
+	}
 	if o.Progress == nil {
 		o.Progress = func(RestoreProgress) {}
 	}
@@ -79,10 +86,12 @@ type restore struct {
 	began   time.Time
 	prog    migration.Progress
 	allZero bool
+	// kind is the machine's type here, "" if QEMU does not tell.
+	kind string
 }
 
 func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
-	if s.c, err = qmp.Dial(ctx, s.opts.QMP); err != nil {
+	if s.c, err = qmp.DialWithin(ctx, s.opts.QMP, s.opts.ConnectTimeout); err != nil {
 		return nil, err
 	}
 	defer s.c.Close()
@@ -93,7 +102,17 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkMemory(ctx); err != nil {
+	here, err := describe(ctx, s.c)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkHardware(here); err != nil {
+		return nil, err
+	}
+	if err := s.checkMemory(ctx, here.memdev); err != nil {
+		return nil, err
+	}
+	if err := s.warnOfFirmwareVariables(ctx); err != nil {
 		return nil, err
 	}
 	p, err := makePlan(ctx, s.c, wish{channels: s.opts.Channels, method: s.opts.Method})
@@ -143,54 +162,7 @@ func (s *restore) checkState(ctx context.Context) error {
 	return nil
 }
 
-// checkMachine compares what QEMU would refuse, but with less to go by. It
-// returns the destination's own uuid, which its channels want to hear.
-func (s *restore) checkMachine(ctx context.Context) ([16]byte, error) {
-	want := s.r.Manifest().Machine
-	var kind string
-	var uuid [16]byte
-	if err := s.c.QomGet(ctx, "/machine", "type", &kind); err == nil {
-		if kind = strings.TrimSuffix(kind, "-machine"); kind != want.Type {
-			return uuid, fmt.Errorf("%w: the snapshot is of a machine %q, this QEMU has %q: start it with \"-M %s\" and the same devices", ErrState, want.Type, kind, want.Type)
-		}
-	}
-	text, err := s.c.QueryUUID(ctx)
-	if err != nil {
-		return uuid, err
-	}
-	if n, err := hex.Decode(uuid[:], []byte(strings.ReplaceAll(text, "-", ""))); err != nil || n != 16 {
-		return uuid, fmt.Errorf("query-uuid: %q is no uuid", text)
-	}
-	if is := hex.EncodeToString(uuid[:]); want.UUID != "" && want.UUID != is {
-		s.opts.Logger.Warn("the destination has another uuid than the machine that was saved", "saved", want.UUID, "destination", is)
-	}
-	return uuid, nil
-}
-
-// checkMemory looks at what the destination's memory is made of.
-func (s *restore) checkMemory(ctx context.Context) error {
-	devs, err := s.c.QueryMemdev(ctx)
-	if err != nil {
-		return err
-	}
-	for _, d := range devs {
-		if d.ID == "" {
-			continue
-		}
-		if !d.Prealloc {
-			s.opts.Logger.Warn("the destination's memory is not preallocated: page faults will slow the restore down, with an accelerator several times (-object ...,prealloc=on)", "memdev", d.ID)
-		}
-		var path string
-		if err := s.c.QomGet(ctx, "/objects/"+d.ID, "mem-path", &path); err == nil && path != "" {
-			// A file may hold something already, also where the snapshot
-			// has zero pages.
-			s.allZero = true
-		}
-	}
-	return nil
-}
-
-func (s *restore) send(ctx context.Context, uuid [16]byte) (err error) {
+func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 	dir, err := makeSocketDir(s.c, s.opts.SocketDir)
 	if err != nil {
 		return err
@@ -203,7 +175,7 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) (err error) {
 	if err := dir.handOver(); err != nil {
 		return err
 	}
-	if err := s.c.MigrateIncoming(ctx, dir.address()); err != nil {
+	if err := s.listen(ctx, dir.address()); err != nil {
 		if cannotConnect(err.Error()) {
 			err = fmt.Errorf("%w: %s", err, adviceOnSocket(s.c))
 		}
@@ -259,24 +231,10 @@ func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 			return
 		}
 		if m.Status == qmp.MigrationFailed {
-			cancel(fmt.Errorf("QEMU could not load the machine: %s", orUnknown(m.ErrorDesc)))
+			cancel(fmt.Errorf("%w: %s", errLoad, orUnknown(m.ErrorDesc)))
 			return
 		}
 	}
-}
-
-// explain adds what QEMU says of a failure, if it still says anything.
-func (s *restore) explain(ctx context.Context, err error) error {
-	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	m, qerr := s.c.QueryMigrate(short)
-	switch {
-	case errors.Is(qerr, qmp.ErrClosed) && !errors.Is(err, ErrGone):
-		return fmt.Errorf("%w while it loaded the machine (its own messages say why): %w", ErrGone, err)
-	case qerr == nil && m.Status == qmp.MigrationFailed && m.ErrorDesc != "" && !strings.Contains(err.Error(), m.ErrorDesc):
-		return fmt.Errorf("QEMU could not load the machine: %s (%w)", m.ErrorDesc, err)
-	}
-	return err
 }
 
 // goOn waits until the machine is there, and lets it run if it is to.
@@ -291,7 +249,7 @@ func (s *restore) goOn(ctx context.Context) (string, error) {
 			return "", err
 		}
 		if m.Status == qmp.MigrationFailed {
-			return "", fmt.Errorf("QEMU could not load the machine: %s", orUnknown(m.ErrorDesc))
+			return "", fmt.Errorf("%w: %s", errLoad, orUnknown(m.ErrorDesc))
 		}
 		if m.Status == qmp.MigrationCompleted && status.Status != qmp.StateInmigrate {
 			return s.settleState(ctx, status.Status)

@@ -172,7 +172,8 @@ type save struct {
 	recovered bool
 	pid       int // QEMU's process, 0 if it is not known
 
-	noDescription bool // the machine's stream ends without a description
+	noDescription bool       // the machine's stream ends without a description
+	described     *described // what the machine is made of
 
 	paused time.Time // since when the machine stands still
 	last   qmp.Migration
@@ -185,6 +186,9 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	defer s.c.Close()
 	if cred, err := s.c.PeerCred(); err == nil {
 		s.pid = cred.PID
+	}
+	if err := s.inspect(ctx); err != nil {
+		return nil, err
 	}
 	if err := s.checkState(ctx); err != nil {
 		return nil, err
@@ -240,6 +244,9 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 		meta.Machine.RunState = qmp.StateRunning // the save itself had paused it
 	}
 	meta.Machine.QEMU = fmt.Sprintf("%d.%d.%d", s.c.Version().Major, s.c.Version().Minor, s.c.Version().Micro)
+	if meta.Machine.Hardware, err = s.described.record(); err != nil {
+		s.opts.Logger.Warn("the snapshot does not say what the machine was made of", "error", err)
+	}
 	m, err := s.w.Finish(ctx, meta)
 	if err != nil {
 		return nil, err
@@ -296,19 +303,20 @@ func (s *save) plan(ctx context.Context) (*plan, error) {
 // runs. Without KVM, QEMU before 9.0 forgets to watch a block's pages for new
 // writes when it has read which were dirty, if the block is a multiple of 64
 // pages, as most are; so some writes of a running guest are never sent, in its
-// own migrations too. With KVM the kernel watches.
+// own migrations too. From 9.0 on it does so with some blocks: see
+// forgetsWrites. With KVM the kernel watches.
 func (s *save) standStill(ctx context.Context) error {
-	if !s.recovery.Ran || s.opts.AlwaysLive || s.c.Version().Major >= 9 {
+	if !s.recovery.Ran || s.opts.AlwaysLive || s.described.hardware.KVM {
 		return nil
 	}
-	var kvm struct{ Enabled bool }
-	if err := s.c.Execute(ctx, "query-kvm", nil, &kvm); err != nil {
-		return err
+	why := "without KVM, QEMU before 9.0 loses writes of a machine that runs"
+	if s.c.Version().Major >= 9 {
+		if !s.described.forgetsWrites() {
+			return nil
+		}
+		why = "without KVM, QEMU from 9.0 on loses writes of a machine that runs, or aborts, if its memory has several blocks or is not the first (KVM helps, or a single memory backend that comes first on the command line)"
 	}
-	if kvm.Enabled {
-		return nil
-	}
-	s.opts.Logger.Warn("the machine is paused while it is saved: without KVM, QEMU before 9.0 loses writes of a machine that runs", "qemu", fmt.Sprint(s.c.Version()))
+	s.opts.Logger.Warn("the machine is paused while it is saved: "+why, "qemu", fmt.Sprint(s.c.Version()))
 	if err := s.note(func(r *recovery) { r.Stopped = true }); err != nil {
 		return err
 	}

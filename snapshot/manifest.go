@@ -50,6 +50,8 @@ type Machine struct {
 	RunState string `json:"run_state,omitempty"`
 	// QEMU is the version of the QEMU it was saved from, if that is known.
 	QEMU string `json:"qemu,omitempty"`
+	// Hardware is what the machine was made of, if QEMU was asked.
+	Hardware *Hardware `json:"hardware,omitempty"`
 }
 
 // BlockInfo is one RAM block.
@@ -159,6 +161,9 @@ func (m *Manifest) check() error {
 		return corrupt(manifestName, "%v", err)
 	}
 	if _, err := m.Store.codec(); err != nil {
+		return corrupt(manifestName, "%v", err)
+	}
+	if err := m.Machine.Hardware.Check(); err != nil {
 		return corrupt(manifestName, "%v", err)
 	}
 	names, roles := map[string]bool{manifestName: true}, map[Role]int{}

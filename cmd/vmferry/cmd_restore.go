@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/qemu"
@@ -13,10 +14,13 @@ type restoreCmd struct {
 	QMP       string `required:"" name:"qmp" help:"QMP socket of a QEMU started with -incoming defer." placeholder:"PATH"`
 	wireFlags `embed:""`
 	iaaFlags  `embed:""`
-	Paused    bool   `help:"Leave the machine paused."`
-	SocketDir string `help:"Where to make the socket between vmferry and QEMU." placeholder:"DIR"`
-	JSON      bool   `name:"json" help:"Write progress and result as lines of JSON."`
-	Snapshot  string `arg:"" help:"Snapshot to start."`
+	Paused    bool `help:"Leave the machine paused."`
+	Force     bool `help:"Restore although this QEMU differs from the machine that was saved; each difference is a warning."`
+	// The time that a QEMU which was just started takes to make its socket.
+	ConnectTimeout time.Duration `default:"10s" help:"For how long to wait for the QMP socket of a QEMU that was just started." placeholder:"TIME"`
+	SocketDir      string        `help:"Where to make the socket between vmferry and QEMU." placeholder:"DIR"`
+	JSON           bool          `name:"json" help:"Write progress and result as lines of JSON."`
+	Snapshot       string        `arg:"" help:"Snapshot to start."`
 }
 
 func (c *restoreCmd) Run(a *app) error {
@@ -36,7 +40,8 @@ func (c *restoreCmd) Run(a *app) error {
 	defer r.Close()
 	p := a.newProgress(c.JSON)
 	result, err := qemu.Restore(a.ctx, r.Reader, qemu.RestoreOptions{
-		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Paused: c.Paused, SocketDir: c.SocketDir, Accelerator: acc, Logger: a.logger(),
+		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Paused: c.Paused, Force: c.Force,
+		ConnectTimeout: c.patience(), SocketDir: c.SocketDir, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.RestoreProgress) {
 			p.show(int64(s.Normal), int64(s.Total), fmt.Sprintf("%d of %d pages, %s sent", s.Normal, s.Total, size(s.Sent)), s)
 		},
@@ -52,6 +57,14 @@ func (c *restoreCmd) Run(a *app) error {
 	}
 	_, err = fmt.Fprintf(a.stdout, "%s: %d pages restored in %s; the machine is %s\n", c.Snapshot, result.Pages, seconds(result.Total), result.RunState)
 	return err
+}
+
+// patience is ConnectTimeout with 0 for a single attempt.
+func (c *restoreCmd) patience() time.Duration {
+	if c.ConnectTimeout <= 0 {
+		return -1
+	}
+	return c.ConnectTimeout
 }
 
 // openedSnapshot is a reader that closes its directory too.

@@ -1,0 +1,93 @@
+package qemu
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/qmp"
+)
+
+// checkMachine asks for the machine's type, and returns the destination's own
+// uuid, which its channels want to hear.
+func (s *restore) checkMachine(ctx context.Context) (uuid [16]byte, err error) {
+	if err := s.c.QomGet(ctx, "/machine", "type", &s.kind); err == nil {
+		s.kind = strings.TrimSuffix(s.kind, "-machine")
+	}
+	text, err := s.c.QueryUUID(ctx)
+	if err != nil {
+		return uuid, err
+	}
+	if n, err := hex.Decode(uuid[:], []byte(strings.ReplaceAll(text, "-", ""))); err != nil || n != 16 {
+		return uuid, fmt.Errorf("query-uuid: %q is no uuid", text)
+	}
+	want := s.r.Manifest().Machine.UUID
+	if is := hex.EncodeToString(uuid[:]); want != "" && want != is {
+		s.opts.Logger.Warn("the destination has another uuid than the machine that was saved", "saved", want, "destination", is)
+	}
+	return uuid, nil
+}
+
+// checkHardware compares, before a page is sent, what QEMU would refuse in the
+// middle with less to go by, or not notice at all.
+func (s *restore) checkHardware(here *described) error {
+	saved := s.r.Manifest()
+	var differences []string
+	if want := saved.Machine.Type; s.kind != "" && s.kind != want {
+		differences = append(differences, fmt.Sprintf("the snapshot is of a machine %q, this QEMU has %q: start it with \"-M %s\" and the same devices", want, s.kind, want))
+	}
+	// Another machine type has other devices of its own: that says enough.
+	if len(differences) == 0 {
+		found := compare(saved, here, s.c.Version())
+		differences = found.differences
+		for _, remark := range found.remarks {
+			s.opts.Logger.Warn("the destination differs from the machine that was saved", "difference", remark)
+		}
+	}
+	if len(differences) == 0 {
+		return nil
+	}
+	if !s.opts.Force {
+		return &MismatchError{Differences: differences}
+	}
+	for _, difference := range differences {
+		s.opts.Logger.Warn("restoring all the same, as --force says", "difference", difference)
+	}
+	return nil
+}
+
+// checkMemory looks at what the destination's memory is made of.
+func (s *restore) checkMemory(ctx context.Context, devs []qmp.MemoryBackend) error {
+	var untouched []string
+	for _, d := range devs {
+		if d.ID == "" {
+			continue
+		}
+		if !d.Prealloc {
+			untouched = append(untouched, d.ID)
+		}
+		var path string
+		err := s.c.QomGet(ctx, "/objects/"+d.ID, "mem-path", &path)
+		if err != nil && !refusedByQEMU(err) {
+			return err
+		}
+		if path != "" {
+			// A file may hold something already, also where the snapshot
+			// has zero pages.
+			s.allZero = true
+		}
+	}
+	if len(untouched) == 0 {
+		return nil
+	}
+	// An accelerator of QEMU's gives a page that faults to software; without
+	// one the faults cost little.
+	say := s.opts.Logger.Debug
+	if s.opts.Method == multifd.QPL {
+		say = s.opts.Logger.Warn
+	}
+	say("the destination's memory is not preallocated: page faults will slow the restore down, with an accelerator several times (-object ...,prealloc=on)", "memdev", strings.Join(untouched, ","))
+	return nil
+}

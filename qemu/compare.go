@@ -1,0 +1,263 @@
+package qemu
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/vmferry/vmferry/qmp"
+	"github.com/vmferry/vmferry/snapshot"
+)
+
+// MismatchError says in what a QEMU differs from the machine that it is to
+// restore. It wraps [ErrState].
+type MismatchError struct {
+	// Differences has a line for each, with what to do about it.
+	Differences []string
+}
+
+func (e *MismatchError) Error() string {
+	if len(e.Differences) == 1 {
+		return fmt.Sprintf("%v: %s; nothing was sent (--force restores all the same)", ErrState, e.Differences[0])
+	}
+	return fmt.Sprintf("%v: this QEMU differs from the machine that was saved; nothing was sent (--force restores all the same):\n  %s",
+		ErrState, strings.Join(e.Differences, "\n  "))
+}
+
+func (e *MismatchError) Unwrap() error { return ErrState }
+
+// comparison collects the differences between a snapshot and a QEMU.
+type comparison struct {
+	saved *snapshot.Manifest
+	here  *described
+	// sameVersion tells that both QEMUs are of the same major and minor
+	// version, so that the same options make the same devices.
+	sameVersion bool
+	differences []string
+	// remarks are differences that a machine survives.
+	remarks []string
+}
+
+func (c *comparison) differ(format string, args ...any) {
+	c.differences = append(c.differences, fmt.Sprintf(format, args...))
+}
+
+func (c *comparison) remark(format string, args ...any) {
+	c.remarks = append(c.remarks, fmt.Sprintf(format, args...))
+}
+
+// compare finds in what a QEMU differs from the machine that was saved. A
+// snapshot without a record of the hardware is compared by its RAM blocks.
+func compare(saved *snapshot.Manifest, here *described, version qmp.Version) *comparison {
+	c := &comparison{
+		saved: saved, here: here,
+		sameVersion: strings.HasPrefix(saved.Machine.QEMU, fmt.Sprintf("%d.%d.", version.Major, version.Minor)),
+	}
+	if had := saved.Machine.Hardware; had != nil {
+		is := &here.hardware
+		c.compareCPU(&had.CPU, &is.CPU)
+		c.compareMemory(had.Memory, is.Memory)
+		c.compareDevices(had.Devices, is.Devices)
+		if had.KVM == is.KVM && c.sameVersion {
+			c.compareOnboard(had.Onboard, is.Onboard)
+		}
+		if had.KVM != is.KVM {
+			c.remark("KVM: the snapshot's machine ran %s, this QEMU runs %s", withKVM(had.KVM), withKVM(is.KVM))
+		}
+	}
+	c.compareBlocks()
+	return c
+}
+
+func withKVM(is bool) string {
+	if is {
+		return "with KVM"
+	}
+	return "without KVM"
+}
+
+func (c *comparison) compareCPU(had, is *snapshot.CPUInfo) {
+	if a, b := smpOption(had, is), smpOption(is, had); a != b {
+		c.differ("CPUs: the snapshot has %q, this QEMU has %q (start it with \"-smp %s\")", a, b, a)
+	}
+	if had.Type == "" || is.Type == "" {
+		return
+	}
+	model := strings.TrimSuffix(had.Type, "-"+had.Target+"-cpu")
+	if had.Type != is.Type {
+		c.differ("CPU type: the snapshot has %q, this QEMU has %q (start it with \"-cpu %s\" and the same flags)", had.Type, is.Type, model)
+		return
+	}
+	if had.Signature != "" && is.Signature != "" && had.Signature != is.Signature {
+		c.differ("CPU vendor, family/model/stepping: the snapshot has %q, this QEMU has %q (start it with the -cpu of the saved machine; \"host\" is another CPU on another host)", had.Signature, is.Signature)
+	}
+	if len(had.Features) == 0 || len(is.Features) == 0 {
+		return
+	}
+	if lost := missingFeatures(had.Features, is.Features); len(lost) > 0 {
+		c.differ("CPU features: the snapshot has %s, this QEMU has not (start it with the -cpu of the saved machine%s)", list(lost), cpuOption(model, "+", lost))
+	}
+	if extra := missingFeatures(is.Features, had.Features); len(extra) > 0 {
+		// Another version of QEMU may have more of the same model.
+		say := c.remark
+		if c.sameVersion {
+			say = c.differ
+		}
+		say("CPU features: this QEMU has %s, the snapshot has not (start it with the -cpu of the saved machine%s)", list(extra), cpuOption(model, "-", extra))
+	}
+}
+
+// smpOption gives the CPUs as -smp has them, of what both sides know.
+func smpOption(of, other *snapshot.CPUInfo) string {
+	if of.Count == 0 || other.Count == 0 {
+		return ""
+	}
+	text := fmt.Sprint(of.Count)
+	for _, name := range []string{"maxcpus", "sockets", "dies", "clusters", "modules", "cores", "threads"} {
+		n, both := of.Topology[name], other.Topology[name]
+		if n == 0 || both == 0 || n == 1 && both == 1 {
+			continue
+		}
+		text += fmt.Sprintf(",%s=%d", name, n)
+	}
+	return text
+}
+
+// missingFeatures names the features that a has and b has not.
+func missingFeatures(a, b map[string]uint32) []string {
+	var found []string
+	for _, word := range slices.Sorted(maps.Keys(a)) {
+		found = append(found, nameFeatures(word, a[word]&^b[word])...)
+	}
+	return found
+}
+
+// cpuOption suggests flags of -cpu, if QEMU has names for all of them and they
+// are few.
+func cpuOption(model, sign string, features []string) string {
+	if len(features) > maxListed || slices.ContainsFunc(features, func(name string) bool { return strings.HasPrefix(name, "CPUID") }) {
+		return ""
+	}
+	return fmt.Sprintf(": \"-cpu %s,%s%s\" if no other flags were given", model, sign, strings.Join(features, ","+sign))
+}
+
+// maxListed bounds how much of a long list an error has.
+const maxListed = 16
+
+func list(names []string) string {
+	if len(names) > maxListed {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxListed], ", "), len(names)-maxListed)
+	}
+	return strings.Join(names, ", ")
+}
+
+func (c *comparison) compareMemory(had, is snapshot.MemoryInfo) {
+	if had.Size == 0 || is.Size == 0 {
+		return
+	}
+	if a, b := memoryOption(had), memoryOption(is); a != b {
+		c.differ("memory: the snapshot has %s, this QEMU has %s (start it with \"-m %s\")", a, b, a)
+	}
+}
+
+// memoryOption gives the memory as -m has it.
+func memoryOption(m snapshot.MemoryInfo) string {
+	text := bytesOption(m.Size)
+	if m.Slots > 0 {
+		text += fmt.Sprintf(",slots=%d", m.Slots)
+	}
+	if m.MaxSize > m.Size {
+		text += ",maxmem=" + bytesOption(m.MaxSize)
+	}
+	return text
+}
+
+// bytesOption gives a size as QEMU's options have it, exactly.
+func bytesOption(n uint64) string {
+	for _, unit := range []struct {
+		shift uint
+		name  string
+	}{{30, "G"}, {20, "M"}, {10, "K"}} {
+		if n != 0 && n&(1<<unit.shift-1) == 0 {
+			return fmt.Sprintf("%d%s", n>>unit.shift, unit.name)
+		}
+	}
+	return fmt.Sprintf("%dB", n)
+}
+
+func (c *comparison) compareOnboard(had, is map[string]int) {
+	if len(had) == 0 || len(is) == 0 {
+		return
+	}
+	kinds := map[string]bool{}
+	for _, counts := range []map[string]int{had, is} {
+		for kind := range counts {
+			kinds[kind] = true
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		if had[kind] != is[kind] {
+			c.differ("devices of type %q that the machine itself has: the snapshot has %d, this QEMU has %d (start it with the same -machine, -serial, -drive and -global options)", kind, had[kind], is[kind])
+		}
+	}
+}
+
+// compareBlocks compares the RAM blocks: the size of each is part of what QEMU
+// checks when pages arrive.
+func (c *comparison) compareBlocks() {
+	if len(c.here.blocks) == 0 {
+		return
+	}
+	here, saved := map[string]qmp.RAMBlock{}, map[string]bool{}
+	for _, b := range c.here.blocks {
+		here[b.Name] = b
+	}
+	for _, b := range c.saved.Blocks {
+		saved[b.Name] = true
+	}
+	for _, had := range c.saved.Blocks {
+		is, ok := here[had.Name]
+		switch {
+		case !ok:
+			c.differ("RAM block %q of %s: this QEMU has none of that name%s", had.Name, bytesOption(had.Length), c.missingBlockHint(had, saved))
+		case had.Length != is.Used && !resizes(is, had.Length) && !c.saidByMemory(had.Length, is.Used):
+			c.differ("RAM block %q: the snapshot has %s, this QEMU has %s (%s)", had.Name, bytesOption(had.Length), bytesOption(is.Used), sizeHint(had))
+		}
+	}
+}
+
+// resizes tells whether QEMU changes a block's size to that of the snapshot.
+// It does so with the tables that it makes for a guest's firmware.
+func resizes(b qmp.RAMBlock, to uint64) bool {
+	return to <= b.Max && (b.Used != b.Max || strings.HasPrefix(b.Name, "/rom@"))
+}
+
+// saidByMemory tells whether two sizes are those of -m, which compareMemory
+// names.
+func (c *comparison) saidByMemory(had, is uint64) bool {
+	h := c.saved.Machine.Hardware
+	return h != nil && had == h.Memory.Size && is == c.here.hardware.Memory.Size
+}
+
+func (c *comparison) missingBlockHint(had snapshot.BlockInfo, saved map[string]bool) string {
+	if strings.HasSuffix(had.Name, ".rom") {
+		return fmt.Sprintf(" (start it with the same device, with its option ROM of %d bytes: romfile=)", had.Length)
+	}
+	for _, b := range c.here.memoryBlocks() {
+		if b.Used == had.Length && !saved[b.Name] {
+			return fmt.Sprintf(" but one of that size is called %q (give the memory backend the saved machine's id, and the machine the same memory-backend=)", b.Name)
+		}
+	}
+	return " (start it with the same memory backends, devices and firmware)"
+}
+
+func sizeHint(b snapshot.BlockInfo) string {
+	switch {
+	case strings.HasSuffix(b.Name, ".rom"):
+		return fmt.Sprintf("start it with the same device and an option ROM of %d bytes: romfile= or romsize=", b.Length)
+	case strings.HasPrefix(b.Name, "system.flash"), strings.HasPrefix(b.Name, "pc.bios"), strings.HasPrefix(b.Name, "/rom@"):
+		return "start it with the firmware of the saved machine"
+	}
+	return "start it with the same -m, memory backends and devices"
+}

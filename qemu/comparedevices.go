@@ -1,0 +1,94 @@
+package qemu
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/vmferry/vmferry/snapshot"
+)
+
+// compareDevices finds for each device of the snapshot the one here that is
+// most like it, and names what differs.
+func (c *comparison) compareDevices(had, is []snapshot.DeviceInfo) {
+	left := slices.Clone(is)
+	take := func(like func(snapshot.DeviceInfo) bool) (d snapshot.DeviceInfo, ok bool) {
+		i := slices.IndexFunc(left, like)
+		if i < 0 {
+			return d, false
+		}
+		d = left[i]
+		left = slices.Delete(left, i, i+1)
+		return d, true
+	}
+	// The best likeness first, so that no device takes the place of another.
+	likenesses := []func(want, d snapshot.DeviceInfo) bool{
+		func(want, d snapshot.DeviceInfo) bool { return d == want },
+		func(want, d snapshot.DeviceInfo) bool { return d.ID != "" && d.ID == want.ID },
+		func(want, d snapshot.DeviceInfo) bool {
+			return d.Type == want.Type && d.Bus == want.Bus && d.Address == want.Address
+		},
+		func(want, d snapshot.DeviceInfo) bool { return d.Type == want.Type && d.ID == want.ID },
+	}
+	rest := had
+	for _, like := range likenesses {
+		var next []snapshot.DeviceInfo
+		for _, want := range rest {
+			found, ok := take(func(d snapshot.DeviceInfo) bool { return like(want, d) })
+			if !ok {
+				next = append(next, want)
+				continue
+			}
+			c.compareDevice(want, found)
+		}
+		rest = next
+	}
+	for _, want := range rest {
+		c.differ("%s: this QEMU has none (start it with %q)", deviceName(want), deviceOption(want))
+	}
+	for _, extra := range left {
+		c.differ("%s: this QEMU has it, the snapshot's machine had not (start it without)", deviceName(extra))
+	}
+}
+
+// compareDevice names what differs between two devices that stand for the
+// same one.
+func (c *comparison) compareDevice(had, is snapshot.DeviceInfo) {
+	switch {
+	case had.Type != is.Type:
+		c.differ("%s: this QEMU's has the type %q (start it with %q)", deviceName(had), is.Type, deviceOption(had))
+	case had.ID != is.ID:
+		c.differ("%s: this QEMU's has the id %q (start it with %q)", deviceName(had), is.ID, deviceOption(had))
+	case had.Bus != is.Bus || had.Address != is.Address:
+		c.differ("%s: this QEMU has it%s (start it with %q)", deviceName(had), where(is), deviceOption(had))
+	}
+}
+
+func deviceName(d snapshot.DeviceInfo) string {
+	name := fmt.Sprintf("device %q", d.Type)
+	if d.ID != "" {
+		name = fmt.Sprintf("device %q of type %q", d.ID, d.Type)
+	}
+	return name + where(d)
+}
+
+func where(d snapshot.DeviceInfo) string {
+	text := ""
+	if d.Bus != "" {
+		text = fmt.Sprintf(" on bus %q", d.Bus)
+	}
+	if d.Address != "" {
+		text += fmt.Sprintf(" at %q", d.Address)
+	}
+	return text
+}
+
+// deviceOption gives the option that makes a device, as far as it is known.
+func deviceOption(d snapshot.DeviceInfo) string {
+	text := "-device " + d.Type
+	for _, p := range [][2]string{{"id", d.ID}, {"bus", d.Bus}, {"addr", d.Address}} {
+		if p[1] != "" {
+			text += "," + p[0] + "=" + p[1]
+		}
+	}
+	return text + ",..."
+}

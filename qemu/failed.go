@@ -1,0 +1,82 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vmferry/vmferry/qmp"
+)
+
+// errLoad is that QEMU said that the machine could not be loaded.
+var errLoad = errors.New("QEMU could not load the machine")
+
+// listen makes QEMU wait for the migration at uri. From 9.1 on it stays when
+// it cannot load the machine, and says why.
+func (s *restore) listen(ctx context.Context, uri string) error {
+	if s.c.Version().AtLeast(9, 1) {
+		return s.c.MigrateIncomingAndStay(ctx, uri)
+	}
+	return s.c.MigrateIncoming(ctx, uri)
+}
+
+// hints are what most restores fail of that could not be compared beforehand.
+const hints = "its own messages (stderr or log) name the section; often a device, an option of -device or -machine, or a ROM differs from the machine that was saved"
+
+// explain adds what QEMU says of a failure, if it still says anything, and
+// what state the destination is left in.
+func (s *restore) explain(ctx context.Context, err error) error {
+	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	m, qerr := s.c.QueryMigrate(short)
+	if qerr == nil && ctx.Err() == nil && m.Status != "" && m.Status != qmp.MigrationNone && !m.Ended() {
+		// What failed here may be why it fails there, or the other way
+		// round: QEMU is given the time to say so.
+		m, qerr = s.awaitFailure(short)
+	}
+	if errors.Is(qerr, qmp.ErrClosed) {
+		if errors.Is(err, ErrGone) {
+			return fmt.Errorf("%w (%s)", err, hints)
+		}
+		return fmt.Errorf("%w while it loaded the machine (%s): %w", ErrGone, hints, err)
+	}
+	if qerr != nil {
+		return fmt.Errorf("%w (QEMU does not say what state it is in: %w)", err, qerr)
+	}
+	switch {
+	case errors.Is(err, errLoad):
+		return fmt.Errorf("%w; %s; %s", err, hints, s.leftIn(short, m))
+	case m.Status == qmp.MigrationFailed:
+		return fmt.Errorf("%w: %s; %s; %s (sending: %w)", errLoad, orUnknown(m.ErrorDesc), hints, s.leftIn(short, m), err)
+	}
+	return fmt.Errorf("%w; %s", err, s.leftIn(short, m))
+}
+
+// awaitFailure gives QEMU a moment to notice that the connections are gone.
+func (s *restore) awaitFailure(ctx context.Context) (m qmp.Migration, err error) {
+	for range 20 {
+		if m, err = s.c.QueryMigrate(ctx); err != nil || m.Ended() {
+			return m, err
+		}
+		if sleep(ctx, 50*time.Millisecond) != nil {
+			return m, nil
+		}
+	}
+	return m, nil
+}
+
+// leftIn says what state the destination is in, and what to do with it. A
+// QEMU takes one incoming migration only, well or badly.
+func (s *restore) leftIn(ctx context.Context, m qmp.Migration) string {
+	status, err := s.c.QueryStatus(ctx)
+	switch {
+	case err != nil:
+		return "QEMU does not say what state it is in"
+	case status.Status != qmp.StateInmigrate:
+		return fmt.Sprintf("this QEMU is left %q", status.Status)
+	case m.Status == "" || m.Status == qmp.MigrationNone:
+		return fmt.Sprintf("this QEMU is left %q and still waits for a migration", status.Status)
+	}
+	return fmt.Sprintf("this QEMU is left %q with a part of the machine and takes no second migration: end it (QMP: quit) and start it anew", status.Status)
+}

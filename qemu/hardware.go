@@ -1,0 +1,222 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/vmferry/vmferry/qmp"
+	"github.com/vmferry/vmferry/snapshot"
+)
+
+// described is what a QEMU tells of its machine.
+type described struct {
+	hardware snapshot.Hardware
+	// paths are where the devices are in QEMU's object tree, in the order of
+	// hardware.Devices.
+	paths  []string
+	blocks []qmp.RAMBlock
+	memdev []qmp.MemoryBackend
+}
+
+// describe asks QEMU what its machine is made of. It changes nothing. What
+// this QEMU does not tell stays empty; only a monitor that fails is an error.
+func describe(ctx context.Context, c *qmp.Client) (*described, error) {
+	d := &described{}
+	for _, ask := range []func(context.Context, *qmp.Client) error{
+		d.askAccelerator, d.askMemory, d.askBlocks, d.askMemdevs, d.askDevices, d.askOnboard, d.askCPU,
+	} {
+		if err := ask(ctx, c); err != nil && !refusedByQEMU(err) {
+			return nil, fmt.Errorf("asking QEMU for its hardware: %w", err)
+		}
+	}
+	return d, nil
+}
+
+// refusedByQEMU tells an answer of QEMU's, mostly that it does not know what is
+// asked for, from a monitor that does not answer.
+func refusedByQEMU(err error) bool {
+	_, ok := errors.AsType[*qmp.Error](err)
+	return ok
+}
+
+func (d *described) askAccelerator(ctx context.Context, c *qmp.Client) (err error) {
+	d.hardware.KVM, err = c.QueryKVM(ctx)
+	return err
+}
+
+func (d *described) askMemory(ctx context.Context, c *qmp.Client) error {
+	size, err := c.QueryMemorySize(ctx)
+	if err != nil {
+		return err
+	}
+	d.hardware.Memory.Size = size.Base
+	var more struct {
+		Slots   uint64 `json:"slots"`
+		MaxSize uint64 `json:"max-size"`
+	}
+	if err := c.QomGet(ctx, "/machine", "memory", &more); err != nil {
+		return err
+	}
+	if more.Slots > 0 || more.MaxSize > size.Base {
+		d.hardware.Memory.Slots, d.hardware.Memory.MaxSize = more.Slots, more.MaxSize
+	}
+	return nil
+}
+
+func (d *described) askBlocks(ctx context.Context, c *qmp.Client) (err error) {
+	d.blocks, err = c.QueryRAMBlocks(ctx)
+	return err
+}
+
+func (d *described) askMemdevs(ctx context.Context, c *qmp.Client) (err error) {
+	d.memdev, err = c.QueryMemdev(ctx)
+	return err
+}
+
+// askDevices lists the devices of -device and device_add, those with an id
+// first.
+func (d *described) askDevices(ctx context.Context, c *qmp.Client) error {
+	for _, parent := range []string{"/machine/peripheral", "/machine/peripheral-anon"} {
+		children, err := c.QomList(ctx, parent)
+		if err != nil {
+			return err
+		}
+		for _, child := range children {
+			kind, ok := child.Child()
+			if !ok {
+				continue
+			}
+			at := parent + "/" + child.Name
+			device := snapshot.DeviceInfo{Type: kind}
+			if parent == "/machine/peripheral" {
+				device.ID = child.Name
+			}
+			if device.Bus, device.Address, err = place(ctx, c, at); err != nil {
+				return err
+			}
+			d.hardware.Devices, d.paths = append(d.hardware.Devices, device), append(d.paths, at)
+		}
+	}
+	return nil
+}
+
+// place tells which bus a device is on, and where on a PCI bus.
+func place(ctx context.Context, c *qmp.Client, device string) (bus, address string, err error) {
+	if err := c.QomGet(ctx, device, "parent_bus", &bus); err != nil && !refusedByQEMU(err) {
+		return "", "", err
+	}
+	if bus != "" {
+		bus = path.Base(bus)
+	}
+	if err := c.QomGet(ctx, device, "legacy-addr", &address); err != nil && !refusedByQEMU(err) {
+		return "", "", err
+	}
+	return bus, address, nil
+}
+
+// askOnboard counts the devices that were not made by -device, but for CPUs.
+func (d *described) askOnboard(ctx context.Context, c *qmp.Client) error {
+	children, err := c.QomList(ctx, "/machine/unattached")
+	if err != nil {
+		return err
+	}
+	onboard := map[string]int{}
+	for _, child := range children {
+		kind, ok := child.Child()
+		if ok && strings.HasPrefix(child.Name, "device[") && !strings.HasSuffix(kind, "-cpu") {
+			onboard[kind]++
+		}
+	}
+	d.hardware.Onboard = onboard
+	return nil
+}
+
+func (d *described) askCPU(ctx context.Context, c *qmp.Client) error {
+	cpus, err := c.QueryCPUs(ctx)
+	if err != nil || len(cpus) == 0 {
+		return err
+	}
+	is := &d.hardware.CPU
+	is.Count, is.Target = len(cpus), cpus[0].Target
+	var smp map[string]int
+	if err := c.QomGet(ctx, "/machine", "smp", &smp); err != nil && !refusedByQEMU(err) {
+		return err
+	}
+	delete(smp, "cpus") // of the command line; Count has those plugged in later, too
+	is.Topology = smp
+	if err := c.QomGet(ctx, cpus[0].Path, "type", &is.Type); err != nil {
+		return err
+	}
+	if is.Target != "x86_64" && is.Target != "i386" {
+		return nil
+	}
+	if is.Signature, err = signature(ctx, c, cpus[0].Path); err != nil {
+		return err
+	}
+	is.Features, err = features(ctx, c, cpus[0].Path)
+	return err
+}
+
+// signature tells which processor an x86 CPU says that it is.
+func signature(ctx context.Context, c *qmp.Client, cpu string) (string, error) {
+	var vendor string
+	var family, model, stepping int
+	for property, to := range map[string]any{"vendor": &vendor, "family": &family, "model": &model, "stepping": &stepping} {
+		if err := c.QomGet(ctx, cpu, property, to); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%s %d/%d/%d", vendor, family, model, stepping), nil
+}
+
+// features reads the feature words of an x86 CPU.
+func features(ctx context.Context, c *qmp.Client, cpu string) (map[string]uint32, error) {
+	var words []struct {
+		Leaf     uint32  `json:"cpuid-input-eax"`
+		Subleaf  *uint32 `json:"cpuid-input-ecx"`
+		Register string  `json:"cpuid-register"`
+		Features uint32  `json:"features"`
+	}
+	if err := c.QomGet(ctx, cpu, "feature-words", &words); err != nil {
+		return nil, err
+	}
+	found := map[string]uint32{}
+	for _, w := range words {
+		name := fmt.Sprintf("%X.%s", w.Leaf, w.Register)
+		if w.Subleaf != nil {
+			name = fmt.Sprintf("%X.%X.%s", w.Leaf, *w.Subleaf, w.Register)
+		}
+		if bits := w.Features &^ fromTopology[name]; bits != 0 {
+			found[name] = bits
+		}
+	}
+	return found, nil
+}
+
+// record gives what a snapshot keeps of the hardware, nil with an error if
+// that is more than a snapshot may hold.
+func (d *described) record() (*snapshot.Hardware, error) {
+	h := d.hardware
+	if err := h.Check(); err != nil {
+		return nil, err
+	}
+	return &h, nil
+}
+
+// memoryBlocks gives the RAM blocks of memory backends, which a guest uses as
+// its memory.
+func (d *described) memoryBlocks() []qmp.RAMBlock {
+	var found []qmp.RAMBlock
+	for _, b := range d.blocks {
+		if slices.ContainsFunc(d.memdev, func(m qmp.MemoryBackend) bool {
+			return m.ID != "" && (b.Name == m.ID || b.Name == "/objects/"+m.ID)
+		}) {
+			found = append(found, b)
+		}
+	}
+	return found
+}

@@ -1,0 +1,115 @@
+package qemu
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/vmferry/vmferry/qmp"
+)
+
+// inspect finds out what the machine is made of and refuses one that cannot be
+// saved, before anything of it is touched.
+func (s *save) inspect(ctx context.Context) (err error) {
+	if s.described, err = describe(ctx, s.c); err != nil {
+		return err
+	}
+	for i, d := range s.described.hardware.Devices {
+		why, err := s.unsupported(ctx, d.Type, s.described.paths[i])
+		if err != nil {
+			return err
+		}
+		if why != "" {
+			return fmt.Errorf("%w: %s cannot be saved: %s", ErrUnable, deviceName(d), why)
+		}
+	}
+	return nil
+}
+
+// unsupported says why a machine with a device of that type cannot be saved,
+// and what to do about it.
+func (s *save) unsupported(ctx context.Context, kind, at string) (why string, err error) {
+	switch {
+	case kind == "nvme" || strings.HasPrefix(kind, "nvme-"):
+		return "QEMU cannot migrate its state (use virtio-blk or virtio-scsi, or unplug it)", nil
+	case strings.HasPrefix(kind, "vfio-"):
+		return "its state comes before memory is complete and carries no length (unplug it for the save)", nil
+	case strings.HasPrefix(kind, "virtio-mem-"):
+		return s.unsupportedVirtioMem(ctx, at)
+	case strings.HasPrefix(kind, "ivshmem-"):
+		return s.unsupportedIvshmem(ctx, at)
+	case kind == "nvdimm":
+		return s.unsupportedUnderTCG(), nil
+	case strings.HasPrefix(kind, "virtio-pmem-"):
+		if why := s.unsupportedUnderTCG(); why != "" {
+			return why, nil
+		}
+		s.opts.Logger.Warn("the memory of a virtio-pmem device stays in its file, as a disk does, and is not in the snapshot: copy the file while the machine is paused (--at-pause)", "device", at)
+	}
+	return "", nil
+}
+
+// unsupportedVirtioMem refuses virtio-mem that sends its state early. QEMU
+// before 8.0 and its machine types do not, and have no such property.
+func (s *save) unsupportedVirtioMem(ctx context.Context, at string) (string, error) {
+	var early bool
+	if err := s.c.QomGet(ctx, at, "x-early-migration", &early); err != nil && !refusedByQEMU(err) {
+		return "", err
+	}
+	if early {
+		return "its state comes before memory is complete and carries no length (start QEMU with -device virtio-mem-...,x-early-migration=off, which a restore needs, too)", nil
+	}
+	return "", nil
+}
+
+// unsupportedIvshmem refuses shared memory that its peers own, as QEMU does.
+func (s *save) unsupportedIvshmem(ctx context.Context, at string) (string, error) {
+	var master string
+	if err := s.c.QomGet(ctx, at, "master", &master); err != nil && !refusedByQEMU(err) {
+		return "", err
+	}
+	if master != "on" {
+		return "its memory belongs to its peers, too, and QEMU does not migrate it (start QEMU with master=on for this device, or unplug it)", nil
+	}
+	return s.unsupportedUnderTCG(), nil
+}
+
+// unsupportedUnderTCG refuses memory besides the main memory that makes QEMU
+// abort. See [described.forgetsWrites].
+func (s *save) unsupportedUnderTCG() string {
+	if s.described.hardware.KVM || s.c.Version().Major < 9 {
+		return ""
+	}
+	return "without KVM, QEMU from 9.0 on may abort when it looks for dirty pages of such a device, and the machine with it (use KVM, or unplug the device for the save)"
+}
+
+// forgetsWrites tells whether QEMU 9.0 or later, without KVM, does not watch
+// for new writes to a block of the guest's memory. When it has read which
+// pages of a block are dirty it has the CPUs report the next write to them; but
+// it names the pages as if the block were the first in QEMU's space of RAM
+// addresses, if the block is a whole number of 64 pages, as most are. So writes
+// to a later block are missed, and where the range reaches over the end of the
+// first block QEMU aborts. Memory that stands still has no new writes. The
+// state of ROMs and of video memory, which hardly changes, is not looked at
+// unless QEMU would abort.
+func (d *described) forgetsWrites() bool {
+	const word = 64 * 4096
+	var first uint64
+	for _, b := range d.blocks {
+		if b.Offset == 0 {
+			first = b.Max
+		}
+	}
+	read := func(b qmp.RAMBlock) bool { return b.Offset != 0 && b.Offset%word == 0 && b.Used%word == 0 }
+	for _, b := range d.blocks {
+		if read(b) && b.Used > first {
+			return true
+		}
+	}
+	for _, b := range d.memoryBlocks() {
+		if read(b) {
+			return true
+		}
+	}
+	return false
+}

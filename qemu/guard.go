@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -23,7 +24,8 @@ import (
 // guard takes the migration back, brings the machine back to its state within two
 // seconds where QEMU answers, and removes the socket's directory.
 type Guard struct {
-	cmd *exec.Cmd
+	cmd   *exec.Cmd
+	conns *net.UnixConn // by which it is handed connections
 
 	mu    sync.Mutex
 	stdin io.WriteCloser
@@ -52,10 +54,17 @@ func startGuard(command []string, r *recovery) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
+	conns, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	cmd.ExtraFiles = []*os.File{theirs} // guardSocket
 	if err := cmd.Start(); err != nil {
+		conns.Close()
 		return nil, fmt.Errorf("starting the guard process: %w", err)
 	}
-	g := &Guard{cmd: cmd, stdin: stdin}
+	g := &Guard{cmd: cmd, conns: conns, stdin: stdin}
 	if err := g.tell(r); err != nil {
 		g.Disarm()
 		return nil, err
@@ -82,6 +91,7 @@ func (g *Guard) Disarm() error {
 	g.mu.Lock()
 	_, err := io.WriteString(g.stdin, disarmed)
 	g.stdin.Close()
+	g.conns.Close()
 	g.mu.Unlock()
 	if waitErr := g.cmd.Wait(); err == nil {
 		err = waitErr
@@ -93,9 +103,20 @@ func (g *Guard) Disarm() error {
 const maxOrder = 1 << 20
 
 // RunGuard is the guard's side. in is its standard input and out its standard
-// output, both pipes from the process that it watches.
+// output, both pipes from the process that it watches. It takes QEMU's connections by
+// descriptor 3, if that is a socket.
 func RunGuard(in io.Reader, out io.Writer) error {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
+	conns := new(heldConns)
+	if socket, err := unixConnOf(guardSocket); err == nil {
+		conns = holdConns(socket)
+	}
+	return guardBy(in, out, conns)
+}
+
+// guardBy waits for the end of the process that it watches, and puts the machine in
+// order if that was killed.
+func guardBy(in io.Reader, out io.Writer, conns *heldConns) error {
 	var last *recovery
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxOrder)
@@ -115,6 +136,8 @@ func RunGuard(in io.Reader, out io.Writer) error {
 	if last == nil {
 		return nil // the parent died before it did anything
 	}
+	conns.drain()
+	defer conns.close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := last.rescue(ctx)

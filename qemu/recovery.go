@@ -80,7 +80,7 @@ func (r *recovery) restoreSettings(ctx context.Context, c *qmp.Client) error {
 	return r.Before.restore(ctx, c)
 }
 
-// endMigration returns when no migration is under way.
+// endMigration cancels a migration that is under way, and returns when it has ended.
 func endMigration(ctx context.Context, c *qmp.Client) error {
 	for cancelled := false; ; {
 		m, err := c.QueryMigrate(ctx)

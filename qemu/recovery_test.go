@@ -116,7 +116,7 @@ func TestRecovery_SettingsWaitForTheCleanup(t *testing.T) {
 	}
 }
 
-func TestRunGuard_GoesByTheLastOrder(t *testing.T) {
+func TestGuard_GoesByTheLastOrder(t *testing.T) {
 	for name, tt := range map[string]struct {
 		last   recovery
 		tail   string
@@ -132,7 +132,7 @@ func TestRunGuard_GoesByTheLastOrder(t *testing.T) {
 			first := recovery{QMP: s.Path()}
 			tt.last.QMP = s.Path()
 			in := fmt.Sprintf("%s\n%s\n%s", marshal(first), marshal(tt.last), tt.tail)
-			if err := RunGuard(strings.NewReader(in), io.Discard); err != nil {
+			if err := guardBy(strings.NewReader(in), io.Discard, new(heldConns)); err != nil {
 				t.Fatal(err)
 			}
 			if got := slices.Contains(commandsOf(s), "cont"); got != tt.resume {

@@ -113,12 +113,13 @@ func (d *socketDir) through() string { return unixpath.Through(int(d.dir.Fd()), 
 
 // listen listens on the socket, which QEMU's user can connect to. The directory
 // stays this process's own, so nothing in it can be replaced.
-func (d *socketDir) listen(ctx context.Context) (net.Listener, error) {
-	ln, err := migration.Address{Network: "unix", Addr: d.through()}.Listen(ctx)
+func (d *socketDir) listen(ctx context.Context) (*net.UnixListener, error) {
+	listener, err := migration.Address{Network: "unix", Addr: d.through()}.Listen(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ln.(*net.UnixListener).SetUnlinkOnClose(false) // remove does that
+	ln := listener.(*net.UnixListener)
+	ln.SetUnlinkOnClose(false) // remove does that
 	if !d.give {
 		return ln, nil
 	}

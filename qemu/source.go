@@ -28,22 +28,22 @@ const (
 // migrate runs the migration up to the point where the machine stands still and all
 // has arrived.
 //
-// Receiving does not end with ctx: QEMU gives the migration up first. A QEMU that
-// loses its connections instead fails a migration that it could have cancelled.
+// Receiving does not end with ctx: QEMU gives the migration up first, and loses its
+// connections then.
 func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
-	ln, err := s.dir.listen(ctx)
+	unixListener, err := s.dir.listen(ctx)
 	if err != nil {
 		return nil, err
 	}
+	ln := &lingerListener{UnixListener: unixListener, guard: s.guard}
 	r := s.startReceiving(context.WithoutCancel(ctx), ln)
+	defer ln.release()
 	defer r.stop(nil)
 	s.report("connect")
 	if err := s.c.Migrate(ctx, s.dir.address()); err != nil {
 		return nil, fmt.Errorf("starting the migration: %w", err)
 	}
-	err = s.watch(ctx, r)
-	if err != nil {
-		s.cancelSource(ctx)
+	if err := s.watch(ctx, r); err != nil {
 		return nil, err
 	}
 	if m := r.received.UUID; m != ([16]byte{}) {
@@ -175,8 +175,12 @@ func (s *save) pushThrough(ctx context.Context) {
 }
 
 // awaitSource waits for QEMU's end of a migration whose receiving has ended, and
-// says how the whole went.
+// says how the whole went. If the receiving failed by itself, QEMU has to be told.
 func (s *save) awaitSource(ctx context.Context, r *receiving) error {
+	if r.err != nil && !r.gaveUp && !sawPeerLeave(r.err) {
+		s.cancelSource(ctx)
+		return r.err
+	}
 	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
 	for {

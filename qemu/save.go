@@ -22,7 +22,7 @@ type SaveOptions struct {
 	QMP      string
 	Channels int            // 2
 	Method   multifd.Method // none
-	Level    int            // the method's default
+	Level    int            // one of SourceLevels, or 0 for the method's default
 	Store    snapshot.Store // fast
 	Tool     string         // noted in the manifest
 	// AtPause is a shell command that is run while the machine is paused at
@@ -122,6 +122,9 @@ func (o *SaveOptions) defaults() {
 // that fails leaves no snapshot.
 func Save(ctx context.Context, path string, opts SaveOptions) (_ *SaveResult, err error) {
 	opts.defaults()
+	if err := SourceLevels(opts.Method).Check("QEMU's "+opts.Method.Name(), opts.Level); err != nil {
+		return nil, err
+	}
 	dir, err := snapshot.CreateDir(path)
 	if err != nil {
 		return nil, err

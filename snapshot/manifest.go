@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/strictjson"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -140,7 +141,7 @@ func decodeManifest(text []byte) (*Manifest, error) {
 		return nil, corrupt(manifestName, "its digest is %s, not what it says", hex.EncodeToString(sum[:]))
 	}
 	m := new(Manifest)
-	if err := json.Unmarshal(text, m); err != nil {
+	if err := strictjson.Unmarshal(text, m, strictjson.Options{MaxBytes: maxManifestSize}); err != nil {
 		return nil, corrupt(manifestName, "%v", err)
 	}
 	if m.Format != formatName {

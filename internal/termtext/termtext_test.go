@@ -1,6 +1,8 @@
 package termtext_test
 
 import (
+	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -41,9 +43,10 @@ func TestShortName_LongNameIsCutBetweenCharacters(t *testing.T) {
 func TestText_OnlyWhatCannotBePrintedIsEscaped(t *testing.T) {
 	for in, want := range map[string]string{
 		"a line\n\tand \"another\" \\n\n": "a line\n\tand \"another\" \\n\n",
-		"\x1b[2Jgone\r\n":                 `\x1b[2Jgone\r` + "\n",
+		"\x1b[2Jgone\r\n":                 `\x1b[2Jgone\x0d` + "\n",
 		"bad \xc3 byte":                   `bad \xc3 byte`,
-		"\u009bm é\x7f":                   `\u009bm é\x7f`,
+		"\u009bm é\x7f":                   `\u009bm é\u007f`,
+		"tag \U000e0041":                  `tag \udb40\udc41`,
 	} {
 		if got := termtext.Text(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
@@ -66,5 +69,17 @@ func TestWriter_CharactersMayBeCutAnywhere(t *testing.T) {
 		if want := "é漢🜁" + `\x1b[0m\u009b` + "\n"; out.String() != want {
 			t.Errorf("%d bytes a call: %q, want %q", size, out.String(), want)
 		}
+	}
+}
+
+func TestText_JSONKeepsItsValues(t *testing.T) {
+	values := []string{"\x1b[0m \x7f", "\u009b", "\u202e\U000e0041", "a\tb\n", "é\u2028"}
+	text, err := json.MarshalIndent(values, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	if err := json.Unmarshal([]byte(termtext.Text(string(text))), &got); err != nil || !slices.Equal(got, values) {
+		t.Errorf("%q, %v; want %q", got, err, values)
 	}
 }

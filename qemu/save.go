@@ -34,7 +34,8 @@ type SaveOptions struct {
 	// AlwaysLive lets the machine run while it is saved also where QEMU
 	// itself is known to lose writes then: see standStill.
 	AlwaysLive bool
-	// Bandwidth bounds the source, in bytes a second; 0 does not.
+	// Bandwidth bounds the source until the machine is paused at the end, in
+	// bytes a second; 0 does not.
 	Bandwidth uint64
 	// Downtime is for how long the machine may be paused at the end; 300 ms.
 	Downtime time.Duration
@@ -297,6 +298,8 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	pace := newPace(s.opts.Bandwidth)
+	defer liftAtStop(s.c, pace)()
 	var received *migration.Received
 	done := make(chan error, 1)
 	go func() {
@@ -304,6 +307,7 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 		received, err = migration.Receive(ctx, ln, migration.ReceiveConfig{
 			Channels: s.opts.Channels, Method: s.opts.Method, Sink: s.w,
 			ConnectTimeout: s.opts.ConnectTimeout, Accelerator: s.opts.Accelerator, Progress: &s.prog, Logger: s.opts.Logger,
+			Pace: pace,
 		})
 		done <- err
 	}()

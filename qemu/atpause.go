@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+
+	"github.com/vmferry/vmferry/internal/termtext"
 )
 
 // atPause runs the user's command while the machine stands still.
@@ -32,7 +34,7 @@ func (s *save) atPause(ctx context.Context) error {
 		return fmt.Errorf("the command at the pause was ended: %w", context.Cause(ctx))
 	}
 	if err != nil {
-		return fmt.Errorf("the command at the pause failed, so there is no snapshot: %w: %s: %s", err, s.opts.AtPause, bytes.TrimSpace(out.b))
+		return fmt.Errorf("the command at the pause failed, so there is no snapshot: %w: %s: %s", err, s.opts.AtPause, termtext.Text(string(bytes.TrimSpace(out.b))))
 	}
 	return nil
 }

@@ -251,8 +251,8 @@ func (s *restore) explain(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(qerr, qmp.ErrClosed) && !errors.Is(err, ErrGone):
 		return fmt.Errorf("%w while it loaded the machine (its own messages say why): %w", ErrGone, err)
-	case qerr == nil && m.Status == qmp.MigrationFailed && m.ErrorDesc != "" && !strings.Contains(err.Error(), m.ErrorDesc):
-		return fmt.Errorf("QEMU could not load the machine: %s (%w)", m.ErrorDesc, err)
+	case qerr == nil && m.Status == qmp.MigrationFailed && m.ErrorDesc != "" && !strings.Contains(err.Error(), orUnknown(m.ErrorDesc)):
+		return fmt.Errorf("QEMU could not load the machine: %s (%w)", orUnknown(m.ErrorDesc), err)
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vmferry/vmferry/internal/termtext"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
@@ -250,7 +251,7 @@ func (s *save) checkState(ctx context.Context) error {
 		return fmt.Errorf("%w: a migration is under way (%s)", ErrState, m.Status)
 	}
 	if len(m.BlockedReasons) > 0 {
-		return fmt.Errorf("%w: QEMU says that it cannot be migrated: %s", ErrUnable, strings.Join(m.BlockedReasons, "; "))
+		return fmt.Errorf("%w: QEMU says that it cannot be migrated: %s", ErrUnable, termtext.Text(strings.Join(m.BlockedReasons, "; ")))
 	}
 	return nil
 }
@@ -389,11 +390,12 @@ func (s *save) watch(ctx context.Context, cancel context.CancelCauseFunc) error 
 	}
 }
 
+// orUnknown returns QEMU's reason, fit for a terminal.
 func orUnknown(s string) string {
 	if s == "" {
 		return "it does not say why (see its log)"
 	}
-	return s
+	return termtext.Text(s)
 }
 
 func (s *save) rounds() uint64 {

@@ -313,6 +313,7 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 		done <- err
 	}()
 	s.report("connect")
+	s.opts.Logger.Debug("the migration begins", "qemu", fmt.Sprint(s.c.Version()), "to", addr.String())
 	if err := s.c.Migrate(ctx, addr.String()); err != nil {
 		cancel(err)
 		<-done

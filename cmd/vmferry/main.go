@@ -88,6 +88,7 @@ func (a *app) run(args []string) (code int) {
 		return a.refuse(args, err)
 	}
 	a.verbose = c.Verbose
+	a.logger().Debug("start", "command", ctx.Command(), "version", tool())
 	if err := ctx.Run(); err != nil {
 		return a.fail(ctx.Selected().Name, err, wantsJSON(ctx))
 	}

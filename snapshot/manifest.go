@@ -140,8 +140,11 @@ func decodeManifest(text []byte) (*Manifest, error) {
 	if want := fmt.Appendf(nil, "%s%x\"\n}\n", digestKey, sum); !bytes.Equal(text[len(body):], want) {
 		return nil, corrupt(manifestName, "its digest is %s, not what it says", hex.EncodeToString(sum[:]))
 	}
+	if err := strictjson.Check(text, new(Manifest), strictjson.Options{MaxBytes: maxManifestSize}); err != nil {
+		return nil, corrupt(manifestName, "%v", err)
+	}
 	m := new(Manifest)
-	if err := strictjson.Unmarshal(text, m, strictjson.Options{MaxBytes: maxManifestSize}); err != nil {
+	if err := json.Unmarshal(text, m); err != nil {
 		return nil, corrupt(manifestName, "%v", err)
 	}
 	if m.Format != formatName {

@@ -35,9 +35,19 @@ const (
 )
 
 // Unmarshal decodes one JSON value into what v points to, as json.Unmarshal
-// does. It refuses a key that an object has twice, a key that differs from that
-// of a field only in case, text that is not UTF-8, and anything behind the value.
+// does, if Check finds nothing.
 func Unmarshal(text []byte, v any, opts Options) error {
+	if err := Check(text, v, opts); err != nil {
+		return err
+	}
+	return json.Unmarshal(text, v)
+}
+
+// Check looks at a text that is to be decoded into what v points to, and changes
+// nothing. It refuses a key that an object has twice, a key that differs from
+// that of a field only in case, text that is not UTF-8, and anything behind the
+// value. A value that decodes itself has no fields here.
+func Check(text []byte, v any, opts Options) error {
 	if opts.MaxBytes == 0 {
 		opts.MaxBytes = defaultMaxBytes
 	}
@@ -58,7 +68,7 @@ func Unmarshal(text []byte, v any, opts Options) error {
 	if _, err := c.in.Token(); err != io.EOF {
 		return fmt.Errorf("%w: something stands behind the value that ends at byte %d", ErrAmbiguous, c.in.InputOffset())
 	}
-	return json.Unmarshal(text, v)
+	return nil
 }
 
 // checker walks over the tokens of a text beside the type that it is decoded into.

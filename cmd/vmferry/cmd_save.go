@@ -17,7 +17,7 @@ type saveCmd struct {
 	Store         string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
 	AtPause       string        `help:"Shell command to run while the machine is paused at the end; if it fails, so does the save." placeholder:"CMD"`
 	StayPaused    bool          `help:"Leave the machine paused when it is saved."`
-	Bandwidth     byteSize      `default:"0" help:"Bytes a second that QEMU sends at most, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
+	Bandwidth     byteSize      `default:"0" help:"Bytes a second that QEMU sends at most until the machine is paused at the end, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
 	DowntimeLimit time.Duration `default:"300ms" help:"For how long the machine may stand still at the end." placeholder:"TIME"`
 	MaxRounds     int           `default:"30" help:"After so many rounds pause the machine for the rest, however long that takes." placeholder:"N"`
 	iaaFlags      `embed:""`

@@ -18,20 +18,30 @@ func (s *save) atPause(ctx context.Context) error {
 	if s.opts.AtPause == "" {
 		return nil
 	}
+	monitor, err := startAtPauseMonitor(s.c)
+	if err != nil {
+		return fmt.Errorf("the command at the pause: %w", err)
+	}
+	defer monitor.stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.AtPauseTimeout,
+		fmt.Errorf("it took longer than %v, and the machine may not be paused for longer (--at-pause-timeout)", s.opts.AtPauseTimeout))
+	defer cancel()
 	// The kernel ends the command when the thread that started it ends: not
 	// before this process does, if the thread is kept.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", s.opts.AtPause)
-	cmd.Env = append(os.Environ(), "VMFERRY_SNAPSHOT="+s.path, "VMFERRY_QMP="+s.opts.QMP)
+	cmd.Env = append(os.Environ(), "VMFERRY_SNAPSHOT="+s.path, "VMFERRY_QMP="+monitor.path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 2 * time.Second
 	out := &lastBytes{limit: 4 << 10}
 	cmd.Stdout, cmd.Stderr = out, out
-	err := cmd.Run()
+	err = cmd.Run()
 	if ctx.Err() != nil {
-		return fmt.Errorf("the command at the pause was ended: %w", context.Cause(ctx))
+		// What the command started and did not end would go on at the disk.
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		return fmt.Errorf("the command at the pause was ended, so there is no snapshot: %w: %s: %s", context.Cause(ctx), s.opts.AtPause, termtext.Text(string(bytes.TrimSpace(out.b))))
 	}
 	if err != nil {
 		return fmt.Errorf("the command at the pause failed, so there is no snapshot: %w: %s: %s", err, s.opts.AtPause, termtext.Text(string(bytes.TrimSpace(out.b))))

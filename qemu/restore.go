@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"strings"
 	"time"
 
@@ -194,14 +193,23 @@ func (s *restore) checkMemory(ctx context.Context) error {
 	return nil
 }
 
-func (s *restore) send(ctx context.Context, uuid [16]byte) error {
-	dir, err := private(s.c, s.opts.SocketDir)
+func (s *restore) send(ctx context.Context, uuid [16]byte) (err error) {
+	dir, err := makeSocketDir(s.c, s.opts.SocketDir)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	addr := migration.Address{Network: "unix", Addr: socketIn(dir)}
-	if err := s.c.MigrateIncoming(ctx, addr.String()); err != nil {
+	defer func() {
+		if removeErr := dir.remove(); removeErr != nil {
+			s.opts.Logger.Warn("cleaning up after a restore", "error", removeErr)
+		}
+	}()
+	if err := dir.handOver(); err != nil {
+		return err
+	}
+	if err := s.c.MigrateIncoming(ctx, dir.address()); err != nil {
+		if cannotConnect(err.Error()) {
+			err = fmt.Errorf("%w: %s", err, adviceOnSocket(s.c))
+		}
 		return fmt.Errorf("telling QEMU to wait for the migration: %w", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -212,10 +220,27 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 		s.watch(ctx, cancel)
 	}()
 	defer func() { cancel(nil); <-watched }()
-	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }
-	return migration.SendSnapshot(ctx, dial, s.r, migration.SnapshotConfig{
+	return migration.SendSnapshot(ctx, s.dialer(dir), s.r, migration.SnapshotConfig{
 		Channels: s.opts.Channels, Method: s.opts.Method, Level: s.opts.Level, AllZero: s.allZero, UUID: &uuid, Accelerator: s.opts.Accelerator, Progress: &s.prog,
 	})
+}
+
+// dialer connects to QEMU's socket. With the last connection the socket has done its
+// work: it is removed then, and does not stay behind if this process is killed.
+func (s *restore) dialer(dir *socketDir) migration.Dialer {
+	made := 0
+	return func(ctx context.Context) (net.Conn, error) {
+		conn, err := dir.dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if made++; made == s.opts.Channels+1 {
+			if err := dir.remove(); err != nil {
+				s.opts.Logger.Warn("removing the socket that QEMU listened on", "error", err)
+			}
+		}
+		return conn, nil
+	}
 }
 
 // watch follows the migration at the destination. A failure there cancels the

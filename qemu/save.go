@@ -2,12 +2,11 @@ package qemu
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vmferry/vmferry/internal/termtext"
@@ -28,8 +27,12 @@ type SaveOptions struct {
 	Tool     string         // noted in the manifest
 	// AtPause is a shell command that is run while the machine is paused at
 	// the end, with VMFERRY_SNAPSHOT and VMFERRY_QMP in its environment. If
-	// it fails, so does the save.
+	// it fails, so does the save. VMFERRY_QMP is a QMP socket that works during
+	// the pause, because QEMU's own is in use: see atPauseMonitor.
 	AtPause string
+	// AtPauseTimeout is how long the command may take; 30 s. Then it is ended,
+	// the machine runs on, and the save fails.
+	AtPauseTimeout time.Duration
 	// StayPaused leaves the machine paused after a save that went well.
 	StayPaused bool
 	// AlwaysLive lets the machine run while it is saved also where QEMU
@@ -79,7 +82,8 @@ type SaveProgress struct {
 type SaveResult struct {
 	Manifest *snapshot.Manifest `json:"-"`
 	Snapshot string             `json:"snapshot"`
-	// Total is the whole time, Paused how long the machine stood still.
+	// Total is the whole time, Paused how long the machine stood still; 0 if it did
+	// not run before.
 	Total    time.Duration `json:"total_ns"`
 	Paused   time.Duration `json:"paused_ns"`
 	Downtime time.Duration `json:"downtime_ns"` // by QEMU's count, without AtPause
@@ -88,8 +92,10 @@ type SaveResult struct {
 	Bytes    int64         `json:"snapshot_bytes"`
 	Pages    uint64        `json:"pages"`
 	Zero     uint64        `json:"zero_pages"`
-	// RunState is the state that the machine was left in.
-	RunState string `json:"run_state"`
+	// RunState is the state that the machine was left in, and SavedRunState the one
+	// in the snapshot, in which a restore brings it up.
+	RunState      string `json:"run_state"`
+	SavedRunState string `json:"saved_run_state"`
 }
 
 func (o *SaveOptions) defaults() {
@@ -108,6 +114,9 @@ func (o *SaveOptions) defaults() {
 	if o.MaxRounds == 0 {
 		o.MaxRounds = 30
 	}
+	if o.AtPauseTimeout == 0 {
+		o.AtPauseTimeout = 30 * time.Second
+	}
 	if o.ConnectTimeout == 0 {
 		o.ConnectTimeout = 30 * time.Second
 	}
@@ -120,8 +129,11 @@ func (o *SaveOptions) defaults() {
 }
 
 // Save saves a machine to a new directory while it runs. Whatever happens, the
-// machine runs on afterwards if it ran before, unless StayPaused; and a save
-// that fails leaves no snapshot.
+// machine is afterwards in the state that it was in: it runs on if it ran, unless
+// StayPaused; a machine that was paused, powered off or broken, before or during the
+// save, is left so. A save that fails leaves no snapshot.
+//
+// A QEMU before 8.1 leaves a machine that does not run in the state postmigrate.
 func Save(ctx context.Context, path string, opts SaveOptions) (_ *SaveResult, err error) {
 	opts.defaults()
 	if err := SourceLevels(opts.Method).Check("QEMU's "+opts.Method.Name(), opts.Level); err != nil {
@@ -131,9 +143,10 @@ func Save(ctx context.Context, path string, opts SaveOptions) (_ *SaveResult, er
 	if err != nil {
 		return nil, err
 	}
+	defer dir.Close()
 	w, err := snapshot.Create(dir, snapshot.Options{Store: opts.Store, Tool: opts.Tool, Accelerator: opts.Accelerator})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, dir.RemoveDir())
 	}
 	defer func() {
 		if err != nil {
@@ -153,12 +166,21 @@ type save struct {
 	w     *snapshot.Writer
 	began time.Time
 	c     *qmp.Client
+	dir   *socketDir
+	guard *Guard // nil without one
 	prog  migration.Progress
-	runs  bool // the machine ran before
 
-	paused  time.Time // since when the machine stands still
-	stopped bool      // by standStill, before the migration began
-	last    qmp.Migration
+	// recovery is what has to be done for the machine when the save ends, in any way;
+	// recovered says that it is done. The receiving changes it too: see note.
+	mu        sync.Mutex
+	recovery  recovery
+	recovered bool
+	pid       int // QEMU's process, 0 if it is not known
+
+	noDescription bool // the machine's stream ends without a description
+
+	paused time.Time // since when the machine stands still
+	last   qmp.Migration
 }
 
 func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
@@ -166,31 +188,38 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 		return nil, err
 	}
 	defer s.c.Close()
+	if cred, err := s.c.PeerCred(); err == nil {
+		s.pid = cred.PID
+	}
 	if err := s.checkState(ctx); err != nil {
 		return nil, err
 	}
-	p, err := makePlan(ctx, s.c, wish{channels: s.opts.Channels, method: s.opts.Method, level: s.opts.Level, bandwidth: s.opts.Bandwidth, downtime: s.opts.Downtime})
+	p, err := s.plan(ctx)
 	if err != nil {
 		return nil, err
 	}
+	s.recovery.QMP, s.recovery.Before = s.opts.QMP, p.before
 	// The guard stands before the first thing is changed.
-	if s.opts.Guard != nil {
-		guard, err := startGuard(s.opts.Guard, guardOrder{QMP: s.opts.QMP, Run: s.runs, Before: p.before})
-		if err != nil {
-			return nil, err
-		}
-		defer func() {
-			if guardErr := guard.Disarm(); guardErr != nil {
-				s.opts.Logger.Warn("ending the guard process", "error", guardErr)
-			}
-		}()
+	if err := s.startGuard(); err != nil {
+		return nil, err
 	}
-	before := &p.before
+	defer s.endGuard()
+	if s.dir, err = makeSocketDir(s.c, s.opts.SocketDir); err != nil {
+		return nil, err
+	}
+	defer s.removeSocketDir()
 	defer func() {
-		if before != nil {
-			err = errors.Join(err, s.settle(ctx, before))
+		if !s.recovered {
+			err = s.recoverMachine(ctx, err)
 		}
 	}()
+	left, err := s.dir.left()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.note(func(r *recovery) { r.Dir = left }); err != nil {
+		return nil, err
+	}
 	if err := p.apply(ctx, s.c); err != nil {
 		return nil, err
 	}
@@ -207,22 +236,20 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	}
 	// The machine runs again before the snapshot is flushed to the disk,
 	// which does not concern it.
-	putBack := before
-	before = nil
-	if err := s.goOn(ctx, putBack, result); err != nil {
+	if err := s.runOn(ctx, result); err != nil {
 		return nil, err
 	}
 	s.report("finish")
 	meta := received.Meta()
-	if s.runs {
-		// The stream says so too, unless standStill paused the machine.
-		meta.Machine.RunState = qmp.StateRunning
+	if s.recovery.ranAtPause() && !live(s.recovery.Saved) {
+		meta.Machine.RunState = qmp.StateRunning // the save itself had paused it
 	}
 	meta.Machine.QEMU = fmt.Sprintf("%d.%d.%d", s.c.Version().Major, s.c.Version().Minor, s.c.Version().Micro)
 	m, err := s.w.Finish(ctx, meta)
 	if err != nil {
 		return nil, err
 	}
+	result.SavedRunState = meta.Machine.RunState
 	result.Manifest, result.Bytes, result.Pages, result.Zero = m, m.Bytes(), m.Totals.Pages, m.Totals.Zero
 	result.Total = time.Since(s.began)
 	return result, nil
@@ -234,15 +261,10 @@ func (s *save) checkState(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	switch status.Status {
-	case qmp.StateRunning:
-		s.runs = true
-	case qmp.StatePaused, qmp.StatePrelaunch:
-	case qmp.StatePostmigrate:
-		return fmt.Errorf("%w: it was paused by an earlier migration; let it run first (QMP: cont)", ErrState)
-	default:
-		return fmt.Errorf("%w: it is %q (want running or paused)", ErrState, status.Status)
+	if err := checkSavable(s.c, status.Status); err != nil {
+		return err
 	}
+	s.recovery.Ran = live(status.Status)
 	m, err := s.c.QueryMigrate(ctx)
 	if err != nil {
 		return err
@@ -253,7 +275,26 @@ func (s *save) checkState(ctx context.Context) error {
 	if len(m.BlockedReasons) > 0 {
 		return fmt.Errorf("%w: QEMU says that it cannot be migrated: %s", ErrUnable, termtext.Text(strings.Join(m.BlockedReasons, "; ")))
 	}
-	return nil
+	// An earlier migration may have ended a moment ago.
+	short, cancel := context.WithTimeoutCause(ctx, cleanupTime, fmt.Errorf("%w: QEMU has not cleaned an earlier migration up after %v", ErrState, cleanupTime))
+	defer cancel()
+	return s.c.AwaitMigrationCleanup(short)
+}
+
+// plan finds out what has to be set. The return path lets the end of the migration
+// wait for this side, and fail if the machine does not run: see errNotRunning. A
+// machine that sends no description cannot have one, because the end of its stream
+// is that of the connection.
+func (s *save) plan(ctx context.Context) (*plan, error) {
+	err := s.c.QomGet(ctx, "/machine", "suppress-vmdesc", &s.noDescription)
+	if refused := (*qmp.Error)(nil); err != nil && !errors.As(err, &refused) {
+		return nil, err
+	}
+	return makePlan(ctx, s.c, wish{
+		channels: s.opts.Channels, method: s.opts.Method, level: s.opts.Level,
+		returnPath: keepsState(s.c.Version()) && !s.noDescription,
+		bandwidth:  s.opts.Bandwidth, downtime: s.opts.Downtime,
+	})
 }
 
 // standStill pauses a machine that QEMU could not save correctly while it
@@ -262,7 +303,7 @@ func (s *save) checkState(ctx context.Context) error {
 // pages, as most are; so some writes of a running guest are never sent, in its
 // own migrations too. With KVM the kernel watches.
 func (s *save) standStill(ctx context.Context) error {
-	if !s.runs || s.opts.AlwaysLive || s.c.Version().Major >= 9 {
+	if !s.recovery.Ran || s.opts.AlwaysLive || s.c.Version().Major >= 9 {
 		return nil
 	}
 	var kvm struct{ Enabled bool }
@@ -273,130 +314,11 @@ func (s *save) standStill(ctx context.Context) error {
 		return nil
 	}
 	s.opts.Logger.Warn("the machine is paused while it is saved: without KVM, QEMU before 9.0 loses writes of a machine that runs", "qemu", fmt.Sprint(s.c.Version()))
-	if err := s.c.Stop(ctx); err != nil {
+	if err := s.note(func(r *recovery) { r.Stopped = true }); err != nil {
 		return err
 	}
-	s.paused, s.stopped = time.Now(), true
-	return nil
-}
-
-// migrate runs the migration up to the point where the machine is paused and
-// all has arrived.
-func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
-	dir, err := private(s.c, s.opts.SocketDir)
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	addr := migration.Address{Network: "unix", Addr: socketIn(dir)}
-	ln, err := addr.Listen(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := own(s.c, addr.Addr); err != nil {
-		ln.Close()
-		return nil, err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	pace := newPace(s.opts.Bandwidth)
-	defer liftAtStop(s.c, pace)()
-	var received *migration.Received
-	done := make(chan error, 1)
-	go func() {
-		var err error
-		received, err = migration.Receive(ctx, ln, migration.ReceiveConfig{
-			Channels: s.opts.Channels, Method: s.opts.Method, Sink: s.w,
-			ConnectTimeout: s.opts.ConnectTimeout, Accelerator: s.opts.Accelerator, Progress: &s.prog, Logger: s.opts.Logger,
-			Pace: pace,
-		})
-		done <- err
-	}()
-	s.report("connect")
-	s.opts.Logger.Debug("the migration begins", "qemu", fmt.Sprint(s.c.Version()), "to", addr.String())
-	if err := s.c.Migrate(ctx, addr.String()); err != nil {
-		cancel(err)
-		<-done
-		return nil, fmt.Errorf("starting the migration: %w", err)
-	}
-	watchErr := make(chan error, 1)
-	go func() { watchErr <- s.watch(ctx, cancel) }()
-	err = <-done
-	if err != nil {
-		cancel(err)
-		return nil, preferred(err, <-watchErr)
-	}
-	if err := <-watchErr; err != nil {
-		return nil, err
-	}
-	if m := received.UUID; m != ([16]byte{}) {
-		s.opts.Logger.Debug("machine", "uuid", hex.EncodeToString(m[:]))
-	}
-	return received, nil
-}
-
-// preferred picks what says most of two ends of one failure. QEMU's word that
-// the migration failed says why; connections that closed only say that.
-func preferred(receiving, watching error) error {
-	if watching != nil && !errors.Is(watching, context.Canceled) && !errors.Is(receiving, watching) && !errors.Is(watching, receiving) {
-		if errors.Is(receiving, migration.ErrNobody) {
-			return receiving
-		}
-		return fmt.Errorf("%w (receiving: %w)", watching, receiving)
-	}
-	return receiving
-}
-
-// watch follows the migration at the source until it has ended. A failure
-// there cancels the receiving.
-func (s *save) watch(ctx context.Context, cancel context.CancelCauseFunc) error {
-	const often = 10 * time.Millisecond
-	for pushed := false; ; {
-		m, err := s.c.QueryMigrate(ctx)
-		if err != nil {
-			if ctx.Err() == nil {
-				err = fmt.Errorf("%w while it was saved: %w", ErrGone, err)
-				cancel(err)
-			}
-			return err
-		}
-		s.last = m
-		switch m.Status {
-		case qmp.MigrationCompleted:
-			if !s.stopped {
-				s.paused = time.Now()
-			}
-			s.report("paused")
-			return nil
-		case qmp.MigrationFailed, qmp.MigrationCancelled:
-			err := fmt.Errorf("QEMU says that the migration %s: %s", m.Status, orUnknown(m.ErrorDesc))
-			// What failed here is why it failed there, and says more: give
-			// it the time to show.
-			if sleep(ctx, 200*time.Millisecond) == nil {
-				cancel(err)
-			}
-			return err
-		}
-		s.report("memory")
-		if !pushed && s.rounds() > uint64(s.opts.MaxRounds) {
-			pushed = true
-			s.opts.Logger.Warn("the machine changes its memory faster than it can be saved; pausing it for the rest", "rounds", s.rounds())
-			if err := s.c.SetMigrateParameters(ctx, qmp.MigrateParameters{DowntimeLimit: new(qmp.Milliseconds(2_000_000))}); err != nil {
-				s.opts.Logger.Warn("raising the downtime limit", "error", err)
-			}
-		}
-		if err := sleep(ctx, often); err != nil {
-			return err
-		}
-	}
-}
-
-// orUnknown returns QEMU's reason, fit for a terminal.
-func orUnknown(s string) string {
-	if s == "" {
-		return "it does not say why (see its log)"
-	}
-	return termtext.Text(s)
+	s.paused = time.Now()
+	return s.c.Stop(ctx)
 }
 
 func (s *save) rounds() uint64 {
@@ -420,18 +342,26 @@ func (s *save) report(phase string) {
 	s.opts.Progress(p)
 }
 
-// goOn lets the machine run again, or not, and puts QEMU's settings back.
-func (s *save) goOn(ctx context.Context, before *settings, result *SaveResult) error {
-	run := s.runs && !s.opts.StayPaused
-	short, cancel := detached(ctx)
-	defer cancel()
-	if err := settle(short, s.c, run, before); err != nil {
+// runOn lets the machine run again, or not, and puts QEMU's settings back.
+func (s *save) runOn(ctx context.Context, result *SaveResult) error {
+	if err := s.note(func(r *recovery) { r.KeepPaused = s.opts.StayPaused }); err != nil {
 		return err
 	}
-	result.Paused = time.Since(s.paused)
-	if !s.stopped {
-		result.Paused += result.Downtime
+	short, cancel := detached(ctx)
+	defer cancel()
+	if err := s.recovery.restoreRunState(short, s.c); err != nil {
+		return err
 	}
+	if s.recovery.ranAtPause() {
+		result.Paused = time.Since(s.paused)
+		if !s.recovery.Stopped {
+			result.Paused += result.Downtime
+		}
+	}
+	if err := s.recovery.restoreSettings(short, s.c); err != nil {
+		return err
+	}
+	s.recovered = true
 	status, err := s.c.QueryStatus(short)
 	if err != nil {
 		return err
@@ -440,17 +370,72 @@ func (s *save) goOn(ctx context.Context, before *settings, result *SaveResult) e
 	return nil
 }
 
-// settle is what a save that fails ends with. It says what state the machine
-// is in if that is not as it was.
-func (s *save) settle(ctx context.Context, before *settings) error {
+// recoverMachine puts the machine in order after a save that failed with err, and
+// returns err, or what is worse.
+func (s *save) recoverMachine(ctx context.Context, err error) error {
+	s.recovered = true
 	short, cancel := detached(ctx)
 	defer cancel()
-	err := settle(short, s.c, s.runs, before)
-	if errors.Is(err, qmp.ErrClosed) {
-		return fmt.Errorf("%w: its monitor is closed, so the machine's state is not known", ErrGone)
+	recoverErr := s.recovery.run(short, s.c)
+	if errors.Is(recoverErr, qmp.ErrClosed) {
+		// The monitor may be gone, and QEMU not.
+		recoverErr = s.recovery.rescue(short)
 	}
-	if err != nil {
-		return fmt.Errorf("putting the machine in order after that: %w", err)
+	switch {
+	case recoverErr == nil:
+		return err
+	case errors.Is(recoverErr, ErrGone):
+		return fmt.Errorf("%w: %s (the save: %v)", ErrGone, s.describeDeath(), err)
 	}
-	return nil
+	return errors.Join(err, fmt.Errorf("the machine could not be put in order after that: %w", recoverErr))
+}
+
+// describeDeath says whether QEMU's process is still there.
+func (s *save) describeDeath() string {
+	const unknown = "its monitor is closed, and the machine's state is not known"
+	if s.pid <= 0 {
+		return unknown
+	}
+	// Its sockets are closed a little before it has ended.
+	for range 20 {
+		if !alive(s.pid) {
+			return fmt.Sprintf("QEMU died: its process %d has ended, and the machine with it; QEMU's log may say why", s.pid)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Sprintf("%s; its process %d is there", unknown, s.pid)
+}
+
+func (s *save) startGuard() (err error) {
+	if s.opts.Guard == nil {
+		return nil
+	}
+	s.guard, err = startGuard(s.opts.Guard, &s.recovery)
+	return err
+}
+
+// note changes what has to be done for the machine, and tells the guard.
+func (s *save) note(change func(*recovery)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.recovery)
+	if s.guard == nil {
+		return nil
+	}
+	return s.guard.tell(&s.recovery)
+}
+
+func (s *save) endGuard() {
+	if s.guard == nil {
+		return
+	}
+	if err := s.guard.Disarm(); err != nil {
+		s.opts.Logger.Warn("ending the guard process", "error", err)
+	}
+}
+
+func (s *save) removeSocketDir() {
+	if err := s.dir.remove(); err != nil {
+		s.opts.Logger.Warn("cleaning up after a save", "error", err)
+	}
 }

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/vmferry/vmferry/multifd"
@@ -30,7 +28,7 @@ const unlimited = 1 << 40
 // wait for somebody who is not there.
 var hostileCapabilities = []string{
 	"postcopy-ram", "xbzrle", "compress", "x-colo", "x-ignore-shared", "mapped-ram", "dirty-bitmaps", "block",
-	"background-snapshot", "return-path", "switchover-ack", "pause-before-switchover", "zero-copy-send", "rdma-pin-all", "release-ram",
+	"background-snapshot", "switchover-ack", "pause-before-switchover", "zero-copy-send", "rdma-pin-all", "release-ram",
 }
 
 // settings are capabilities and parameters that are changed, as they were before.
@@ -49,6 +47,8 @@ type wish struct {
 	channels int
 	method   multifd.Method
 	level    int
+	// returnPath lets a source wait for the destination's word at the end.
+	returnPath bool
 	// bandwidth and downtime are the source's, 0 at a destination.
 	bandwidth uint64
 	downtime  time.Duration
@@ -91,6 +91,7 @@ func makePlan(ctx context.Context, c *qmp.Client, want wish) (*plan, error) {
 	}
 	change("multifd", true)
 	change("events", true)
+	change("return-path", want.returnPath)
 	p.planParameters(params, c.Version())
 	return p, nil
 }
@@ -156,39 +157,21 @@ func zeroDetection(v qmp.Version, m multifd.Method) string {
 	return "multifd"
 }
 
-// private makes a directory that only QEMU's user and this one can look into,
-// for the socket between the two.
-func private(c *qmp.Client, parent string) (string, error) {
-	dir, err := os.MkdirTemp(parent, "vmferry-")
-	if err != nil {
-		return "", fmt.Errorf("making a directory for the socket: %w", err)
-	}
-	// Some sandboxes have other users; the socket then works if QEMU may
-	// open it all the same, and QEMU says so if not.
-	if cred, err := c.PeerCred(); err == nil && os.Geteuid() == 0 && cred.UID > 0 {
-		if err := os.Chown(dir, cred.UID, cred.GID); err != nil {
-			os.Remove(dir)
-			return "", fmt.Errorf("giving the socket's directory to QEMU's user %d: %w", cred.UID, err)
-		}
-	}
-	return dir, nil
-}
-
-// own gives a file in a private directory to QEMU's user.
-func own(c *qmp.Client, path string) error {
-	cred, err := c.PeerCred()
-	if err != nil || os.Geteuid() != 0 || cred.UID <= 0 {
-		return nil
-	}
-	return os.Chown(path, cred.UID, cred.GID)
-}
-
-func socketIn(dir string) string { return filepath.Join(dir, "s") }
-
 // detached gives a short time for putting things right that ctx's end, the
 // very reason, does not cut off.
 func detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func marshal(v any) []byte {

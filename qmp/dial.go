@@ -10,6 +10,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/vmferry/vmferry/internal/unixpath"
 )
 
 // GreetingTimeout is how long Dial waits for QEMU to greet and to negotiate.
@@ -27,8 +29,13 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, GreetingTimeout)
 	defer cancel()
 
+	short, release, err := unixpath.Short(path)
+	if err != nil {
+		return nil, fmt.Errorf("qmp: connect to %s: %w", path, err)
+	}
+	defer release()
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", path)
+	conn, err := d.DialContext(ctx, "unix", short)
 	if err != nil {
 		return nil, fmt.Errorf("qmp: connect to %s: %w%s", path, dialError(err), dialHint(err))
 	}

@@ -19,7 +19,25 @@ func newDir(t *testing.T) (*snapshot.Dir, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { d.Close() })
 	return d, path
+}
+
+func closeDir(t *testing.T, d *snapshot.Dir) {
+	t.Helper()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func openDir(t *testing.T, path string) *snapshot.Dir {
+	t.Helper()
+	d, err := snapshot.OpenDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
 }
 
 func TestASnapshotIsNotWrittenOver(t *testing.T) {
@@ -27,14 +45,15 @@ func TestASnapshotIsNotWrittenOver(t *testing.T) {
 	if err, _ := save(t, d, snapshot.StoreRaw); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := snapshot.Create(d, snapshot.Options{}); !errors.Is(err, snapshot.ErrExists) {
+		t.Errorf("Create: %v", err)
+	}
+	closeDir(t, d)
 	_, err := snapshot.CreateDir(path)
 	if !errors.Is(err, snapshot.ErrExists) || !strings.Contains(err.Error(), "holds a snapshot") {
 		t.Errorf("CreateDir: %v", err)
 	}
-	if _, err := snapshot.Create(d, snapshot.Options{}); !errors.Is(err, snapshot.ErrExists) {
-		t.Errorf("Create: %v", err)
-	}
-	if err := verifyAll(d); err != nil {
+	if err := verifyAll(openDir(t, path)); err != nil {
 		t.Error(err)
 	}
 }
@@ -45,20 +64,30 @@ func TestADirectoryWithOtherThingsInItIsRefused(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(path, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		if _, err := snapshot.Create(d, snapshot.Options{}); !errors.Is(err, snapshot.ErrExists) {
+			t.Errorf("Create beside %s: %v", name, err)
+		}
+		closeDir(t, d)
 		_, err := snapshot.CreateDir(path)
 		if !errors.Is(err, snapshot.ErrExists) || !strings.Contains(err.Error(), name) {
 			t.Errorf("CreateDir beside %s: %v", name, err)
-		}
-		if _, err := snapshot.Create(d, snapshot.Options{}); !errors.Is(err, snapshot.ErrExists) {
-			t.Errorf("Create beside %s: %v", name, err)
 		}
 	}
 }
 
 func TestAnEmptyDirectoryIsTaken(t *testing.T) {
-	_, path := newDir(t)
-	if _, err := snapshot.CreateDir(path); err != nil {
+	d, path := newDir(t)
+	closeDir(t, d)
+	d, err := snapshot.CreateDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It was there before, so that it stays.
+	if err := d.RemoveDir(); err != nil {
 		t.Error(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("an empty directory that was there before: %v", err)
 	}
 }
 

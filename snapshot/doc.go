@@ -7,7 +7,11 @@
 // a manifest is complete. A [Reader] finds any page through the index, is a
 // source of all of them, verifies and exports.
 //
+// A directory of a snapshot is made, and locked while it is written, by
+// [CreateDir]; what another writer made is never removed. Once Finish returns,
+// a loss of power takes nothing of the snapshot away.
+//
 // Traps: until Finish returns there is no snapshot; Abort removes what there
-// is of it. Everything in a snapshot is checked when it is read, an extent at
+// is of it. A [Dir] is closed by its owner, not by its [Reader]. Everything in a snapshot is checked when it is read, an extent at
 // a time, and errors wrap [ErrCorrupt].
 package snapshot

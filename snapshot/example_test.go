@@ -30,6 +30,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer dir.Close() // until then it is locked
 	if err := keep(dir, layout, ram); err != nil {
 		log.Fatal(err)
 	}
@@ -101,6 +102,7 @@ func ExampleReader_Source() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer dir.Close()
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 1 << 30}})
 	if err != nil {
 		log.Fatal(err)

@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,9 +16,12 @@ import (
 type Bucket interface {
 	// Create begins an object. It appears, whole, when it is committed.
 	Create(name string) (ObjectWriter, error)
-	// Open opens an object; fs.ErrNotExist if there is none.
+	// Open opens an object; fs.ErrNotExist if there is none. It does not wait:
+	// what is no object, such as a FIFO, is refused.
 	Open(name string) (Object, error)
-	// Remove removes an object.
+	// Remove removes an object that was committed through this bucket;
+	// fs.ErrNotExist if there is nothing of that name. What another put there
+	// under the name stays, and the error says so.
 	Remove(name string) error
 	// List lists what is there, begun objects included.
 	List() ([]string, error)
@@ -30,10 +32,13 @@ type Bucket interface {
 // ObjectWriter writes one object.
 type ObjectWriter interface {
 	io.Writer
-	// Commit makes the object durable, and visible under its name. After an
-	// error it may be visible, but nothing else is left of it.
+	// Commit makes the object durable, and visible under its name: once it
+	// returns nil, a loss of power takes neither the bytes nor the name away.
+	// It never replaces what has that name meanwhile; that is fs.ErrExist.
+	// After an error the object may be visible, but nothing else is left of
+	// it.
 	Commit() error
-	// Abort removes what was written.
+	// Abort removes what was written, and nothing else.
 	Abort() error
 }
 
@@ -44,40 +49,44 @@ type Object interface {
 	Size() int64
 }
 
-// Dir is a bucket in a directory of the local file system.
-type Dir struct{ path string }
+// Dir is a bucket in a directory of the local file system. It works on the
+// directory that it opened, whatever its path names later. Close it in the end.
+type Dir struct {
+	path   string
+	dir    directory
+	writes bool
+	made   []madeDir // the outermost first
 
-// CreateDir makes a directory for a new snapshot, or takes one that is empty.
-func CreateDir(path string) (*Dir, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("snapshot directory: %w", err)
-	}
-	d := &Dir{path}
-	names, err := d.List()
-	if err != nil {
-		return nil, err
-	}
-	if len(names) == 0 {
-		return d, nil
-	}
-	for _, name := range names {
-		if name == manifestName {
-			return nil, fmt.Errorf("%w: %s holds a snapshot; remove it or save to another name", ErrExists, path)
-		}
-	}
-	return nil, fmt.Errorf("%w: %s is not empty (%s) and holds no complete snapshot; if it is what a save left behind that was killed, remove it", ErrExists, path, names[0])
+	mu    sync.Mutex
+	wrote map[string]fileID // the objects that were committed through it
 }
 
-// OpenDir opens the directory of a snapshot.
-func OpenDir(path string) (*Dir, error) {
-	info, err := os.Stat(path)
+// OpenDir opens the directory of a snapshot for reading. It takes no lock: of
+// a snapshot that is being written, Open says that it is not complete.
+func OpenDir(path string) (*Dir, error) { return openDir(osFS{}, path) }
+
+func openDir(fsys fsys, path string) (*Dir, error) {
+	dir, err := fsys.openDir(path)
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil, fmt.Errorf("snapshot: %s is no directory: %w", path, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
-	if !info.IsDir() {
-		return nil, fmt.Errorf("snapshot: %s is no directory", path)
+	return &Dir{path: path, dir: dir}, nil
+}
+
+// Close ends the use of the directory, and with it the lock that CreateDir took.
+// Objects that are open stay open.
+func (d *Dir) Close() error {
+	for _, m := range d.made {
+		m.parent.Close()
 	}
-	return &Dir{path}, nil
+	d.made = nil
+	if d.dir == nil {
+		return nil
+	}
+	return d.dir.Close()
 }
 
 func (d *Dir) String() string { return d.path }
@@ -97,122 +106,141 @@ func (d *Dir) Create(name string) (ObjectWriter, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(d.path, name)
-	if _, err := os.Lstat(path); err == nil {
+	if !d.writes {
+		return nil, fmt.Errorf("snapshot: %s is open for reading only (CreateDir opens it for writing)", d)
+	}
+	if _, err := d.dir.stat(name); err == nil {
 		return nil, fmt.Errorf("snapshot: object %s: %w", name, fs.ErrExist)
 	}
-	f, err := os.OpenFile(path+partial, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	f, err := d.dir.create(name + partial)
 	if err != nil {
 		return nil, err
 	}
-	return &dirObjectWriter{File: f, path: path}, nil
+	info, err := f.stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &dirObjectWriter{Writer: f, f: f, id: info.id, dir: d, name: name}, nil
 }
 
 type dirObjectWriter struct {
-	*os.File
-	path    string
-	written int64
-	flushed int64 // what the kernel was asked to write to the disk
-}
-
-// flushStep is how many bytes are left to the kernel before it is asked to
-// write them. Otherwise all of an object waits for Commit, and Commit for it.
-const flushStep = 8 << 20
-
-func (w *dirObjectWriter) Write(p []byte) (int, error) {
-	n, err := w.File.Write(p)
-	w.written += int64(n)
-	if w.written-w.flushed >= flushStep {
-		// This only begins the writing; Commit's fsync is what counts, and
-		// says what went wrong.
-		unix.SyncFileRange(int(w.Fd()), w.flushed, w.written-w.flushed, unix.SYNC_FILE_RANGE_WRITE)
-		w.flushed = w.written
-	}
-	return n, err
+	io.Writer // f's
+	f         file
+	id        fileID
+	dir       *Dir
+	name      string
 }
 
 func (w *dirObjectWriter) Commit() error {
-	err := w.Sync()
-	if closeErr := w.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(w.path+partial, w.path)
-	}
-	if err != nil {
-		os.Remove(w.path + partial) // nobody else knows of it
+	d := w.dir.dir
+	before := w.dir.own(w.name, w.id) // Remove may come once it is visible
+	if err := publish(d, w.f, w.id, w.name+partial, w.name); err != nil {
+		w.dir.own(w.name, before)
 		return err
 	}
-	return syncDir(filepath.Dir(w.path))
+	return d.sync()
+}
+
+// own notes which object of a name was committed through the Dir, and returns
+// what it was before; the zero fileID is none.
+func (d *Dir) own(name string, id fileID) (before fileID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before = d.wrote[name]
+	if id == (fileID{}) {
+		delete(d.wrote, name)
+	} else {
+		d.wrote[name] = id
+	}
+	return before
+}
+
+// publish makes the bytes of a file durable, closes it and gives it its last
+// name. After an error the file is gone. The caller syncs the directory.
+func publish(d directory, f file, id fileID, from, to string) error {
+	err := f.Sync()
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if errors.Is(err, fs.ErrClosed) {
+		return err // it was committed or aborted before
+	}
+	info, statErr := d.stat(from)
+	if err == nil {
+		err = statErr
+	}
+	if err == nil && info.id != id {
+		return fmt.Errorf("%s is another file now than the one that this process wrote: both are left as they are", from)
+	}
+	if err == nil {
+		err = d.rename(from, to)
+	}
+	if err == nil {
+		return nil
+	}
+	if removeErr := removeOwn(d, from, id); !errors.Is(removeErr, fs.ErrNotExist) {
+		err = errors.Join(err, removeErr)
+	}
+	return err
 }
 
 func (w *dirObjectWriter) Abort() error {
-	w.Close()
-	return os.Remove(w.path + partial)
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
+	if err := w.f.Close(); errors.Is(err, fs.ErrClosed) {
 		return err
 	}
-	defer d.Close()
-	return d.Sync()
+	return removeOwn(w.dir.dir, w.name+partial, w.id)
 }
 
-// Open opens an object.
+// Open opens an object. What is no regular file is refused: a FIFO would block,
+// a symbolic link can lead out of the directory.
 func (d *Dir) Open(name string) (Object, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(filepath.Join(d.path, name))
+	f, err := d.dir.open(name)
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("snapshot: %s is no regular file", f.Name())
-	}
+	info, err := f.stat()
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	return &dirObject{f, info.Size()}, nil
+	return &dirObject{f, info.size}, nil
 }
 
 type dirObject struct {
-	*os.File
+	file
 	size int64
 }
 
 func (o *dirObject) Size() int64 { return o.size }
 
-// Remove removes an object.
+// Remove removes an object that was committed through this Dir. The removal of
+// the manifest is durable when Remove returns, so that no crash brings it back
+// to a snapshot whose objects are gone.
 func (d *Dir) Remove(name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	return os.Remove(filepath.Join(d.path, name))
+	d.mu.Lock()
+	id := d.wrote[name] // no file has the zero one
+	d.mu.Unlock()
+	if err := removeOwn(d.dir, name, id); err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	d.own(name, fileID{})
+	if name == manifestName {
+		return d.dir.sync()
+	}
+	return nil
 }
 
 // List lists the directory.
 func (d *Dir) List() ([]string, error) {
-	entries, err := os.ReadDir(d.path)
+	names, err := d.dir.list()
 	if err != nil {
 		return nil, fmt.Errorf("snapshot directory: %w", err)
 	}
-	names := make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = e.Name()
-	}
 	return names, nil
-}
-
-// RemoveDir removes the directory if it is empty.
-func (d *Dir) RemoveDir() error {
-	err := os.Remove(d.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }

@@ -3,7 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
+
+	"github.com/vmferry/vmferry/snapshot"
 )
 
 type exportCmd struct {
@@ -26,23 +27,18 @@ func (c *exportCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(c.Out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := snapshot.CreateFile(c.Out)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		err = errors.Join(err, f.Close())
-		if err != nil {
-			err = errors.Join(err, os.Remove(c.Out))
-		}
-	}()
+	defer func() { err = errors.Join(err, f.Abort()) }()
 	if c.Format == "raw" {
 		err = r.ExportRaw(a.ctx, block, f)
 	} else {
 		err = r.ExportMappedRAM(a.ctx, f)
 	}
 	if err == nil {
-		err = f.Sync()
+		err = f.Commit()
 	}
 	if err != nil {
 		return err

@@ -45,13 +45,24 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
+	// A source that is told that the snapshot is complete gives its machine
+	// up. So a complete snapshot stays, whatever fails later.
+	var kept bool
+	defer func() {
+		if !kept {
+			err = errors.Join(err, dir.RemoveDir())
+		} else if err != nil {
+			err = fmt.Errorf("%w (the snapshot %s is complete and stays)", err, c.Snapshot)
+		}
+		err = errors.Join(err, dir.Close())
+	}()
 	w, err := snapshot.Create(dir, snapshot.Options{Store: snapshot.Store(c.Store), Tool: tool(), Accelerator: acc})
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, w.Abort(), dir.RemoveDir())
+		if !kept {
+			err = errors.Join(err, w.Abort())
 		}
 	}()
 	ln, err := addr.Listen(a.ctx)
@@ -76,6 +87,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 		// is told that all is well: here, that the snapshot is complete.
 		Commit: func(r *migration.Received) (err error) {
 			m, err = w.Finish(a.ctx, r.Meta())
+			kept = err == nil
 			return err
 		},
 	})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/vmferry/vmferry/guest"
@@ -34,7 +35,7 @@ func (c *restoreCmd) Run(a *app) error {
 	}
 	defer r.Close()
 	p := a.newProgress(c.JSON)
-	result, err := qemu.Restore(a.ctx, r, qemu.RestoreOptions{
+	result, err := qemu.Restore(a.ctx, r.Reader, qemu.RestoreOptions{
 		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Paused: c.Paused, SocketDir: c.SocketDir, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.RestoreProgress) {
 			p.show(int64(s.Normal), int64(s.Total), fmt.Sprintf("%d of %d pages, %s sent", s.Normal, s.Total, size(s.Sent)), s)
@@ -53,12 +54,24 @@ func (c *restoreCmd) Run(a *app) error {
 	return err
 }
 
-func openSnapshot(path string) (*snapshot.Reader, error) {
+// openedSnapshot is a reader that closes its directory too.
+type openedSnapshot struct {
+	*snapshot.Reader
+	dir *snapshot.Dir
+}
+
+func (s openedSnapshot) Close() error { return errors.Join(s.Reader.Close(), s.dir.Close()) }
+
+func openSnapshot(path string) (openedSnapshot, error) {
 	dir, err := snapshot.OpenDir(path)
 	if err != nil {
-		return nil, err
+		return openedSnapshot{}, err
 	}
-	return snapshot.Open(dir)
+	r, err := snapshot.Open(dir)
+	if err != nil {
+		return openedSnapshot{}, errors.Join(err, dir.Close())
+	}
+	return openedSnapshot{r, dir}, nil
 }
 
 // maxBlocksNamed bounds the names in an error about a block that is not there.

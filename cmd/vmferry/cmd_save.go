@@ -6,24 +6,26 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/qemu"
+	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
 )
 
 type saveCmd struct {
-	QMP           string        `required:"" name:"qmp" help:"QMP socket of the machine." placeholder:"PATH"`
-	Channels      int           `default:"2" help:"Multifd channels (1 to 255)." placeholder:"N"`
-	Compression   string        `default:"none" enum:"none,zlib,zstd,qpl" help:"Method on the wire: ${enum}. A local socket needs none."`
-	Level         int           `default:"0" help:"Compression level: zlib has 1 to 9, zstd 1 to 20; 0 is QEMU's default." placeholder:"N"`
-	Store         string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
-	AtPause       string        `help:"Shell command to run while the machine is paused at the end; if it fails, so does the save." placeholder:"CMD"`
-	StayPaused    bool          `help:"Leave the machine paused when it is saved."`
-	Bandwidth     byteSize      `default:"0" help:"Bytes a second that QEMU sends at most until the machine is paused at the end, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
-	DowntimeLimit time.Duration `default:"300ms" help:"For how long the machine may stand still at the end." placeholder:"TIME"`
-	MaxRounds     int           `default:"30" help:"After so many rounds pause the machine for the rest, however long that takes." placeholder:"N"`
-	iaaFlags      `embed:""`
-	SocketDir     string `help:"Where to make the socket between QEMU and vmferry." placeholder:"DIR"`
-	JSON          bool   `name:"json" help:"Write progress and result as lines of JSON."`
-	Snapshot      string `arg:"" help:"Directory to make."`
+	QMP            string        `required:"" name:"qmp" help:"QMP socket of the machine." placeholder:"PATH"`
+	Channels       int           `default:"2" help:"Multifd channels (1 to 255)." placeholder:"N"`
+	Compression    string        `default:"none" enum:"none,zlib,zstd,qpl" help:"Method on the wire: ${enum}. A local socket needs none."`
+	Level          int           `default:"0" help:"Compression level: zlib has 1 to 9, zstd 1 to 20; 0 is QEMU's default." placeholder:"N"`
+	Store          string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
+	AtPause        string        `help:"Shell command to run while the machine is paused at the end; if it fails, so does the save." placeholder:"CMD"`
+	AtPauseTimeout time.Duration `default:"30s" help:"How long the command at the pause may take; then it is ended, the machine runs on, and the save fails." placeholder:"TIME"`
+	StayPaused     bool          `help:"Leave the machine paused when it is saved."`
+	Bandwidth      byteSize      `default:"0" help:"Bytes a second that QEMU sends at most until the machine is paused at the end, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
+	DowntimeLimit  time.Duration `default:"300ms" help:"For how long the machine may stand still at the end." placeholder:"TIME"`
+	MaxRounds      int           `default:"30" help:"After so many rounds pause the machine for the rest, however long that takes." placeholder:"N"`
+	iaaFlags       `embed:""`
+	SocketDir      string `help:"Where to make the socket between QEMU and vmferry." placeholder:"DIR"`
+	JSON           bool   `name:"json" help:"Write progress and result as lines of JSON."`
+	Snapshot       string `arg:"" help:"Directory to make."`
 }
 
 func (c *saveCmd) Run(a *app) error {
@@ -35,8 +37,8 @@ func (c *saveCmd) Run(a *app) error {
 	if err := levelFlag(qemu.SourceLevels(method).Check("QEMU's "+method.Name(), c.Level)); err != nil {
 		return err
 	}
-	if c.DowntimeLimit <= 0 || c.MaxRounds < 1 {
-		return usagef("--downtime-limit and --max-rounds have to be more than 0")
+	if c.DowntimeLimit <= 0 || c.AtPauseTimeout <= 0 || c.MaxRounds < 1 {
+		return usagef("--downtime-limit, --at-pause-timeout and --max-rounds have to be more than 0")
 	}
 	acc, err := c.accelerator(a, method, snapshot.Store(c.Store))
 	if err != nil {
@@ -50,7 +52,7 @@ func (c *saveCmd) Run(a *app) error {
 	p := a.newProgress(c.JSON)
 	result, err := qemu.Save(a.ctx, c.Snapshot, qemu.SaveOptions{
 		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Store: snapshot.Store(c.Store), Tool: tool(),
-		AtPause: c.AtPause, StayPaused: c.StayPaused, Bandwidth: uint64(c.Bandwidth), Downtime: c.DowntimeLimit,
+		AtPause: c.AtPause, AtPauseTimeout: c.AtPauseTimeout, StayPaused: c.StayPaused, Bandwidth: uint64(c.Bandwidth), Downtime: c.DowntimeLimit,
 		MaxRounds: c.MaxRounds, SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.SaveProgress) {
 			p.show(int64(s.Total-s.Remaining), int64(s.Total), saveLine(s), s)
@@ -65,9 +67,20 @@ func (c *saveCmd) Run(a *app) error {
 		p.line(map[string]any{"result": result})
 		return nil
 	}
-	_, err = fmt.Fprintf(a.stdout, "%s: %d pages (%d more are zero) in %s, in %d rounds and %s; paused for %s; the machine is %s\n",
-		c.Snapshot, result.Pages, result.Zero, size(result.Bytes), result.Rounds, seconds(result.Total), seconds(result.Paused), result.RunState)
+	_, err = fmt.Fprintf(a.stdout, "%s: %d pages (%d more are zero) in %s, in %d rounds and %s; paused for %s; the machine %s\n",
+		c.Snapshot, result.Pages, result.Zero, size(result.Bytes), result.Rounds, seconds(result.Total), seconds(result.Paused), stateLine(result))
 	return err
+}
+
+// stateLine says what state the machine was left in, and why if it does not run.
+func stateLine(r *qemu.SaveResult) string {
+	switch {
+	case r.RunState == r.SavedRunState:
+		return "is " + r.RunState
+	case r.SavedRunState == qmp.StateRunning:
+		return fmt.Sprintf("ran and is left paused (%s)", r.RunState)
+	}
+	return fmt.Sprintf("was %s when it was saved, and is left so (QEMU calls it %s)", r.SavedRunState, r.RunState)
 }
 
 func saveLine(s qemu.SaveProgress) string {

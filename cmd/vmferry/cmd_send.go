@@ -55,7 +55,7 @@ func (c *sendCmd) Run(a *app) error {
 	})
 	defer stop()
 	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, secure) }
-	err = migration.SendSnapshot(a.ctx, dial, r, migration.SnapshotConfig{
+	err = migration.SendSnapshot(a.ctx, dial, r.Reader, migration.SnapshotConfig{
 		Channels: c.Channels, Method: method, Level: c.Level, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Bandwidth: uint64(c.Bandwidth), Accelerator: acc, Progress: &counts,
 	})
 	stop()

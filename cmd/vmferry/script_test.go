@@ -39,6 +39,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"replay": replay, "digest": digest, "gencerts": genCerts, "flipbit": flipBit, "listening": listening, "freeport": freePort,
 			"exits": exits, "forge": forge, "lastjson": lastJSON, // script_output_test.go
+			"awaitfile": awaitFile,
 		},
 	})
 }
@@ -92,6 +93,17 @@ func listening(ts *testscript.TestScript, neg bool, args []string) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	ts.Fatalf("nothing listens on %s", args[0])
+}
+
+// awaitfile PATH waits until there is a file, a socket for one.
+func awaitFile(ts *testscript.TestScript, neg bool, args []string) {
+	for range 3000 {
+		if _, err := os.Lstat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("%s does not appear", args[0])
 }
 
 func port(ts *testscript.TestScript, addr string) (n int) {

@@ -19,6 +19,7 @@ func TestDirIsABucket(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { d.Close() })
 		return d
 	})
 }

@@ -27,6 +27,8 @@ func TestBucket(t *testing.T, empty func() snapshot.Bucket) {
 		{"an object is not there before it is committed", testInvisible},
 		{"an aborted object leaves nothing behind", testAbort},
 		{"an object is never written over", testNoOverwrite},
+		{"an object is ended once, and a late end harms no other", testEndedOnce},
+		{"an object that is begun cannot be removed", testRemoveBegun},
 		{"a removed object is gone", testRemove},
 		{"what is not there does not exist", testMissing},
 		{"names with a separator or a leading dot are refused", testNames},
@@ -173,6 +175,51 @@ func testNoOverwrite(t *testing.T, b snapshot.Bucket) {
 	}
 	if got, err := ReadAll(b, "o"); err != nil || string(got) != "first" {
 		t.Errorf("it is %q now (%v)", got, err)
+	}
+}
+
+func testEndedOnce(t *testing.T, b snapshot.Bucket) {
+	for name, end := range map[string]func(snapshot.ObjectWriter) error{"committed": snapshot.ObjectWriter.Commit, "aborted": snapshot.ObjectWriter.Abort} {
+		w, err := b.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := end(w); err != nil {
+			t.Fatal(err)
+		}
+		want := ""
+		if name == "aborted" {
+			want = "of another writer"
+			write(t, b, name, []byte(want))
+		}
+		if err := w.Abort(); err == nil {
+			t.Errorf("Abort of an object that was %s went well", name)
+		}
+		if err := w.Commit(); err == nil {
+			t.Errorf("Commit of an object that was %s went well", name)
+		}
+		if got, err := ReadAll(b, name); err != nil || string(got) != want {
+			t.Errorf("the object of the name %s: %q, %v", name, got, err)
+		}
+	}
+}
+
+func testRemoveBegun(t *testing.T, b snapshot.Bucket) {
+	w, err := b.Create("o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte("whole")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Remove("o"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Remove: %v", err)
+	}
+	if err := w.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadAll(b, "o"); err != nil || string(got) != "whole" {
+		t.Errorf("after the commit: %q, %v", got, err)
 	}
 }
 

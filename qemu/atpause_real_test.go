@@ -1,0 +1,143 @@
+//go:build realqemu
+
+package qemu_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vmferry/vmferry/internal/qemutest"
+	"github.com/vmferry/vmferry/qemu"
+	"github.com/vmferry/vmferry/qmp"
+)
+
+// askAtPause is a command at the pause that sends QMP commands and keeps the
+// answers. It fails if the last is an error.
+const askAtPause = `python3 -c '
+import json, os, socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect(os.environ["VMFERRY_QMP"]); f = s.makefile("rw")
+print(f.readline(), end="")
+for c in json.loads(sys.argv[1]):
+    f.write(json.dumps(c) + "\n"); f.flush()
+    while True:
+        a = json.loads(f.readline())
+        if "event" not in a: break
+    print(json.dumps(a))
+' '%s' > %s`
+
+func TestRealQEMUAtPause_HasAMonitorThatWorks(t *testing.T) {
+	src := idle(t, "10.0", false)
+	answers := filepath.Join(t.TempDir(), "answers")
+	opts := options(src)
+	opts.AtPause = fmt.Sprintf(askAtPause, `[{"execute":"qmp_capabilities"},{"execute":"query-status","id":7},{"execute":"cont"},{"execute":"no-such-command"}]`, answers)
+	saveTo(t, filepath.Join(t.TempDir(), "s"), opts)
+	text, err := os.ReadFile(answers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if len(lines) != 5 {
+		t.Fatalf("%d answers: %s", len(lines), text)
+	}
+	for i, want := range []string{`"QMP"`, `"return": {}`, `postmigrate`, "cannot change that", "CommandNotFound"} {
+		if !strings.Contains(lines[i], want) {
+			t.Errorf("answer %d is %s, want one that holds %s", i, lines[i], want)
+		}
+	}
+	runsOn(t, src, time.Minute)
+}
+
+// withDisk adds a disk to a machine.
+func withDisk(version, drive string, incoming bool) qemutest.Config {
+	cfg := config(version)
+	cfg.Incoming = incoming
+	cfg.ExtraArgs = []string{"-drive", drive + ",if=none,id=disk0", "-device", "virtio-blk-pci,drive=disk0,id=vda"}
+	return cfg
+}
+
+// fileOfDisk returns the file that QEMU writes the disk's changes to.
+func fileOfDisk(t *testing.T, c *qmp.Client) string {
+	t.Helper()
+	var devices []struct {
+		Inserted struct{ File string }
+	}
+	if err := c.Execute(t.Context(), "query-block", nil, &devices); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range devices {
+		if d.Inserted.File != "" {
+			return d.Inserted.File
+		}
+	}
+	t.Fatal("the machine has no disk")
+	return ""
+}
+
+// The recipes of docs/at-pause.md.
+func TestRealQEMUAtPause_DisksOfTheSameMoment(t *testing.T) {
+	for _, version := range []string{"7.2", "10.0"} {
+		t.Run(version, func(t *testing.T) {
+			dir := t.TempDir()
+			image, overlay := filepath.Join(dir, "vm1.raw"), filepath.Join(dir, "overlay.qcow2")
+			if err := os.WriteFile(image, make([]byte, 8<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cfg := withDisk(version, "format=raw,file="+image, false)
+			src := qemutest.Start(t, cfg)
+			if err := src.WaitReady(soon(t)); err != nil {
+				t.Fatal(err)
+			}
+			opts := options(src)
+			opts.AlwaysLive = true
+
+			copied := filepath.Join(dir, "copied")
+			opts.AtPause = "cp --reflink=auto " + image + ` "$VMFERRY_SNAPSHOT.raw" && mv "$VMFERRY_SNAPSHOT.raw" ` + copied
+			saveTo(t, filepath.Join(dir, "s1"), opts)
+			if _, err := os.Stat(copied); err != nil {
+				t.Error(err)
+			}
+
+			freeze, _ := json.Marshal([]any{
+				map[string]any{"execute": "qmp_capabilities"},
+				map[string]any{"execute": "blockdev-snapshot-sync", "arguments": map[string]any{"device": "disk0", "snapshot-file": overlay, "format": "qcow2"}},
+			})
+			answers := filepath.Join(dir, "answers")
+			opts.AtPause = fmt.Sprintf(askAtPause, freeze, answers) + " && ! grep '\"error\"' " + answers
+			saveTo(t, filepath.Join(dir, "s2"), opts)
+			if is := fileOfDisk(t, dial(t, src.QMPPath2())); is != overlay {
+				t.Errorf("the disk is written to %s, want the overlay", is)
+			}
+			runsOn(t, src, time.Minute)
+
+			for snapshot, disk := range map[string]string{"s1": copied, "s2": image} {
+				dst := qemutest.Start(t, withDisk(version, "format=raw,snapshot=on,file="+disk, true))
+				if _, err := qemu.Restore(soon(t), open(t, filepath.Join(dir, snapshot)), qemu.RestoreOptions{QMP: dst.QMPPath()}); err != nil {
+					t.Fatalf("%v\n%s", err, dst.Stderr())
+				}
+				sound(t, dst, time.Minute)
+				dst.Kill()
+			}
+		})
+	}
+}
+
+func TestRealQEMUAtPause_EndsAfterItsTimeout(t *testing.T) {
+	src := idle(t, "10.0", false)
+	opts := options(src)
+	opts.AtPause, opts.AtPauseTimeout = "sleep 1000 & sleep 1000", 500*time.Millisecond
+	path := filepath.Join(t.TempDir(), "s")
+	_, err := qemu.Save(soon(t), path, opts)
+	if err == nil || !strings.Contains(err.Error(), "--at-pause-timeout") {
+		t.Errorf("%v, want an error that names --at-pause-timeout", err)
+	}
+	noSnapshot(t, path)
+	if is := state(t, dial(t, src.QMPPath2())); is != qmp.StateRunning {
+		t.Errorf("the machine is %q", is)
+	}
+	runsOn(t, src, time.Minute)
+}

@@ -1,0 +1,180 @@
+package qemu
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/qmp"
+)
+
+// atPauseMonitor is a QMP socket for the command at the pause. QEMU's own serves
+// one client, which is the save; the monitor passes commands on over the save's
+// connection, and events back.
+type atPauseMonitor struct {
+	path   string
+	dir    string
+	c      *qmp.Client
+	ln     net.Listener
+	ctx    context.Context
+	cancel context.CancelFunc
+	served sync.WaitGroup
+}
+
+// refusedAtPause are commands that would take the machine out of the save's hands.
+var refusedAtPause = []string{"cont", "stop", "loadvm"}
+
+// startAtPauseMonitor listens in a new directory that only this process's user can
+// enter.
+func startAtPauseMonitor(c *qmp.Client) (*atPauseMonitor, error) {
+	dir, err := os.MkdirTemp("", "vmferry-")
+	if err != nil {
+		return nil, fmt.Errorf("making a directory for its QMP socket: %w", err)
+	}
+	m := &atPauseMonitor{path: filepath.Join(dir, "qmp"), dir: dir, c: c}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	if m.ln, err = (migration.Address{Network: "unix", Addr: m.path}).Listen(m.ctx); err != nil {
+		m.cancel()
+		os.Remove(dir)
+		return nil, fmt.Errorf("its QMP socket: %w", err)
+	}
+	m.served.Go(m.accept)
+	return m, nil
+}
+
+// stop ends the serving and removes the socket.
+func (m *atPauseMonitor) stop() {
+	m.cancel()
+	m.ln.Close() // which removes the socket
+	m.served.Wait()
+	os.Remove(m.dir)
+}
+
+func (m *atPauseMonitor) accept() {
+	for {
+		conn, err := m.ln.Accept()
+		if err != nil {
+			return
+		}
+		m.served.Go(func() {
+			defer conn.Close()
+			stop := context.AfterFunc(m.ctx, func() { conn.Close() })
+			defer stop()
+			client := &atPauseClient{m: m, out: json.NewEncoder(conn)}
+			client.serve(conn)
+		})
+	}
+}
+
+// atPauseClient is one client of the monitor.
+type atPauseClient struct {
+	m   *atPauseMonitor
+	mu  sync.Mutex
+	out *json.Encoder // which writes a line at a time
+}
+
+// serve answers until the client leaves. A client that cannot be answered any more
+// leaves too.
+func (a *atPauseClient) serve(conn net.Conn) {
+	if a.send(a.greeting()) != nil {
+		return
+	}
+	events := a.m.c.Subscribe()
+	var passing sync.WaitGroup
+	passing.Go(func() { a.passEvents(events) })
+	defer passing.Wait()
+	defer events.Close()
+	lines := bufio.NewScanner(conn)
+	lines.Buffer(nil, qmp.MaxMessage)
+	for lines.Scan() {
+		if strings.TrimSpace(lines.Text()) == "" {
+			continue
+		}
+		if a.send(a.answer(lines.Bytes())) != nil {
+			return
+		}
+	}
+}
+
+func (a *atPauseClient) send(v any) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.out.Encode(v)
+}
+
+func (a *atPauseClient) greeting() any {
+	v := a.m.c.Version()
+	return map[string]any{"QMP": map[string]any{
+		"version":      map[string]any{"qemu": v, "package": v.Package},
+		"capabilities": []string{},
+	}}
+}
+
+func (a *atPauseClient) passEvents(events *qmp.Subscription) {
+	for e := range events.Events() {
+		line := map[string]any{
+			"event":     e.Name,
+			"timestamp": map[string]int64{"seconds": e.Time.Unix(), "microseconds": int64(e.Time.Nanosecond() / 1000)},
+		}
+		if e.Data != nil {
+			line["data"] = e.Data
+		}
+		if a.send(line) != nil {
+			return
+		}
+	}
+}
+
+// atPauseRequest is a command of a client's. QMP lets the id be anything.
+type atPauseRequest struct {
+	Execute   string          `json:"execute"`
+	Arguments json.RawMessage `json:"arguments"`
+	ID        json.RawMessage `json:"id"`
+}
+
+// answer carries a command out and returns its answer.
+func (a *atPauseClient) answer(line []byte) any {
+	var r atPauseRequest
+	answer := map[string]any{}
+	fail := func(class, desc string) any {
+		answer["error"] = map[string]string{"class": class, "desc": desc}
+		return answer
+	}
+	if err := json.Unmarshal(line, &r); err != nil {
+		return fail("GenericError", fmt.Sprintf("the command is not a JSON object: %v", err))
+	}
+	if r.ID != nil {
+		answer["id"] = r.ID
+	}
+	if r.Execute == "qmp_capabilities" {
+		answer["return"] = struct{}{}
+		return answer
+	}
+	if slices.Contains(refusedAtPause, r.Execute) || strings.HasPrefix(r.Execute, "migrate") {
+		return fail("GenericError", fmt.Sprintf("%s: vmferry has paused the machine for its save and lets it run on afterwards; the command at the pause cannot change that", r.Execute))
+	}
+	var args any
+	if r.Arguments != nil {
+		args = r.Arguments
+	}
+	var result json.RawMessage
+	err := a.m.c.Execute(a.m.ctx, r.Execute, args, &result)
+	var refused *qmp.Error
+	switch {
+	case errors.As(err, &refused):
+		return fail(refused.Class, refused.Desc)
+	case err != nil:
+		return fail("GenericError", err.Error())
+	}
+	answer["return"] = result
+	return answer
+}

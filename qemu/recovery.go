@@ -1,0 +1,168 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/vmferry/vmferry/qmp"
+)
+
+// Run states that package qmp has no name for.
+const (
+	stateFinishMigrate = "finish-migrate" // paused by a migration that has not ended
+	stateSuspended     = "suspended"
+)
+
+// savableStates are the run states that QEMU migrates from. It does not migrate
+// from postmigrate: see refusePostmigrate.
+var savableStates = []string{
+	qmp.StateRunning, qmp.StatePaused, qmp.StatePrelaunch, stateSuspended, "shutdown", "io-error", "guest-panicked", "internal-error", "watchdog",
+}
+
+// recovery is how a machine is brought back to the state that it was in, by the
+// process that saves or by its guard. The guard gets it as JSON.
+type recovery struct {
+	QMP string `json:"qmp"`
+	// Ran says that the machine ran when it was last looked at before the end of
+	// the migration.
+	Ran bool `json:"ran"`
+	// Stopped says that the save itself may have paused the machine before the
+	// migration.
+	Stopped bool `json:"stopped,omitempty"`
+	// Saved is the run state in the stream, "" before that has come. It is what
+	// the machine was in at the end: the guest can have powered off, and a
+	// management program can have paused it, since it was last looked at.
+	Saved string `json:"saved,omitempty"`
+	// KeepPaused leaves a machine paused that the migration has paused.
+	KeepPaused bool `json:"keep_paused,omitempty"`
+	// Before are the settings to put back.
+	Before settings `json:"before"`
+	// Dir is the directory of the socket, nil while there is none.
+	Dir *leftDir `json:"dir,omitempty"`
+}
+
+// live tells whether a machine in that state runs, or sleeps and can be woken.
+func live(state string) bool { return state == qmp.StateRunning || state == stateSuspended }
+
+// ranAtPause tells whether the machine ran when the migration paused it.
+func (r *recovery) ranAtPause() bool {
+	switch {
+	case r.Saved == "":
+		return r.Ran
+	case r.Stopped && r.Saved == qmp.StatePaused:
+		return true
+	}
+	return live(r.Saved)
+}
+
+// run ends a migration that is under way, brings the machine back to its state, and
+// puts the settings back, in that order: a machine that runs with odd settings is
+// better than one that does not run.
+func (r *recovery) run(ctx context.Context, c *qmp.Client) error {
+	err := endMigration(ctx, c)
+	if err == nil {
+		err = r.restoreRunState(ctx, c)
+	}
+	if err == nil {
+		err = r.restoreSettings(ctx, c)
+	}
+	return err
+}
+
+// restoreSettings puts the settings back when QEMU has cleaned the migration up.
+func (r *recovery) restoreSettings(ctx context.Context, c *qmp.Client) error {
+	if err := c.AwaitMigrationCleanup(ctx); err != nil {
+		return fmt.Errorf("waiting for QEMU to clean the migration up: %w", err)
+	}
+	return r.Before.restore(ctx, c)
+}
+
+// endMigration returns when no migration is under way.
+func endMigration(ctx context.Context, c *qmp.Client) error {
+	for cancelled := false; ; {
+		m, err := c.QueryMigrate(ctx)
+		if err != nil {
+			return err
+		}
+		if m.Status == "" || m.Status == qmp.MigrationNone || m.Ended() {
+			return nil
+		}
+		if !cancelled {
+			if err := c.MigrateCancel(ctx); err != nil {
+				return err
+			}
+			cancelled = true
+		}
+		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+			return fmt.Errorf("the migration is %q: %w", m.Status, err)
+		}
+	}
+}
+
+// restoreRunState lets a machine run on that ran, if it is the migration or the save
+// that paused it. A machine that something else paused, or that powered off,
+// panicked or broke, is left as it is.
+func (r *recovery) restoreRunState(ctx context.Context, c *qmp.Client) error {
+	for {
+		s, err := c.QueryStatus(ctx)
+		if err != nil {
+			return err
+		}
+		resume := false
+		switch s.Status {
+		case qmp.StatePostmigrate:
+			resume = r.ranAtPause() && !r.KeepPaused
+		case qmp.StatePaused:
+			resume = r.Stopped && r.ranAtPause() && !r.KeepPaused
+		case stateFinishMigrate:
+			if err := sleep(ctx, 10*time.Millisecond); err != nil {
+				return fmt.Errorf("the machine is %q: %w", s.Status, err)
+			}
+			continue
+		}
+		if !resume {
+			return nil
+		}
+		if err := c.Cont(ctx); err != nil {
+			return fmt.Errorf("letting the machine run on: %w", err)
+		}
+		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+			return fmt.Errorf("the machine is %q: %w", s.Status, err)
+		}
+	}
+}
+
+// checkSavable refuses a machine in a state that QEMU does not migrate from.
+func checkSavable(c *qmp.Client, state string) error {
+	switch {
+	case state == qmp.StatePostmigrate:
+		return refusePostmigrate(c.Version())
+	case !slices.Contains(savableStates, state):
+		return fmt.Errorf("%w: the machine is %q (want one of %q)", ErrState, state, savableStates)
+	}
+	return nil
+}
+
+// refusePostmigrate explains that QEMU does not migrate a machine that a migration
+// has paused: the machine could run elsewhere.
+func refusePostmigrate(v qmp.Version) error {
+	err := fmt.Errorf("%w: an earlier migration paused the machine (a save with --stay-paused, or something else that migrated it), and QEMU does not migrate it again before it has run (QMP: cont)", ErrState)
+	if !keepsState(v) {
+		err = fmt.Errorf("%w; QEMU %v leaves a paused machine like that too, so it can be saved once; from QEMU 8.1 on it stays paused and can be saved again", err, v)
+	}
+	return err
+}
+
+// keepsState tells whether this QEMU, when a migration fails, puts a machine back
+// into the very state it was in. Before 8.1 a machine that did not run is
+// postmigrate afterwards.
+func keepsState(v qmp.Version) bool { return v.AtLeast(8, 1) }
+
+// errNotRunning makes the migration of a machine that does not run fail at its very
+// end, when all has arrived: QEMU then leaves the machine in its state and not in
+// postmigrate, from which it would not migrate it again and from which cont would
+// run a machine that has powered off.
+var errNotRunning = errors.New("the machine does not run: its migration is given up when all has arrived, so that QEMU leaves the machine as it is")

@@ -1,0 +1,162 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/qmp"
+	"github.com/vmferry/vmferry/qmp/qmptest"
+)
+
+// machine is a QEMU whose migration has ended and whose machine is in some state.
+func machine(t *testing.T, state string) *qmptest.Server {
+	t.Helper()
+	s := qmptest.Start(t, qmptest.Config{})
+	var now atomic.Value
+	now.Store(state)
+	s.Handle("query-status", func(context.Context, json.RawMessage) (any, error) {
+		return map[string]any{"status": now.Load(), "running": now.Load() == qmp.StateRunning}, nil
+	})
+	s.Handle("cont", func(context.Context, json.RawMessage) (any, error) {
+		now.Store(qmp.StateRunning)
+		return nil, nil
+	})
+	s.Answer("query-migrate", map[string]any{"status": "completed"})
+	s.Answer("query-yank", []any{map[string]any{"type": "chardev", "id": "compat_monitor0"}})
+	s.Answer("migrate-set-parameters", nil)
+	s.Answer("migrate-set-capabilities", nil)
+	return s
+}
+
+func commandsOf(s *qmptest.Server) (names []string) {
+	for _, call := range s.Calls() {
+		names = append(names, call.Command)
+	}
+	return names
+}
+
+func TestRecovery_ResumesOnlyWhatTheSavePaused(t *testing.T) {
+	tests := []struct {
+		name   string
+		r      recovery
+		state  string
+		resume bool
+	}{
+		{"ran, and the stream says so", recovery{Ran: true, Saved: "running"}, "postmigrate", true},
+		{"ran when last looked at", recovery{Ran: true}, "postmigrate", true},
+		{"slept", recovery{Ran: true, Saved: "suspended"}, "postmigrate", true},
+		{"paused before", recovery{}, "postmigrate", false},
+		{"powered off during the save", recovery{Ran: true, Saved: "shutdown"}, "postmigrate", false},
+		{"panicked during the save", recovery{Ran: true, Saved: "guest-panicked"}, "postmigrate", false},
+		{"ran into an I/O error during the save", recovery{Ran: true, Saved: "io-error"}, "postmigrate", false},
+		{"paused by something else during the save", recovery{Ran: true}, "paused", false},
+		{"paused by the save", recovery{Ran: true, Stopped: true}, "paused", true},
+		{"paused by the save, and migrated", recovery{Ran: true, Stopped: true, Saved: "paused"}, "postmigrate", true},
+		{"powered off before the save could pause it", recovery{Ran: true, Stopped: true, Saved: "shutdown"}, "postmigrate", false},
+		{"powered off, the migration failed", recovery{Ran: true}, "shutdown", false},
+		{"stays paused on purpose", recovery{Ran: true, Saved: "running", KeepPaused: true}, "postmigrate", false},
+		{"runs already", recovery{Ran: true}, "running", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := machine(t, tt.state)
+			c, err := qmp.Dial(t.Context(), s.Path())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if err := tt.r.run(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			if got := slices.Contains(commandsOf(s), "cont"); got != tt.resume {
+				t.Errorf("cont was sent: %v, want %v", got, tt.resume)
+			}
+		})
+	}
+}
+
+func TestRecovery_SettingsWaitForTheCleanup(t *testing.T) {
+	s := machine(t, qmp.StateRunning)
+	var asked atomic.Int32
+	s.Handle("query-yank", func(context.Context, json.RawMessage) (any, error) {
+		if asked.Add(1) < 4 {
+			return []any{map[string]any{"type": "migration"}}, nil
+		}
+		return []any{}, nil
+	})
+	c, err := qmp.Dial(t.Context(), s.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r := recovery{Ran: true, Before: settings{Capabilities: map[string]bool{"multifd": false}}}
+	if err := r.run(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	calls := commandsOf(s)
+	lastYank, firstSet := 0, -1
+	for i, name := range calls {
+		if name == "query-yank" {
+			lastYank = i
+		}
+		if strings.HasPrefix(name, "migrate-set") && firstSet < 0 {
+			firstSet = i
+		}
+	}
+	if asked.Load() != 4 || firstSet < lastYank {
+		t.Errorf("settings were changed before the cleanup was over: %q", calls)
+	}
+}
+
+func TestRunGuard_GoesByTheLastOrder(t *testing.T) {
+	for name, tt := range map[string]struct {
+		last   recovery
+		tail   string
+		resume bool
+	}{
+		"the machine ran":                {recovery{Ran: true}, "", true},
+		"the machine powered off":        {recovery{Ran: true, Saved: "shutdown"}, "", false},
+		"an order that is cut off":       {recovery{Ran: true}, `{"qmp":"/nowhere`, true},
+		"the process ended as it should": {recovery{Ran: true}, disarmed, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := machine(t, qmp.StatePostmigrate)
+			first := recovery{QMP: s.Path()}
+			tt.last.QMP = s.Path()
+			in := fmt.Sprintf("%s\n%s\n%s", marshal(first), marshal(tt.last), tt.tail)
+			if err := RunGuard(strings.NewReader(in), io.Discard); err != nil {
+				t.Fatal(err)
+			}
+			if got := slices.Contains(commandsOf(s), "cont"); got != tt.resume {
+				t.Errorf("cont was sent: %v, want %v", got, tt.resume)
+			}
+		})
+	}
+}
+
+func TestExplainBy_PrefersTheEndThatKnows(t *testing.T) {
+	cancelled := errorOfMigration(qmp.Migration{Status: qmp.MigrationCancelled}, sending)
+	full := errors.New("no space left on device")
+	left := fmt.Errorf("main channel: %w", multifd.ErrTruncated)
+	broken := errorOfMigration(qmp.Migration{Status: qmp.MigrationFailed, ErrorDesc: "Broken pipe"}, sending)
+	if err := explainBy(left, cancelled); !strings.HasPrefix(err.Error(), "the migration was cancelled at QEMU") || !errors.Is(err, multifd.ErrTruncated) {
+		t.Errorf("%v", err)
+	}
+	if err := explainBy(full, broken); err != full {
+		t.Errorf("%v, want what came first", err)
+	}
+	if err := explainBy(left, nil); err != left {
+		t.Errorf("%v", err)
+	}
+	if err := explainBy(nil, broken); err != broken {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,288 @@
+package qemu
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/internal/unixpath"
+	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/qmp"
+)
+
+// socketName is the name of the socket in its directory.
+const socketName = "s"
+
+// socketDir is a new directory for the socket between QEMU and this process.
+//
+// This process may be root and QEMU another user. All that happens in the
+// directory, and to it, goes through descriptors, and no symbolic link is
+// followed: a path is resolved again by QEMU only.
+type socketDir struct {
+	path   string // of the directory, as QEMU sees it
+	parent *os.File
+	dir    *os.File
+	qemu   qmp.Credentials
+	give   bool // QEMU's user is another one than this process's
+}
+
+// makeSocketDir makes the directory in parent, "" for the directory for temporary
+// files. Only this process's user can enter it.
+func makeSocketDir(c *qmp.Client, parent string) (_ *socketDir, err error) {
+	if parent == "" {
+		parent = os.TempDir()
+	}
+	parent, err = filepath.Abs(parent) // QEMU has a working directory of its own
+	if err != nil {
+		return nil, fmt.Errorf("making a directory for the socket: %w", err)
+	}
+	name := "vmferry-" + strings.ToLower(rand.Text()[:10])
+	d := &socketDir{path: filepath.Join(parent, name)}
+	if err := unixpath.Check(d.socket(), "choose a shorter directory with --socket-dir"); err != nil {
+		return nil, err
+	}
+	// A sandbox may hide QEMU's process; the socket then works if QEMU can open
+	// it all the same.
+	if cred, err := c.PeerCred(); err == nil {
+		d.qemu, d.give = cred, os.Geteuid() == 0 && cred.UID > 0
+	}
+	if d.parent, err = openDir(unix.AT_FDCWD, parent); err != nil {
+		return nil, fmt.Errorf("directory for the socket: %w (choose another with --socket-dir)", err)
+	}
+	if err := unix.Mkdirat(int(d.parent.Fd()), name, 0o700); err != nil {
+		d.parent.Close()
+		return nil, fmt.Errorf("making a directory for the socket in %s: %w (choose another with --socket-dir)", parent, err)
+	}
+	if d.dir, err = openDir(int(d.parent.Fd()), name); err != nil {
+		unix.Unlinkat(int(d.parent.Fd()), name, unix.AT_REMOVEDIR)
+		d.parent.Close()
+		return nil, fmt.Errorf("directory for the socket: %w", err)
+	}
+	if err := d.checkOwn(); err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// openDir opens a directory. The last element of the path may not be a symbolic
+// link if the path is relative to another directory.
+func openDir(at int, path string) (*os.File, error) {
+	flags := unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
+	if at != unix.AT_FDCWD {
+		flags |= unix.O_NOFOLLOW
+	}
+	fd, err := unix.Openat(at, path, flags, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// checkOwn checks that the directory that was opened is the one that was made: the
+// owner of its parent could have put another one in its place.
+func (d *socketDir) checkOwn() error {
+	var is unix.Stat_t
+	if err := unix.Fstat(int(d.dir.Fd()), &is); err != nil {
+		return fmt.Errorf("directory for the socket %s: %w", d.path, err)
+	}
+	if int(is.Uid) != os.Geteuid() || is.Mode&0o777 != 0o700 {
+		return fmt.Errorf("directory for the socket %s was replaced by one of user %d with mode %o: choose another parent with --socket-dir", d.path, is.Uid, is.Mode&0o777)
+	}
+	return nil
+}
+
+// socket returns the path of the socket, as QEMU sees it.
+func (d *socketDir) socket() string { return filepath.Join(d.path, socketName) }
+
+// address returns the socket's address for QEMU.
+func (d *socketDir) address() string {
+	return migration.Address{Network: "unix", Addr: d.socket()}.String()
+}
+
+// through returns the socket's path by the directory's descriptor.
+func (d *socketDir) through() string { return unixpath.Through(int(d.dir.Fd()), socketName) }
+
+// listen listens on the socket, which QEMU's user can connect to. The directory
+// stays this process's own, so nothing in it can be replaced.
+func (d *socketDir) listen(ctx context.Context) (net.Listener, error) {
+	ln, err := migration.Address{Network: "unix", Addr: d.through()}.Listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false) // remove does that
+	if !d.give {
+		return ln, nil
+	}
+	err = unix.Fchownat(int(d.dir.Fd()), socketName, d.qemu.UID, d.qemu.GID, unix.AT_SYMLINK_NOFOLLOW)
+	if err == nil {
+		err = unix.Fchmod(int(d.dir.Fd()), 0o711) // others can look up the socket, which is QEMU's user's only
+	}
+	if err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("giving the socket %s to QEMU's user %d: %w", d.socket(), d.qemu.UID, err)
+	}
+	return ln, nil
+}
+
+// handOver gives the directory to QEMU's user, who makes the socket in it.
+func (d *socketDir) handOver() error {
+	if !d.give {
+		return nil
+	}
+	if err := unix.Fchown(int(d.dir.Fd()), d.qemu.UID, d.qemu.GID); err != nil {
+		return fmt.Errorf("giving the socket's directory %s to QEMU's user %d: %w", d.path, d.qemu.UID, err)
+	}
+	return nil
+}
+
+// dial connects to the socket that QEMU made. The directory can be QEMU's user's,
+// who could have put a link there: the connection is made to the very file that
+// was looked at, and has to lead to that user.
+func (d *socketDir) dial(ctx context.Context) (net.Conn, error) {
+	fd, err := unix.Openat(int(d.dir.Fd()), socketName, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socket %s that QEMU listens on: %w", d.socket(), err)
+	}
+	defer unix.Close(fd)
+	var is unix.Stat_t
+	if err := unix.Fstat(fd, &is); err != nil {
+		return nil, fmt.Errorf("socket %s: %w", d.socket(), err)
+	}
+	if is.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, fmt.Errorf("%s is not a socket, though QEMU was told to listen there", d.socket())
+	}
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", d.socket(), err)
+	}
+	if err := d.checkPeer(conn.(*net.UnixConn)); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// checkPeer compares the user behind a connection with QEMU's.
+func (d *socketDir) checkPeer(conn *net.UnixConn) error {
+	if !d.give {
+		return nil
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *unix.Ucred
+	var sockErr error
+	if err := raw.Control(func(fd uintptr) {
+		peer, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return err
+	}
+	if sockErr != nil {
+		return fmt.Errorf("user behind the socket %s: %w", d.socket(), sockErr)
+	}
+	if int(peer.Uid) != d.qemu.UID {
+		return fmt.Errorf("socket %s leads to a process of user %d, not of QEMU's user %d", d.socket(), peer.Uid, d.qemu.UID)
+	}
+	return nil
+}
+
+// remove removes the socket and the directory. What QEMU's user put there besides
+// stays, and is an error.
+func (d *socketDir) remove() error {
+	if d.dir == nil {
+		return nil
+	}
+	defer d.close()
+	return removeSocketDir(d.parent, d.dir, d.path)
+}
+
+func removeSocketDir(parent, dir *os.File, path string) error {
+	if err := unix.Unlinkat(int(dir.Fd()), socketName, 0); err != nil && err != unix.ENOENT {
+		return fmt.Errorf("removing the socket in %s: %w", path, err)
+	}
+	err := unix.Unlinkat(int(parent.Fd()), filepath.Base(path), unix.AT_REMOVEDIR)
+	if err != nil && err != unix.ENOENT {
+		return fmt.Errorf("removing the socket's directory %s: %w", path, err)
+	}
+	return nil
+}
+
+func (d *socketDir) close() {
+	d.dir.Close()
+	d.parent.Close()
+	d.dir = nil
+}
+
+// leftDir names a socket's directory to the process that removes it if this one
+// cannot.
+type leftDir struct {
+	Path  string `json:"path"`
+	Dev   uint64 `json:"dev"`
+	Inode uint64 `json:"inode"`
+}
+
+// left describes the directory.
+func (d *socketDir) left() (*leftDir, error) {
+	var is unix.Stat_t
+	if err := unix.Fstat(int(d.dir.Fd()), &is); err != nil {
+		return nil, fmt.Errorf("directory for the socket %s: %w", d.path, err)
+	}
+	return &leftDir{Path: d.path, Dev: is.Dev, Inode: is.Ino}, nil
+}
+
+// remove removes the directory if it is still the one that was described.
+func (l *leftDir) remove() error {
+	parent, err := openDir(unix.AT_FDCWD, filepath.Dir(l.Path))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	dir, err := openDir(int(parent.Fd()), filepath.Base(l.Path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	var is unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &is); err != nil {
+		return err
+	}
+	if is.Dev != l.Dev || is.Ino != l.Inode {
+		return fmt.Errorf("directory for the socket %s was replaced by another, which is left alone", l.Path)
+	}
+	return removeSocketDir(parent, dir, l.Path)
+}
+
+// adviceOnSocket says what to do when QEMU cannot reach the socket, if QEMU sees
+// other files than this process, as in a container or a chroot.
+func adviceOnSocket(c *qmp.Client) string {
+	const general = "if QEMU runs in a container or a chroot, name a directory that both see under the same path with --socket-dir"
+	cred, err := c.PeerCred()
+	if err != nil || cred.PID <= 0 {
+		return general
+	}
+	for _, kind := range []string{"root", "ns/mnt"} {
+		mine, err := os.Readlink("/proc/self/" + kind)
+		if err != nil {
+			return general
+		}
+		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/%s", cred.PID, kind))
+		if err == nil && mine != theirs {
+			return "QEMU sees other files than vmferry (a container or a chroot): name a directory that both see under the same path with --socket-dir"
+		}
+	}
+	return general
+}

@@ -1,0 +1,242 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/vmstate"
+)
+
+const crashPath = "/backups/today/vm1"
+
+// writeCrashing writes a snapshot of several objects, one of which compaction
+// takes away, and leaves its marks in the log. Then it aborts, if it is told to:
+// so a receiver did whose source failed at the very end.
+func writeCrashing(t *testing.T, f *crashFS, abort bool) {
+	t.Helper()
+	d, err := createDir(f, crashPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.mark("writing")
+	layout, err := guest.NewLayout(1024, []guest.Block{{Name: "pc.ram", Length: 16 << 10}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := Create(d, Options{Store: StoreRaw, ObjectSize: 3000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Setup(layout); err != nil {
+		t.Fatal(err)
+	}
+	// Each lane has an object of its own. The last one supersedes the first.
+	for _, first := range []uint64{0, 4, 0} {
+		lane, err := w.Lane()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages, err := lane.Pages(layout.Blocks[0], []uint64{first << 10, (first + 1) << 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range pages {
+			for at := range pages[i] {
+				pages[i][at] = byte(at*7 + i)
+			}
+		}
+		if err := errors.Join(lane.Commit(), lane.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = w.Finish(context.Background(), Meta{
+		Head:    (&vmstate.Configuration{Machine: "pc-q35-10.0", PageBits: 10}).Head(),
+		Devices: append([]byte{0, 6, 0, 0, 0, 2}, "{}"...),
+		Machine: Machine{Type: "pc-q35-10.0", PageSize: 1024, Sync: vmstate.SyncPerSection, RunState: "running"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.dir.stat("pages-000000"); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("compaction did not remove the first object: %v", err)
+	}
+	f.mark("finished")
+	if abort {
+		f.mark("aborting")
+		if err := errors.Join(w.Abort(), d.RemoveDir()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// crashCheck checks what is found after a crash, the same thing once.
+type crashCheck struct {
+	seen     map[[32]byte]error
+	complete int // states in which there is a snapshot
+}
+
+func (c *crashCheck) check(mark string, after *crashFS) error {
+	d, err := openDir(after, crashPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return wantIncomplete(mark, "there is no directory")
+	}
+	if err != nil {
+		return err
+	}
+	names, err := d.List()
+	if err != nil {
+		return err
+	}
+	sum := sha256.New()
+	var manifest bool
+	for _, name := range names {
+		if strings.HasSuffix(name, partial) {
+			continue // nothing reads it
+		}
+		manifest = manifest || name == manifestName
+		data := after.dataOf(d, name)
+		fmt.Fprintf(sum, "%s %d ", name, len(data))
+		sum.Write(data)
+	}
+	if !manifest {
+		return wantIncomplete(mark, "there is no manifest")
+	}
+	c.complete++
+	key := [32]byte(sum.Sum(nil))
+	err, known := c.seen[key]
+	if !known {
+		err = verifyDir(d)
+		c.seen[key] = err
+	}
+	return err
+}
+
+func (f *crashFS) dataOf(d *Dir, name string) []byte { return d.dir.(*crashDir).n.entries[name].data }
+
+func wantIncomplete(mark, what string) error {
+	if mark == "finished" {
+		return fmt.Errorf("after Finish returned, %s", what)
+	}
+	return nil
+}
+
+func verifyDir(d *Dir) error {
+	r, err := Open(d)
+	if err != nil {
+		return err
+	}
+	_, err = r.Verify(context.Background(), nil)
+	return errors.Join(err, r.Close())
+}
+
+// Once Finish returned, the snapshot is there and verifies after any crash. While
+// it is written or removed, it is complete or has no manifest.
+func TestSnapshot_CrashAtEveryMoment(t *testing.T) {
+	for _, links := range []bool{false, true} {
+		for _, abort := range []bool{false, true} {
+			t.Run(fmt.Sprintf("links=%v/abort=%v", links, abort), func(t *testing.T) {
+				f := newCrashFS()
+				f.links = links
+				writeCrashing(t, f, abort)
+				c := &crashCheck{seen: map[[32]byte]error{}}
+				states, err := f.crashStates(c.check)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if c.complete == 0 || c.complete == states {
+					t.Errorf("%d of %d states have a snapshot: too few kinds to tell", c.complete, states)
+				}
+				t.Logf("%d steps, %d states, %d of them with a snapshot", len(f.log), states, c.complete)
+			})
+		}
+	}
+}
+
+// The check notices each kind of sync that is left out.
+func TestSnapshot_CrashWithoutASync(t *testing.T) {
+	for name, drops := range map[string]func(isDir bool, ino uint64) bool{
+		"of files":               func(isDir bool, _ uint64) bool { return !isDir },
+		"of all directories":     func(isDir bool, _ uint64) bool { return isDir },
+		"of the topmost":         func(_ bool, ino uint64) bool { return ino == 1 },
+		"of the directory above": func(_ bool, ino uint64) bool { return ino == 3 },
+		"of its own directory":   func(_ bool, ino uint64) bool { return ino == 4 },
+	} {
+		f := newCrashFS()
+		f.dropsSync = drops
+		writeCrashing(t, f, false)
+		if _, err := f.crashStates((&crashCheck{seen: map[[32]byte]error{}}).check); err == nil {
+			t.Errorf("without the sync %s, no crash loses the snapshot", name)
+		}
+	}
+}
+
+// A directory that another process made a moment ago is made durable too.
+func TestCreateDir_CrashInADirectoryThatAnotherMade(t *testing.T) {
+	f := newCrashFS()
+	for _, path := range []string{"/", "/backups", "/backups/today"} {
+		above, err := f.openDir(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.Split(crashPath, "/")[len(strings.FieldsFunc(path, func(c rune) bool { return c == '/' }))+1]
+		if err := above.mkdir(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeCrashing(t, f, false)
+	if _, err := f.crashStates((&crashCheck{seen: map[[32]byte]error{}}).check); err != nil {
+		t.Error(err)
+	}
+}
+
+// An exported file is not there before it is whole, and stays once it is.
+func TestNewFile_CrashAtEveryMoment(t *testing.T) {
+	f := newCrashFS()
+	if err := f.openRoot().mkdir("out"); err != nil {
+		t.Fatal(err)
+	}
+	f.openRoot().sync()
+	out, err := createFile(f, "/out/ram")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Truncate(8); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.WriteAt([]byte("data"), 4); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	f.mark("finished")
+	whole := 0
+	_, err = f.crashStates(func(mark string, after *crashFS) error {
+		n := after.root.entries["out"]
+		if n != nil {
+			n = n.entries["ram"]
+		}
+		if n == nil {
+			return wantIncomplete(mark, "there is no file")
+		}
+		whole++
+		if string(n.data) != "\x00\x00\x00\x00data" {
+			return fmt.Errorf("the file is %q", n.data)
+		}
+		return nil
+	})
+	if err != nil || whole == 0 {
+		t.Errorf("%d states have the file, %v", whole, err)
+	}
+}
+
+func (f *crashFS) openRoot() directory { return &crashDir{f, f.root} }

@@ -1,0 +1,301 @@
+package snapshot_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/vmferry/vmferry/snapshot"
+)
+
+// roleVariable makes the test's program play another process.
+const roleVariable = "VMFERRY_SNAPSHOT_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	role := os.Getenv(roleVariable)
+	if role == "" {
+		os.Exit(m.Run())
+	}
+	if err := playRole(role, os.Args[len(os.Args)-1]); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("ready")
+	select {} // until it is killed
+}
+
+func playRole(role, path string) error {
+	switch role {
+	case "writer":
+		d, err := snapshot.CreateDir(path)
+		if err != nil {
+			return err
+		}
+		_, err = d.Create("pages-000000")
+		return err
+	case "exporter":
+		f, err := snapshot.CreateFile(path)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt([]byte("half"), 0)
+		return err
+	}
+	return fmt.Errorf("there is no role %q", role)
+}
+
+// startRole starts a process that plays the role and waits until it is ready.
+func startRole(t *testing.T, role, path string) *exec.Cmd {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, path)
+	cmd.Env = append(os.Environ(), roleVariable+"="+role)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { kill(cmd) })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if line != "ready\n" {
+		t.Fatalf("the %s says %q (%v)", role, line, err)
+	}
+	return cmd
+}
+
+func kill(cmd *exec.Cmd) {
+	cmd.Process.Kill()
+	cmd.Wait()
+}
+
+func TestCreateDir_SecondWriterIsToldWhoWrites(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "snap")
+	other := startRole(t, "writer", path)
+	_, err := snapshot.CreateDir(path)
+	if !errors.Is(err, snapshot.ErrInUse) {
+		t.Fatalf("CreateDir: %v", err)
+	}
+	for _, want := range []string{path, fmt.Sprintf("process %d", other.Process.Pid), filepath.Base(other.Path), "wait for its end"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error %q does not say %q", err, want)
+		}
+	}
+	if _, err := snapshot.Open(openDir(t, path)); !errors.Is(err, snapshot.ErrIncomplete) {
+		t.Errorf("Open of a snapshot that is being written: %v", err)
+	}
+	kill(other)
+	// The lock is gone with its holder; what it left behind is not.
+	if _, err := snapshot.CreateDir(path); !errors.Is(err, snapshot.ErrExists) || errors.Is(err, snapshot.ErrInUse) {
+		t.Errorf("CreateDir after the writer was killed: %v", err)
+	}
+	if err := os.Remove(filepath.Join(path, "pages-000000.partial")); err != nil {
+		t.Fatal(err)
+	}
+	d, err := snapshot.CreateDir(path)
+	if err != nil {
+		t.Fatalf("CreateDir after the rest was removed: %v", err)
+	}
+	closeDir(t, d)
+}
+
+func TestCreateDir_SecondWriterLeavesTheFirstOnesSnapshot(t *testing.T) {
+	d, path := newDir(t)
+	second, err := snapshot.CreateDir(path)
+	if !errors.Is(err, snapshot.ErrInUse) || second != nil {
+		t.Fatalf("CreateDir: %v", err)
+	}
+	if want := fmt.Sprintf("this process (pid %d)", os.Getpid()); !strings.Contains(err.Error(), want) {
+		t.Errorf("the error %q does not say %q", err, want)
+	}
+	if err, _ := save(t, d, snapshot.StoreFast); err != nil {
+		t.Fatal(err)
+	}
+	closeDir(t, d)
+	if err := verifyAll(openDir(t, path)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Each of several writers makes the directory, fails, and removes what it made,
+// while the others do the same: none ever finds that the directory that it holds
+// is gone or has an object of another in it.
+func TestCreateDir_WritersAtTheSameMoment(t *testing.T) {
+	parent := t.TempDir()
+	path := filepath.Join(parent, "a", "b")
+	var wg sync.WaitGroup
+	for n := range 4 {
+		wg.Go(func() {
+			for held := 0; held < 20; {
+				d, err := snapshot.CreateDir(path)
+				if errors.Is(err, snapshot.ErrInUse) {
+					continue
+				}
+				if err != nil {
+					t.Errorf("writer %d: %v", n, err)
+					return
+				}
+				held++
+				w, err := d.Create("o")
+				if err == nil {
+					err = errors.Join(w.Commit(), d.Remove("o"))
+				}
+				if err := errors.Join(err, d.RemoveDir(), d.Close()); err != nil {
+					t.Errorf("writer %d: %v", n, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	entries, err := os.ReadDir(path)
+	if len(entries) != 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}
+
+func TestRemoveDir_ParentsThatThisProcessMade(t *testing.T) {
+	for _, tt := range []struct{ name, there, add, want string }{
+		{"all were made", "", "", ""},
+		{"one was there", "a", "", "a"},
+		{"all were there", "a/b/snap", "", "a/b/snap"},
+		{"one is used for something else", "", "a/other", "a/other"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			top := t.TempDir()
+			if err := os.MkdirAll(filepath.Join(top, tt.there), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			d, err := snapshot.CreateDir(filepath.Join(top, "a", "b", "snap"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(filepath.Join(top, tt.add), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(d.RemoveDir(), d.Close()); err != nil {
+				t.Error(err)
+			}
+			deepest := ""
+			filepath.WalkDir(top, func(path string, _ fs.DirEntry, _ error) error {
+				deepest = strings.TrimPrefix(strings.TrimPrefix(path, top), "/")
+				return nil
+			})
+			if deepest != tt.want {
+				t.Errorf("left: %q, want %q", deepest, tt.want)
+			}
+		})
+	}
+}
+
+func TestRemoveDir_DirectoryThatWasReplacedStays(t *testing.T) {
+	d, path := newDir(t)
+	w, err := d.Create("o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := path + "-moved"
+	if err := errors.Join(os.Rename(path, moved), os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "o.partial"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Abort(); err != nil {
+		t.Error(err)
+	}
+	if names, err := os.ReadDir(moved); err != nil || len(names) != 0 {
+		t.Errorf("left in the directory that the writer made: %v, %v", names, err)
+	}
+	if _, err := os.Stat(filepath.Join(path, "o.partial")); err != nil {
+		t.Errorf("the object of the other directory: %v", err)
+	}
+	if err := os.Remove(filepath.Join(path, "o.partial")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.RemoveDir(); err == nil || !strings.Contains(err.Error(), "another directory") {
+		t.Errorf("RemoveDir: %v", err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("the other directory: %v", err)
+	}
+}
+
+func TestCommit_NameThatIsTakenMeanwhile(t *testing.T) {
+	d, path := newDir(t)
+	w, err := d.Create("o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := filepath.Join(path, "o")
+	if err := os.WriteFile(theirs, []byte("another's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Commit(); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Commit: %v", err)
+	}
+	if err := d.Remove("o"); err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "not the file that this process wrote") {
+		t.Errorf("Remove: %v", err)
+	}
+	if names, err := d.List(); err != nil || len(names) != 1 {
+		t.Errorf("left: %q, %v", names, err)
+	}
+	if data, err := os.ReadFile(theirs); string(data) != "another's" {
+		t.Errorf("the other file: %q, %v", data, err)
+	}
+}
+
+func TestCommit_PartialObjectThatWasReplaced(t *testing.T) {
+	d, path := newDir(t)
+	for _, end := range []func(snapshot.ObjectWriter) error{snapshot.ObjectWriter.Commit, snapshot.ObjectWriter.Abort} {
+		w, err := d.Create("o")
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs := filepath.Join(path, "o.partial")
+		if err := errors.Join(os.Rename(theirs, filepath.Join(path, "moved")), os.WriteFile(theirs, []byte("another's"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if err := end(w); err == nil || !strings.Contains(err.Error(), "o.partial") {
+			t.Errorf("got %v", err)
+		}
+		if data, err := os.ReadFile(theirs); string(data) != "another's" {
+			t.Errorf("the other file: %q, %v", data, err)
+		}
+		if _, err := os.Stat(filepath.Join(path, "o")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the other file was published: %v", err)
+		}
+		if err := os.Remove(theirs); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestOpenDir_WritesNothing(t *testing.T) {
+	d, path := newDir(t)
+	if err, _ := save(t, d, snapshot.StoreRaw); err != nil {
+		t.Fatal(err)
+	}
+	closeDir(t, d)
+	r := openDir(t, path)
+	if _, err := r.Create("o"); err == nil || !strings.Contains(err.Error(), "reading only") {
+		t.Errorf("Create: %v", err)
+	}
+	if err := r.Remove("manifest.json"); err == nil {
+		t.Error("the manifest was removed")
+	}
+	if err := r.RemoveDir(); err != nil {
+		t.Error(err)
+	}
+	if err := verifyAll(r); err != nil {
+		t.Error(err)
+	}
+}

@@ -245,8 +245,12 @@ var errMainDone = errors.New("the main channel has none for this SYNC")
 func (d *destination) runChannel(c *channel) error {
 	for first := true; ; {
 		packet, state, err := c.recv.Next()
-		d.cfg.Progress.Bytes.Add(c.recv.Bytes() - c.bytes)
-		c.bytes = c.recv.Bytes()
+		came := c.recv.Bytes() - c.bytes
+		d.cfg.Progress.Bytes.Add(came)
+		c.bytes += came
+		if err == nil {
+			err = d.cfg.Pace.wait(d.ctx, came)
+		}
 		switch {
 		case err == io.EOF:
 			// Right at the end; wrong if a sync point is still to come.

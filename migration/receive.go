@@ -45,6 +45,8 @@ type ReceiveConfig struct {
 	Handover Handover
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
 	Accelerator *multifd.Accelerator
+	// Pace, if not nil, bounds the bytes a second that are read.
+	Pace *Pace
 	// Progress, if not nil, is kept up to date.
 	Progress *Progress
 	// Logger, if not nil, gets what is odd but no error.

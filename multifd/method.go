@@ -18,6 +18,8 @@ type Method interface {
 	Name() string
 	// Flag is the method's bits in a packet's flags, 0 for none.
 	Flag() Flags
+	// Levels are the compression levels that SetupSend takes besides 0.
+	Levels() Levels
 	// SetupSend readies one channel to send.
 	SetupSend(ChannelConfig) (SendState, error)
 	// SetupReceive readies one channel to receive.

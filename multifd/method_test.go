@@ -195,13 +195,33 @@ func TestAMethodIsSetUpForPageSizesThereAre(t *testing.T) {
 	}
 }
 
-func TestALevelThatIsNoneIsAnError(t *testing.T) {
-	for _, m := range []multifd.Method{multifd.Zlib, multifd.QATzip} {
-		s, err := multifd.NewSender(io.Discard, m, nil, multifd.ChannelConfig{Channel: 5, PageSize: page4K, Level: 42})
-		if err == nil || s != nil || !strings.Contains(err.Error(), "channel 5") || !strings.Contains(err.Error(), m.Name()) {
-			t.Errorf("%s: %v", m.Name(), err)
+func TestNewSender_LevelOutsideTheMethodsIsRefused(t *testing.T) {
+	forMethods(t, func(t *testing.T, m multifd.Method) {
+		levels := m.Levels()
+		for _, level := range []int{-3, -1, 42, levels.Most + 1} {
+			s, err := multifd.NewSender(io.Discard, m, nil, multifd.ChannelConfig{Channel: 5, PageSize: page4K, Level: level})
+			if !errors.Is(err, multifd.ErrLevel) || s != nil {
+				t.Fatalf("level %d: %v", level, err)
+			}
+			for _, part := range []string{"channel 5", m.Name(), levels.String()} {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("level %d: %v (want %q in it)", level, err, part)
+				}
+			}
 		}
-	}
+	})
+}
+
+func TestNewSender_EveryLevelOfAMethodIsTaken(t *testing.T) {
+	forMethods(t, func(t *testing.T, m multifd.Method) {
+		for _, level := range []int{0, m.Levels().Least, m.Levels().Most} {
+			s, err := multifd.NewSender(io.Discard, m, nil, multifd.ChannelConfig{Channel: 5, PageSize: page4K, Level: level})
+			if err != nil {
+				t.Fatalf("level %d: %v", level, err)
+			}
+			s.Close()
+		}
+	})
 }
 
 func TestCleaningUpIsSafeBeforeTheFirstPacketAndAfterAnError(t *testing.T) {

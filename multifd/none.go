@@ -5,8 +5,9 @@ var None Method = noneMethod{}
 
 type noneMethod struct{}
 
-func (noneMethod) Name() string { return "none" }
-func (noneMethod) Flag() Flags  { return 0 }
+func (noneMethod) Name() string   { return "none" }
+func (noneMethod) Flag() Flags    { return 0 }
+func (noneMethod) Levels() Levels { return Levels{} }
 
 func (noneMethod) SetupSend(ChannelConfig) (SendState, error) { return noneSend{}, nil }
 

@@ -18,8 +18,9 @@ var QATzip Method = qatzipMethod{}
 
 type qatzipMethod struct{}
 
-func (qatzipMethod) Name() string { return "qatzip" }
-func (qatzipMethod) Flag() Flags  { return FlagQATzip }
+func (qatzipMethod) Name() string   { return "qatzip" }
+func (qatzipMethod) Flag() Flags    { return FlagQATzip }
+func (qatzipMethod) Levels() Levels { return Levels{Least: 1, Most: 9} }
 
 // The member's header, as recorded from QATzip: ID, deflate, FEXTRA, no time,
 // fastest, unknown system; 12 bytes of extra: subfield "QZ" of 8 bytes, which

@@ -14,8 +14,9 @@ var QPL Method = qplMethod{}
 
 type qplMethod struct{}
 
-func (qplMethod) Name() string { return "qpl" }
-func (qplMethod) Flag() Flags  { return FlagQPL }
+func (qplMethod) Name() string   { return "qpl" }
+func (qplMethod) Flag() Flags    { return FlagQPL }
+func (qplMethod) Levels() Levels { return Levels{Least: 1, Most: LevelDense} }
 
 // LevelDense is the level of qpl and uadk that asks for smaller pages.
 const LevelDense = 2

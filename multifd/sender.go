@@ -35,6 +35,9 @@ func NewSender(w io.Writer, method Method, num *atomic.Uint64, cfg ChannelConfig
 	if cfg.PageSize < guest.MinPageSize || cfg.PageSize > guest.MaxPageSize {
 		return nil, fmt.Errorf("multifd channel %d: page size %d (want %d to %d)", cfg.Channel, cfg.PageSize, guest.MinPageSize, guest.MaxPageSize)
 	}
+	if err := CheckLevel(method, cfg.Level); err != nil {
+		return nil, fmt.Errorf("multifd channel %d: setting up to send %s: %w", cfg.Channel, method.Name(), err)
+	}
 	state, err := method.SetupSend(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("multifd channel %d: setting up to send %s: %w", cfg.Channel, method.Name(), err)

@@ -15,8 +15,9 @@ var UADK Method = uadkMethod{}
 
 type uadkMethod struct{}
 
-func (uadkMethod) Name() string { return "uadk" }
-func (uadkMethod) Flag() Flags  { return FlagUADK }
+func (uadkMethod) Name() string   { return "uadk" }
+func (uadkMethod) Flag() Flags    { return FlagUADK }
+func (uadkMethod) Levels() Levels { return Levels{Least: 1, Most: LevelDense} }
 
 // A zlib stream is two bytes of header, raw deflate and four of Adler-32.
 const zlibHeaderLen, zlibTrailerLen = 2, 4

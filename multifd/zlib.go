@@ -12,8 +12,9 @@ var Zlib Method = zlibMethod{}
 
 type zlibMethod struct{}
 
-func (zlibMethod) Name() string { return "zlib" }
-func (zlibMethod) Flag() Flags  { return FlagZlib }
+func (zlibMethod) Name() string   { return "zlib" }
+func (zlibMethod) Flag() Flags    { return FlagZlib }
+func (zlibMethod) Levels() Levels { return Levels{Least: 1, Most: 9} }
 
 func (zlibMethod) SetupSend(cfg ChannelConfig) (SendState, error) {
 	level := cfg.Level

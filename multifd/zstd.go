@@ -16,8 +16,9 @@ const maxZstdWindow = 32 << 20
 
 type zstdMethod struct{}
 
-func (zstdMethod) Name() string { return "zstd" }
-func (zstdMethod) Flag() Flags  { return FlagZstd }
+func (zstdMethod) Name() string   { return "zstd" }
+func (zstdMethod) Flag() Flags    { return FlagZstd }
+func (zstdMethod) Levels() Levels { return Levels{Least: 1, Most: 20} }
 
 func (zstdMethod) SetupSend(cfg ChannelConfig) (SendState, error) {
 	level := zstd.SpeedFastest

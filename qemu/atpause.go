@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+
+	"github.com/vmferry/vmferry/internal/termtext"
 )
 
 // atPause runs the user's command while the machine stands still.
@@ -39,10 +41,10 @@ func (s *save) atPause(ctx context.Context) error {
 	if ctx.Err() != nil {
 		// What the command started and did not end would go on at the disk.
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		return fmt.Errorf("the command at the pause was ended, so there is no snapshot: %w: %s: %s", context.Cause(ctx), s.opts.AtPause, bytes.TrimSpace(out.b))
+		return fmt.Errorf("the command at the pause was ended, so there is no snapshot: %w: %s: %s", context.Cause(ctx), s.opts.AtPause, termtext.Text(string(bytes.TrimSpace(out.b))))
 	}
 	if err != nil {
-		return fmt.Errorf("the command at the pause failed, so there is no snapshot: %w: %s: %s", err, s.opts.AtPause, bytes.TrimSpace(out.b))
+		return fmt.Errorf("the command at the pause failed, so there is no snapshot: %w: %s: %s", err, s.opts.AtPause, termtext.Text(string(bytes.TrimSpace(out.b))))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmferry/vmferry/internal/termtext"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/vmstate"
@@ -63,5 +64,5 @@ func orUnknown(reason string) string {
 	if reason == "" {
 		return "it gives no reason (its log may)"
 	}
-	return reason
+	return termtext.Text(reason)
 }

@@ -75,6 +75,9 @@ func (o *RestoreOptions) defaults() {
 // Restore starts a snapshot's machine in a QEMU that waits for it.
 func Restore(ctx context.Context, r *snapshot.Reader, opts RestoreOptions) (*RestoreResult, error) {
 	opts.defaults()
+	if err := multifd.CheckLevel(opts.Method, opts.Level); err != nil {
+		return nil, err
+	}
 	s := &restore{opts: opts, r: r, began: time.Now()}
 	return s.run(ctx)
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vmferry/vmferry/internal/termtext"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
@@ -21,7 +22,7 @@ type SaveOptions struct {
 	QMP      string
 	Channels int            // 2
 	Method   multifd.Method // none
-	Level    int            // the method's default
+	Level    int            // one of SourceLevels, or 0 for the method's default
 	Store    snapshot.Store // fast
 	Tool     string         // noted in the manifest
 	// AtPause is a shell command that is run while the machine is paused at
@@ -37,7 +38,8 @@ type SaveOptions struct {
 	// AlwaysLive lets the machine run while it is saved also where QEMU
 	// itself is known to lose writes then: see standStill.
 	AlwaysLive bool
-	// Bandwidth bounds the source, in bytes a second; 0 does not.
+	// Bandwidth bounds the source until the machine is paused at the end, in
+	// bytes a second; 0 does not.
 	Bandwidth uint64
 	// Downtime is for how long the machine may be paused at the end; 300 ms.
 	Downtime time.Duration
@@ -134,6 +136,9 @@ func (o *SaveOptions) defaults() {
 // A QEMU before 8.1 leaves a machine that does not run in the state postmigrate.
 func Save(ctx context.Context, path string, opts SaveOptions) (_ *SaveResult, err error) {
 	opts.defaults()
+	if err := SourceLevels(opts.Method).Check("QEMU's "+opts.Method.Name(), opts.Level); err != nil {
+		return nil, err
+	}
 	dir, err := snapshot.CreateDir(path)
 	if err != nil {
 		return nil, err
@@ -275,7 +280,7 @@ func (s *save) checkState(ctx context.Context) error {
 		return fmt.Errorf("%w: a migration is under way (%s)", ErrState, m.Status)
 	}
 	if len(m.BlockedReasons) > 0 {
-		return fmt.Errorf("%w: QEMU says that it cannot be migrated: %s", ErrUnable, strings.Join(m.BlockedReasons, "; "))
+		return fmt.Errorf("%w: QEMU says that it cannot be migrated: %s", ErrUnable, termtext.Text(strings.Join(m.BlockedReasons, "; ")))
 	}
 	// An earlier migration may have ended a moment ago.
 	short, cancel := context.WithTimeoutCause(ctx, cleanupTime, fmt.Errorf("%w: QEMU has not cleaned an earlier migration up after %v", ErrState, cleanupTime))

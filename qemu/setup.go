@@ -116,6 +116,8 @@ func (p *plan) planParameters(is qmp.MigrateParameters, v qmp.Version) {
 			set.MultifdZlibLevel, before.MultifdZlibLevel = &want.level, is.MultifdZlibLevel
 		case multifd.Zstd:
 			set.MultifdZstdLevel, before.MultifdZstdLevel = &want.level, is.MultifdZstdLevel
+		case multifd.QATzip:
+			set.MultifdQatzipLevel, before.MultifdQatzipLevel = &want.level, is.MultifdQatzipLevel
 		}
 	}
 }

@@ -40,6 +40,7 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	defer ln.release()
 	defer r.stop(nil)
 	s.report("connect")
+	s.opts.Logger.Debug("the migration begins", "qemu", fmt.Sprint(s.c.Version()), "to", s.dir.address())
 	if err := s.c.Migrate(ctx, s.dir.address()); err != nil {
 		return nil, fmt.Errorf("starting the migration: %w", err)
 	}
@@ -67,15 +68,18 @@ type receiving struct {
 func (s *save) startReceiving(ctx context.Context, ln net.Listener) *receiving {
 	ctx, cancel := context.WithCancelCause(ctx)
 	r := &receiving{cancel: cancel, done: make(chan struct{})}
+	pace := newPace(s.opts.Bandwidth)
+	endLifting := liftAtStop(s.c, pace)
 	go func() {
 		defer close(r.done)
+		defer endLifting()
 		_, r.err = migration.Receive(ctx, ln, migration.ReceiveConfig{
 			Channels: s.opts.Channels, Method: s.opts.Method, Sink: s.w, Commit: func(all *migration.Received) error {
 				r.received = all
 				return s.allArrived(all)
 			},
 			Reader:         vmstate.ReaderOptions{NoDescription: s.noDescription},
-			ConnectTimeout: s.opts.ConnectTimeout, Accelerator: s.opts.Accelerator, Progress: &s.prog, Logger: s.opts.Logger,
+			ConnectTimeout: s.opts.ConnectTimeout, Accelerator: s.opts.Accelerator, Progress: &s.prog, Pace: pace, Logger: s.opts.Logger,
 		})
 		r.gaveUp = errors.Is(r.err, errNotRunning)
 	}()

@@ -284,6 +284,11 @@ func TestHostilePeer(t *testing.T) {
 		"nested without end":   strings.Repeat(`[`, 20000),
 		"wrong type of event":  `{"event":5}`,
 		"wrong timestamp type": `{"event":"STOP","timestamp":"now"}`,
+		"a key twice":          `{"return":{},"id":2,"id":2}`,
+		"a key twice inside":   `{"return":{"status":"running","status":"paused"},"id":2}`,
+		"a key in other case":  `{"Return":{},"id":2}`,
+		"a case of its own":    `{"return":{},"ID":2}`,
+		"two values":           `{"return":{},"id":2} {"return":{},"id":2}`,
 		"longer than allowed":  strings.Repeat(" ", qmp.MaxMessage+1),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,11 +9,16 @@ import (
 	"io"
 	"strconv"
 	"time"
+
+	"github.com/vmferry/vmferry/internal/strictjson"
 )
 
 // MaxMessage is the longest line in bytes that the client accepts. The
 // longest that QEMU sends in practice (query-qmp-schema) is about 200 KiB.
 const MaxMessage = 16 << 20
+
+// maxDepth is how deep a message may be nested: as deep as QEMU takes itself.
+const maxDepth = 1024
 
 // request is what goes out.
 type request struct {
@@ -63,7 +68,7 @@ type errorBody struct {
 // message.
 func parseMessage(line []byte) (message, error) {
 	var m message
-	if err := json.Unmarshal(line, &m); err != nil {
+	if err := strictjson.Unmarshal(line, &m, strictjson.Options{MaxBytes: MaxMessage, MaxDepth: maxDepth}); err != nil {
 		return message{}, fmt.Errorf("%w: %v in %q", ErrProtocol, err, printable(string(line)))
 	}
 	kinds := 0

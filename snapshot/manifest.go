@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/strictjson"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -140,6 +141,9 @@ func decodeManifest(text []byte) (*Manifest, error) {
 	sum := sha256.Sum256(body)
 	if want := fmt.Appendf(nil, "%s%x\"\n}\n", digestKey, sum); !bytes.Equal(text[len(body):], want) {
 		return nil, corrupt(manifestName, "its digest is %s, not what it says", hex.EncodeToString(sum[:]))
+	}
+	if err := strictjson.Check(text, new(Manifest), strictjson.Options{MaxBytes: maxManifestSize}); err != nil {
+		return nil, corrupt(manifestName, "%v", err)
 	}
 	m := new(Manifest)
 	if err := json.Unmarshal(text, m); err != nil {

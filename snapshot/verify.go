@@ -40,7 +40,8 @@ type Verified struct {
 
 // Verify reads everything: every object's digest, the index, every extent's
 // checksum, and every page, which is decoded. progress, if not nil, is called
-// with the bytes looked at so far, at most twice the snapshot's.
+// with the bytes checked so far, at most the snapshot's: half of an object's bytes
+// count when its digest is right, the rest when its pages can be decoded.
 func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verified, error) {
 	var v Verified
 	if progress == nil {
@@ -52,7 +53,7 @@ func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verifi
 		}
 		v.Objects++
 		v.Bytes += info.Size
-		progress(v.Bytes)
+		progress(v.Bytes / 2)
 	}
 	head, err := r.Head()
 	if err != nil {
@@ -72,7 +73,9 @@ func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verifi
 	if err == nil && pages != r.manifest.Totals.Pages {
 		err = corrupt(r.index.name, "%d pages could be read (the manifest says %d)", pages, r.manifest.Totals.Pages)
 	}
-	progress(2 * v.Bytes)
+	if err == nil {
+		progress(v.Bytes)
+	}
 	return v, err
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -72,7 +71,7 @@ type software struct {
 
 func (c *benchIAACmd) Run(a *app) error {
 	if c.CPU <= 0 || c.CPU > 1 {
-		return errors.New("--cpu: want more than 0 and at most 1")
+		return usagef("--cpu: want more than 0 and at most 1")
 	}
 	cfg := iaabench.Config{CPU: c.CPU, Codec: func() hybrid.Codec {
 		return software{deflate.NewEncoder(deflate.Fast), deflate.NewDecoder()}

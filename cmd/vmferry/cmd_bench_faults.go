@@ -2,8 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 	"os"
 
 	"github.com/vmferry/vmferry/guest"
@@ -11,20 +9,20 @@ import (
 )
 
 type benchFaultsCmd struct {
-	Memory uint64 `default:"256" help:"Guest memory in MiB." placeholder:"MIB"`
-	Runs   int    `default:"5" help:"How often everything is measured." placeholder:"N"`
-	JSON   bool   `name:"json" help:"Write one JSON object a line."`
-	Chart  string `help:"Draw the page faults to this file, as SVG." placeholder:"FILE"`
+	Memory mebibytes `default:"256" help:"Guest memory, such as 1GiB; a number without a unit is MiB." placeholder:"SIZE"`
+	Runs   int       `default:"5" help:"How often everything is measured." placeholder:"N"`
+	JSON   bool      `name:"json" help:"Write one JSON object a line."`
+	Chart  string    `help:"Draw the page faults to this file, as SVG." placeholder:"FILE"`
 }
 
 func (c *benchFaultsCmd) Run(a *app) error {
 	if c.Memory < faults.MinMemory>>20 || c.Memory > guest.MaxMemory>>20 {
-		return fmt.Errorf("--memory: want %d to %d MiB", faults.MinMemory>>20, uint64(guest.MaxMemory>>20))
+		return usagef("--memory: want %d to %d MiB", faults.MinMemory>>20, uint64(guest.MaxMemory>>20))
 	}
 	if c.Runs < 1 {
-		return errors.New("--runs: want 1 or more")
+		return usagef("--runs: want 1 or more")
 	}
-	report, err := faults.Run(a.ctx, faults.Options{Memory: c.Memory << 20, Runs: c.Runs})
+	report, err := faults.Run(a.ctx, faults.Options{Memory: uint64(c.Memory) << 20, Runs: c.Runs})
 	if err != nil {
 		return err
 	}

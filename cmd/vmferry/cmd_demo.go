@@ -31,10 +31,10 @@ type demoCmd struct {
 func (c *demoCmd) config() (godemo.Config, error) {
 	const least, most = 1 << 20, 1 << 40
 	if c.Memory < least || c.Memory > most || c.Memory%machine.PageSize != 0 {
-		return godemo.Config{}, fmt.Errorf("--memory: %d bytes (want 1 MiB to 1 TiB, whole pages of %d bytes)", c.Memory, machine.PageSize)
+		return godemo.Config{}, usagef("--memory: %d bytes (want 1 MiB to 1 TiB, whole pages of %d bytes)", c.Memory, machine.PageSize)
 	}
 	if c.Writers < 0 || c.Writers > 256 || c.Rate < 0 {
-		return godemo.Config{}, errors.New("--writers: want 0 to 256, and --rate 0 or more")
+		return godemo.Config{}, usagef("--writers: want 0 to 256, and --rate 0 or more")
 	}
 	f := wireFlags{Channels: c.Channels, Compression: c.Compression}
 	if _, err := f.method(); err != nil {

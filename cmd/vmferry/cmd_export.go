@@ -16,7 +16,7 @@ type exportCmd struct {
 
 func (c *exportCmd) Run(a *app) (err error) {
 	if c.Block != "" && c.Format != "raw" {
-		return errors.New("--block goes with --format raw: a mapped-ram file has all blocks")
+		return usagef("--block goes with --format raw: a mapped-ram file has all blocks")
 	}
 	r, err := openSnapshot(c.Snapshot)
 	if err != nil {

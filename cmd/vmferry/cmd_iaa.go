@@ -24,12 +24,12 @@ type iaaFlags struct {
 // called in any case.
 func (f *iaaFlags) accelerator(a *app, method multifd.Method, store snapshot.Store) (*multifd.Accelerator, error) {
 	if f.IAACPU < 0 || f.IAACPU > 1 {
-		return nil, fmt.Errorf("--iaa-cpu: want 0 to 1")
+		return nil, usagef("--iaa-cpu: want 0 to 1")
 	}
 	qpl, deflates := method == multifd.QPL, store == snapshot.StoreFast || store == snapshot.StoreDense
 	if !qpl && !deflates {
 		if f.IAA == string(multifd.AcceleratorRequire) {
-			return nil, fmt.Errorf("--iaa require goes with --compression qpl, and with --store fast or dense: nothing else is work for it")
+			return nil, usagef("--iaa require goes with --compression qpl, and with --store fast or dense: nothing else is work for it")
 		}
 		return nil, nil
 	}

@@ -3,8 +3,11 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"text/tabwriter"
 
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/termtext"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -31,7 +34,7 @@ func (c *inspectCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	description, _ := vmstate.FindEnd(devices)
+	description, described := vmstate.FindEnd(devices)
 	m := r.Manifest()
 	if c.JSON {
 		enc := json.NewEncoder(a.stdout)
@@ -42,10 +45,10 @@ func (c *inspectCmd) Run(a *app) error {
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...))
 	}
-	row("created", "%s by %s", m.Created.Format("2006-01-02 15:04:05 MST"), m.Tool)
-	row("machine", "%s, run state %q, uuid %s", m.Machine.Type, m.Machine.RunState, orNone(m.Machine.UUID))
+	row("created", "%s by %s", m.Created.Format("2006-01-02 15:04:05 MST"), shortName(m.Tool))
+	row("machine", "%s, run state %q (was %s when it was saved), uuid %s", shortName(m.Machine.Type), m.Machine.RunState, runStateText(m.Machine.RunState), orNone(m.Machine.UUID))
 	if m.Machine.QEMU != "" {
-		row("saved from", "QEMU %s", m.Machine.QEMU)
+		row("saved from", "QEMU %s", shortName(m.Machine.QEMU))
 	}
 	row("memory", "%s in %d blocks, pages of %d bytes", size(r.Layout().Size()), len(m.Blocks), m.Machine.PageSize)
 	row("pages", "%d kept, %d zero", m.Totals.Pages, m.Totals.Zero)
@@ -53,23 +56,57 @@ func (c *inspectCmd) Run(a *app) error {
 	if m.Totals.PageBytes > 0 {
 		row("ratio", "%.2f of what is not zero", float64(m.Totals.Pages)*float64(m.Machine.PageSize)/float64(m.Totals.PageBytes))
 	}
-	row("devices", "%d", len(description.Devices))
+	if described {
+		row("devices", "%d", len(description.Devices))
+	} else {
+		row("devices", "unknown: the stream has no description of them")
+	}
 	fmt.Fprint(w, "\nRAM block\tlength\tpages kept\n")
 	for _, b := range m.Blocks {
-		fmt.Fprintf(w, "%s\t%s\t%d\n", b.Name, size(b.Length), b.Pages)
+		fmt.Fprintf(w, "%s\t%s\t%d\n", shortName(b.Name), size(b.Length), b.Pages)
 	}
 	fmt.Fprint(w, "\nobject\trole\tsize\n")
 	for _, o := range m.Objects {
-		fmt.Fprintf(w, "%s\t%s\t%s\n", o.Name, o.Role, size(o.Size))
+		fmt.Fprintf(w, "%s\t%s\t%s\n", shortName(o.Name), shortName(string(o.Role)), size(o.Size))
 	}
+	listDevices(w, description.Devices)
 	return w.Flush()
+}
+
+// maxListedDevices bounds the lines that inspect prints of devices: a
+// description can name as many as its length allows.
+const maxListedDevices = 1000
+
+func listDevices(w io.Writer, devices []vmstate.DeviceDescription) {
+	if len(devices) == 0 {
+		return
+	}
+	fmt.Fprint(w, "\ndevice section\tinstance\tstate\n")
+	for _, d := range devices[:min(len(devices), maxListedDevices)] {
+		fmt.Fprintf(w, "%s\t%d\t%s\n", shortName(d.Name), d.Instance, orNone(d.State))
+	}
+	if more := len(devices) - maxListedDevices; more > 0 {
+		fmt.Fprintf(w, "and %d more, which --json lists\n", more)
+	}
+}
+
+// shortName makes a name that a snapshot says fit for a table.
+func shortName(s string) string { return termtext.ShortName(s, guest.MaxNameLen) }
+
+// runStateText is how a snapshot's run state is read: it says what the machine
+// did until its save ended, whatever state it was left in.
+func runStateText(state string) string {
+	if state == "" {
+		return "in an unknown state"
+	}
+	return shortName(state)
 }
 
 func orNone(s string) string {
 	if s == "" {
 		return "none"
 	}
-	return s
+	return shortName(s)
 }
 
 type verifyCmd struct {
@@ -86,7 +123,7 @@ func (c *verifyCmd) Run(a *app) error {
 	p := a.newProgress(c.JSON)
 	total := r.Manifest().Bytes()
 	v, err := r.Verify(a.ctx, func(n int64) {
-		p.show(n, 2*total, fmt.Sprintf("%s of %s looked at", size(n), size(2*total)), map[string]any{"bytes": n, "total_bytes": 2 * total})
+		p.show(n, total, fmt.Sprintf("%s of %s checked", size(n), size(total)), map[string]any{"bytes": n, "total_bytes": total})
 	})
 	p.end()
 	if err != nil {

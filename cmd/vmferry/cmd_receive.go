@@ -24,11 +24,11 @@ type receiveCmd struct {
 }
 
 func (c *receiveCmd) Run(a *app) (err error) {
-	method, err := c.method()
+	method, err := c.receiving()
 	if err != nil {
 		return err
 	}
-	addr, err := migration.ParseAddress(c.Listen)
+	addr, err := address("listen", c.Listen)
 	if err != nil {
 		return err
 	}

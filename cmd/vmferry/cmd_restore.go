@@ -24,7 +24,7 @@ type restoreCmd struct {
 }
 
 func (c *restoreCmd) Run(a *app) error {
-	method, err := c.method()
+	method, err := c.sending()
 	if err != nil {
 		return err
 	}
@@ -87,6 +87,9 @@ func openSnapshot(path string) (openedSnapshot, error) {
 	return openedSnapshot{r, dir}, nil
 }
 
+// maxBlocksNamed bounds the names in an error about a block that is not there.
+const maxBlocksNamed = 50
+
 // blockNamed finds a RAM block, the largest if it is not named.
 func blockNamed(l *guest.Layout, name string) (*guest.Block, error) {
 	if name == "" {
@@ -96,8 +99,11 @@ func blockNamed(l *guest.Layout, name string) (*guest.Block, error) {
 		return b, nil
 	}
 	var names []string
-	for _, b := range l.Blocks {
+	for _, b := range l.Blocks[:min(len(l.Blocks), maxBlocksNamed)] {
 		names = append(names, b.Name)
+	}
+	if len(l.Blocks) > maxBlocksNamed {
+		return nil, fmt.Errorf("no RAM block is called %q; there are %q and %d more (see vmferry inspect)", name, names, len(l.Blocks)-maxBlocksNamed)
 	}
 	return nil, fmt.Errorf("no RAM block is called %q; there are %q", name, names)
 }

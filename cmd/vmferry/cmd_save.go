@@ -14,12 +14,12 @@ type saveCmd struct {
 	QMP            string        `required:"" name:"qmp" help:"QMP socket of the machine." placeholder:"PATH"`
 	Channels       int           `default:"2" help:"Multifd channels (1 to 255)." placeholder:"N"`
 	Compression    string        `default:"none" enum:"none,zlib,zstd,qpl" help:"Method on the wire: ${enum}. A local socket needs none."`
-	Level          int           `default:"0" help:"Compression level of the method, 0 for its default." placeholder:"N"`
+	Level          int           `default:"0" help:"Compression level: zlib has 1 to 9, zstd 1 to 20; 0 is QEMU's default." placeholder:"N"`
 	Store          string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
 	AtPause        string        `help:"Shell command to run while the machine is paused at the end; if it fails, so does the save." placeholder:"CMD"`
 	AtPauseTimeout time.Duration `default:"30s" help:"How long the command at the pause may take; then it is ended, the machine runs on, and the save fails." placeholder:"TIME"`
 	StayPaused     bool          `help:"Leave the machine paused when it is saved."`
-	Bandwidth      int64         `default:"0" help:"Most bytes a second that QEMU sends, 0 for no limit." placeholder:"BYTES"`
+	Bandwidth      byteSize      `default:"0" help:"Bytes a second that QEMU sends at most until the machine is paused at the end, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
 	DowntimeLimit  time.Duration `default:"300ms" help:"For how long the machine may stand still at the end." placeholder:"TIME"`
 	MaxRounds      int           `default:"30" help:"After so many rounds pause the machine for the rest, however long that takes." placeholder:"N"`
 	iaaFlags       `embed:""`
@@ -34,8 +34,11 @@ func (c *saveCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if c.Bandwidth < 0 || c.DowntimeLimit <= 0 || c.AtPauseTimeout <= 0 || c.MaxRounds < 1 {
-		return fmt.Errorf("--bandwidth, --downtime-limit, --at-pause-timeout and --max-rounds have to be positive")
+	if err := levelFlag(qemu.SourceLevels(method).Check("QEMU's "+method.Name(), c.Level)); err != nil {
+		return err
+	}
+	if c.DowntimeLimit <= 0 || c.AtPauseTimeout <= 0 || c.MaxRounds < 1 {
+		return usagef("--downtime-limit, --at-pause-timeout and --max-rounds have to be more than 0")
 	}
 	acc, err := c.accelerator(a, method, snapshot.Store(c.Store))
 	if err != nil {

@@ -22,11 +22,11 @@ type sendCmd struct {
 }
 
 func (c *sendCmd) Run(a *app) error {
-	method, err := c.method()
+	method, err := c.sending()
 	if err != nil {
 		return err
 	}
-	addr, err := migration.ParseAddress(c.Connect)
+	addr, err := address("connect", c.Connect)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"errors"
 	"log/slog"
 
 	"github.com/vmferry/vmferry/migration"
@@ -13,14 +12,49 @@ import (
 type wireFlags struct {
 	Channels    int    `default:"2" help:"Multifd channels (1 to 255); the other side has to have as many." placeholder:"N"`
 	Compression string `default:"none" enum:"none,zlib,zstd,qpl,uadk,qatzip" help:"Method on the wire: ${enum}; the other side has to have the same."`
-	Level       int    `default:"0" help:"Compression level of the method, 0 for its default." placeholder:"N"`
+	Level       int    `default:"0" help:"Compression level: zlib and qatzip have 1 to 9, zstd 1 to 20, qpl and uadk 1 and 2; 0 is the method's default." placeholder:"N"`
 }
 
 func (f *wireFlags) method() (multifd.Method, error) {
 	if f.Channels < 1 || f.Channels > multifd.MaxChannels {
-		return nil, errors.New("--channels: want 1 to 255")
+		return nil, usagef("--channels: want 1 to %d", multifd.MaxChannels)
 	}
-	return multifd.MethodNamed(f.Compression)
+	m, err := multifd.MethodNamed(f.Compression)
+	return m, asUsage(err)
+}
+
+// sending is method for a command that compresses.
+func (f *wireFlags) sending() (multifd.Method, error) {
+	m, err := f.method()
+	if err != nil {
+		return nil, err
+	}
+	return m, levelFlag(multifd.CheckLevel(m, f.Level))
+}
+
+// receiving is method for a command that only decompresses.
+func (f *wireFlags) receiving() (multifd.Method, error) {
+	if f.Level != 0 {
+		return nil, usagef("--level %d: --level is the source's: every level of a method is received (leave the flag out)", f.Level)
+	}
+	return f.method()
+}
+
+// levelFlag names the flag in an error about a level.
+func levelFlag(err error) error {
+	if err == nil {
+		return nil
+	}
+	return usagef("--level: %w", err)
+}
+
+// address reads the value of the flag with that name.
+func address(flag, text string) (migration.Address, error) {
+	addr, err := migration.ParseAddress(text)
+	if err != nil {
+		return addr, usagef("--%s: %w", flag, err)
+	}
+	return addr, nil
 }
 
 // tlsFlags say how a connection over a network is kept private.
@@ -36,7 +70,7 @@ func (f *tlsFlags) config(addr migration.Address, server bool) (*tls.Config, err
 	files := migration.TLSFiles{Cert: f.TLSCert, Key: f.TLSKey, CA: f.TLSCA}
 	if files != (migration.TLSFiles{}) {
 		if f.Insecure {
-			return nil, errors.New("--insecure and --tls-... say opposite things")
+			return nil, usagef("--insecure and --tls-... say opposite things")
 		}
 		return files.Load()
 	}
@@ -45,14 +79,19 @@ func (f *tlsFlags) config(addr migration.Address, server bool) (*tls.Config, err
 		if server {
 			doing = "listening on"
 		}
-		return nil, errors.New(doing + " TCP needs --tls-cert, --tls-key and --tls-ca, or an explicit --insecure")
+		return nil, usagef("%s TCP needs --tls-cert, --tls-key and --tls-ca, or an explicit --insecure", doing)
 	}
 	return nil, nil
 }
 
-// logger writes warnings as plain lines.
+// logger writes warnings as plain lines, and with --verbose every detail.
 func (a *app) logger() *slog.Logger {
+	level := slog.LevelInfo
+	if a.verbose {
+		level = slog.LevelDebug
+	}
 	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{
+		Level: level,
 		ReplaceAttr: func(groups []string, attr slog.Attr) slog.Attr {
 			if attr.Key == slog.TimeKey && len(groups) == 0 {
 				return slog.Attr{}

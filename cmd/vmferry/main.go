@@ -13,11 +13,16 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/vmferry/vmferry/internal/termtext"
 )
 
 // cli is the command line. Its names and flags are a contract: scripts call
 // them.
 type cli struct {
+	Verbose     bool             `help:"Log what is done, in detail."`
+	ShowVersion kong.VersionFlag `name:"version" help:"Say which version this is."`
+
 	Save    saveCmd     `cmd:"" help:"Save a running machine to a snapshot; it runs on."`
 	Restore restoreCmd  `cmd:"" help:"Start a snapshot's machine in a QEMU that waits with -incoming defer."`
 	Receive receiveCmd  `cmd:"" help:"Take a migration that something else drives into a snapshot."`
@@ -38,6 +43,7 @@ type app struct {
 	ctx            context.Context
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	verbose        bool
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -57,7 +63,9 @@ func run(args []string) int {
 		// A second one does not wait for things to be put in order.
 		signal.Stop(signals)
 	}()
-	a := &app{ctx: ctx, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	// Text of peers and files, such as names and QEMU's reasons, is among what
+	// is printed, in errors too.
+	a := &app{ctx: ctx, stdin: os.Stdin, stdout: termtext.NewWriter(os.Stdout), stderr: termtext.NewWriter(os.Stderr)}
 	return a.run(args)
 }
 
@@ -66,7 +74,7 @@ func (a *app) run(args []string) (code int) {
 	parser, err := kong.New(&c, kong.Name("vmferry"), kong.UsageOnError(), kong.Bind(a),
 		kong.Description("Carries the memory of running virtual machines: saves them while they run, and brings them back."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Writers(a.stdout, a.stderr),
-		kong.Exit(func(n int) { panic(exit(n)) }))
+		kong.Vars{"version": tool()}, durationFlags(), kong.Exit(func(n int) { panic(exit(n)) }))
 	if err != nil {
 		panic(err) // the command line's own definition is wrong
 	}
@@ -77,15 +85,12 @@ func (a *app) run(args []string) (code int) {
 	}()
 	ctx, err := parser.Parse(args)
 	if err != nil {
-		fmt.Fprintf(a.stderr, "vmferry: %v\n", err)
-		return 2
+		return a.refuse(args, err)
 	}
+	a.verbose = c.Verbose
+	a.logger().Debug("start", "command", ctx.Command(), "version", tool())
 	if err := ctx.Run(); err != nil {
-		fmt.Fprintf(a.stderr, "vmferry: %s: %v\n", ctx.Selected().Name, err)
-		if errors.Is(err, errSignal) {
-			return 130
-		}
-		return 1
+		return a.fail(ctx.Selected().Name, err, wantsJSON(ctx))
 	}
 	return 0
 }

@@ -38,6 +38,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"replay": replay, "digest": digest, "gencerts": genCerts, "flipbit": flipBit, "listening": listening, "freeport": freePort,
+			"exits": exits, "forge": forge, "lastjson": lastJSON, // script_output_test.go
 			"awaitfile": awaitFile,
 		},
 	})

@@ -17,6 +17,23 @@ func (s *byteSize) UnmarshalText(text []byte) error {
 	return err
 }
 
+// mebibytes is a flag that parseSize reads, in MiB: so is a number without a unit.
+type mebibytes uint64
+
+// UnmarshalText is how kong reads it.
+func (m *mebibytes) UnmarshalText(text []byte) error {
+	if n, err := strconv.ParseUint(string(text), 10, 64); err == nil {
+		*m = mebibytes(n)
+		return nil
+	}
+	n, err := parseSize(string(text))
+	if err == nil && n%(1<<20) != 0 {
+		err = fmt.Errorf("%q is no whole number of MiB", text)
+	}
+	*m = mebibytes(n >> 20)
+	return err
+}
+
 // units of parseSize; the longer ones first.
 var units = []struct {
 	suffix string
@@ -37,5 +54,5 @@ func parseSize(s string) (uint64, error) {
 	if n := v * float64(uint64(1)<<shift); err == nil && v >= 0 && n < math.MaxInt64 {
 		return uint64(n), nil
 	}
-	return 0, fmt.Errorf("%q is no size (want a number with KiB, MiB, GiB or nothing behind it)", s)
+	return 0, fmt.Errorf("%q is no size (want a number of bytes, or one with a unit, such as 64KiB, 100MiB or 1.5GiB)", s)
 }

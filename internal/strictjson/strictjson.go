@@ -1,0 +1,224 @@
+// Package strictjson decodes JSON that comes from a peer or a file. Two readers
+// of one text must not see two values: what encoding/json lets pass, such as a
+// key that is there twice, is an error here.
+package strictjson
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+)
+
+// ErrAmbiguous is wrapped by every error about JSON that encoding/json takes
+// and this package does not.
+var ErrAmbiguous = errors.New("ambiguous JSON")
+
+// Options bound what is decoded. Zero values are defaults.
+type Options struct {
+	// MaxBytes bounds the text; 16 MiB.
+	MaxBytes int
+	// MaxDepth bounds how deep arrays and objects are nested; 64.
+	MaxDepth int
+	// KnownKeysOnly refuses keys without a field, as
+	// json.Decoder.DisallowUnknownFields does.
+	KnownKeysOnly bool
+}
+
+const (
+	defaultMaxBytes = 16 << 20
+	defaultMaxDepth = 64
+)
+
+// Unmarshal decodes one JSON value into what v points to, as json.Unmarshal
+// does, if Check finds nothing.
+func Unmarshal(text []byte, v any, opts Options) error {
+	if err := Check(text, v, opts); err != nil {
+		return err
+	}
+	return json.Unmarshal(text, v)
+}
+
+// Check looks at a text that is to be decoded into what v points to, and changes
+// nothing. It refuses a key that an object has twice, a key that differs from
+// that of a field only in case, text that is not UTF-8, and anything behind the
+// value. A value that decodes itself has no fields here.
+func Check(text []byte, v any, opts Options) error {
+	if opts.MaxBytes == 0 {
+		opts.MaxBytes = defaultMaxBytes
+	}
+	if opts.MaxDepth == 0 {
+		opts.MaxDepth = defaultMaxDepth
+	}
+	if len(text) > opts.MaxBytes {
+		return fmt.Errorf("%w: %d bytes (want at most %d)", ErrAmbiguous, len(text), opts.MaxBytes)
+	}
+	if !utf8.Valid(text) {
+		return fmt.Errorf("%w: the text is not UTF-8", ErrAmbiguous)
+	}
+	c := checker{in: json.NewDecoder(bytes.NewReader(text)), opts: opts}
+	c.in.UseNumber()
+	if err := c.value(reflect.TypeOf(v), 0); err != nil {
+		return err
+	}
+	if _, err := c.in.Token(); err != io.EOF {
+		return fmt.Errorf("%w: something stands behind the value that ends at byte %d", ErrAmbiguous, c.in.InputOffset())
+	}
+	return nil
+}
+
+// checker walks over the tokens of a text beside the type that it is decoded into.
+type checker struct {
+	in   *json.Decoder
+	opts Options
+}
+
+// value checks the next value. t is nil where nothing is known of its type.
+func (c *checker) value(t reflect.Type, depth int) error {
+	token, err := c.in.Token()
+	if err != nil {
+		return noEOF(err)
+	}
+	start, ok := token.(json.Delim)
+	if !ok {
+		return nil
+	}
+	if depth++; depth > c.opts.MaxDepth {
+		return fmt.Errorf("%w: nested deeper than %d at byte %d", ErrAmbiguous, c.opts.MaxDepth, c.in.InputOffset())
+	}
+	t = decoded(t)
+	if start == '{' {
+		err = c.object(t, depth)
+	} else {
+		err = c.array(t, depth)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = c.in.Token() // the closing bracket
+	return noEOF(err)
+}
+
+func (c *checker) array(t reflect.Type, depth int) error {
+	for c.in.More() {
+		if err := c.value(elementOf(t), depth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) object(t reflect.Type, depth int) error {
+	seen, fields := map[string]bool{}, fieldsOf(t)
+	for c.in.More() {
+		token, err := c.in.Token()
+		if err != nil {
+			return noEOF(err)
+		}
+		key, ok := token.(string)
+		if !ok {
+			return fmt.Errorf("%w: a key that is no string at byte %d", ErrAmbiguous, c.in.InputOffset())
+		}
+		if seen[key] {
+			return fmt.Errorf("%w: the key %q is there twice, again at byte %d", ErrAmbiguous, key, c.in.InputOffset())
+		}
+		seen[key] = true
+		field, err := c.field(t, fields, key)
+		if err != nil {
+			return err
+		}
+		if err := c.value(field, depth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// field returns the type of the value that belongs to a key.
+func (c *checker) field(t reflect.Type, fields map[string]reflect.Type, key string) (reflect.Type, error) {
+	if fields == nil {
+		return elementOf(t), nil
+	}
+	if field, ok := fields[key]; ok {
+		return field, nil
+	}
+	for name := range fields {
+		if strings.EqualFold(name, key) {
+			return nil, fmt.Errorf("%w: the key %q stands for %q (byte %d)", ErrAmbiguous, key, name, c.in.InputOffset())
+		}
+	}
+	if c.opts.KnownKeysOnly {
+		return nil, fmt.Errorf("%w: the key %q is not known (byte %d)", ErrAmbiguous, key, c.in.InputOffset())
+	}
+	return nil, nil
+}
+
+var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
+
+// decoded follows pointers. It returns nil for a type that decodes itself.
+func decoded(t reflect.Type) reflect.Type {
+	for t != nil {
+		if t.Implements(unmarshaler) || reflect.PointerTo(t).Implements(unmarshaler) {
+			return nil
+		}
+		if t.Kind() != reflect.Pointer {
+			return t
+		}
+		t = t.Elem()
+	}
+	return nil
+}
+
+func elementOf(t reflect.Type) reflect.Type {
+	if t == nil {
+		return nil
+	}
+	switch t.Kind() {
+	case reflect.Slice, reflect.Array, reflect.Map:
+		return t.Elem()
+	}
+	return nil
+}
+
+// fieldsOf returns the keys that encoding/json knows of a struct; nil if t is none.
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	if t == nil || t.Kind() != reflect.Struct {
+		return nil
+	}
+	fields := make(map[string]reflect.Type)
+	for f := range t.Fields() {
+		tag := f.Tag.Get("json")
+		name, _, _ := strings.Cut(tag, ",")
+		switch {
+		case tag == "-":
+		case f.Anonymous && name == "":
+			embedded := f.Type
+			if embedded.Kind() == reflect.Pointer {
+				embedded = embedded.Elem()
+			}
+			for name, inner := range fieldsOf(embedded) {
+				if _, ok := fields[name]; !ok {
+					fields[name] = inner
+				}
+			}
+		case !f.IsExported():
+		case name == "":
+			fields[f.Name] = f.Type
+		default:
+			fields[name] = f.Type
+		}
+	}
+	return fields
+}
+
+// noEOF is for the end of the text inside a value.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

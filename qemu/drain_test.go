@@ -8,42 +8,73 @@ import (
 	"testing"
 )
 
-func TestLingerListener_KeepsAConnectionOpenForQEMU(t *testing.T) {
+// stillReads checks that what is written to a connection of QEMU's is read, more than
+// the kernel keeps, and that the direction to QEMU has ended.
+func stillReads(t *testing.T, qemu net.Conn) {
+	t.Helper()
+	if _, err := io.Copy(qemu, bytes.NewReader(make([]byte, 4<<20))); err != nil {
+		t.Errorf("QEMU lost the connection: %v", err)
+	}
+	if _, err := qemu.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("QEMU reads %v, want the end of its return path", err)
+	}
+}
+
+func TestLingerListener_KeepsItsSocketsOpenForQEMU(t *testing.T) {
 	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
-	ln := &lingerListener{UnixListener: listener.(*net.UnixListener)}
-	qemu, err := net.Dial("unix", listener.Addr().String())
+	listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	ln, err := lingerOn(listener.(*net.UnixListener), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer qemu.Close()
+	dial := func() net.Conn {
+		conn, err := net.Dial("unix", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	qemu := dial()
 	conn, err := ln.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := make(chan error)
+	waiting := make(chan error, 2)
 	go func() {
 		_, err := conn.Read(make([]byte, 1))
-		read <- err
+		waiting <- err
+	}()
+	go func() {
+		for {
+			if _, err := ln.Accept(); err != nil {
+				waiting <- err
+				return
+			}
+		}
 	}()
 	conn.Close()
-	if err := <-read; err == nil {
-		t.Error("a read of a connection that is closed here went well")
+	ln.Close()
+	for range 2 {
+		if err := <-waiting; err == nil {
+			t.Error("what is closed here goes on here")
+		}
 	}
-	// More than the kernel keeps: it has to be read.
-	if _, err := io.Copy(qemu, bytes.NewReader(make([]byte, 4<<20))); err != nil {
-		t.Errorf("QEMU lost the connection: %v", err)
-	}
+	stillReads(t, qemu)
+	stillReads(t, dial())
 	ln.release()
-	if _, err := qemu.Read(make([]byte, 1)); err == nil {
+	if _, err := qemu.Write(make([]byte, 1)); err == nil {
 		t.Error("the connection is open after release")
+	}
+	if _, err := net.Dial("unix", listener.Addr().String()); err == nil {
+		t.Error("the socket listens after release")
 	}
 }
 
-func TestGuard_HoldsConnectionsOfAProcessThatIsKilled(t *testing.T) {
+func TestGuard_HoldsSocketsOfAProcessThatIsKilled(t *testing.T) {
 	mine, theirs, err := socketPair()
 	if err != nil {
 		t.Fatal(err)
@@ -53,24 +84,30 @@ func TestGuard_HoldsConnectionsOfAProcessThatIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	theirs.Close()
-	held := holdConns(other.(*net.UnixConn))
-	conn, qemu, err := socketPair()
+	held := holdSockets(other.(*net.UnixConn))
+	g := &Guard{conns: mine}
+
+	conn, file, err := socketPair()
 	if err != nil {
 		t.Fatal(err)
 	}
+	qemu, err := net.FileConn(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
 	defer qemu.Close()
-	g := &Guard{conns: mine}
 	if err := g.hold(conn); err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()
 	mine.Close() // what a killed process does
-	held.drain()
-	if _, err := io.Copy(qemu, bytes.NewReader(make([]byte, 4<<20))); err != nil {
-		t.Errorf("QEMU lost the connection: %v", err)
+	if err := held.drain(); err != nil {
+		t.Fatal(err)
 	}
+	stillReads(t, qemu)
 	held.close()
-	if _, err := qemu.Read(make([]byte, 1)); err == nil {
+	if _, err := qemu.Write(make([]byte, 1)); err == nil {
 		t.Error("the connection is open after the guard has closed it")
 	}
 }

@@ -107,16 +107,16 @@ const maxOrder = 1 << 20
 // descriptor 3, if that is a socket.
 func RunGuard(in io.Reader, out io.Writer) error {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
-	conns := new(heldConns)
+	held := new(heldSockets)
 	if socket, err := unixConnOf(guardSocket); err == nil {
-		conns = holdConns(socket)
+		held = holdSockets(socket)
 	}
-	return guardBy(in, out, conns)
+	return guardBy(in, out, held)
 }
 
 // guardBy waits for the end of the process that it watches, and puts the machine in
 // order if that was killed.
-func guardBy(in io.Reader, out io.Writer, conns *heldConns) error {
+func guardBy(in io.Reader, out io.Writer, held *heldSockets) error {
 	var last *recovery
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxOrder)
@@ -136,11 +136,10 @@ func guardBy(in io.Reader, out io.Writer, conns *heldConns) error {
 	if last == nil {
 		return nil // the parent died before it did anything
 	}
-	conns.drain()
-	defer conns.close()
+	defer held.close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	err := last.rescue(ctx)
+	err := errors.Join(held.drain(), last.rescue(ctx))
 	if err != nil {
 		err = fmt.Errorf("guard: vmferry was killed while it saved, and the machine behind %s could not be put in order: %w", last.QMP, err)
 	}

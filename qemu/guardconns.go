@@ -1,11 +1,12 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,41 +41,38 @@ func unixConnOf(fd int) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil
 }
 
-// hold makes the guard hold a connection of QEMU's too, so that QEMU does not lose it
-// when this process is killed: see lingerListener.
-func (g *Guard) hold(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
+// hold makes the guard hold a socket of QEMU's too, so that QEMU does not lose it when
+// this process is killed: see drainer.
+func (g *Guard) hold(socket syscall.Conn) error {
+	raw, err := socket.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var handErr error
-	if err := raw.Control(func(fd uintptr) {
+	err = raw.Control(func(fd uintptr) {
 		_, _, handErr = g.conns.WriteMsgUnix([]byte{0}, unix.UnixRights(int(fd)), nil)
-	}); err != nil {
-		return err
-	}
-	if handErr != nil {
-		return fmt.Errorf("handing a connection to the guard process: %w", handErr)
+	})
+	if err := errors.Join(err, handErr); err != nil {
+		return fmt.Errorf("handing a socket to the guard process: %w", err)
 	}
 	return nil
 }
 
-// heldConns are the connections that a guard was handed.
-type heldConns struct {
+// heldSockets are those that a guard was handed.
+type heldSockets struct {
 	reading sync.WaitGroup
-	conns   []net.Conn
-	drained sync.WaitGroup
+	fds     []int
+	later   drainer
 }
 
-// holdConns takes the connections that come by the socket, until its other end is
-// closed.
-func holdConns(socket *net.UnixConn) *heldConns {
-	h := new(heldConns)
+// holdSockets takes the sockets that come by conn, until its other end is closed.
+func holdSockets(conn *net.UnixConn) *heldSockets {
+	h := new(heldSockets)
 	h.reading.Go(func() {
-		defer socket.Close()
+		defer conn.Close()
 		rights := make([]byte, unix.CmsgSpace(4))
 		for {
-			_, n, _, _, err := socket.ReadMsgUnix(make([]byte, 1), rights)
+			_, n, _, _, err := conn.ReadMsgUnix(make([]byte, 1), rights)
 			if err != nil {
 				return
 			}
@@ -84,36 +82,26 @@ func holdConns(socket *net.UnixConn) *heldConns {
 	return h
 }
 
-func (h *heldConns) add(rights []byte) {
+func (h *heldSockets) add(rights []byte) {
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {
 		return
 	}
 	for i := range messages {
-		fds, err := unix.ParseUnixRights(&messages[i])
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			if conn, err := unixConnOf(fd); err == nil {
-				h.conns = append(h.conns, conn)
-			}
+		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil {
+			h.fds = append(h.fds, fds...)
 		}
 	}
 }
 
-// drain reads what still comes on the connections. The process that handed them over
-// has ended.
-func (h *heldConns) drain() {
+// drain reads what still comes. The process that handed the sockets over has ended.
+func (h *heldSockets) drain() error {
 	h.reading.Wait()
-	for _, conn := range h.conns {
-		h.drained.Go(func() { io.Copy(io.Discard, conn) })
+	var err error
+	for _, fd := range h.fds {
+		err = errors.Join(err, h.later.take(fd))
 	}
+	return err
 }
 
-func (h *heldConns) close() {
-	for _, conn := range h.conns {
-		conn.Close()
-	}
-	h.drained.Wait()
-}
+func (h *heldSockets) close() { h.later.close() }

@@ -35,7 +35,10 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln := &lingerListener{UnixListener: unixListener, guard: s.guard}
+	ln, err := lingerOn(unixListener, s.guard)
+	if err != nil {
+		return nil, err
+	}
 	r := s.startReceiving(context.WithoutCancel(ctx), ln)
 	defer ln.release()
 	defer r.stop(nil)
@@ -121,8 +124,7 @@ func (s *save) watch(ctx context.Context, r *receiving) error {
 		case <-r.done:
 			return s.awaitSource(ctx, r)
 		case <-ctx.Done():
-			s.cancelSource(ctx)
-			r.stop(context.Cause(ctx))
+			s.giveUp(ctx, r)
 			return context.Cause(ctx)
 		case <-time.After(watchInterval):
 		}
@@ -182,7 +184,7 @@ func (s *save) pushThrough(ctx context.Context) {
 // says how the whole went. If the receiving failed by itself, QEMU has to be told.
 func (s *save) awaitSource(ctx context.Context, r *receiving) error {
 	if r.err != nil && !r.gaveUp && !sawPeerLeave(r.err) {
-		s.cancelSource(ctx)
+		s.giveUp(ctx, r)
 		return r.err
 	}
 	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
@@ -265,11 +267,17 @@ func (s *save) pausedNow() {
 	s.report("paused")
 }
 
-// cancelSource gives the migration up at QEMU while the connections are still there.
-func (s *save) cancelSource(ctx context.Context) {
+// giveUp ends the migration at QEMU and here. QEMU is told first, so that it does not
+// take the end of its connections for a failure, and waits for the return path's end.
+func (s *save) giveUp(ctx context.Context, r *receiving) {
 	short, cancel := detached(ctx)
 	defer cancel()
-	if err := endMigration(short, s.c); err != nil && !errors.Is(err, qmp.ErrClosed) {
+	err := s.c.MigrateCancel(short)
+	r.stop(context.Cause(ctx))
+	if err == nil {
+		err = endMigration(short, s.c)
+	}
+	if err != nil && !errors.Is(err, qmp.ErrClosed) {
 		s.opts.Logger.Warn("cancelling the migration", "error", err)
 	}
 }

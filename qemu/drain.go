@@ -1,0 +1,176 @@
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// drainer keeps sockets of a migration open that this side is done with, and reads
+// and drops what QEMU still sends, until close.
+//
+// A QEMU 10.0 that loses a multifd channel while it waits for its channels at a sync
+// point can wait for ever: its migration stays "cancelling", and none can be started
+// again. So QEMU ends a migration before it loses a connection. It also waits for the
+// end of its return path: of a connection, the direction to QEMU is shut down.
+type drainer struct {
+	mu      sync.Mutex
+	closed  bool
+	sockets []io.Closer
+	running sync.WaitGroup
+}
+
+// take takes a socket over, a connection or a listener whose connections are still
+// to be accepted.
+func (d *drainer) take(fd int) error {
+	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("keeping a socket of QEMU open: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "socket of QEMU")
+	defer file.Close()
+	if listens == 0 {
+		conn, err := net.FileConn(file)
+		if err != nil {
+			return fmt.Errorf("keeping QEMU's connection open: %w", err)
+		}
+		d.drain(conn)
+		return nil
+	}
+	ln, err := net.FileListener(file)
+	if err != nil {
+		return fmt.Errorf("keeping QEMU's socket open: %w", err)
+	}
+	if unixListener, ok := ln.(*net.UnixListener); ok {
+		unixListener.SetUnlinkOnClose(false)
+	}
+	d.keep(ln, func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			d.drain(conn)
+		}
+	})
+	return nil
+}
+
+func (d *drainer) drain(conn net.Conn) {
+	if c, ok := conn.(interface{ CloseWrite() error }); ok {
+		c.CloseWrite()
+	}
+	d.keep(conn, func() { io.Copy(io.Discard, conn) })
+}
+
+// keep runs f, which ends when the socket is closed.
+func (d *drainer) keep(socket io.Closer, f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		socket.Close()
+		return
+	}
+	d.sockets = append(d.sockets, socket)
+	d.running.Go(f)
+}
+
+func (d *drainer) close() {
+	d.mu.Lock()
+	d.closed = true
+	for _, s := range d.sockets {
+		s.Close()
+	}
+	d.mu.Unlock()
+	d.running.Wait()
+}
+
+// duplicate returns a second descriptor of a socket.
+func duplicate(socket syscall.Conn) (int, error) {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd, dupErr := -1, error(nil)
+	err = raw.Control(func(is uintptr) { fd, dupErr = unix.FcntlInt(is, unix.F_DUPFD_CLOEXEC, 0) })
+	if err := errors.Join(err, dupErr); err != nil {
+		return -1, fmt.Errorf("keeping a socket of QEMU open: %w", err)
+	}
+	return fd, nil
+}
+
+// lingerListener accepts QEMU's connections. What is closed here, the listener and
+// the connections, stays open for QEMU until release.
+type lingerListener struct {
+	*net.UnixListener
+	guard *Guard // holds the sockets too; nil without one
+	later drainer
+	once  sync.Once
+}
+
+// lingerOn makes a listener linger.
+func lingerOn(ln *net.UnixListener, guard *Guard) (*lingerListener, error) {
+	if guard != nil {
+		if err := guard.hold(ln); err != nil {
+			ln.Close()
+			return nil, err
+		}
+	}
+	return &lingerListener{UnixListener: ln, guard: guard}, nil
+}
+
+// Accept accepts a connection that lingers.
+func (l *lingerListener) Accept() (net.Conn, error) {
+	conn, err := l.AcceptUnix()
+	if err != nil {
+		return nil, err
+	}
+	if l.guard != nil {
+		if err := l.guard.hold(conn); err != nil {
+			conn.Close()
+			return nil, err
+		}
+	}
+	return &lingerConn{UnixConn: conn, l: l}, nil
+}
+
+// Close ends the accepting here.
+func (l *lingerListener) Close() error {
+	var err error
+	l.once.Do(func() { err = l.linger(l.UnixListener, l.UnixListener.Close) })
+	return err
+}
+
+// linger closes a socket here and keeps it open for QEMU.
+func (l *lingerListener) linger(socket syscall.Conn, closeHere func() error) error {
+	fd, err := duplicate(socket)
+	closeErr := closeHere()
+	if err == nil {
+		err = l.later.take(fd)
+	}
+	return errors.Join(err, closeErr)
+}
+
+// release closes the sockets for QEMU too.
+func (l *lingerListener) release() { l.later.close() }
+
+// lingerConn is one of the listener's connections.
+type lingerConn struct {
+	*net.UnixConn
+	l    *lingerListener
+	once sync.Once
+}
+
+// Close ends all reading and writing here.
+func (c *lingerConn) Close() error {
+	var err error
+	c.once.Do(func() { err = c.l.linger(c.UnixConn, c.UnixConn.Close) })
+	return err
+}

@@ -94,7 +94,7 @@ func (w *Writer) Bytes() int64 { return w.bytes.Load() }
 func (w *Writer) newExtent() (uint64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.extents) == maxExtents {
+	if len(w.extents) >= maxExtents-1 {
 		return 0, errors.New("snapshot: too many extents")
 	}
 	w.extents = append(w.extents, extent{})

@@ -13,9 +13,14 @@ type SourceOptions struct {
 	// Zero says of which blocks zero pages are yielded too; nil is none. A
 	// machine's main memory is zero when it is made, but its ROMs are not.
 	Zero func(*guest.Block) bool
+	// SkipDigests leaves it at the checksums, which do not find what was
+	// changed together with them.
+	SkipDigests bool
 }
 
-// Source returns a source of all pages of the snapshot, each once.
+// Source returns a source of all pages of the snapshot, each once. Its end is
+// io.EOF only when the digests of the index and of all objects of pages are
+// those of the manifest; otherwise it is an error that wraps ErrCorrupt.
 func (r *Reader) Source(opts SourceOptions) guest.Source {
 	return &source{r: r, opts: opts, parts: map[int][]extent{}}
 }
@@ -66,8 +71,23 @@ func (s *source) Next(ctx context.Context, b *guest.Batch) error {
 	return s.r.fill(b, j)
 }
 
-// next takes the next job.
+// next takes the next job. There is no end before the digests are compared.
 func (s *source) next(ctx context.Context) (job, error) {
+	if !s.opts.SkipDigests {
+		if err := s.r.digests.start(s.r); err != nil {
+			return job{}, err
+		}
+	}
+	j, err := s.take(ctx)
+	if err == io.EOF && !s.opts.SkipDigests {
+		if bad := s.r.digests.wait(ctx); bad != nil {
+			return job{}, bad
+		}
+	}
+	return j, err
+}
+
+func (s *source) take(ctx context.Context) (job, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.r.index == nil {

@@ -25,6 +25,8 @@ type SaveOptions struct {
 	Level    int            // the method's default
 	Store    snapshot.Store // fast
 	Tool     string         // noted in the manifest
+	// MaxSize bounds the bytes of the snapshot at any moment; 0 does not.
+	MaxSize int64
 	// AtPause is a shell command that is run while the machine is paused at
 	// the end, with VMFERRY_SNAPSHOT and VMFERRY_QMP in its environment. If
 	// it fails, so does the save.
@@ -126,7 +128,7 @@ func Save(ctx context.Context, path string, opts SaveOptions) (_ *SaveResult, er
 	if err != nil {
 		return nil, err
 	}
-	w, err := snapshot.Create(dir, snapshot.Options{Store: opts.Store, Tool: opts.Tool, Accelerator: opts.Accelerator})
+	w, err := snapshot.Create(dir, snapshot.Options{Store: opts.Store, Tool: opts.Tool, Accelerator: opts.Accelerator, MaxSize: opts.MaxSize})
 	if err != nil {
 		return nil, err
 	}

@@ -122,7 +122,7 @@ func (r *Reader) compareDigests(ctx context.Context) error {
 func compareDigest(ctx context.Context, o Object, info ObjectInfo) error {
 	sum := sha256.New()
 	in := io.NewSectionReader(o, 0, info.Size)
-	buf := make([]byte, 256<<10)
+	buf := make([]byte, min(info.Size+1, 256<<10))
 	for {
 		if err := contextErr(ctx); err != nil {
 			return err

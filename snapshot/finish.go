@@ -54,6 +54,7 @@ func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 	if err := w.writeIndex(ctx, m, renumber); err != nil {
 		return nil, err
 	}
+	w.tables, w.extents, w.free = nil, nil, nil // the index has it all
 	if err := w.writeMeta(m, meta); err != nil {
 		return nil, err
 	}

@@ -2,8 +2,10 @@ package snapshot
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"io"
 	"math/bits"
+	"slices"
 )
 
 // The index object is segments, then a directory of them, then a footer of 64
@@ -31,13 +33,13 @@ const (
 
 // segment is a line of the directory.
 type segment struct {
-	kind   uint8
-	block  uint16
-	first  uint32 // chunk of the block, or extent / tableExtents
 	offset uint64
+	first  uint32 // chunk of the block, or extent / tableExtents
 	length uint32
 	count  uint32
 	crc    uint32
+	block  uint16
+	kind   uint8
 }
 
 func (s *segment) append(b []byte) []byte {
@@ -161,12 +163,19 @@ func appendLocations(b []byte, entries []entry) []byte {
 	return b
 }
 
-// finish writes the directory and the footer.
+// finish writes the directory, a part at a time, and the footer.
 func (w *indexWriter) finish() error {
 	be := binary.BigEndian
-	w.buf = w.buf[:0]
-	for i := range w.dir {
-		w.buf = w.dir[i].append(w.buf)
+	crc := uint32(0)
+	for lines := range slices.Chunk(w.dir, directoryLines) {
+		w.buf = w.buf[:0]
+		for i := range lines {
+			w.buf = lines[i].append(w.buf)
+		}
+		crc = crc32.Update(crc, castagnoli, w.buf)
+		if _, err := w.w.Write(w.buf); err != nil {
+			return err
+		}
 	}
 	footer := append(make([]byte, 0, footerLen), indexMagic...)
 	footer = be.AppendUint32(footer, formatVersion)
@@ -174,12 +183,9 @@ func (w *indexWriter) finish() error {
 	footer = be.AppendUint64(footer, w.extents)
 	footer = be.AppendUint64(footer, w.pages)
 	footer = be.AppendUint64(footer, w.offset)
-	footer = be.AppendUint32(footer, checksum(w.buf))
+	footer = be.AppendUint32(footer, crc)
 	footer = append(footer, make([]byte, footerLen-4-len(footer))...)
 	footer = be.AppendUint32(footer, checksum(footer))
-	if _, err := w.w.Write(w.buf); err != nil {
-		return err
-	}
 	_, err := w.w.Write(footer)
 	return err
 }

@@ -171,7 +171,7 @@ func (w *Writer) writeIndex(ctx context.Context, m *Manifest, renumber []uint32)
 	if err != nil {
 		return err
 	}
-	o := &pageObject{info: ObjectInfo{Name: name, Role: RoleIndex}, w: ow, sum: sha256.New()}
+	o := &pageObject{info: ObjectInfo{Name: name, Role: RoleIndex}, w: ow, sum: sha256.New(), done: make(chan struct{})}
 	if err := w.fillIndex(ctx, m, o, kept, live); err != nil {
 		ow.Abort()
 		return err

@@ -233,17 +233,17 @@ func fillRAM(t *testing.T, w *snapshot.Writer, l *guest.Layout) error {
 }
 
 // TestWriter_RoundsWithoutAnEndStayBelowTheirBound sends the same pages again and
-// again, thirty times what fits.
+// again, eight times what fits.
 func TestWriter_RoundsWithoutAnEndStayBelowTheirBound(t *testing.T) {
 	for _, store := range []snapshot.Store{snapshot.StoreRaw, snapshot.StoreFast} {
 		l := pcLayout(t, 1024)
 		bucket := snapshottest.NewBucket()
-		const bound = 4 << 20
+		const bound = 3 << 20
 		w := create(t, bucket, l, snapshot.Options{Store: store, ObjectSize: 32 << 10, MaxSize: bound})
 		m, r := newModel(l), seeded("rounds")
 		lanes := []guest.Lane{openLane(t, w), openLane(t, w)}
 		text := make([]byte, 1024)
-		for w.Bytes() < 30*bound {
+		for w.Bytes() < 8*bound {
 			for _, b := range []*guest.Block{l.Blocks[0], l.Blocks[2]} {
 				n := int(l.Pages(b))
 				pages := make([][]byte, n)
@@ -268,6 +268,49 @@ func TestWriter_RoundsWithoutAnEndStayBelowTheirBound(t *testing.T) {
 			}
 		}
 		finish(t, w, l)
+		reader := open(t, bucket)
+		if _, err := reader.Verify(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		m.check(t, reader)
+	}
+}
+
+// TestWriter_CompactionStaysBelowTheBound has half of each object superseded, and
+// room for a part of what has to be moved.
+func TestWriter_CompactionStaysBelowTheBound(t *testing.T) {
+	const objects, pages = 10, 64
+	l := newLayout(t, 1024, guest.Block{Name: "pc.ram", Length: objects * pages * 1024}, guest.Block{Name: "other", Length: 1024})
+	for _, room := range []int64{pages * 1024, 200 << 10, 1 << 20} {
+		bucket := snapshottest.NewBucket()
+		bound := int64((objects+objects/2)*pages*1024) + room
+		w := create(t, bucket, l, snapshot.Options{Store: snapshot.StoreRaw, ObjectSize: 1, MaxSize: bound})
+		m, r := newModel(l), seeded("steps")
+		lane := openLane(t, w)
+		put := func(n int) {
+			for i := range objects {
+				var offsets []uint64
+				for j := range n {
+					offsets = append(offsets, uint64(i*pages+j)*1024)
+				}
+				full := make([][]byte, n)
+				for j := range full {
+					full[j] = make([]byte, 1024)
+					binary.BigEndian.PutUint64(full[j], r.Uint64()|1)
+				}
+				m.put(t, lane, l.Blocks[0], full, offsets...)
+				m.zero(t, lane, l.Blocks[1], 0)
+			}
+		}
+		put(pages)
+		put(pages / 2)
+		if err := lane.Close(); err != nil {
+			t.Fatal(err)
+		}
+		manifest := finish(t, w, l)
+		if size := manifest.Bytes(); size > bound || manifest.Totals.Superseded*4 > manifest.Totals.Pages {
+			t.Errorf("room %d: %d bytes, %d pages superseded", room, size, manifest.Totals.Superseded)
+		}
 		reader := open(t, bucket)
 		if _, err := reader.Verify(t.Context(), nil); err != nil {
 			t.Fatal(err)

@@ -14,8 +14,9 @@ type pageObject struct {
 	w         ObjectWriter
 	sum       hash.Hash
 	sealed    bool
-	committed bool // under the writer's lock
-	gone      bool // removed: its pages were moved or superseded
+	gone      bool          // removed: its pages were moved or superseded
+	done      chan struct{} // closed when the commit has ended
+	committed bool          // then: it went well
 }
 
 func (w *Writer) newObject() (*pageObject, error) {
@@ -32,7 +33,7 @@ func (w *Writer) newObject() (*pageObject, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &pageObject{index: uint32(len(w.objects)), info: ObjectInfo{Name: name, Role: RolePages}, w: ow, sum: sha256.New()}
+	o := &pageObject{index: uint32(len(w.objects)), info: ObjectInfo{Name: name, Role: RolePages}, w: ow, sum: sha256.New(), done: make(chan struct{})}
 	w.objects = append(w.objects, o)
 	return o, nil
 }
@@ -66,6 +67,8 @@ func (w *Writer) remove(o *pageObject) error {
 	if err := w.bucket.Remove(o.info.Name); err != nil {
 		return fmt.Errorf("snapshot: removing superseded pages: %w", err)
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	o.gone = true
 	w.gone++
 	w.stored.Add(-o.info.Size)
@@ -84,15 +87,16 @@ func (o *pageObject) Write(p []byte) (int, error) {
 
 // seal makes the object durable, in the background: a lane has pages to take.
 func (w *Writer) seal(o *pageObject) {
+	w.mu.Lock()
 	o.sealed = true
 	o.info.SHA256 = hex.EncodeToString(o.sum.Sum(nil))
+	w.mu.Unlock()
 	w.commits.Go(func() error {
+		defer close(o.done)
 		if err := o.w.Commit(); err != nil {
 			return fmt.Errorf("snapshot: committing %s: %w", o.info.Name, err)
 		}
-		w.mu.Lock()
 		o.committed = true
-		w.mu.Unlock()
 		return nil
 	})
 }

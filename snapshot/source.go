@@ -33,7 +33,7 @@ type source struct {
 
 	mu    sync.Mutex
 	block int
-	chunk uint32
+	chunk uint32 // the block's next chunk, or segment of one
 	jobs  []job
 	parts map[int][]extent
 	list  []entry
@@ -97,21 +97,38 @@ func (s *source) take(ctx context.Context) (job, error) {
 		if err := contextErr(ctx); err != nil {
 			return job{}, err
 		}
-		blocks := s.r.layout.Blocks
-		if s.block == len(blocks) {
+		if s.block == len(s.r.layout.Blocks) {
 			return job{}, io.EOF
 		}
-		if err := s.load(blocks[s.block], s.chunk); err != nil {
+		if err := s.loadNext(s.r.layout.Blocks[s.block]); err != nil {
 			return job{}, err
-		}
-		if s.chunk++; s.chunk == s.r.chunkCount(blocks[s.block]) {
-			s.block, s.chunk = s.block+1, 0
 		}
 	}
 	j := s.jobs[0]
 	s.jobs = s.jobs[1:]
 	return j, nil
 }
+
+// loadNext makes the jobs of the block's next chunk: of all chunks where zero
+// pages are wanted, otherwise of those that the index has.
+func (s *source) loadNext(b *guest.Block) error {
+	n, count := s.chunk, s.r.chunkCount(b)
+	if !s.zero(b) {
+		segments := s.r.index.chunks[b.Index]
+		if count = uint32(len(segments)); n < count {
+			n = segments[n].first
+		}
+	}
+	if s.chunk == count {
+		s.block, s.chunk = s.block+1, 0
+		return nil
+	}
+	s.chunk++
+	return s.load(b, n)
+}
+
+// zero says whether zero pages of b are yielded.
+func (s *source) zero(b *guest.Block) bool { return s.opts.Zero != nil && s.opts.Zero(b) }
 
 // load makes the jobs of one chunk.
 func (s *source) load(b *guest.Block, n uint32) error {
@@ -125,7 +142,7 @@ func (s *source) load(b *guest.Block, n uint32) error {
 	if c != nil {
 		s.list = c.entries(make([]entry, 0, c.count))
 	}
-	if s.opts.Zero != nil && s.opts.Zero(b) {
+	if s.zero(b) {
 		s.addZero(b, n)
 	}
 	return byExtent(s.list, func(run []entry) error {

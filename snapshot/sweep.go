@@ -14,9 +14,12 @@ type sweep struct {
 
 // sweepIfDue sweeps when as much was written as the last time was left, so that
 // looking through the table costs little beside the writing; and earlier when
-// the snapshot comes close to its bound.
+// the snapshot comes close to its bound. There all lanes wait for it.
 func (w *Writer) sweepIfDue() error {
-	if !w.sweep.running.TryLock() {
+	limit := w.opts.MaxSize
+	if limit > 0 && w.stored.Load() > limit/4*3 {
+		w.sweep.running.Lock()
+	} else if !w.sweep.running.TryLock() {
 		return nil
 	}
 	defer w.sweep.running.Unlock()
@@ -25,7 +28,7 @@ func (w *Writer) sweepIfDue() error {
 	}
 	since := w.bytes.Load() - w.sweep.at
 	due := since >= max(w.sweep.left, 8*w.opts.ObjectSize)
-	if limit := w.opts.MaxSize; limit > 0 && w.stored.Load() > limit/2 && since >= limit/16 {
+	if limit > 0 && w.stored.Load() > limit/2 && since >= limit/16 {
 		due = true
 	}
 	if !due {
@@ -37,26 +40,50 @@ func (w *Writer) sweepIfDue() error {
 	return err
 }
 
-// removeSuperseded removes the committed objects without a page that counts.
-// Lanes may go on: a location of a committed extent is never put into the table
-// again, so what is not found there once is gone for good.
+// removeSuperseded removes the sealed objects without a page that counts. Lanes
+// may go on: a location of a sealed extent is never put into the table again, so
+// what is not found there once is gone for good.
 func (w *Writer) removeSuperseded() error {
 	w.mu.Lock()
-	var candidates []*pageObject
+	var sealed []*pageObject
 	for _, o := range w.objects {
-		if o.committed && !o.gone {
-			candidates = append(candidates, o)
+		if o.sealed && !o.gone {
+			sealed = append(sealed, o)
 		}
 	}
-	live := make([]uint64, (len(w.extents)+63)/64) // a bit an extent
+	extents := len(w.extents)
 	w.mu.Unlock()
-	if len(candidates) == 0 {
+	if len(sealed) == 0 {
 		return nil
 	}
+	used := w.usedObjects(w.liveExtents(extents))
+	removed := false
+	for _, o := range sealed {
+		if used[o.index] {
+			continue
+		}
+		if <-o.done; !o.committed {
+			continue // nothing is there, and Finish says why
+		}
+		if err := w.remove(o); err != nil {
+			return err
+		}
+		removed = true
+	}
+	if removed {
+		w.freeExtents()
+	}
+	return nil
+}
+
+// liveExtents returns a bit for each of the first n extents: whether one of its
+// pages counts.
+func (w *Writer) liveExtents(n int) []uint64 {
+	live := make([]uint64, (n+63)/64)
 	var scratch []entry
 	for _, t := range w.tables {
-		for n := range t.chunks {
-			scratch = t.entries(scratch[:0], n)
+		for chunk := range t.chunks {
+			scratch = t.entries(scratch[:0], chunk)
 			for _, e := range scratch {
 				if i := e.loc.extent(); i/64 < uint64(len(live)) {
 					live[i/64] |= 1 << (i % 64)
@@ -64,6 +91,12 @@ func (w *Writer) removeSuperseded() error {
 			}
 		}
 	}
+	return live
+}
+
+// usedObjects returns which objects have a live extent, or one that is younger
+// than the bits.
+func (w *Writer) usedObjects(live []uint64) []bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	used := make([]bool, len(w.objects))
@@ -72,19 +105,18 @@ func (w *Writer) removeSuperseded() error {
 			used[e.object] = true
 		}
 	}
-	for _, o := range candidates {
-		if used[o.index] {
-			continue
-		}
-		if err := w.remove(o); err != nil {
-			return err
-		}
-	}
+	return used
+}
+
+// freeExtents lets the numbers of extents of removed objects be used again: the
+// table has none of them.
+func (w *Writer) freeExtents() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for i, e := range w.extents {
 		if e.count > 0 && w.objects[e.object].gone {
 			w.extents[i] = extent{}
 			w.free = append(w.free, uint64(i))
 		}
 	}
-	return nil
 }

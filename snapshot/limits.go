@@ -11,7 +11,7 @@ const (
 	maxPageObjects = 1 << 17
 	// maxNewPageObjects is how many the writer makes: their lines leave room
 	// for those of the most RAM blocks with the longest names.
-	maxNewPageObjects = 1 << 15
+	maxNewPageObjects = 1 << 14
 	// maxTextLen bounds the texts that say what a machine is.
 	maxTextLen = 1024
 	// maxHead and maxMeta bound the objects that are read whole: the head,

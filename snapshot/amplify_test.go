@@ -217,8 +217,8 @@ func TestReader_AManifestOfEmptyElementsTakesLittleMemory(t *testing.T) {
 	for _, list := range []string{"blocks", "objects"} {
 		b, _ := small(t, snapshot.StoreFast, 1024)
 		f := newForger(t, b)
-		f.signText(`{"` + list + `": [` + strings.Repeat("{},", 5<<20) + `{}]`)
-		wantLittle(t, 150<<20, snapshot.ErrCorrupt, func() error {
+		f.signText(`{"` + list + `": [` + strings.Repeat("{},", 1<<20) + `{}]`)
+		wantLittle(t, 96<<20, snapshot.ErrCorrupt, func() error {
 			_, err := snapshot.Open(b)
 			return err
 		})

@@ -230,7 +230,8 @@ func readObject(b Bucket, name string, limit int64) ([]byte, error) {
 	var data []byte
 	for size := int(o.Size()); len(data) < size; {
 		n := len(data)
-		data = append(slices.Grow(data, min(size-n, max(n, 1<<20))), make([]byte, min(size-n, max(n, 1<<20)))...)
+		step := min(size-n, max(n, 1<<20))
+		data = slices.Grow(data, step)[:n+step]
 		if _, err := o.ReadAt(data[n:], int64(n)); err != nil && err != io.EOF {
 			return nil, fmt.Errorf("reading %s: %w", name, err)
 		}

@@ -16,7 +16,7 @@ const (
 	// MaxBlocks bounds the RAM blocks of one machine.
 	MaxBlocks = 4096
 	// MaxMemory bounds the bytes of all RAM blocks of one machine together.
-	MaxMemory = 1 << 46
+	MaxMemory = 1 << 47
 	// MaxNameLen is the longest block name that the wire can say.
 	MaxNameLen = 255
 )

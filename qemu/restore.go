@@ -52,6 +52,8 @@ type RestoreResult struct {
 	Sent     uint64        `json:"sent_bytes"`
 	Pages    uint64        `json:"pages"`
 	RunState string        `json:"run_state"`
+	// DigestsVerified says that all pages were those that the manifest says.
+	DigestsVerified bool `json:"digests_verified"`
 }
 
 func (o *RestoreOptions) defaults() {
@@ -144,7 +146,7 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 	if err := p.before.restore(ctx, s.c); err != nil {
 		s.opts.Logger.Warn("putting QEMU's migration settings back", "error", err)
 	}
-	return &RestoreResult{Total: time.Since(s.began), Sent: s.prog.Bytes.Load(), Pages: s.prog.Normal.Load(), RunState: state}, nil
+	return &RestoreResult{Total: time.Since(s.began), Sent: s.prog.Bytes.Load(), Pages: s.prog.Normal.Load(), RunState: state, DigestsVerified: s.r.DigestsVerified()}, nil
 }
 
 func (s *restore) checkState(ctx context.Context) error {

@@ -25,6 +25,8 @@ type SaveOptions struct {
 	Level    int            // one of SourceLevels, or 0 for the method's default
 	Store    snapshot.Store // fast
 	Tool     string         // noted in the manifest
+	// MaxSize bounds the bytes of the snapshot at any moment; 0 does not.
+	MaxSize int64
 	// AtPause is a shell command that is run while the machine is paused at
 	// the end, with VMFERRY_SNAPSHOT and VMFERRY_QMP in its environment. If
 	// it fails, so does the save. VMFERRY_QMP is a QMP socket that works during
@@ -144,7 +146,7 @@ func Save(ctx context.Context, path string, opts SaveOptions) (_ *SaveResult, er
 		return nil, err
 	}
 	defer dir.Close()
-	w, err := snapshot.Create(dir, snapshot.Options{Store: opts.Store, Tool: opts.Tool, Accelerator: opts.Accelerator})
+	w, err := snapshot.Create(dir, snapshot.Options{Store: opts.Store, Tool: opts.Tool, Accelerator: opts.Accelerator, MaxSize: opts.MaxSize})
 	if err != nil {
 		return nil, errors.Join(err, dir.RemoveDir())
 	}
@@ -168,7 +170,10 @@ type save struct {
 	c     *qmp.Client
 	dir   *socketDir
 	guard *Guard // nil without one
-	prog  migration.Progress
+
+	sockets *lingerListener // of QEMU's connections, nil before there are any
+
+	prog migration.Progress
 
 	// recovery is what has to be done for the machine when the save ends, in any way;
 	// recovered says that it is done. The receiving changes it too: see note.
@@ -212,6 +217,7 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 		return nil, err
 	}
 	defer s.removeSocketDir()
+	defer s.releaseSockets() // when the migration has ended
 	defer func() {
 		if !s.recovered {
 			err = s.recoverMachine(ctx, err)
@@ -439,6 +445,12 @@ func (s *save) endGuard() {
 	}
 	if err := s.guard.Disarm(); err != nil {
 		s.opts.Logger.Warn("ending the guard process", "error", err)
+	}
+}
+
+func (s *save) releaseSockets() {
+	if s.sockets != nil {
+		s.sockets.release()
 	}
 }
 

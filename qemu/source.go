@@ -39,8 +39,8 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.sockets = ln
 	r := s.startReceiving(context.WithoutCancel(ctx), ln)
-	defer ln.release()
 	defer r.stop(nil)
 	s.report("connect")
 	s.opts.Logger.Debug("the migration begins", "qemu", fmt.Sprint(s.c.Version()), "to", s.dir.address())
@@ -128,7 +128,11 @@ func (s *save) watch(ctx context.Context, r *receiving) error {
 			return context.Cause(ctx)
 		case <-time.After(watchInterval):
 		}
-		if err := s.look(ctx); err != nil {
+		err := s.look(ctx)
+		if ctx.Err() != nil {
+			continue // to give up
+		}
+		if err != nil {
 			r.stop(err)
 			return err
 		}

@@ -1,25 +1,46 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"math"
+	"slices"
 
 	"github.com/vmferry/vmferry/guest"
 )
 
 // compact rewrites every object of which more than a quarter is superseded:
 // afterwards at most a quarter of the whole is. Pages that are deflated are
-// moved as they are.
+// moved as they are. Where the snapshot has a bound, it goes by steps: what a
+// step moves has room beside what is there.
 func (w *Writer) compact(ctx context.Context) error {
-	rewrite, err := w.wasteful(ctx)
-	if err != nil || len(rewrite) == 0 {
-		return err
+	for {
+		rewrite, all, err := w.wasteful(ctx)
+		if err != nil || len(rewrite) == 0 {
+			return err
+		}
+		if err := w.commits.Wait(); err != nil { // they are read by name
+			return err
+		}
+		if err := w.rewrite(ctx, rewrite); err != nil {
+			return fmt.Errorf("snapshot: compacting: %w", err)
+		}
+		if all {
+			return nil
+		}
 	}
-	if err := w.commits.Wait(); err != nil { // they are read by name
-		return err
+}
+
+// rewrite moves the pages of some objects to new ones and removes the objects.
+func (w *Writer) rewrite(ctx context.Context, objects map[uint32]bool) error {
+	c := &compactor{w: w, dec: newDecoder(w.layout.PageSize)}
+	infos := make([]ObjectInfo, len(w.objects))
+	for i, o := range w.objects {
+		infos[i] = o.info
 	}
-	c := &compactor{w: w, dec: newDecoder(w.layout.PageSize), open: map[uint32]Object{}}
+	c.objects = newObjectCache(w.bucket, infos)
 	defer c.close()
 	l, err := w.Lane()
 	if err != nil {
@@ -30,7 +51,7 @@ func (w *Writer) compact(ctx context.Context) error {
 	err = w.eachChunk(ctx, &scratch, func(block, n int) error {
 		moving := scratch[:0]
 		for _, e := range scratch {
-			if rewrite[w.extents[e.loc.extent()].object] {
+			if objects[w.extents[e.loc.extent()].object] {
 				moving = append(moving, e)
 			}
 		}
@@ -42,30 +63,29 @@ func (w *Writer) compact(ctx context.Context) error {
 		err = closeErr
 	}
 	if err != nil {
-		return fmt.Errorf("snapshot: compacting: %w", err)
+		return err
 	}
-	for index := range rewrite {
-		o := w.objects[index]
-		if err := w.bucket.Remove(o.info.Name); err != nil {
-			return fmt.Errorf("snapshot: compacting: %w", err)
+	for index := range objects {
+		if err := w.remove(w.objects[index]); err != nil {
+			return err
 		}
-		o.gone = true
 	}
 	return nil
 }
 
-// wasteful returns the objects of which more than a quarter is superseded.
-func (w *Writer) wasteful(ctx context.Context) (map[uint32]bool, error) {
+// wasteful returns the objects of which more than a quarter is superseded; not
+// all of them, but those with the least left, if there is no room to move all.
+func (w *Writer) wasteful(ctx context.Context) (rewrite map[uint32]bool, all bool, err error) {
 	live := make([]uint8, len(w.extents))
 	var scratch []entry
-	err := w.eachChunk(ctx, &scratch, func(int, int) error {
+	err = w.eachChunk(ctx, &scratch, func(int, int) error {
 		for _, e := range scratch {
 			live[e.loc.extent()]++
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	dead := make([]uint64, len(w.objects))
 	for i, e := range w.extents {
@@ -73,20 +93,34 @@ func (w *Writer) wasteful(ctx context.Context) (map[uint32]bool, error) {
 			dead[e.object] += uint64(e.length) * uint64(e.count-live[i]) / uint64(e.count)
 		}
 	}
-	rewrite := map[uint32]bool{}
+	var wasteful []*pageObject
 	for i, n := range dead {
-		if n*4 > uint64(w.objects[i].info.Size) {
-			rewrite[uint32(i)] = true
+		if o := w.objects[i]; !o.gone && n*4 > uint64(o.info.Size) {
+			wasteful = append(wasteful, o)
 		}
 	}
-	return rewrite, nil
+	left := func(o *pageObject) int64 { return o.info.Size - int64(dead[o.index]) }
+	slices.SortFunc(wasteful, func(a, b *pageObject) int { return cmp.Compare(left(a), left(b)) })
+	rewrite = map[uint32]bool{}
+	room := int64(math.MaxInt64)
+	if w.opts.MaxSize > 0 {
+		room = w.opts.MaxSize - w.stored.Load()
+	}
+	for _, o := range wasteful {
+		// Lengths of slots and roundings of the above are on top.
+		if room -= left(o) + left(o)/8; room < 0 && len(rewrite) > 0 {
+			break
+		}
+		rewrite[o.index] = true
+	}
+	return rewrite, len(rewrite) == len(wasteful), nil
 }
 
 type compactor struct {
 	w       *Writer
 	dec     *decoder
 	lane    *lane
-	open    map[uint32]Object
+	objects *objectCache
 	payload []byte
 	offsets []uint64
 	lengths []uint32
@@ -95,9 +129,7 @@ type compactor struct {
 
 func (c *compactor) close() {
 	c.dec.close()
-	for _, o := range c.open {
-		o.Close()
-	}
+	c.objects.close()
 }
 
 // move stores a run of one extent's pages again.
@@ -139,14 +171,11 @@ func (c *compactor) move(b *guest.Block, chunk int, run []entry) error {
 }
 
 func (c *compactor) read(e extent) ([]byte, error) {
-	o := c.open[e.object]
-	if o == nil {
-		var err error
-		if o, err = c.w.bucket.Open(c.w.objects[e.object].info.Name); err != nil {
-			return nil, err
-		}
-		c.open[e.object] = o
+	o, err := c.objects.use(e.object)
+	if err != nil {
+		return nil, err
 	}
+	defer c.objects.release(o)
 	c.payload = append(c.payload[:0], make([]byte, e.length)...)
 	if _, err := io.ReadFull(io.NewSectionReader(o, int64(e.offset), int64(e.length)), c.payload); err != nil {
 		return nil, err

@@ -17,6 +17,9 @@ var (
 	ErrIncomplete = errors.New("no complete snapshot")
 	// ErrExists is wrapped when a snapshot would have to be written over.
 	ErrExists = errors.New("there is something already")
+	// ErrTooLarge is wrapped when a snapshot gets larger than
+	// [Options].MaxSize.
+	ErrTooLarge = errors.New("snapshot is too large")
 )
 
 func corrupt(object, format string, args ...any) error {

@@ -30,7 +30,7 @@ func seedManifest() *Manifest {
 		Machine: Machine{Type: "pc-q35-10.0", PageSize: 4096},
 		Blocks:  []BlockInfo{{Name: "pc.ram", Length: 1 << 20, Pages: 3}},
 		Objects: []ObjectInfo{{"pages-000000", RolePages, 100, digest}, {"index", RoleIndex, 200, digest}, {"head", RoleHead, 30, digest}, {"devices", RoleDevices, 40, digest}},
-		Totals:  Totals{Pages: 3, Extents: 1},
+		Totals:  Totals{Pages: 3, Zero: 253, Extents: 1, PageBytes: 100, IndexBytes: 200},
 	}
 }
 

@@ -50,6 +50,9 @@ func (f *forger) set(name string, data []byte) {
 	sum := sha256.Sum256(data)
 	o := f.object(name)
 	o["size"], o["sha256"] = len(data), hex.EncodeToString(sum[:])
+	if name == "index" {
+		f.manifest["totals"].(map[string]any)["index_bytes"] = len(data)
+	}
 }
 
 // sign writes the manifest.
@@ -368,6 +371,7 @@ func TestAHostilePayloadIsRefused(t *testing.T) {
 			be.PutUint32(first[20:], crc32.Checksum(tt.payload, crc32.MakeTable(crc32.Castagnoli)))
 			be.PutUint64(first[32+8:], uint64(len(tt.payload)))
 			f.set("pages-000000", append(bytes.Clone(tt.payload), rest...))
+			f.manifest["totals"].(map[string]any)["page_bytes"] = len(tt.payload) + len(rest)
 			f.set("index", x.bytes(false))
 			f.sign(t)
 			wantCorrupt(t, b, "verified")

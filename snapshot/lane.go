@@ -230,7 +230,7 @@ func (l *lane) write(payload []byte) error {
 	l.w.mu.Lock()
 	l.w.extents[l.number] = e
 	l.w.mu.Unlock()
-	if l.object.info.Size >= l.w.opts.ObjectSize {
+	if l.object.info.Size >= objectSize(l.w.opts.ObjectSize, int(l.object.index)) {
 		l.w.seal(l.object)
 		l.object = nil
 	}

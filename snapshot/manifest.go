@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
@@ -17,10 +18,9 @@ import (
 )
 
 const (
-	manifestName    = "manifest.json"
-	formatName      = "vmferry-snapshot"
-	formatVersion   = 1
-	maxManifestSize = 16 << 20
+	manifestName  = "manifest.json"
+	formatName    = "vmferry-snapshot"
+	formatVersion = 1
 )
 
 // Manifest is what a snapshot says of itself. Its presence makes the snapshot
@@ -133,6 +133,9 @@ func (m *Manifest) encode() ([]byte, error) {
 
 // decodeManifest reads and checks a manifest's text.
 func decodeManifest(text []byte) (*Manifest, error) {
+	if len(text) > maxManifestSize {
+		return nil, corrupt(manifestName, "%d bytes (at most %d)", len(text), maxManifestSize)
+	}
 	tail := len(digestKey) + 2*sha256.Size + len("\"\n}\n")
 	if len(text) < tail || !bytes.HasPrefix(text[len(text)-tail:], []byte(digestKey)) {
 		return nil, corrupt(manifestName, "it does not end with its digest")
@@ -146,7 +149,7 @@ func decodeManifest(text []byte) (*Manifest, error) {
 		return nil, corrupt(manifestName, "%v", err)
 	}
 	m := new(Manifest)
-	if err := json.Unmarshal(text, m); err != nil {
+	if err := m.unmarshal(text); err != nil {
 		return nil, corrupt(manifestName, "%v", err)
 	}
 	if m.Format != formatName {
@@ -158,39 +161,47 @@ func decodeManifest(text []byte) (*Manifest, error) {
 	return m, m.check()
 }
 
-// check looks for what a correct digest does not rule out: that somebody wrote
-// nonsense on purpose.
-func (m *Manifest) check() error {
-	if _, err := m.Layout(); err != nil {
-		return corrupt(manifestName, "%v", err)
+// unmarshal takes the JSON in. The lists are bounded as they are read: a line
+// of no members is 3 bytes of text and a hundred of memory.
+func (m *Manifest) unmarshal(text []byte) error {
+	type members Manifest
+	all := struct {
+		*members
+		Blocks  boundedList[BlockInfo]  `json:"blocks"`
+		Objects boundedList[ObjectInfo] `json:"objects"`
+	}{(*members)(m), boundedList[BlockInfo]{max: guest.MaxBlocks}, boundedList[ObjectInfo]{max: maxPageObjects + 4}}
+	err := json.Unmarshal(text, &all)
+	m.Blocks, m.Objects = all.Blocks.list, all.Objects.list
+	return err
+}
+
+// boundedList is a JSON list of at most max elements.
+type boundedList[T any] struct {
+	list []T
+	max  int
+}
+
+func (l *boundedList[T]) UnmarshalJSON(text []byte) error {
+	l.list = nil
+	if string(text) == "null" {
+		return nil
 	}
-	if _, err := m.Store.codec(); err != nil {
-		return corrupt(manifestName, "%v", err)
+	if text[0] != '[' {
+		return fmt.Errorf("%.20q is no list", text)
 	}
-	if err := m.Machine.Hardware.Check(); err != nil {
-		return corrupt(manifestName, "%v", err)
+	d := json.NewDecoder(bytes.NewReader(text))
+	if _, err := d.Token(); err != nil {
+		return err
 	}
-	names, roles := map[string]bool{manifestName: true}, map[Role]int{}
-	for _, o := range m.Objects {
-		if err := checkName(o.Name); err != nil {
-			return corrupt(manifestName, "%v", err)
+	for d.More() {
+		if len(l.list) == l.max {
+			return fmt.Errorf("a list of more than %d elements", l.max)
 		}
-		if names[o.Name] {
-			return corrupt(manifestName, "object %q is named twice", o.Name)
+		var element T
+		if err := d.Decode(&element); err != nil {
+			return err
 		}
-		if sum, err := hex.DecodeString(o.SHA256); o.Size < 0 || err != nil || len(sum) != sha256.Size {
-			return corrupt(manifestName, "object %q of %d bytes with digest %q", o.Name, o.Size, o.SHA256)
-		}
-		names[o.Name] = true
-		roles[o.Role]++
-	}
-	for _, role := range []Role{RoleIndex, RoleHead, RoleDevices} {
-		if roles[role] != 1 {
-			return corrupt(manifestName, "%d objects of role %q (want 1)", roles[role], role)
-		}
-	}
-	if roles[RoleStates] > 1 {
-		return corrupt(manifestName, "%d objects of role %q (want at most 1)", roles[RoleStates], RoleStates)
+		l.list = append(l.list, element)
 	}
 	return nil
 }
@@ -207,7 +218,8 @@ func readManifest(b Bucket) (*Manifest, error) {
 	return decodeManifest(text)
 }
 
-// readObject reads a whole object of at most limit bytes.
+// readObject reads a whole object of at most limit bytes. Its memory grows with
+// the bytes that come, not with those that the object claims.
 func readObject(b Bucket, name string, limit int64) ([]byte, error) {
 	o, err := b.Open(name)
 	if err != nil {
@@ -217,9 +229,14 @@ func readObject(b Bucket, name string, limit int64) ([]byte, error) {
 	if o.Size() > limit {
 		return nil, corrupt(name, "%d bytes (at most %d)", o.Size(), limit)
 	}
-	data := make([]byte, o.Size())
-	if _, err := io.ReadFull(io.NewSectionReader(o, 0, o.Size()), data); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", name, err)
+	var data []byte
+	for size := int(o.Size()); len(data) < size; {
+		n := len(data)
+		step := min(size-n, max(n, 1<<20))
+		data = slices.Grow(data, step)[:n+step]
+		if _, err := o.ReadAt(data[n:], int64(n)); err != nil && err != io.EOF {
+			return nil, fmt.Errorf("reading %s: %w", name, err)
+		}
 	}
 	return data, nil
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
-	"github.com/vmferry/vmferry/vmstate"
 )
 
 // Reader reads a complete snapshot. Its methods may be called by several
@@ -23,8 +22,11 @@ type Reader struct {
 	manifest *Manifest
 	layout   *guest.Layout
 	pages    []ObjectInfo
-	objects  []Object // of pages, opened when the reader is
+	objects  *objectCache // of pages
 	index    *index
+	// indexInfo is what the manifest says of the index.
+	indexInfo ObjectInfo
+	digests   digests
 
 	mu     sync.Mutex
 	chunks map[chunkKey]*chunk // the last few that Page looked into
@@ -40,45 +42,47 @@ type chunkKey struct {
 }
 
 // Open opens a snapshot. It reads the manifest and the index's directory, no
-// pages.
-func Open(b Bucket) (_ *Reader, err error) {
+// pages, and looks whether all objects are there in their sizes.
+func Open(b Bucket) (*Reader, error) {
 	m, err := readManifest(b)
 	if err != nil {
 		return nil, err
 	}
+	return openWith(b, m)
+}
+
+// openWith opens the objects of a manifest. The writer calls it before the
+// manifest is in the bucket.
+func openWith(b Bucket, m *Manifest) (_ *Reader, err error) {
 	layout, err := m.Layout()
 	if err != nil {
 		return nil, err
 	}
 	r := &Reader{bucket: b, manifest: m, layout: layout, chunks: map[chunkKey]*chunk{}, parts: map[int][]extent{}, dec: newDecoder(layout.PageSize)}
+	for _, info := range m.Objects {
+		switch info.Role {
+		case RolePages:
+			r.pages = append(r.pages, info)
+		case RoleIndex:
+			r.indexInfo = info
+		}
+	}
+	r.objects = newObjectCache(b, r.pages)
 	defer func() {
 		if err != nil {
 			r.Close()
 		}
 	}()
-	var index Object
-	var indexName string
-	defer func() {
-		if index != nil && r.index == nil {
-			index.Close()
-		}
-	}()
-	for _, info := range m.Objects {
-		if info.Role != RolePages && info.Role != RoleIndex {
-			continue
-		}
-		o, err := r.open(info)
-		if err != nil {
-			return nil, err
-		}
-		if info.Role == RoleIndex {
-			index, indexName = o, info.Name
-			continue
-		}
-		r.pages, r.objects = append(r.pages, info), append(r.objects, o)
+	if err := r.objects.check(); err != nil {
+		return nil, err
 	}
-	r.index, err = openIndex(index, indexName, layout, r.pages)
+	o, err := openObject(b, r.indexInfo)
 	if err != nil {
+		return nil, err
+	}
+	if r.index, err = openIndex(o, r.indexInfo.Name, layout, r.pages); err != nil {
+		r.index = nil
+		o.Close()
 		return nil, err
 	}
 	return r, r.checkCounts()
@@ -103,35 +107,16 @@ func (r *Reader) checkCounts() error {
 	return nil
 }
 
-// open opens an object and compares its size with the manifest's.
-func (r *Reader) open(info ObjectInfo) (Object, error) {
-	o, err := r.bucket.Open(info.Name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, corrupt(info.Name, "the object is missing")
-	}
-	if err != nil {
-		return nil, err
-	}
-	if o.Size() != info.Size {
-		o.Close()
-		return nil, corrupt(info.Name, "%d bytes (the manifest says %d)", o.Size(), info.Size)
-	}
-	return o, nil
-}
-
-// Close closes the objects.
+// Close ends what runs in the background and closes the objects.
 func (r *Reader) Close() error {
-	var first error
-	objects := r.objects
+	r.digests.close()
+	first := r.objects.close()
 	if r.index != nil {
-		objects = append(objects, r.index.o)
-	}
-	for _, o := range objects {
-		if err := o.Close(); err != nil && first == nil {
+		if err := r.index.o.Close(); first == nil {
 			first = err
 		}
 	}
-	r.objects, r.index = nil, nil
+	r.index = nil
 	r.dec.close()
 	return first
 }
@@ -142,16 +127,13 @@ func (r *Reader) Manifest() *Manifest { return r.manifest }
 // Layout returns the RAM blocks.
 func (r *Reader) Layout() *guest.Layout { return r.layout }
 
-// maxMeta bounds the objects that are read whole.
-const maxMeta = 1 << 30
-
 // small reads a whole object and checks its digest.
 func (r *Reader) small(role Role) ([]byte, error) {
 	for _, info := range r.manifest.Objects {
 		if info.Role != role {
 			continue
 		}
-		data, err := readObject(r.bucket, info.Name, min(info.Size, maxMeta))
+		data, err := readObject(r.bucket, info.Name, info.Size)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, corrupt(info.Name, "the object is missing")
 		}
@@ -172,14 +154,7 @@ func (r *Reader) Head() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := vmstate.ParseHead(head)
-	if err != nil {
-		return nil, corrupt("head", "%v", err)
-	}
-	if c.PageSize() != r.layout.PageSize {
-		return nil, corrupt("head", "pages of %d bytes (the manifest says %d)", c.PageSize(), r.layout.PageSize)
-	}
-	return head, nil
+	return head, r.manifest.checkHead(head)
 }
 
 // Devices returns the device state with the end of the stream.
@@ -223,7 +198,15 @@ func (r *Reader) payload(e extent, buf []byte) ([]byte, error) {
 	}
 	buf = buf[:e.length]
 	info := r.pages[e.object]
-	if _, err := io.ReadFull(io.NewSectionReader(r.objects[e.object], int64(e.offset), int64(e.length)), buf); err != nil {
+	o, err := r.objects.use(e.object)
+	if err != nil {
+		return nil, err
+	}
+	_, err = io.ReadFull(io.NewSectionReader(o, int64(e.offset), int64(e.length)), buf)
+	if closeErr := r.objects.release(o); err == nil {
+		err = closeErr
+	}
+	if err != nil {
 		return nil, fmt.Errorf("reading %s at %d: %w", info.Name, e.offset, err)
 	}
 	if checksum(buf) != e.crc {

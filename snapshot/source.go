@@ -13,9 +13,14 @@ type SourceOptions struct {
 	// Zero says of which blocks zero pages are yielded too; nil is none. A
 	// machine's main memory is zero when it is made, but its ROMs are not.
 	Zero func(*guest.Block) bool
+	// SkipDigests leaves it at the checksums, which do not find what was
+	// changed together with them.
+	SkipDigests bool
 }
 
-// Source returns a source of all pages of the snapshot, each once.
+// Source returns a source of all pages of the snapshot, each once. Its end is
+// io.EOF only when the digests of the index and of all objects of pages are
+// those of the manifest; otherwise it is an error that wraps ErrCorrupt.
 func (r *Reader) Source(opts SourceOptions) guest.Source {
 	return &source{r: r, opts: opts, parts: map[int][]extent{}}
 }
@@ -28,7 +33,7 @@ type source struct {
 
 	mu    sync.Mutex
 	block int
-	chunk uint32
+	chunk uint32 // the block's next chunk, or segment of one
 	jobs  []job
 	parts map[int][]extent
 	list  []entry
@@ -66,8 +71,23 @@ func (s *source) Next(ctx context.Context, b *guest.Batch) error {
 	return s.r.fill(b, j)
 }
 
-// next takes the next job.
+// next takes the next job. There is no end before the digests are compared.
 func (s *source) next(ctx context.Context) (job, error) {
+	if !s.opts.SkipDigests {
+		if err := s.r.digests.start(s.r); err != nil {
+			return job{}, err
+		}
+	}
+	j, err := s.take(ctx)
+	if err == io.EOF && !s.opts.SkipDigests {
+		if bad := s.r.digests.wait(ctx); bad != nil {
+			return job{}, bad
+		}
+	}
+	return j, err
+}
+
+func (s *source) take(ctx context.Context) (job, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.r.index == nil {
@@ -77,21 +97,38 @@ func (s *source) next(ctx context.Context) (job, error) {
 		if err := contextErr(ctx); err != nil {
 			return job{}, err
 		}
-		blocks := s.r.layout.Blocks
-		if s.block == len(blocks) {
+		if s.block == len(s.r.layout.Blocks) {
 			return job{}, io.EOF
 		}
-		if err := s.load(blocks[s.block], s.chunk); err != nil {
+		if err := s.loadNext(s.r.layout.Blocks[s.block]); err != nil {
 			return job{}, err
-		}
-		if s.chunk++; s.chunk == s.r.chunkCount(blocks[s.block]) {
-			s.block, s.chunk = s.block+1, 0
 		}
 	}
 	j := s.jobs[0]
 	s.jobs = s.jobs[1:]
 	return j, nil
 }
+
+// loadNext makes the jobs of the block's next chunk: of all chunks where zero
+// pages are wanted, otherwise of those that the index has.
+func (s *source) loadNext(b *guest.Block) error {
+	n, count := s.chunk, s.r.chunkCount(b)
+	if !s.zero(b) {
+		segments := s.r.index.chunks[b.Index]
+		if count = uint32(len(segments)); n < count {
+			n = segments[n].first
+		}
+	}
+	if s.chunk == count {
+		s.block, s.chunk = s.block+1, 0
+		return nil
+	}
+	s.chunk++
+	return s.load(b, n)
+}
+
+// zero says whether zero pages of b are yielded.
+func (s *source) zero(b *guest.Block) bool { return s.opts.Zero != nil && s.opts.Zero(b) }
 
 // load makes the jobs of one chunk.
 func (s *source) load(b *guest.Block, n uint32) error {
@@ -105,7 +142,7 @@ func (s *source) load(b *guest.Block, n uint32) error {
 	if c != nil {
 		s.list = c.entries(make([]entry, 0, c.count))
 	}
-	if s.opts.Zero != nil && s.opts.Zero(b) {
+	if s.zero(b) {
 		s.addZero(b, n)
 	}
 	return byExtent(s.list, func(run []entry) error {

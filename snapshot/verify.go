@@ -2,16 +2,14 @@ package snapshot
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vmferry/vmferry/guest"
-	"github.com/vmferry/vmferry/vmstate"
 )
 
 // checkRun looks for what a hostile index could say: pages of another block's
@@ -55,17 +53,17 @@ func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verifi
 		v.Bytes += info.Size
 		progress(v.Bytes / 2)
 	}
-	head, err := r.Head()
-	if err != nil {
+	r.digests.ok.Store(true)
+	if _, err := r.Head(); err != nil {
 		return v, err
-	}
-	if c, err := vmstate.ParseHead(head); err != nil || c.Machine != r.manifest.Machine.Type {
-		return v, corrupt("head", "it is of machine %q, the manifest of %q", c.Machine, r.manifest.Machine.Type)
 	}
 	if _, err := r.States(); err != nil {
 		return v, err
 	}
 	if err := r.verifyExtents(ctx); err != nil {
+		return v, err
+	}
+	if err := r.verifySlots(ctx); err != nil {
 		return v, err
 	}
 	pages, err := r.verifyPages(ctx)
@@ -80,33 +78,20 @@ func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verifi
 }
 
 func (r *Reader) verifyDigest(ctx context.Context, info ObjectInfo) error {
-	o, err := r.open(info)
+	o, err := openObject(r.bucket, info)
 	if err != nil {
 		return err
 	}
 	defer o.Close()
-	sum := sha256.New()
-	in := io.NewSectionReader(o, 0, o.Size())
-	for {
-		if err := contextErr(ctx); err != nil {
-			return err
-		}
-		if _, err := io.CopyN(sum, in, 8<<20); err == io.EOF {
-			break
-		} else if err != nil {
-			return fmt.Errorf("reading %s: %w", info.Name, err)
-		}
-	}
-	if got := hex.EncodeToString(sum.Sum(nil)); got != info.SHA256 {
-		return corrupt(info.Name, "its digest is %s (the manifest says %s)", got, info.SHA256)
-	}
-	return nil
+	return compareDigest(ctx, o, info)
 }
 
 // verifyExtents checks that the extents of an object follow one another: what
-// two of them share is pages of one in the other's words.
+// two of them share is pages of one in the other's words. Their bytes are those
+// of the totals.
 func (r *Reader) verifyExtents(ctx context.Context) error {
 	ends := make([]uint64, len(r.pages))
+	var bytes, slots uint64 // extents of an object do not overlap: no overflow
 	for n := range r.index.table {
 		if err := contextErr(ctx); err != nil {
 			return err
@@ -120,7 +105,58 @@ func (r *Reader) verifyExtents(ctx context.Context) error {
 				return corrupt(r.index.name, "extent %d begins at %d of %s, but the one before it ends at %d", n*tableExtents+i, e.offset, r.pages[e.object].Name, ends[e.object])
 			}
 			ends[e.object] = e.offset + uint64(e.length)
+			bytes += uint64(e.length)
+			slots += uint64(e.count)
 		}
+	}
+	if t := r.manifest.Totals; slots < t.Pages || slots-t.Pages > t.Superseded {
+		return corrupt(r.index.name, "extents of %d slots (the manifest says %d pages and %d superseded ones)", slots, t.Pages, t.Superseded)
+	}
+	if bytes != uint64(r.manifest.Totals.PageBytes) {
+		return corrupt(r.index.name, "extents of %d bytes (the manifest says %d)", bytes, r.manifest.Totals.PageBytes)
+	}
+	return nil
+}
+
+// slotSet is which of an extent's slots are a page.
+type slotSet [2]uint64
+
+func (s *slotSet) add(slot int) (twice bool) {
+	bit := uint64(1) << (slot % 64)
+	twice = s[slot/64]&bit != 0
+	s[slot/64] |= bit
+	return twice
+}
+
+// verifySlots checks that each slot of each extent is one page of the index at
+// most, and that no extent is without a page. It takes 16 bytes an extent, half
+// of what the extent takes in the index.
+func (r *Reader) verifySlots(ctx context.Context) error {
+	used := make([]slotSet, r.index.extents)
+	var list []entry
+	for block := range r.index.chunks {
+		for _, s := range r.index.chunks[block] {
+			if err := contextErr(ctx); err != nil {
+				return err
+			}
+			c, err := r.index.loadChunk(block, s.first)
+			if err != nil {
+				return err
+			}
+			list = c.entries(list[:0])
+			for _, en := range list {
+				slot, n := en.loc.slot(), en.loc.extent()
+				if slot >= extentPages(r.layout.PageSize) {
+					return corrupt(r.index.name, "slot %d of extent %d (at most %d)", slot, n, extentPages(r.layout.PageSize)-1)
+				}
+				if used[n].add(slot) {
+					return corrupt(r.index.name, "slot %d of extent %d is said to be two pages", slot, n)
+				}
+			}
+		}
+	}
+	if n := slices.Index(used, slotSet{}); n >= 0 {
+		return corrupt(r.index.name, "no page is in extent %d", n)
 	}
 	return nil
 }
@@ -128,7 +164,7 @@ func (r *Reader) verifyExtents(ctx context.Context) error {
 // verifyPages decodes every page.
 func (r *Reader) verifyPages(ctx context.Context) (uint64, error) {
 	counts := make([]uint64, runtime.GOMAXPROCS(0))
-	src := r.Source(SourceOptions{})
+	src := r.Source(SourceOptions{SkipDigests: true})
 	group, ctx := errgroup.WithContext(ctx)
 	for i := range counts {
 		group.Go(func() error {

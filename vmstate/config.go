@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/vmferry/vmferry/guest"
 )
@@ -42,6 +43,9 @@ func readConfiguration(in *input) (*Configuration, error) {
 		return nil, in.err
 	}
 	c := &Configuration{Machine: string(in.next(int(n)))}
+	if in.err == nil && !utf8.ValidString(c.Machine) { // no manifest can say it
+		return nil, fmt.Errorf("%w: machine type %q is not UTF-8", ErrMalformed, c.Machine)
+	}
 	var seen []string
 	for in.peek() == sectionSubsection && in.err == nil {
 		in.byte()

@@ -66,6 +66,7 @@ func TestAConfigurationThatIsNoneIsRefused(t *testing.T) {
 		{"version 2", new(stream).u32(0x5145564d).u32(2), "header", "version 2"},
 		{"no configuration", new(stream).header().u8(1), "configuration", "0x01"},
 		{"a machine name of 4 GiB", new(stream).header().u8(7).u32(^uint32(0)), "configuration", "4294967295"},
+		{"a machine name that is not UTF-8", new(stream).header().configuration("pc-\xff"), "configuration", `"pc-\xff" is not UTF-8`},
 		{"a machine name of 256 bytes", new(stream).header().configuration(strings.Repeat("x", 256)), "configuration", "256"},
 		{"an unknown subsection", new(stream).head().sub("configuration/colour").u32(1), "configuration", `"configuration/colour"`},
 		{"a subsection of version 2", new(stream).head().u8(5).name("configuration/uuid").u32(2), "configuration", "version 2"},

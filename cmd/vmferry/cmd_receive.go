@@ -16,6 +16,7 @@ type receiveCmd struct {
 	tlsFlags      `embed:""`
 	iaaFlags      `embed:""`
 	Store         string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
+	MaxSize       byteSize      `default:"0" help:"Most bytes of the snapshot at any moment, pages that later rounds replaced included, such as 100GiB; 0 is no bound." placeholder:"SIZE"`
 	Wait          time.Duration `default:"2m" help:"How long to wait for the source to connect, 0 for good." placeholder:"TIME"`
 	SwitchoverAck bool          `help:"Send SWITCHOVER_ACK: for a source with that capability on."`
 	NoDescription bool          `help:"Accept a source that sends no VM description (machine option suppress-vmdesc). One that dies at the very end then goes unnoticed."`
@@ -56,7 +57,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 		}
 		err = errors.Join(err, dir.Close())
 	}()
-	w, err := snapshot.Create(dir, snapshot.Options{Store: snapshot.Store(c.Store), Tool: tool(), Accelerator: acc})
+	w, err := snapshot.Create(dir, snapshot.Options{Store: snapshot.Store(c.Store), Tool: tool(), Accelerator: acc, MaxSize: int64(c.MaxSize)})
 	if err != nil {
 		return err
 	}

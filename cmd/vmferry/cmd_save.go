@@ -16,6 +16,7 @@ type saveCmd struct {
 	Compression    string        `default:"none" enum:"none,zlib,zstd,qpl" help:"Method on the wire: ${enum}. A local socket needs none."`
 	Level          int           `default:"0" help:"Compression level: zlib has 1 to 9, zstd 1 to 20; 0 is QEMU's default." placeholder:"N"`
 	Store          string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
+	MaxSize        byteSize      `default:"0" help:"Most bytes of the snapshot at any moment, pages that later rounds replaced included, such as 100GiB; 0 is no bound." placeholder:"SIZE"`
 	AtPause        string        `help:"Shell command to run while the machine is paused at the end; if it fails, so does the save." placeholder:"CMD"`
 	AtPauseTimeout time.Duration `default:"30s" help:"How long the command at the pause may take; then it is ended, the machine runs on, and the save fails." placeholder:"TIME"`
 	StayPaused     bool          `help:"Leave the machine paused when it is saved."`
@@ -53,7 +54,7 @@ func (c *saveCmd) Run(a *app) error {
 	result, err := qemu.Save(a.ctx, c.Snapshot, qemu.SaveOptions{
 		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Store: snapshot.Store(c.Store), Tool: tool(),
 		AtPause: c.AtPause, AtPauseTimeout: c.AtPauseTimeout, StayPaused: c.StayPaused, Bandwidth: uint64(c.Bandwidth), Downtime: c.DowntimeLimit,
-		MaxRounds: c.MaxRounds, SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Accelerator: acc, Logger: a.logger(),
+		MaxRounds: c.MaxRounds, MaxSize: int64(c.MaxSize), SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.SaveProgress) {
 			p.show(int64(s.Total-s.Remaining), int64(s.Total), saveLine(s), s)
 		},

@@ -70,7 +70,7 @@ func (c *sendCmd) Run(a *app) error {
 	}
 	if c.JSON {
 		p.line(map[string]any{"result": map[string]any{
-			"pages": counts.Normal.Load(), "sent_bytes": counts.Bytes.Load(), "total_ns": time.Since(began), "confirmed": !c.NoReturnPath,
+			"pages": counts.Normal.Load(), "sent_bytes": counts.Bytes.Load(), "total_ns": time.Since(began), "confirmed": !c.NoReturnPath, "digests_verified": r.DigestsVerified(),
 		}})
 		return nil
 	}

@@ -60,7 +60,7 @@ func Check(text []byte, v any, opts Options) error {
 	if !utf8.Valid(text) {
 		return fmt.Errorf("%w: the text is not UTF-8", ErrAmbiguous)
 	}
-	c := checker{in: json.NewDecoder(bytes.NewReader(text)), opts: opts}
+	c := checker{in: json.NewDecoder(bytes.NewReader(text)), opts: opts, known: make(map[reflect.Type]map[string]reflect.Type)}
 	c.in.UseNumber()
 	if err := c.value(reflect.TypeOf(v), 0); err != nil {
 		return err
@@ -75,6 +75,9 @@ func Check(text []byte, v any, opts Options) error {
 type checker struct {
 	in   *json.Decoder
 	opts Options
+	// known are the keys of the structs met so far: a text can have a struct in
+	// every 3 bytes.
+	known map[reflect.Type]map[string]reflect.Type
 }
 
 // value checks the next value. t is nil where nothing is known of its type.
@@ -113,7 +116,8 @@ func (c *checker) array(t reflect.Type, depth int) error {
 }
 
 func (c *checker) object(t reflect.Type, depth int) error {
-	seen, fields := map[string]bool{}, fieldsOf(t)
+	var seen map[string]bool // nil while the object has no key
+	fields := c.fieldsOf(t)
 	for c.in.More() {
 		token, err := c.in.Token()
 		if err != nil {
@@ -125,6 +129,9 @@ func (c *checker) object(t reflect.Type, depth int) error {
 		}
 		if seen[key] {
 			return fmt.Errorf("%w: the key %q is there twice, again at byte %d", ErrAmbiguous, key, c.in.InputOffset())
+		}
+		if seen == nil {
+			seen = make(map[string]bool)
 		}
 		seen[key] = true
 		field, err := c.field(t, fields, key)
@@ -182,6 +189,16 @@ func elementOf(t reflect.Type) reflect.Type {
 		return t.Elem()
 	}
 	return nil
+}
+
+// fieldsOf is fieldsOf of a type that may have been met before.
+func (c *checker) fieldsOf(t reflect.Type) map[string]reflect.Type {
+	fields, ok := c.known[t]
+	if !ok {
+		fields = fieldsOf(t)
+		c.known[t] = fields
+	}
+	return fields
 }
 
 // fieldsOf returns the keys that encoding/json knows of a struct; nil if t is none.

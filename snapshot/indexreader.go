@@ -1,0 +1,230 @@
+package snapshot
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"slices"
+
+	"github.com/vmferry/vmferry/guest"
+)
+
+// index reads an index in ranges: the footer and the directory when it is
+// opened, a segment when it is wanted.
+type index struct {
+	o       Object
+	name    string
+	layout  *guest.Layout
+	objects []ObjectInfo // those of role pages
+	extents uint64
+	pages   uint64
+	table   []segment   // of the extent table, in order
+	chunks  [][]segment // by block, in the order of chunks
+}
+
+func openIndex(o Object, name string, layout *guest.Layout, objects []ObjectInfo) (*index, error) {
+	be := binary.BigEndian
+	x := &index{o: o, name: name, layout: layout, objects: objects, chunks: make([][]segment, len(layout.Blocks))}
+	if o.Size() < footerLen {
+		return nil, corrupt(name, "%d bytes do not hold a footer", o.Size())
+	}
+	footer, err := x.read(uint64(o.Size())-footerLen, footerLen)
+	if err != nil {
+		return nil, err
+	}
+	if string(footer[:8]) != indexMagic || be.Uint32(footer[8:]) != formatVersion {
+		return nil, corrupt(name, "the footer begins with %q", footer[:12])
+	}
+	if checksum(footer[:footerLen-4]) != be.Uint32(footer[footerLen-4:]) {
+		return nil, corrupt(name, "the footer's checksum is wrong")
+	}
+	count, dirAt := uint64(be.Uint32(footer[12:])), be.Uint64(footer[32:])
+	x.extents, x.pages = be.Uint64(footer[16:]), be.Uint64(footer[24:])
+	if want := uint64(o.Size()) - footerLen - count*dirEntryLen; count*dirEntryLen > uint64(o.Size())-footerLen || dirAt != want {
+		return nil, corrupt(name, "a directory of %d segments at %d in %d bytes", count, dirAt, o.Size())
+	}
+	if err := x.checkCounts(count); err != nil {
+		return nil, err
+	}
+	return x, x.readDirectory(dirAt, count, be.Uint32(footer[40:]))
+}
+
+// checkCounts compares the footer's counts with what the machine can have.
+func (x *index) checkCounts(segments uint64) error {
+	var pages, chunks uint64
+	for _, b := range x.layout.Blocks {
+		n := x.layout.Pages(b)
+		pages += n
+		chunks += (n + chunkPages - 1) / chunkPages
+	}
+	if x.pages > pages || x.extents > x.pages {
+		return corrupt(x.name, "the footer says %d pages in %d extents, the machine has %d pages", x.pages, x.extents, pages)
+	}
+	if most := chunks + (x.extents+tableExtents-1)/tableExtents; segments > most {
+		return corrupt(x.name, "the footer says %d segments (at most %d with %d extents)", segments, most, x.extents)
+	}
+	return nil
+}
+
+// directoryLines is how many lines of the directory are read at a time: its
+// memory grows with the lines that are right, not with the footer's count.
+const directoryLines = 1 << 13
+
+// readDirectory reads, checks and sorts in the lines of the directory.
+func (x *index) readDirectory(at, count uint64, sum uint32) error {
+	d := indexDirectory{x: x, end: at}
+	crc := uint32(0)
+	for count > 0 {
+		n := min(count, directoryLines)
+		lines, err := x.read(at, int(n*dirEntryLen))
+		if err != nil {
+			return err
+		}
+		crc = crc32.Update(crc, castagnoli, lines)
+		for line := range slices.Chunk(lines, dirEntryLen) {
+			if err := d.take(line); err != nil {
+				return err
+			}
+		}
+		at, count = at+n*dirEntryLen, count-n
+	}
+	if crc != sum {
+		return corrupt(x.name, "the directory's checksum is wrong")
+	}
+	return d.check()
+}
+
+// indexDirectory adds up the lines of a directory.
+type indexDirectory struct {
+	x       *index
+	lines   int
+	offset  uint64 // where the next segment begins
+	end     uint64 // where the directory begins
+	extents uint64
+	pages   uint64
+}
+
+// take checks a line and sorts it in. The segments follow one another in the
+// order of the lines, so that none is used twice.
+func (d *indexDirectory) take(line []byte) error {
+	x, s := d.x, parseSegment(line)
+	bad := func(format string, args ...any) error {
+		return corrupt(x.name, "directory line %d: %s", d.lines, fmt.Sprintf(format, args...))
+	}
+	var length uint64
+	switch s.kind {
+	case segmentExtents:
+		length = uint64(s.count) * extentLen
+		if s.count == 0 || s.count > tableExtents || int(s.first) != len(x.table) || d.extents%tableExtents != 0 {
+			return bad("%d extents as part %d of the table", s.count, s.first)
+		}
+		x.table = append(x.table, s)
+		d.extents += uint64(s.count)
+	case segmentSparse, segmentDense:
+		if err := x.checkChunk(s); err != nil {
+			return bad("%v", err)
+		}
+		length = uint64(s.count) * sparseEntryLen
+		if s.kind == segmentDense {
+			length = chunkPages/8 + 2*chunkPages/rankPages + uint64(s.count)*8
+		}
+		x.chunks[s.block] = append(x.chunks[s.block], s)
+		d.pages += uint64(s.count)
+	default:
+		return bad("segment of kind %d", s.kind)
+	}
+	if s.offset != d.offset || uint64(s.length) != length || length > d.end-d.offset {
+		return bad("%d bytes at %d (want %d bytes at %d, and the directory begins at %d)", s.length, s.offset, length, d.offset, d.end)
+	}
+	d.lines++
+	d.offset += length
+	return nil
+}
+
+// check compares the sums of all lines with the footer.
+func (d *indexDirectory) check() error {
+	if d.offset != d.end {
+		return corrupt(d.x.name, "the segments end at %d, the directory begins at %d", d.offset, d.end)
+	}
+	if d.extents != d.x.extents || d.pages != d.x.pages {
+		return corrupt(d.x.name, "the directory has %d extents and %d pages, the footer %d and %d", d.extents, d.pages, d.x.extents, d.x.pages)
+	}
+	return nil
+}
+
+func (x *index) checkChunk(s segment) error {
+	if int(s.block) >= len(x.layout.Blocks) {
+		return fmt.Errorf("RAM block %d of %d", s.block, len(x.layout.Blocks))
+	}
+	if pages := x.layout.Pages(x.layout.Blocks[s.block]); uint64(s.first)*chunkPages >= pages || s.count == 0 || uint64(s.count) > min(chunkPages, pages-uint64(s.first)*chunkPages) {
+		return fmt.Errorf("%d pages in chunk %d of a RAM block of %d pages", s.count, s.first, pages)
+	}
+	if before := x.chunks[s.block]; len(before) > 0 && s.first <= before[len(before)-1].first {
+		return fmt.Errorf("chunk %d of RAM block %d follows chunk %d", s.first, s.block, before[len(before)-1].first)
+	}
+	return nil
+}
+
+func (x *index) read(offset uint64, n int) ([]byte, error) {
+	b := make([]byte, n)
+	if _, err := io.ReadFull(io.NewSectionReader(x.o, int64(offset), int64(n)), b); err != nil {
+		return nil, fmt.Errorf("reading %s at %d: %w", x.name, offset, err)
+	}
+	return b, nil
+}
+
+func (x *index) load(s segment) ([]byte, error) {
+	b, err := x.read(s.offset, int(s.length))
+	if err == nil && checksum(b) != s.crc {
+		err = corrupt(x.name, "the checksum of the segment at %d is wrong", s.offset)
+	}
+	return b, err
+}
+
+// extentPart loads one part of the extent table, checked.
+func (x *index) extentPart(n int) ([]extent, error) {
+	b, err := x.load(x.table[n])
+	if err != nil {
+		return nil, err
+	}
+	part := make([]extent, len(b)/extentLen)
+	limit := maxExtentLen(x.layout.PageSize)
+	for i := range part {
+		e := parseExtent(b[i*extentLen:])
+		switch {
+		case int(e.object) >= len(x.objects):
+			err = corrupt(x.name, "extent %d is in page object %d of %d", n*tableExtents+i, e.object, len(x.objects))
+		case int(e.block) >= len(x.layout.Blocks):
+			err = corrupt(x.name, "extent %d is of RAM block %d of %d", n*tableExtents+i, e.block, len(x.layout.Blocks))
+		case e.count == 0 || int(e.count) > extentPages(x.layout.PageSize) || e.length == 0 || int64(e.length) > int64(limit) || e.codec > codecZstd:
+			err = corrupt(x.name, "extent %d has %d pages in %d bytes with codec %d", n*tableExtents+i, e.count, e.length, e.codec)
+		case e.offset > uint64(x.objects[e.object].Size) || uint64(e.length) > uint64(x.objects[e.object].Size)-e.offset:
+			err = corrupt(x.name, "extent %d is %d bytes at %d of %s, which has %d", n*tableExtents+i, e.length, e.offset, x.objects[e.object].Name, x.objects[e.object].Size)
+		}
+		if err != nil {
+			return nil, err
+		}
+		part[i] = e
+	}
+	return part, nil
+}
+
+// loadChunk loads chunk n of a block; nil if it has no pages.
+func (x *index) loadChunk(block int, n uint32) (*chunk, error) {
+	i, ok := slices.BinarySearchFunc(x.chunks[block], n, func(s segment, n uint32) int { return cmp.Compare(s.first, n) })
+	if !ok {
+		return nil, nil
+	}
+	s := x.chunks[block][i]
+	b, err := x.load(s)
+	if err != nil {
+		return nil, err
+	}
+	c := &chunk{dense: s.kind == segmentDense, count: int(s.count), b: b}
+	if err := c.check(x.extents, x.layout.Pages(x.layout.Blocks[block])-uint64(n)*chunkPages); err != nil {
+		return nil, corrupt(x.name, "chunk %d of RAM block %d: %v", n, block, err)
+	}
+	return c, nil
+}

@@ -25,6 +25,7 @@ type destination struct {
 	meet     *rendezvous
 	main     *vmstate.Reader
 	mainLane guest.Lane
+	named    *namedPages // nil where nobody asks whether all pages came
 	channels []*channel
 	one      [1]uint64   // for pages that come by the main channel
 	done     atomic.Bool // all has arrived and the source was told so
@@ -169,7 +170,11 @@ func (d *destination) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 	if err := d.cfg.Sink.Setup(l); err != nil {
 		return err
 	}
-	if mem := d.memory(); mem != nil && d.cfg.Method == multifd.QPL {
+	if d.cfg.Start != nil || d.wantsHandover() {
+		d.named = newNamedPages(l)
+	}
+	// Speed only: the device copies pages into memory that is not registered.
+	if mem, ok := d.cfg.Sink.(*guest.Memory); ok && d.cfg.Method == multifd.QPL {
 		release, err := d.cfg.Accelerator.Register(mem)
 		if err != nil {
 			return err
@@ -193,12 +198,6 @@ func (d *destination) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 		c.mu.Unlock()
 	}
 	return nil
-}
-
-// memory is the sink, if that is memory of this process.
-func (d *destination) memory() *guest.Memory {
-	mem, _ := d.cfg.Sink.(*guest.Memory)
-	return mem
 }
 
 func (d *destination) SyncPoint() error {
@@ -226,11 +225,13 @@ func (d *destination) at(offset uint64) []uint64 {
 
 func (d *destination) Zero(b *guest.Block, offset uint64) error {
 	d.cfg.Progress.Zero.Add(1)
+	d.named.add(b, d.at(offset))
 	return d.mainLane.Zero(b, d.at(offset))
 }
 
 func (d *destination) Page(b *guest.Block, offset uint64, data []byte) error {
 	d.cfg.Progress.Normal.Add(1)
+	d.named.add(b, d.at(offset))
 	pages, err := d.mainLane.Pages(b, d.at(offset))
 	if err != nil {
 		return err
@@ -300,6 +301,8 @@ func (d *destination) place(c *channel, p *multifd.Packet) error {
 	if err := c.recv.Receive(c.lane); err != nil {
 		return err
 	}
+	d.named.add(p.Block, p.Normal)
+	d.named.add(p.Block, p.Zero)
 	d.cfg.Progress.Normal.Add(uint64(len(p.Normal)))
 	d.cfg.Progress.Zero.Add(uint64(len(p.Zero)))
 	return nil

@@ -58,13 +58,6 @@ type OverlappingSend interface {
 	Written()
 }
 
-// OverlappingReceive is a ReceiveState that may still be putting pages in place
-// when Receive has returned. Flush returns when they are.
-type OverlappingReceive interface {
-	ReceiveState
-	Flush() error
-}
-
 // Outgoing is a packet that is being made.
 type Outgoing struct {
 	Batch      *guest.Batch
@@ -81,6 +74,11 @@ type ReceiveState interface {
 	// the packet's normal pages into in.Lane. It is called for packets with
 	// normal pages only.
 	Receive(in *Incoming) error
+	// Flush returns when all pages that were received are in place: a method may
+	// still be putting them there when Receive has returned. It is called before
+	// each sync point is met, and belongs to the interface so that no wrapper can
+	// lose it.
+	Flush() error
 	// Cleanup frees what the setup made.
 	Cleanup()
 }

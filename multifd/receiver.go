@@ -144,12 +144,7 @@ func (r *Receiver) Receive(lane guest.Lane) error {
 
 // Flush returns when all pages that were received are in place. It has to be
 // called before a sync point is met.
-func (r *Receiver) Flush() error {
-	if o, ok := r.state.(OverlappingReceive); ok {
-		return r.fail(o.Flush())
-	}
-	return nil
-}
+func (r *Receiver) Flush() error { return r.fail(r.state.Flush()) }
 
 // fail adds to err where it was.
 func (r *Receiver) fail(err error) error {

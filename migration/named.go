@@ -14,21 +14,28 @@ import (
 // one, can answer.
 //
 // Memory follows what was named, not the size that the source claims: a leaf has
-// the bits of namedLeaf pages and is made with the first of them.
+// the bits of namedLeaf pages, a branch namedBranch leaves, and each is made with
+// the first of its pages.
 type namedPages struct {
 	layout *guest.Layout
-	blocks [][]atomic.Pointer[namedBits]
+	blocks [][]atomic.Pointer[namedLeaves]
 }
 
-// namedLeaf is how many pages a leaf has.
-const namedLeaf = 512
+const (
+	namedLeaf   = 512
+	namedBranch = 64
+)
 
-type namedBits [namedLeaf / 64]atomic.Uint64
+type (
+	namedBits   [namedLeaf / 64]atomic.Uint64
+	namedLeaves [namedBranch]atomic.Pointer[namedBits]
+)
 
 func newNamedPages(l *guest.Layout) *namedPages {
-	n := &namedPages{layout: l, blocks: make([][]atomic.Pointer[namedBits], len(l.Blocks))}
+	n := &namedPages{layout: l, blocks: make([][]atomic.Pointer[namedLeaves], len(l.Blocks))}
+	const pages = namedLeaf * namedBranch
 	for i, b := range l.Blocks {
-		n.blocks[i] = make([]atomic.Pointer[namedBits], (l.Pages(b)+namedLeaf-1)/namedLeaf)
+		n.blocks[i] = make([]atomic.Pointer[namedLeaves], (l.Pages(b)+pages-1)/pages)
 	}
 	return n
 }
@@ -57,15 +64,20 @@ func (n *namedPages) set(b *guest.Block, word, mask uint64) {
 		return
 	}
 	const words = namedLeaf / 64
-	at := &n.blocks[b.Index][word/words]
-	leaf := at.Load()
-	if leaf == nil {
-		at.CompareAndSwap(nil, new(namedBits))
-		leaf = at.Load()
-	}
+	leaves := made(&n.blocks[b.Index][word/words/namedBranch])
+	leaf := made(&leaves[word/words%namedBranch])
 	if w := &leaf[word%words]; w.Load()&mask != mask {
 		w.Or(mask)
 	}
+}
+
+// made returns what p points to, and makes it first if nobody has.
+func made[T any](p *atomic.Pointer[T]) *T {
+	if v := p.Load(); v != nil {
+		return v
+	}
+	p.CompareAndSwap(nil, new(T))
+	return p.Load()
 }
 
 // complete returns an error that wraps ErrIncomplete if a page was not named.
@@ -73,10 +85,8 @@ func (n *namedPages) complete() error {
 	for i, b := range n.layout.Blocks {
 		missing := n.layout.Pages(b)
 		for j := range n.blocks[i] {
-			if leaf := n.blocks[i][j].Load(); leaf != nil {
-				for w := range leaf {
-					missing -= uint64(bits.OnesCount64(leaf[w].Load()))
-				}
+			if leaves := n.blocks[i][j].Load(); leaves != nil {
+				missing -= leaves.count()
 			}
 		}
 		if missing > 0 {
@@ -84,4 +94,17 @@ func (n *namedPages) complete() error {
 		}
 	}
 	return nil
+}
+
+func (l *namedLeaves) count() (n uint64) {
+	for i := range l {
+		leaf := l[i].Load()
+		if leaf == nil {
+			continue
+		}
+		for w := range leaf {
+			n += uint64(bits.OnesCount64(leaf[w].Load()))
+		}
+	}
+	return n
 }

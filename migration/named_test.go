@@ -174,26 +174,29 @@ func sourceOf(t *testing.T, ln net.Listener, pages uint64) *Sender {
 }
 
 func TestNamedPages_MemoryFollowsWhatWasNamed(t *testing.T) {
-	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "a", Length: 1 << 30}, {Name: "b", Length: 3 * 4096}})
+	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "a", Length: 2 << 30}, {Name: "b", Length: 3 * 4096}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := newNamedPages(layout)
 	n.add(layout.Blocks[1], []uint64{0, 8192})
 	n.add(layout.Blocks[1], []uint64{4096, 4096})
-	n.add(layout.Blocks[0], []uint64{512 * 4096})
+	n.add(layout.Blocks[0], []uint64{1 << 30})
 	leaves := 0
 	for i := range n.blocks {
 		for j := range n.blocks[i] {
-			if n.blocks[i][j].Load() != nil {
-				leaves++
+			branch := n.blocks[i][j].Load()
+			for k := 0; branch != nil && k < len(branch); k++ {
+				if branch[k].Load() != nil {
+					leaves++
+				}
 			}
 		}
 	}
 	if leaves != 2 {
 		t.Errorf("%d leaves for pages in 2 places", leaves)
 	}
-	if err := n.complete(); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), `262143 of the 262144 pages of RAM block "a"`) {
+	if err := n.complete(); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), `524287 of the 524288 pages of RAM block "a"`) {
 		t.Errorf("complete: %v", err)
 	}
 }

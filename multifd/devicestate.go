@@ -85,7 +85,7 @@ func ReadDeviceStates(r io.Reader) ([]DeviceState, error) {
 		}
 		d, size, err := decodeDeviceState(h)
 		if err == nil {
-			d.Data, err = readGrowing(r, size)
+			d.Data, err = readGrowing(r, size, func(int) error { return nil })
 		}
 		if err != nil {
 			return nil, fmt.Errorf("device-state packet %d: %w", len(states)+1, truncated(err))

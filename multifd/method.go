@@ -34,6 +34,10 @@ type ChannelConfig struct {
 	Level int
 	// Accelerator is what qpl uses; nil is software.
 	Accelerator *Accelerator
+	// StateBudget, if not nil, is asked for the bytes of device-state packets
+	// before memory is taken for them, for a bound over all channels. Its error
+	// ends the reading.
+	StateBudget func(bytes int) error
 }
 
 // SendState carries the pages of one channel out.

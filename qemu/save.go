@@ -34,6 +34,8 @@ type SaveOptions struct {
 	// AlwaysLive lets the machine run while it is saved also where QEMU
 	// itself is known to lose writes then: see standStill.
 	AlwaysLive bool
+	// MaxMemory bounds the memory of the machine; vmstate.DefaultMaxMemory.
+	MaxMemory uint64
 	// Bandwidth bounds the source, in bytes a second; 0 does not.
 	Bandwidth uint64
 	// Downtime is for how long the machine may be paused at the end; 300 ms.
@@ -299,7 +301,7 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	go func() {
 		var err error
 		received, err = migration.Receive(ctx, ln, migration.ReceiveConfig{
-			Channels: s.opts.Channels, Method: s.opts.Method, Sink: s.w,
+			Channels: s.opts.Channels, Method: s.opts.Method, Sink: s.w, MaxMemory: s.opts.MaxMemory,
 			ConnectTimeout: s.opts.ConnectTimeout, Accelerator: s.opts.Accelerator, Progress: &s.prog, Logger: s.opts.Logger,
 		})
 		done <- err

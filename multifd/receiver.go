@@ -96,23 +96,23 @@ func (r *Receiver) checkMethod() error {
 }
 
 func (r *Receiver) deviceState(have int) (*DeviceState, error) {
-	if have < deviceStateLen {
-		if err := r.in.ReadFull(r.header[have:deviceStateLen]); err != nil {
+	if have < DeviceStateHeader {
+		if err := r.in.ReadFull(r.header[have:DeviceStateHeader]); err != nil {
 			return nil, inField("header", err)
 		}
-		have = deviceStateLen
+		have = DeviceStateHeader
 	}
 	d, size, err := decodeDeviceState(r.header)
 	if err != nil {
 		return nil, err
 	}
-	extra := append([]byte(nil), r.header[deviceStateLen:have]...)
+	extra := append([]byte(nil), r.header[DeviceStateHeader:have]...)
 	r.in.pending = append(extra, r.in.pending...)
 	take := r.budget
 	if take == nil {
 		take = func(int) error { return nil }
 	}
-	if err := take(deviceStateLen); err != nil {
+	if err := take(DeviceStateHeader); err != nil {
 		return nil, inField("size", err)
 	}
 	d.Data, err = readGrowing(r.in, size, take)

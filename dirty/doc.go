@@ -25,9 +25,9 @@
 //     so one that is read again before the next Collect, which fills the hole with
 //     zeros, goes unseen: an owner that discards memory which is still read (a
 //     balloon) says so in [Marks] as well, joined by guest.JoinLogs. Before Linux
-//     5.13 nothing of this is seen in the mode Sync. The look costs about 2 ms for
-//     each GiB of a file's memory and worker in a Collect, and no more than the
-//     scan where all memory is anonymous and the mode Async.
+//     5.13 nothing of this is seen in the mode Sync. The look adds about 2 ms to a
+//     Collect for each GiB of a file's memory and worker; in the mode Async
+//     anonymous memory costs nothing more.
 //   - Bytes that are written to a file by system calls (write, or a punched hole
 //     that ends amid a page) are not seen: they go by no mapping.
 //   - One process can log a memory once at a time.

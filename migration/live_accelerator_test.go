@@ -42,3 +42,44 @@ func TestTheAcceleratorMovesAMachineThatIsWrittenTo(t *testing.T) {
 		}
 	}
 }
+
+// plainMethod forwards what Method and its states have to have, and nothing else.
+type plainMethod struct{ multifd.Method }
+
+type (
+	plainSend    struct{ multifd.SendState }
+	plainReceive struct{ multifd.ReceiveState }
+)
+
+func (m plainMethod) SetupSend(cfg multifd.ChannelConfig) (multifd.SendState, error) {
+	s, err := m.Method.SetupSend(cfg)
+	return plainSend{s}, err
+}
+
+func (m plainMethod) SetupReceive(cfg multifd.ChannelConfig) (multifd.ReceiveState, error) {
+	s, err := m.Method.SetupReceive(cfg)
+	return plainReceive{s}, err
+}
+
+// Packets overlap for speed: who wraps a method loses that and no page.
+func TestAMethodThatIsWrappedLosesNoPage(t *testing.T) {
+	cfg := iaamodel.Uniform(2, nil)
+	cfg.Mapped = true
+	m, err := iaamodel.New(t.TempDir(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	acc := multifd.NewAccelerator(multifd.AcceleratorOptions{Mode: multifd.AcceleratorRequire, Device: m.Options()})
+	defer acc.Close()
+	p := newPair(t, "unix", 2, plainMethod{multifd.QPL})
+	p.cfg.Downtime = 5 * time.Second
+	p.cfg.Accelerator, p.recv.Accelerator = acc, acc
+	out, source, destination := p.run(t.Context(), p.dial)
+	if source != nil || destination != nil {
+		t.Fatal(source, destination)
+	}
+	p.checkMoved(out)
+	if stats, ok := acc.Stats(); !ok || stats.Pages.Hardware == 0 {
+		t.Errorf("the device did nothing: %+v", stats)
+	}
+}

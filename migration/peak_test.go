@@ -57,7 +57,7 @@ func TestReceive_MemoryFollowsTheBytesThatCame(t *testing.T) {
 			return s.mainConn.(*net.TCPConn).CloseWrite()
 		}
 	}
-	const some = 4 << 20
+	const some = 2 << 20
 	for name, c := range map[string]peakCase{
 		"a description of many empty devices": {send: devices(described(`{"devices": [{}` + strings.Repeat(",{}", some/3) + `]}`)),
 			want: vmstate.ErrTruncated, says: "description"},
@@ -68,7 +68,7 @@ func TestReceive_MemoryFollowsTheBytesThatCame(t *testing.T) {
 		"a description with much beside": {send: devices(described(`{"devices": [{"name":"timer"}], "more": [{}` + strings.Repeat(",{}", some/3) + `]}`))},
 		"a device with much beside":      {send: devices(described(`{"devices": [{"name":"timer", "fields": [{}` + strings.Repeat(",{}", some/3) + `]}]}`))},
 		"device state on the main channel beyond the bound": {send: devices(bytes.Repeat([]byte{4}, some)),
-			cfg: ReceiveConfig{Reader: vmstate.ReaderOptions{MaxDevices: some / 2}}, want: vmstate.ErrMalformed, says: "more than 2097152 bytes"},
+			cfg: ReceiveConfig{Reader: vmstate.ReaderOptions{MaxDevices: some / 2}}, want: vmstate.ErrMalformed, says: "more than 1048576 bytes"},
 		"device-state packets that claim much": {send: func(s *Sender) error { return sendStates(s, 100<<10, 64<<20) },
 			want: multifd.ErrTruncated, says: "data"},
 		"device-state packets beyond the bound, together": {send: func(s *Sender) error { return sendStates(s, 1<<20, 1<<20) },

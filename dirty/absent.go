@@ -17,6 +17,8 @@ const (
 	entryBytes   = 8
 	entryPresent = 1 << 63
 	entrySwapped = 1 << 62
+	// entryProtected says that a write is noted first (Linux 5.13).
+	entryProtected = 1 << 57
 	// What an entry says beside where the page is: soft-dirty and exclusive.
 	entryAside = 1<<55 | 1<<56
 )
@@ -25,27 +27,43 @@ const (
 // never been there: the same, otherwise, as of one that is swapped out, but to
 // nowhere. It is 0, which no protected page has, if there is no telling.
 func absentEntry(d descriptor, pagemap *os.File) uint64 {
-	mem, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	var e uint64
+	err := protectedPage(d, func(s span) (err error) {
+		e, err = readEntry(pagemap, s.start)
+		return err
+	})
 	if err != nil {
 		return 0
 	}
-	defer unix.Munmap(mem)
-	if d.register(mem) != nil {
-		return 0
-	}
-	defer d.unregister(mem)
-	if d.protect(spanOf(mem)) != nil {
-		return 0
-	}
-	var entry [entryBytes]byte
-	if _, err := pagemap.ReadAt(entry[:], pagemapOffset(spanOf(mem).start)); err != nil {
-		return 0
-	}
-	e := binary.NativeEndian.Uint64(entry[:]) &^ entryAside
+	e &^= entryAside
 	if e&entryPresent != 0 || e&entrySwapped == 0 {
 		return 0
 	}
 	return e
+}
+
+// protectedPage calls do with a page of its own that was never there and is
+// protected.
+func protectedPage(d descriptor, do func(span) error) error {
+	mem, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(mem)
+	if err := d.register(mem); err != nil {
+		return err
+	}
+	defer d.unregister(mem)
+	if err := d.protect(spanOf(mem)); err != nil {
+		return err
+	}
+	return do(spanOf(mem))
+}
+
+func readEntry(pagemap *os.File, address uint64) (uint64, error) {
+	var entry [entryBytes]byte
+	_, err := pagemap.ReadAt(entry[:], pagemapOffset(address))
+	return binary.NativeEndian.Uint64(entry[:]), err
 }
 
 func pagemapOffset(address uint64) int64 {
@@ -56,8 +74,8 @@ func pagemapOffset(address uint64) int64 {
 // been there and is not protected.
 const entryNone = 0
 
-// absent marks the pages that have no memory.
-func (a *async) absent(b guest.Bitmap) error {
+// absentPages marks the pages that have no memory.
+func (a *async) absentPages(b guest.Bitmap) error {
 	want := absentEntry(a.fd, a.pagemap)
 	if want == 0 {
 		return nil

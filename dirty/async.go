@@ -6,10 +6,8 @@ import (
 	"os"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"unsafe"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/guest"
@@ -31,27 +29,18 @@ const (
 	scanProtect  = 1 << 0 // write-protect what is found
 	scanAllAsync = 1 << 1 // fail on memory that is not in the mode
 	isWritten    = 1 << 1
+	isPresent    = 1 << 3
+	isSwapped    = 1 << 4
 )
-
-// piece is how much memory one worker scans before it takes the next.
-const piece = 256 << 20
-
-// regions is how many ranges one call of the scan can give.
-const regions = 1024
 
 // async has the kernel note writes in its page tables.
 type async struct {
 	log     *Log
 	fd      descriptor
 	pagemap *os.File
-	pieces  []pieceOf
-	vecs    [][]region // one a worker
-	mark    sync.Mutex // two pieces can share a word of a bitmap
-}
-
-type pieceOf struct {
-	block      int
-	start, end uint64 // addresses
+	pieces
+	lost *lostPages
+	mark sync.Mutex // two pieces can share a word of a bitmap
 }
 
 func newAsync(l *Log) (_ *async, err error) {
@@ -68,47 +57,27 @@ func newAsync(l *Log) (_ *async, err error) {
 		a.pagemap.Close()
 		return nil, err
 	}
-	for i, mem := range l.mem {
-		s := spanOf(mem)
-		for at := s.start; at < s.start+s.size; at += piece {
-			a.pieces = append(a.pieces, pieceOf{i, at, min(at+piece, s.start+s.size)})
-		}
-	}
-	for range min(l.workers, len(a.pieces)) {
-		a.vecs = append(a.vecs, make([]region, regions))
+	a.pieces = piecesOf(l)
+	if a.lost, err = newLostPages(l, a.fd, a.pagemap, false, true); err != nil {
+		return nil, errors.Join(err, a.close())
 	}
 	return a, nil
 }
 
-// each has the workers go through all pieces.
-func (a *async) each(do func(p pieceOf, vec []region) error) error {
-	if len(a.pieces) == 1 {
-		return do(a.pieces[0], a.vecs[0])
-	}
-	var next atomic.Int64
-	var group errgroup.Group
-	for _, vec := range a.vecs {
-		group.Go(func() error {
-			for {
-				n := int(next.Add(1)) - 1
-				if n >= len(a.pieces) {
-					return nil
-				}
-				if err := do(a.pieces[n], vec); err != nil {
-					return err
-				}
-			}
-		})
-	}
-	return group.Wait()
-}
-
 func (a *async) protect() error {
-	return a.each(func(p pieceOf, _ []region) error { return a.fd.protect(span{p.start, p.end - p.start}) })
+	if err := a.each(func(p pieceOf, _ []region) error { return a.fd.protect(span{p.start, p.end - p.start}) }); err != nil {
+		return err
+	}
+	return a.lost.begin()
 }
 
+// collect looks for what was written first: a page that is discarded afterwards
+// has a marker, or has lost its protection and is found by the next Collect.
 func (a *async) collect(b guest.Bitmap) error {
-	return a.each(func(p pieceOf, vec []region) error { return a.scan(b, p, vec) })
+	if err := a.each(func(p pieceOf, vec []region) error { return a.scan(b, p, vec) }); err != nil {
+		return err
+	}
+	return a.lost.collect(b)
 }
 
 // scan finds the written pages of a piece and protects them again, in one step:
@@ -152,7 +121,11 @@ func pagemapScan(pagemap *os.File, arg *scanArg) (int, error) {
 }
 
 func (a *async) close() error {
-	return errors.Join(a.fd.unregisterAll(a.log), a.fd.close(), a.pagemap.Close())
+	err := errors.Join(a.fd.unregisterAll(a.log), a.fd.close(), a.pagemap.Close())
+	if a.lost != nil {
+		err = errors.Join(err, a.lost.close())
+	}
+	return err
 }
 
 // probeAsync does it once with a page.

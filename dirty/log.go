@@ -44,8 +44,9 @@ type Log struct {
 	workers int
 	layout  *guest.Layout
 	mem     [][]byte
-	page    []uint64 // bytes of the pages that back each block
-	zero    []bool   // of each block: what is not there is zero
+	page    []uint64   // bytes of the pages that back each block
+	zero    []bool     // of each block: what is not there is zero
+	files   []*os.File // of each block: what it is mapped from, nil if that is not known
 
 	mu      sync.Mutex
 	tracker tracker // nil while stopped
@@ -56,6 +57,8 @@ type tracker interface {
 	// protect write-protects all memory: the log begins.
 	protect() error
 	collect(guest.Bitmap) error
+	// absentPages sets the bits of pages that are known not to be there.
+	absentPages(guest.Bitmap) error
 	close() error
 }
 
@@ -77,6 +80,7 @@ func New(m *guest.Memory, opts Options) (*Log, error) {
 		}
 		l.mem, l.page = append(l.mem, mem), append(l.page, m.BackingPage(b))
 		l.zero = append(l.zero, m.AbsentIsZero(b))
+		l.files = append(l.files, m.File(b))
 	}
 	var err error
 	l.mode, err = choose(opts.Mode)
@@ -154,10 +158,7 @@ func (l *Log) Absent(b guest.Bitmap) error {
 	if err := l.check(b); err != nil {
 		return err
 	}
-	if a, ok := l.tracker.(*async); ok {
-		return a.absent(b)
-	}
-	return nil
+	return l.tracker.absentPages(b)
 }
 
 // check says whether the log can fill b.

@@ -106,12 +106,17 @@ func equal(a, b [][2]int) bool {
 	return true
 }
 
+// modes are those that this processor has.
+func modes() []Mode {
+	if !haveWatcher {
+		return []Mode{Async}
+	}
+	return []Mode{Async, Sync}
+}
+
 // eachMode runs a test in both modes on memory of each kind.
 func eachMode(t *testing.T, run func(t *testing.T, mode Mode, opts guest.MapOptions)) {
-	for _, mode := range []Mode{Async, Sync} {
-		if mode == Sync && !haveWatcher {
-			continue
-		}
+	for _, mode := range modes() {
 		for name, opts := range map[string]guest.MapOptions{
 			"anonymous":   {},
 			"memfd":       {Backing: guest.Memfd},
@@ -205,15 +210,25 @@ func TestWritesBySystemCallsAreFound(t *testing.T) {
 }
 
 func TestDiscardedPagesCountAsWritten(t *testing.T) {
-	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
-	mem := m.Bytes(m.Layout().Blocks[0])
-	mem[0], mem[4096] = 1, 1
-	l := start(t, m, Async)
-	if err := unix.Madvise(mem[:4096], unix.MADV_DONTNEED); err != nil {
-		t.Fatal(err)
-	}
-	if got := pages(collect(t, l)); !equal(got, [][2]int{{0, 0}}) {
-		t.Errorf("dirty: %v", got)
+	for _, mode := range modes() {
+		m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+		mem := m.Bytes(m.Layout().Blocks[0])
+		mem[0], mem[4096] = 1, 1
+		l := start(t, m, mode)
+		if err := unix.Madvise(mem[:4096], unix.MADV_DONTNEED); err != nil {
+			t.Fatal(err)
+		}
+		if got := pages(collect(t, l)); !equal(got, [][2]int{{0, 0}}) {
+			t.Errorf("%s: dirty: %v", mode, got)
+		}
+		if got := pages(collect(t, l)); len(got) != 0 {
+			t.Errorf("%s: dirty again: %v", mode, got)
+		}
+		mem[17] = 1 // the protection is back
+		settle(mode)
+		if got := pages(collect(t, l)); !equal(got, [][2]int{{0, 0}}) {
+			t.Errorf("%s: dirty after a write: %v", mode, got)
+		}
 	}
 }
 

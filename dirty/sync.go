@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"os"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,8 @@ type syncTracker struct {
 	mapped  []byte // a stack, a watch, watchedBlocks, their bitmaps
 	watch   *watch
 	bitmaps [][]uint64 // of the pages that back the blocks
+	pagemap *os.File
+	lost    *lostPages
 }
 
 // watch is what the thread works on. The assembly knows its layout.
@@ -66,7 +69,13 @@ func newSync(l *Log) (_ *syncTracker, err error) {
 	if err := s.fd.registerAll(l); err != nil {
 		return nil, errors.Join(err, s.free())
 	}
-	if err := s.start(); err != nil {
+	if s.pagemap, err = os.Open("/proc/self/pagemap"); err == nil {
+		s.lost, err = newLostPages(l, s.fd, s.pagemap, true, s.absent)
+	}
+	if err == nil {
+		err = s.start()
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.fd.unregisterAll(l), s.free())
 	}
 	return s, nil
@@ -138,7 +147,7 @@ func (s *syncTracker) protect() error {
 			return err
 		}
 	}
-	return nil
+	return s.lost.begin()
 }
 
 // read makes all pages present, for a kernel that protects no others.
@@ -169,7 +178,7 @@ func (s *syncTracker) collect(b guest.Bitmap) error {
 		}
 		runtime.Gosched()
 	}
-	return nil
+	return s.lost.collect(b)
 }
 
 func (s *syncTracker) collectBlock(b guest.Bitmap, block int) error {
@@ -201,6 +210,9 @@ func (s *syncTracker) protectRun(run span) error {
 	return s.fd.protect(run)
 }
 
+// absentPages knows of none: the mode has no scan for it.
+func (s *syncTracker) absentPages(guest.Bitmap) error { return nil }
+
 // close lifts the protection, which lets everybody who waits go on, and ends
 // the thread.
 func (s *syncTracker) close() error {
@@ -217,6 +229,12 @@ func (s *syncTracker) close() error {
 
 func (s *syncTracker) free() error {
 	err := errors.Join(s.fd.close(), unix.Close(s.stopFD))
+	if s.pagemap != nil {
+		err = errors.Join(err, s.pagemap.Close())
+	}
+	if s.lost != nil {
+		err = errors.Join(err, s.lost.close())
+	}
 	if s.mapped != nil {
 		err = errors.Join(err, unix.Munmap(s.mapped))
 	}

@@ -12,6 +12,12 @@
 // pages, present from the start or not, on the nodes named. A [DirtyLog] says
 // what its owner writes.
 //
+// An interface that is looked for by a type assertion ([DeflatedLane], [StableLane],
+// [AbsentLog]) offers speed only: a wrapper that does not forward it costs time,
+// never a page. What is needed for safety is in the interface that everybody has
+// to implement, or the migration sees to it itself: the destination keeps its own
+// account of the pages that were named, whatever its sink is.
+//
 // Traps: a [Lane] and a Batch belong to one goroutine at a time. Offsets are
 // bytes from the start of a block, always a multiple of the page size.
 package guest

@@ -15,7 +15,8 @@ const (
 	MinPageSize, MaxPageSize = 1024, 64 << 10
 	// MaxBlocks bounds the RAM blocks of one machine.
 	MaxBlocks = 4096
-	// MaxMemory bounds the bytes of all RAM blocks of one machine together.
+	// MaxMemory bounds the bytes of all RAM blocks of one machine together: what a
+	// layout can say. How much a peer may claim is bounded where its stream is read.
 	MaxMemory = 1 << 47
 	// MaxNameLen is the longest block name that the wire can say.
 	MaxNameLen = 255

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // Device is every usable work queue, opened, as one device. It is safe for use
@@ -20,7 +21,7 @@ type Device struct {
 	near, far []*queue // far only takes what near has no room for
 	headerGen bool     // every queue's device builds dynamic tables itself
 	timed     bool     // some queue blocks on faults, so jobs are timed
-	maxJob    uint64   // bytes a job may read or write on every queue
+	maxJob    uint64   // bytes a job may read or write on the queue that takes most
 	mem       registry
 	control   []byte // AECS with the fixed tables, and the records of Open's probes
 
@@ -46,7 +47,7 @@ func Open(ctx context.Context, opts Options) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	d := &Device{opts: opts, sys: opts.System, sessions: make(map[*Session]struct{}), headerGen: true, maxJob: 1 << 31}
+	d := &Device{opts: opts, sys: opts.System, sessions: make(map[*Session]struct{}), headerGen: true}
 	d.control, err = d.sys.Map(controlSize, true)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -112,7 +113,8 @@ func (d *Device) openAll(ctx context.Context, inv *Inventory) {
 			info.Submission = string(q.via)
 			d.headerGen = d.headerGen && dev.HeaderGen()
 			d.timed = d.timed || q.extra&FlagBlockOnFault != 0
-			d.maxJob = min(d.maxJob, limitOf(info.MaxTransfer), limitOf(dev.MaxTransfer))
+			q.transfer = min(info.transfer(), limitOf(dev.MaxTransfer))
+			d.maxJob = max(d.maxJob, q.transfer)
 			if len(d.opts.Nodes) == 0 || slices.Contains(d.opts.Nodes, dev.Node) {
 				d.near = append(d.near, q)
 			} else {
@@ -141,6 +143,10 @@ func (d *Device) openOne(ctx context.Context, info QueueInfo, engines int) (*que
 		// Close waits for the NOOP if it is still somewhere, so that its record
 		// can be used for the next queue.
 		err = errors.Join(err, q.node.Close())
+		if q.via == viaWrite && errors.Is(err, syscall.EPERM) {
+			return nil, &Problem{ReasonInherited, fmt.Sprintf("%s was opened by another process (%v): a descriptor that was inherited over a fork submits nothing", info.Path, err),
+				"open the queue in the process that uses it"}
+		}
 		return nil, &Problem{ReasonNoSubmission, fmt.Sprintf("a NOOP submitted by %s failed: %v", q.via, err),
 			"give the process CAP_SYS_RAWIO, or use a kernel from 6.9.1 on; check the kernel log"}
 	}
@@ -189,9 +195,12 @@ func (d *Device) submit(desc *Descriptor, turn *int) (*queue, error) {
 		for i := range n {
 			q := tier[(*turn+i)%n]
 			if i == 0 && n > 1 {
-				if next := tier[(*turn+1)%n]; next.load() < q.load() && !next.gone.Load() {
+				if next := tier[(*turn+1)%n]; next.takes(desc) && next.load() < q.load() && !next.gone.Load() {
 					q = next
 				}
+			}
+			if !q.takes(desc) {
+				continue
 			}
 			err := q.submit(desc)
 			if err == nil {

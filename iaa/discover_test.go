@@ -1,6 +1,7 @@
 package iaa_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
@@ -59,14 +60,17 @@ func TestWhyNothingIsUsable(t *testing.T) {
 		text   string
 		opened bool // only found by opening
 	}{
-		"device disabled": {func(d *iaamodel.Device) { d.State = "disabled" }, iaa.ReasonDisabled, "accel-config enable-device iax0", false},
-		"no PASID":        {func(d *iaamodel.Device) { d.NoPASID = true }, iaa.ReasonNoPASID, "intel_iommu=on,sm_on", false},
-		"no queue":        {func(d *iaamodel.Device) { d.Queues = nil }, iaa.ReasonNoQueue, "config-wq", false},
-		"no opcodes":      {func(d *iaamodel.Device) { d.NoOpcodes = true }, iaa.ReasonNoDevice, "COMPRESS", false},
-		"queue disabled":  {queue(func(q *iaamodel.Queue) { q.State = "disabled" }), iaa.ReasonDisabled, "accel-config enable-wq iax0/wq0.0", false},
-		"kernel queue":    {queue(func(q *iaamodel.Queue) { q.Type, q.Driver = "kernel", "crypto" }), iaa.ReasonNotUser, "--type=user", false},
-		"kernel driver":   {queue(func(q *iaamodel.Queue) { q.Driver = "dmaengine" }), iaa.ReasonNotUser, "driver dmaengine", false},
-		"no node":         {queue(func(q *iaamodel.Queue) { q.NoNode = true }), iaa.ReasonNoNode, "udev", false},
+		"device disabled":        {func(d *iaamodel.Device) { d.State = "disabled" }, iaa.ReasonDisabled, "accel-config enable-device iax0", false},
+		"no PASID":               {func(d *iaamodel.Device) { d.NoPASID = true }, iaa.ReasonNoPASID, "intel_iommu=on,sm_on", false},
+		"no queue":               {func(d *iaamodel.Device) { d.Queues = nil }, iaa.ReasonNoQueue, "config-wq", false},
+		"no opcodes":             {func(d *iaamodel.Device) { d.NoOpcodes = true }, iaa.ReasonNoDevice, "COMPRESS", false},
+		"queue disabled":         {queue(func(q *iaamodel.Queue) { q.State = "disabled" }), iaa.ReasonDisabled, "accel-config enable-wq iax0/wq0.0", false},
+		"kernel queue":           {queue(func(q *iaamodel.Queue) { q.Type, q.Driver = "kernel", "crypto" }), iaa.ReasonNotUser, "--type=user", false},
+		"kernel driver":          {queue(func(q *iaamodel.Queue) { q.Driver = "dmaengine" }), iaa.ReasonNotUser, "driver dmaengine", false},
+		"no node":                {queue(func(q *iaamodel.Queue) { q.NoNode = true }), iaa.ReasonNoNode, "udev", false},
+		"transfers below a page": {queue(func(q *iaamodel.Queue) { q.MaxTransfer = 4095 }), iaa.ReasonTransfer, "iax0/wq0.0 --max-transfer-size=", false},
+		"opened by another process": {queue(func(q *iaamodel.Queue) { q.Inherited = true }), iaa.ReasonInherited,
+			"was opened by another process", true},
 		"mmap and write refused": {queue(func(q *iaamodel.Queue) { q.RefuseMmap, q.RefuseWrite = true, true }),
 			iaa.ReasonNoSubmission, "CAP_SYS_RAWIO", true},
 	} {
@@ -99,6 +103,47 @@ func TestWhyNothingIsUsable(t *testing.T) {
 				t.Errorf("after a failed Open: %d nodes, %d regions", nodes, regions)
 			}
 		})
+	}
+}
+
+func TestQueues_OneThatIsUnfitIsLeftOutAndTheOthersWork(t *testing.T) {
+	cfg := iaamodel.Uniform(1, func(d *iaamodel.Device) {
+		d.Queues = []iaamodel.Queue{{MaxTransfer: 2048}, {Inherited: true}, {MaxTransfer: 16 << 10}, {}}
+	})
+	m, d := start(t, cfg, nil)
+	var names []string
+	for _, q := range d.Queues() {
+		names = append(names, q.Name)
+	}
+	if got := strings.Join(names, " "); got != "wq0.2 wq0.3" {
+		t.Errorf("queues in use: %s", got)
+	}
+	// Larger pages than one of the queues takes go to the other.
+	for _, size := range []int{4096, 64 << 10} {
+		s, err := d.NewSession(iaa.SessionConfig{Slots: 8, PageSize: size})
+		if err != nil {
+			t.Fatalf("pages of %d: %v", size, err)
+		}
+		page := bytes.Repeat([]byte("page "), size/5+1)[:size]
+		for slot := range 8 {
+			if err := s.SubmitCompress(slot, page); err != nil {
+				t.Fatalf("pages of %d: %v", size, err)
+			}
+		}
+		for slot := range 8 {
+			if r, err := s.Wait(t.Context(), slot); err != nil || len(r.Output) == 0 {
+				t.Errorf("pages of %d: slot %d: %d bytes, %v", size, slot, len(r.Output), err)
+			}
+		}
+		if err := s.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := d.NewSession(iaa.SessionConfig{Slots: 8, PageSize: 4 << 20}); err == nil {
+		t.Error("a session with pages that no queue takes")
+	}
+	if v := m.Violations(); len(v) > 0 {
+		t.Error(v)
 	}
 }
 

@@ -29,6 +29,8 @@ const (
 	ReasonBusy         Reason = "busy"
 	ReasonNoSubmission Reason = "no-submission"
 	ReasonFilter       Reason = "filtered"
+	ReasonTransfer     Reason = "transfer-too-small"
+	ReasonInherited    Reason = "inherited"
 	ReasonFailed       Reason = "failed"
 )
 
@@ -68,6 +70,9 @@ func (q *QueueInfo) Capacity() int {
 	}
 	return q.Size
 }
+
+// transfer is how many bytes a job on the queue may read or write.
+func (q *QueueInfo) transfer() uint64 { return limitOf(q.MaxTransfer) }
 
 // DeviceInfo is an accelerator as its sysfs attributes describe it.
 type DeviceInfo struct {

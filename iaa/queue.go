@@ -34,6 +34,8 @@ type queue struct {
 	via    submission
 	limit  int32 // jobs of this process that may be outstanding
 	extra  Flags // flags that this queue's descriptors carry
+	// transfer is how many bytes a job may read or write here.
+	transfer uint64
 
 	outstanding atomic.Int32
 	submitted   atomic.Int64
@@ -53,7 +55,7 @@ func openQueue(sys System, info QueueInfo, engines int, blockOnFault bool) (*que
 	if err != nil {
 		return nil, openProblem(&info, err)
 	}
-	q := &queue{info: info, node: node, via: viaWrite, limit: int32(info.Capacity())}
+	q := &queue{info: info, node: node, via: viaWrite, limit: int32(info.Capacity()), transfer: info.transfer()}
 	ins := sys.Instructions()
 	if shared := info.Mode == modeShared; shared && ins.ENQCMD || !shared && ins.MOVDIR64B {
 		portal, err := node.Map()
@@ -89,6 +91,11 @@ func openProblem(info *QueueInfo, err error) *Problem {
 		return &Problem{ReasonNoNode, info.Path + " does not exist", "check that udev runs"}
 	}
 	return &Problem{ReasonFailed, fmt.Sprintf("open %s: %v", info.Path, err), "check the kernel log"}
+}
+
+// takes says whether the job is not too large for the queue.
+func (q *queue) takes(d *Descriptor) bool {
+	return uint64(d.Src1Size) <= q.transfer && uint64(d.MaxDst) <= q.transfer
 }
 
 // submit offers a descriptor once. It returns nil, ErrQueueFull or ErrQueueGone.

@@ -29,7 +29,7 @@ func (c *SessionConfig) validate(d *Device) error {
 	case c.Slots < 1 || c.Slots > maxSlots:
 		return fmt.Errorf("iaa: session with %d slots: want 1 to %d", c.Slots, maxSlots)
 	case c.PageSize < 64 || uint64(c.PageSize) > d.maxJob:
-		return fmt.Errorf("iaa: session with pages of %d bytes: want 64 to %d, what every queue can transfer", c.PageSize, d.maxJob)
+		return fmt.Errorf("iaa: session with pages of %d bytes: want 64 to %d, what a queue can transfer", c.PageSize, d.maxJob)
 	}
 	return nil
 }

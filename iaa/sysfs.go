@@ -145,6 +145,8 @@ func deviceProblem(d *DeviceInfo, a *attrs) *Problem {
 	case !d.PASID:
 		return &Problem{ReasonNoPASID, "the device runs without PASIDs, so it cannot use a process's memory",
 			"boot with intel_iommu=on,sm_on and enable VT-d and PASID in the firmware"}
+	case limitOf(d.MaxTransfer) < osPage:
+		return &Problem{ReasonTransfer, fmt.Sprintf("the device transfers %d bytes at most, less than a page of %d", d.MaxTransfer, osPage), "use another device"}
 	case !offers(a, OpCompress) || !offers(a, OpDecompress):
 		return &Problem{ReasonNoDevice, "the device does not offer COMPRESS and DECOMPRESS", "use another device"}
 	}
@@ -232,6 +234,9 @@ func queueProblem(q *QueueInfo, a *attrs) *Problem {
 	case q.Mode != modeShared && q.Mode != modeDedicated || q.Size == 0:
 		return &Problem{ReasonUnreadable, fmt.Sprintf("the queue has mode %q and size %d", q.Mode, q.Size),
 			"configure it with accel-config config-wq " + full + " --mode=shared --size=16"}
+	case q.transfer() < osPage:
+		return &Problem{ReasonTransfer, fmt.Sprintf("the queue transfers %d bytes at most (max_transfer_size), less than a page of %d", q.MaxTransfer, osPage),
+			"disable it and configure it with accel-config config-wq " + full + " --max-transfer-size=2097152"}
 	}
 	return accessProblem(q)
 }

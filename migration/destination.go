@@ -25,6 +25,7 @@ type destination struct {
 	meet     *rendezvous
 	main     *vmstate.Reader
 	mainLane guest.Lane
+	named    *namedPages // nil where nobody asks whether all pages came
 	channels []*channel
 	one      [1]uint64   // for pages that come by the main channel
 	done     atomic.Bool // all has arrived and the source was told so
@@ -32,11 +33,7 @@ type destination struct {
 
 	mu     sync.Mutex
 	states []multifd.DeviceState
-	held   uint64 // bytes of states
 }
-
-// maxStates bounds the device state that is kept in memory.
-const maxStates = 1 << 30
 
 // channel is one multifd channel. mu is held while a packet is put into the
 // lane, so that the end does not come in between.
@@ -169,7 +166,11 @@ func (d *destination) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 	if err := d.cfg.Sink.Setup(l); err != nil {
 		return err
 	}
-	if mem := d.memory(); mem != nil && d.cfg.Method == multifd.QPL {
+	if d.cfg.Start != nil || d.wantsHandover() {
+		d.named = newNamedPages(l)
+	}
+	// Speed only: the device copies pages into memory that is not registered.
+	if mem, ok := d.cfg.Sink.(*guest.Memory); ok && d.cfg.Method == multifd.QPL {
 		release, err := d.cfg.Accelerator.Register(mem)
 		if err != nil {
 			return err
@@ -193,12 +194,6 @@ func (d *destination) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 		c.mu.Unlock()
 	}
 	return nil
-}
-
-// memory is the sink, if that is memory of this process.
-func (d *destination) memory() *guest.Memory {
-	mem, _ := d.cfg.Sink.(*guest.Memory)
-	return mem
 }
 
 func (d *destination) SyncPoint() error {
@@ -226,11 +221,13 @@ func (d *destination) at(offset uint64) []uint64 {
 
 func (d *destination) Zero(b *guest.Block, offset uint64) error {
 	d.cfg.Progress.Zero.Add(1)
+	d.named.add(b, d.at(offset))
 	return d.mainLane.Zero(b, d.at(offset))
 }
 
 func (d *destination) Page(b *guest.Block, offset uint64, data []byte) error {
 	d.cfg.Progress.Normal.Add(1)
+	d.named.add(b, d.at(offset))
 	pages, err := d.mainLane.Pages(b, d.at(offset))
 	if err != nil {
 		return err
@@ -263,9 +260,7 @@ func (d *destination) runChannel(c *channel) error {
 			}
 			return err
 		case state != nil:
-			if err := d.keepState(c, state); err != nil {
-				return err
-			}
+			d.keepState(state)
 			continue
 		}
 		c.packets.add(packet)
@@ -304,6 +299,8 @@ func (d *destination) place(c *channel, p *multifd.Packet) error {
 	if err := c.recv.Receive(c.lane); err != nil {
 		return err
 	}
+	d.named.add(p.Block, p.Normal)
+	d.named.add(p.Block, p.Zero)
 	d.cfg.Progress.Normal.Add(uint64(len(p.Normal)))
 	d.cfg.Progress.Zero.Add(uint64(len(p.Zero)))
 	return nil
@@ -329,14 +326,9 @@ func (d *destination) meetChannel(c *channel) error {
 	return nil
 }
 
-func (d *destination) keepState(c *channel, s *multifd.DeviceState) error {
+// keepState keeps a packet that the budget has room for.
+func (d *destination) keepState(s *multifd.DeviceState) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.held += uint64(len(s.Data)) + 276
-	if d.held > maxStates {
-		return &multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "size",
-			Err: fmt.Errorf("%w: more than %d bytes of device state", multifd.ErrMalformed, maxStates)}
-	}
 	d.states = append(d.states, *s)
-	return nil
 }

@@ -160,18 +160,12 @@ func (d *destination) heardGone() bool {
 	}
 }
 
-// complete checks that the source spoke of every page of guest memory.
+// complete checks that the source named every page of guest memory.
 func (d *destination) complete() error {
-	mem := d.memory()
-	if mem == nil {
-		return nil
+	if d.named == nil {
+		return fmt.Errorf("%w: the source asked for a handover after its memory had begun to come, so that what came is not known", ErrIncomplete)
 	}
-	for _, b := range mem.Layout().Blocks {
-		if n := mem.Missing(b); n > 0 {
-			return fmt.Errorf("%w: %d of the %d pages of RAM block %q never came", ErrIncomplete, n, mem.Layout().Pages(b), b.Name)
-		}
-	}
-	return nil
+	return d.named.complete()
 }
 
 // deadliner is a listener that can be told to stop accepting for a while. One

@@ -33,7 +33,13 @@ type ReceiveConfig struct {
 	// LinkTimeout is how long a TCP link may be dead before that is an error;
 	// 0 is half a minute.
 	LinkTimeout time.Duration
-	Reader      vmstate.ReaderOptions
+	// Reader directs the reading of the main channel. Its MaxDevices, 1 GiB if it is
+	// 0, bounds all device state together: the main channel's and that in
+	// device-state packets of all channels.
+	Reader vmstate.ReaderOptions
+	// MaxMemory bounds the memory that the source's machine may have, in bytes; 0 is
+	// vmstate.DefaultMaxMemory. More is refused before anything is made for it.
+	MaxMemory uint64
 	// Commit, if not nil, is called when everything has arrived and the sink's
 	// lanes are closed. A source with a return path is told how that went, and
 	// goes by it.
@@ -138,9 +144,10 @@ func receive(ctx context.Context, acc *acceptor, conns *connections, cfg *Receiv
 	defer stop()
 	d := &destination{
 		cfg: cfg, ctx: ctx, acc: acc, meet: newRendezvous(cfg.Channels),
-		main:    vmstate.NewReader(conns.main, conns.main, cfg.Reader),
 		refused: make(chan error, 1),
 	}
+	states := newStateBudget(cfg.Reader.MaxDevices)
+	d.main = vmstate.NewReader(conns.main, conns.main, readerOptions(cfg, states))
 	head, err := d.main.ReadHead()
 	if err != nil {
 		return nil, withCause(ctx, err)
@@ -151,7 +158,7 @@ func receive(ctx context.Context, acc *acceptor, conns *connections, cfg *Receiv
 	defer func() { d.unregister() }()
 	defer d.closeChannels()
 	for id, conn := range conns.channels {
-		r, err := multifd.NewReceiver(conn, cfg.Method, multifd.ChannelConfig{Channel: id, PageSize: head.PageSize(), Accelerator: cfg.Accelerator})
+		r, err := multifd.NewReceiver(conn, cfg.Method, multifd.ChannelConfig{Channel: id, PageSize: head.PageSize(), Accelerator: cfg.Accelerator, StateBudget: states.take})
 		if err != nil {
 			return nil, err
 		}

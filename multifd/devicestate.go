@@ -20,7 +20,8 @@ type DeviceState struct {
 }
 
 const (
-	deviceStateLen = 276
+	// DeviceStateHeader is the bytes of a device-state packet before its data.
+	DeviceStateHeader = 276
 	// MaxDeviceState bounds the data of one device-state packet. QEMU sends
 	// pieces of 1 MiB.
 	MaxDeviceState = 64 << 20
@@ -73,7 +74,7 @@ func AppendDeviceState(b []byte, d *DeviceState) ([]byte, error) {
 // ReadDeviceStates reads device-state packets to the end of r.
 func ReadDeviceStates(r io.Reader) ([]DeviceState, error) {
 	var states []DeviceState
-	h := make([]byte, deviceStateLen)
+	h := make([]byte, DeviceStateHeader)
 	for {
 		if _, err := io.ReadFull(r, h); err == io.EOF {
 			return states, nil
@@ -85,7 +86,7 @@ func ReadDeviceStates(r io.Reader) ([]DeviceState, error) {
 		}
 		d, size, err := decodeDeviceState(h)
 		if err == nil {
-			d.Data, err = readGrowing(r, size)
+			d.Data, err = readGrowing(r, size, func(int) error { return nil })
 		}
 		if err != nil {
 			return nil, fmt.Errorf("device-state packet %d: %w", len(states)+1, truncated(err))

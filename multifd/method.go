@@ -36,6 +36,10 @@ type ChannelConfig struct {
 	Level int
 	// Accelerator is what qpl uses; nil is software.
 	Accelerator *Accelerator
+	// StateBudget, if not nil, is asked for the bytes of device-state packets
+	// before memory is taken for them, for a bound over all channels. Its error
+	// ends the reading.
+	StateBudget func(bytes int) error
 }
 
 // SendState carries the pages of one channel out.
@@ -60,13 +64,6 @@ type OverlappingSend interface {
 	Written()
 }
 
-// OverlappingReceive is a ReceiveState that may still be putting pages in place
-// when Receive has returned. Flush returns when they are.
-type OverlappingReceive interface {
-	ReceiveState
-	Flush() error
-}
-
 // Outgoing is a packet that is being made.
 type Outgoing struct {
 	Batch      *guest.Batch
@@ -83,6 +80,11 @@ type ReceiveState interface {
 	// the packet's normal pages into in.Lane. It is called for packets with
 	// normal pages only.
 	Receive(in *Incoming) error
+	// Flush returns when all pages that were received are in place: a method may
+	// still be putting them there when Receive has returned. It is called before
+	// each sync point is met, and belongs to the interface so that no wrapper can
+	// lose it.
+	Flush() error
 	// Cleanup frees what the setup made.
 	Cleanup()
 }

@@ -30,7 +30,8 @@ func (noneSend) Prepare(out *Outgoing) error {
 
 type noneReceive struct{ pageSize int }
 
-func (noneReceive) Cleanup() {}
+func (noneReceive) Cleanup()     {}
+func (noneReceive) Flush() error { return nil }
 
 // Receive reads the pages to where they belong with readv.
 func (r noneReceive) Receive(in *Incoming) error {

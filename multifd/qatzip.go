@@ -90,7 +90,8 @@ type qatzipReceive struct {
 	r   *gzip.Reader
 }
 
-func (q *qatzipReceive) Cleanup() { *q = qatzipReceive{} }
+func (q *qatzipReceive) Cleanup()     { *q = qatzipReceive{} }
+func (q *qatzipReceive) Flush() error { return nil }
 
 func (q *qatzipReceive) Receive(in *Incoming) error {
 	payload, err := q.buf.read(in)

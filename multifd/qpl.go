@@ -85,7 +85,8 @@ type qplReceive struct {
 	scratch  []byte
 }
 
-func (q *qplReceive) Cleanup() { *q = qplReceive{} }
+func (q *qplReceive) Cleanup()     { *q = qplReceive{} }
+func (q *qplReceive) Flush() error { return nil }
 
 func (q *qplReceive) Receive(in *Incoming) error {
 	payload, err := q.buf.read(in)

@@ -21,6 +21,7 @@ type Receiver struct {
 	packet   Packet
 	count    uint64
 	incoming Incoming
+	budget   func(bytes int) error // for device states; nil has no bound
 }
 
 // NewReceiver readies the method for the channel. Close frees what it made.
@@ -34,7 +35,7 @@ func NewReceiver(r io.Reader, method Method, cfg ChannelConfig) (*Receiver, erro
 	}
 	return &Receiver{
 		channel: cfg.Channel, method: method, state: state,
-		in: NewReader(r), pageSize: cfg.PageSize,
+		in: NewReader(r), pageSize: cfg.PageSize, budget: cfg.StateBudget,
 		header: make([]byte, HeaderLen(cfg.PageSize)),
 	}, nil
 }
@@ -95,36 +96,50 @@ func (r *Receiver) checkMethod() error {
 }
 
 func (r *Receiver) deviceState(have int) (*DeviceState, error) {
-	if have < deviceStateLen {
-		if err := r.in.ReadFull(r.header[have:deviceStateLen]); err != nil {
+	if have < DeviceStateHeader {
+		if err := r.in.ReadFull(r.header[have:DeviceStateHeader]); err != nil {
 			return nil, inField("header", err)
 		}
-		have = deviceStateLen
+		have = DeviceStateHeader
 	}
 	d, size, err := decodeDeviceState(r.header)
 	if err != nil {
 		return nil, err
 	}
-	extra := append([]byte(nil), r.header[deviceStateLen:have]...)
+	extra := append([]byte(nil), r.header[DeviceStateHeader:have]...)
 	r.in.pending = append(extra, r.in.pending...)
-	d.Data, err = readGrowing(r.in, size)
+	take := r.budget
+	if take == nil {
+		take = func(int) error { return nil }
+	}
+	if err := take(DeviceStateHeader); err != nil {
+		return nil, inField("size", err)
+	}
+	d.Data, err = readGrowing(r.in, size, take)
 	return &d, inField("data", truncated(err))
 }
 
-// readGrowing reads size bytes, and takes memory for them only as they come.
-func readGrowing(r io.Reader, size int) ([]byte, error) {
-	const step = 1 << 20
+// readGrowing reads size bytes. It takes memory for them only as they come, no
+// more than was read so far or stepGrowing at a time, and asks take first.
+func readGrowing(r io.Reader, size int, take func(bytes int) error) ([]byte, error) {
 	var data []byte
 	for len(data) < size {
-		n := min(step, size-len(data))
 		at := len(data)
-		data = append(data, make([]byte, n)...)
+		n := min(max(stepGrowing, at), size-at)
+		if err := take(n); err != nil {
+			return nil, err
+		}
+		larger := make([]byte, at+n)
+		copy(larger, data)
+		data = larger
 		if _, err := io.ReadFull(r, data[at:]); err != nil {
 			return nil, err
 		}
 	}
 	return data, nil
 }
+
+const stepGrowing = 64 << 10
 
 // Receive reads the payload of the packet that Next gave and puts its pages
 // into the lane.
@@ -144,12 +159,7 @@ func (r *Receiver) Receive(lane guest.Lane) error {
 
 // Flush returns when all pages that were received are in place. It has to be
 // called before a sync point is met.
-func (r *Receiver) Flush() error {
-	if o, ok := r.state.(OverlappingReceive); ok {
-		return r.fail(o.Flush())
-	}
-	return nil
-}
+func (r *Receiver) Flush() error { return r.fail(r.state.Flush()) }
 
 // fail adds to err where it was.
 func (r *Receiver) fail(err error) error {

@@ -47,6 +47,8 @@ type streamReceive struct {
 	close func() // what the decoder wants at its end; may be nil
 }
 
+func (z *streamReceive) Flush() error { return nil }
+
 func (z *streamReceive) Cleanup() {
 	if z.r != nil && z.close != nil {
 		z.close()

@@ -68,7 +68,8 @@ type uadkReceive struct {
 	lengths  []uint32
 }
 
-func (u *uadkReceive) Cleanup() { *u = uadkReceive{} }
+func (u *uadkReceive) Cleanup()     { *u = uadkReceive{} }
+func (u *uadkReceive) Flush() error { return nil }
 
 func (u *uadkReceive) Receive(in *Incoming) error {
 	payload, err := u.buf.read(in)

@@ -40,6 +40,8 @@ type SaveOptions struct {
 	// AlwaysLive lets the machine run while it is saved also where QEMU
 	// itself is known to lose writes then: see standStill.
 	AlwaysLive bool
+	// MaxMemory bounds the memory of the machine; vmstate.DefaultMaxMemory.
+	MaxMemory uint64
 	// Bandwidth bounds the source until the machine is paused at the end, in
 	// bytes a second; 0 does not.
 	Bandwidth uint64

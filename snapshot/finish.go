@@ -97,7 +97,11 @@ func (w *Writer) writeMeta(m *Manifest, meta Meta) error {
 		data []byte
 	}{{"head", RoleHead, meta.Head}, {"devices", RoleDevices, meta.Devices}}
 	if len(meta.States) > 0 {
-		var data []byte
+		size := 0 // beforehand: a buffer that grows is copied again and again
+		for i := range meta.States {
+			size += multifd.DeviceStateHeader + len(meta.States[i].Data)
+		}
+		data := make([]byte, 0, size)
 		var err error
 		for i := range meta.States {
 			if data, err = multifd.AppendDeviceState(data, &meta.States[i]); err != nil {

@@ -3,7 +3,6 @@ package vmstate
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"io"
 )
@@ -21,6 +20,11 @@ func (r *Reader) readDevices() error {
 		r.in.at, r.in.end = 0, 0
 		if uint64(len(r.devices)) > r.opts.MaxDevices {
 			return r.fail("device state", fmt.Errorf("%w: more than %d bytes", ErrMalformed, r.opts.MaxDevices))
+		}
+		if r.opts.Budget != nil {
+			if err := r.opts.Budget(len(chunk)); err != nil {
+				return r.fail("device state", err)
+			}
 		}
 		// A source with a return path goes quiet here and waits.
 		if r.returnPath && complete() {
@@ -55,6 +59,9 @@ type DeviceDescription struct {
 	Version  int    `json:"version"`
 }
 
+// MaxDescription bounds the bytes of a description. QEMU's are of 10 to 200 KiB.
+const MaxDescription = 16 << 20
+
 // FindEnd looks for the end of a stream's device state without parsing devices:
 // an EOF byte, then a description whose length is exactly the bytes that are
 // left, which is JSON, and which fits the sections before it. It returns the
@@ -64,53 +71,25 @@ func FindEnd(devices []byte) (_ Description, ok bool) {
 		return Description{}, false
 	}
 	mark := []byte{sectionEOF, sectionDescription}
-	for at := 0; ; at++ {
+	for at := max(0, len(devices)-MaxDescription-descriptionHeader); ; at++ {
 		i := bytes.Index(devices[at:], mark)
-		if i < 0 || len(devices)-at-i < 7 {
+		if i < 0 || len(devices)-at-i <= descriptionHeader {
 			return Description{}, false
 		}
 		at += i
-		text := devices[at+6:]
+		text := devices[at+descriptionHeader:]
 		if int64(binary.BigEndian.Uint32(devices[at+2:])) != int64(len(text)) || text[0] != '{' {
 			continue
 		}
-		var d Description
-		if json.Unmarshal(text, &d) == nil && d.fits(devices[:at]) {
+		if d, ok := parseDescription(text, devices[:at]); ok {
 			return d, true
 		}
 	}
 }
 
-// fits says whether the description can be that of the sections: device data
-// can hold a description too, whole and at the end of what came so far. All
-// devices have to be there, in order, and the last to be complete. A
-// description without devices, which some writers make, says less.
-func (d *Description) fits(sections []byte) bool {
-	if len(sections) == 0 {
-		return len(d.Devices) == 0
-	}
-	n := len(sections) - footerLen
-	if n < 0 || sections[n] != sectionFooter {
-		return false
-	}
-	last := append([]byte{sectionFull}, sections[n+1:]...)
-	if len(d.Devices) == 0 {
-		return bytes.Contains(sections, last)
-	}
-	for i, device := range d.Devices {
-		end := -1
-		if i < len(d.Devices)-1 {
-			end = device.find(sections, []byte{sectionFull})
-		} else {
-			end = device.find(sections, last)
-		}
-		if end < 0 {
-			return false
-		}
-		sections = sections[end:]
-	}
-	return true
-}
+// descriptionHeader is the bytes before a description: the EOF that ends the
+// sections, the description's mark, its length.
+const descriptionHeader = 6
 
 // find returns the end of the name and instance in the device's section header,
 // which begins with the bytes of start; -1 if there is none.

@@ -125,6 +125,9 @@ var (
 	ErrMalformed = errors.New("malformed main channel")
 	// ErrTruncated is wrapped when the channel ends before the stream does.
 	ErrTruncated = errors.New("the main channel ended early")
+	// ErrTooLarge is wrapped when the source's machine has more memory than is
+	// allowed.
+	ErrTooLarge = errors.New("more guest memory than this side takes")
 	// ErrUnsupported is wrapped when the stream has something in it that
 	// cannot be carried.
 	ErrUnsupported = errors.New("not supported")

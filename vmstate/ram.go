@@ -2,6 +2,8 @@ package vmstate
 
 import (
 	"fmt"
+	"math/bits"
+	"strings"
 
 	"github.com/vmferry/vmferry/guest"
 )
@@ -15,6 +17,9 @@ func (r *Reader) readSetup() error {
 	}
 	if record&ramFlagMask != ramMemSize {
 		return r.fail("MEM_SIZE", fmt.Errorf("%w: record %#x begins the setup (want the flag %#x)", ErrMalformed, record, ramMemSize))
+	}
+	if total := record &^ ramFlagMask; total > r.opts.MaxMemory {
+		return r.fail("MEM_SIZE", &tooLarge{total, r.opts.MaxMemory})
 	}
 	blocks, err := r.readBlocks(record &^ ramFlagMask)
 	if err != nil {
@@ -40,6 +45,27 @@ func (r *Reader) readSetup() error {
 		return err
 	}
 	return r.h.SyncPoint()
+}
+
+// tooLarge says that the source claims more memory than this side takes. It wraps
+// ErrTooLarge and, because what is claimed need not be true, ErrMalformed.
+type tooLarge struct{ claimed, most uint64 }
+
+func (e *tooLarge) Error() string {
+	return fmt.Sprintf("%v: the source claims %s, which takes the machine over the bound of %s (if the machine is that large, raise --max-memory)", ErrTooLarge, binarySize(e.claimed), binarySize(e.most))
+}
+
+func (e *tooLarge) Is(target error) bool { return target == ErrTooLarge || target == ErrMalformed }
+
+// binarySize gives a size in the largest unit of which it has a whole one.
+func binarySize(n uint64) string {
+	const units = "KMGTPE"
+	if n < 1<<10 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	u := (bits.Len64(n) - 1) / 10
+	text := strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/float64(uint64(1)<<(10*u))), ".0")
+	return fmt.Sprintf("%s %ciB (%d bytes)", text, units[u-1], n)
 }
 
 // readBlocks reads blocks until their lengths add up to total.

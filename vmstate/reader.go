@@ -28,6 +28,12 @@ type Handler interface {
 type ReaderOptions struct {
 	// MaxDevices bounds the bytes of device state; 0 means 1 GiB.
 	MaxDevices uint64
+	// Budget, if not nil, is asked for the bytes of device state as they come, for
+	// a bound over several readers. Its error ends the reading.
+	Budget func(bytes int) error
+	// MaxMemory bounds the bytes of all RAM blocks together, before anything is
+	// made for them; 0 means DefaultMaxMemory.
+	MaxMemory uint64
 	// NoDescription accepts a stream whose device state has no description
 	// behind it (machine option suppress-vmdesc). An end of file is then
 	// taken for the end, whether the source finished or died.
@@ -36,6 +42,9 @@ type ReaderOptions struct {
 	// sources with that capability.
 	SwitchoverAck bool
 }
+
+// DefaultMaxMemory is how much memory a source's machine may have: 16 TiB.
+const DefaultMaxMemory = 16 << 40
 
 // Reader reads the main channel of one migration.
 type Reader struct {
@@ -65,6 +74,9 @@ type Reader struct {
 func NewReader(r io.Reader, reply io.Writer, opts ReaderOptions) *Reader {
 	if opts.MaxDevices == 0 {
 		opts.MaxDevices = 1 << 30
+	}
+	if opts.MaxMemory == 0 {
+		opts.MaxMemory = DefaultMaxMemory
 	}
 	return &Reader{in: newInput(r), reply: reply, opts: opts}
 }

@@ -20,6 +20,7 @@ type receiveCmd struct {
 	Wait          time.Duration `default:"2m" help:"How long to wait for the source to connect, 0 for good." placeholder:"TIME"`
 	SwitchoverAck bool          `help:"Send SWITCHOVER_ACK: for a source with that capability on."`
 	NoDescription bool          `help:"Accept a source that sends no VM description (machine option suppress-vmdesc). One that dies at the very end then goes unnoticed."`
+	MaxMemory     byteSize      `default:"16TiB" help:"Most memory that the source's machine may have, such as 64GiB." placeholder:"SIZE"`
 	JSON          bool          `name:"json" help:"Write progress and result as lines of JSON."`
 	Snapshot      string        `arg:"" help:"Directory to make."`
 }
@@ -83,6 +84,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	_, err = migration.Receive(a.ctx, ln, migration.ReceiveConfig{
 		Channels: c.Channels, Method: method, Sink: w, TLS: secure, ConnectTimeout: c.Wait,
 		Reader:      vmstate.ReaderOptions{SwitchoverAck: c.SwitchoverAck, NoDescription: c.NoDescription},
+		MaxMemory:   uint64(c.MaxMemory),
 		Accelerator: acc, Progress: &counts, Logger: a.logger(),
 		// A source with a return path gives its machine up only when it
 		// is told that all is well: here, that the snapshot is complete.

@@ -23,6 +23,7 @@ type saveCmd struct {
 	Bandwidth      byteSize      `default:"0" help:"Bytes a second that QEMU sends at most until the machine is paused at the end, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
 	DowntimeLimit  time.Duration `default:"300ms" help:"For how long the machine may stand still at the end." placeholder:"TIME"`
 	MaxRounds      int           `default:"30" help:"After so many rounds pause the machine for the rest, however long that takes." placeholder:"N"`
+	MaxMemory      byteSize      `default:"16TiB" help:"Most memory that the machine may have, such as 64GiB." placeholder:"SIZE"`
 	iaaFlags       `embed:""`
 	SocketDir      string `help:"Where to make the socket between QEMU and vmferry." placeholder:"DIR"`
 	JSON           bool   `name:"json" help:"Write progress and result as lines of JSON."`
@@ -54,7 +55,7 @@ func (c *saveCmd) Run(a *app) error {
 	result, err := qemu.Save(a.ctx, c.Snapshot, qemu.SaveOptions{
 		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Store: snapshot.Store(c.Store), Tool: tool(),
 		AtPause: c.AtPause, AtPauseTimeout: c.AtPauseTimeout, StayPaused: c.StayPaused, Bandwidth: uint64(c.Bandwidth), Downtime: c.DowntimeLimit,
-		MaxRounds: c.MaxRounds, MaxSize: int64(c.MaxSize), SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Accelerator: acc, Logger: a.logger(),
+		MaxRounds: c.MaxRounds, MaxSize: int64(c.MaxSize), MaxMemory: uint64(c.MaxMemory), SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.SaveProgress) {
 			p.show(int64(s.Total-s.Remaining), int64(s.Total), saveLine(s), s)
 		},

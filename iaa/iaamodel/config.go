@@ -54,6 +54,7 @@ type Queue struct {
 	MaxTransfer  uint32
 	RefuseMmap   bool        // EPERM, as after CVE-2024-21823
 	RefuseWrite  bool        // EINVAL, as before it
+	Inherited    bool        // EPERM from mmap and write, as of a descriptor that another process opened
 	NoNode       bool        // the character device is missing
 	Perm         fs.FileMode // of the character device, 0600 if 0
 }

@@ -274,7 +274,7 @@ func (n *node) fail(op string, err error) error {
 func (n *node) Map() (iaa.Portal, error) {
 	n.q.m.mu.Lock()
 	defer n.q.m.mu.Unlock()
-	if n.q.cfg.RefuseMmap {
+	if n.q.cfg.RefuseMmap || n.q.cfg.Inherited {
 		return nil, n.fail("mmap", unix.EPERM)
 	}
 	n.mapped = true
@@ -292,6 +292,8 @@ func (n *node) Write(descs []iaa.Descriptor) (int, error) {
 		return 0, n.fail("write", unix.EBADF)
 	case n.q.stopped:
 		return 0, n.fail("write", unix.ENXIO)
+	case n.q.cfg.Inherited:
+		return 0, n.fail("write", unix.EPERM)
 	case n.q.cfg.RefuseWrite:
 		return 0, n.fail("write", unix.EINVAL)
 	}

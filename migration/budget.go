@@ -1,0 +1,52 @@
+package migration
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/vmferry/vmferry/vmstate"
+)
+
+// defaultStates bounds the device state that is kept in memory.
+const defaultStates = 1 << 30
+
+// stateBudget bounds the device state of one migration, whichever channel it
+// comes by. What is taken before memory is cannot become more than the bound by
+// many channels that each take a little.
+type stateBudget struct {
+	most uint64
+	held atomic.Uint64
+}
+
+func newStateBudget(most uint64) *stateBudget {
+	if most == 0 {
+		most = defaultStates
+	}
+	return &stateBudget{most: most}
+}
+
+func (b *stateBudget) take(bytes int) error {
+	if b.held.Add(uint64(bytes)) > b.most {
+		return fmt.Errorf("%w: more than %d bytes of device state on all channels together", vmstate.ErrMalformed, b.most)
+	}
+	return nil
+}
+
+// readerOptions are cfg's for the main channel.
+func readerOptions(cfg *ReceiveConfig, states *stateBudget) vmstate.ReaderOptions {
+	opts := cfg.Reader
+	if cfg.MaxMemory != 0 {
+		opts.MaxMemory = cfg.MaxMemory
+	}
+	if given := opts.Budget; given == nil {
+		opts.Budget = states.take
+	} else {
+		opts.Budget = func(bytes int) error {
+			if err := states.take(bytes); err != nil {
+				return err
+			}
+			return given(bytes)
+		}
+	}
+	return opts
+}

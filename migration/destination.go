@@ -20,6 +20,7 @@ type destination struct {
 	cfg      *ReceiveConfig
 	ctx      context.Context
 	acc      *acceptor
+	watch    *watch
 	refused  chan error   // how refuseMore ended
 	release  func() error // takes the accelerator's hold on guest memory back
 	meet     *rendezvous
@@ -43,6 +44,7 @@ const maxStates = 1 << 30
 type channel struct {
 	id      int
 	recv    *multifd.Receiver
+	link    *link
 	bytes   uint64
 	packets numbers // since its last sync point
 
@@ -128,7 +130,7 @@ func (d *destination) finish() error {
 	d.meet.end(errMainDone)
 	var first error
 	for _, c := range d.channels {
-		c.mu.Lock()
+		d.await(c.mu.Lock) // a channel that is inside a packet
 		c.over = true
 		if c.lane != nil {
 			if err := c.lane.Close(); err != nil && first == nil {
@@ -201,8 +203,14 @@ func (d *destination) memory() *guest.Memory {
 	return mem
 }
 
-func (d *destination) SyncPoint() error {
-	if err := d.meet.wait(d.ctx, numbers{}); err != nil {
+// await does something that waits for a channel, and so for the source.
+func (d *destination) await(f func()) {
+	defer d.watch.main().stepAside()()
+	f()
+}
+
+func (d *destination) SyncPoint() (err error) {
+	if d.await(func() { err = d.meet.wait(d.ctx, numbers{}) }); err != nil {
 		return err
 	}
 	if err := d.meet.check(); err != nil {
@@ -307,7 +315,9 @@ func (d *destination) place(c *channel, p *multifd.Packet) error {
 
 // meetChannel waits at a SYNC for all others.
 func (d *destination) meetChannel(c *channel) error {
+	back := c.link.stepAside()
 	err := d.meet.wait(d.ctx, c.packets)
+	back()
 	c.packets = c.packets.next()
 	if errors.Is(err, errMainDone) {
 		c.mu.Lock()

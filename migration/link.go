@@ -143,31 +143,36 @@ func closeAll[C net.Conn](conns []C) {
 	all.Wait()
 }
 
-// unanswered is since when a TCP peer has left something unanswered that the
-// kernel sent again: data, or the question whether it reads again.
+// unanswered is what a TCP peer leaves unanswered that the kernel sends again: data,
+// or the question whether the peer is there or reads again.
 type unanswered struct {
-	since, looked time.Time
+	heard time.Time // when the last acknowledgement came, by the last look
+	asked int       // the kernel's count at that time
+	since time.Time // since when there has been more than that
 }
 
 // dead says whether the peer has acknowledged nothing for most of the timeout
 // while this side asked. A peer that does not read, but acknowledges, is alive.
 func (u *unanswered) dead(conn net.Conn, now time.Time, timeout time.Duration) bool {
-	looked := u.looked
-	u.looked = now
 	info := tcpInfo(socketOf(conn))
-	// A peer that has closed its window answers what is sent again, and nothing
-	// else: what was sent last counts.
-	if info == nil || info.Probes == 0 && (info.Retransmits == 0 || info.Last_ack_recv <= info.Last_data_sent) {
-		u.since = time.Time{}
+	if info == nil {
 		return false
 	}
+	const imprecise = 20 * time.Millisecond // of the kernel's clock ticks
+	asked := int(info.Retransmits) + int(info.Probes)
 	heard := now.Add(-time.Duration(info.Last_ack_recv) * time.Millisecond)
-	if u.since.IsZero() || heard.After(looked) {
+	if heard.Sub(u.heard) > imprecise || asked < u.asked {
+		u.heard, u.asked, u.since = heard, asked, time.Time{}
+	}
+	if asked == u.asked {
+		return false
+	}
+	if u.since.IsZero() {
 		u.since = now
 	}
 	// The kernel of a peer that is alive leaves one question in half a second
 	// unanswered, and a packet can be lost: one alone says nothing.
-	return now.Sub(u.since) >= timeout-timeout/linkLooks && max(info.Probes, info.Retransmits) >= 2
+	return asked-u.asked >= 2 && now.Sub(u.since) >= timeout-timeout/linkLooks
 }
 
 // tcpInfo is what the kernel says of a TCP connection, nil of another one.

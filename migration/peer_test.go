@@ -349,4 +349,3 @@ func TestInquiry_SilentConnectionsMakeRoomForTheSource(t *testing.T) {
 		t.Errorf("runs: %v, error %v", runs, err)
 	}
 }
-

@@ -108,12 +108,15 @@ func (d *destination) runMain(conns *connections) (*Received, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.letGo(conns)
+	if late := d.letGo(conns); late > 0 && d.main.EndedQuiet() {
+		return nil, fmt.Errorf("%w: the source sent %d bytes more of device state behind what looked like its end: what was received is not complete", vmstate.ErrNoDescription, late)
+	}
 	return received, nil
 }
 
-// letGo waits a little for the source to close its connections.
-func (d *destination) letGo(conns *connections) {
+// letGo waits a little for the source to close its connections, and returns how much
+// it still sent.
+func (d *destination) letGo(conns *connections) (late int64) {
 	d.done.Store(true)
 	// Let the source close first: one that finds its channels gone may take
 	// it for a failure.
@@ -121,8 +124,9 @@ func (d *destination) letGo(conns *connections) {
 		conn.SetReadDeadline(time.Now().Add(grace))
 	}
 	if d.main.ReturnPath() {
-		io.Copy(io.Discard, conns.main)
+		late, _ = io.Copy(io.Discard, conns.main)
 	}
+	return late
 }
 
 // finish closes the lanes: no page comes after it.

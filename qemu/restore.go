@@ -27,8 +27,10 @@ type RestoreOptions struct {
 	Level    int            // the method's default
 	// Paused leaves the machine paused. Otherwise it runs if it ran when it
 	// was saved.
-	Paused    bool
-	SocketDir string
+	Paused bool
+	// StallTimeout is that of migration.SendConfig.
+	StallTimeout time.Duration
+	SocketDir    string
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
 	Accelerator *multifd.Accelerator
 	Progress    func(RestoreProgress)
@@ -211,7 +213,8 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 	defer func() { cancel(nil); <-watched }()
 	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }
 	return migration.SendSnapshot(ctx, dial, s.r, migration.SnapshotConfig{
-		Channels: s.opts.Channels, Method: s.opts.Method, Level: s.opts.Level, AllZero: s.allZero, UUID: &uuid, Accelerator: s.opts.Accelerator, Progress: &s.prog,
+		StallTimeout: s.opts.StallTimeout,
+		Channels:     s.opts.Channels, Method: s.opts.Method, Level: s.opts.Level, AllZero: s.allZero, UUID: &uuid, Accelerator: s.opts.Accelerator, Progress: &s.prog,
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/vmstate"
 )
 
 // SaveOptions say how a running machine is saved. Zero values are defaults.
@@ -43,6 +44,8 @@ type SaveOptions struct {
 	MaxRounds int
 	// ConnectTimeout bounds the wait for QEMU's connections; 30 s.
 	ConnectTimeout time.Duration
+	// StallTimeout is that of migration.ReceiveConfig.
+	StallTimeout time.Duration
 	// SocketDir is where the socket between QEMU and this process is made;
 	// the directory for temporary files.
 	SocketDir string
@@ -294,12 +297,15 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	suppressed := suppressesDescription(ctx, s.c)
 	var received *migration.Received
 	done := make(chan error, 1)
 	go func() {
 		var err error
 		received, err = migration.Receive(ctx, ln, migration.ReceiveConfig{
-			Channels: s.opts.Channels, Method: s.opts.Method, Sink: s.w,
+			Channels: s.opts.Channels, Method: s.opts.Method, Sink: s.w, StallTimeout: s.opts.StallTimeout,
+			// QEMU itself says when it has sent all: see watch.
+			Reader:         vmstate.ReaderOptions{NoDescription: suppressed},
 			ConnectTimeout: s.opts.ConnectTimeout, Accelerator: s.opts.Accelerator, Progress: &s.prog, Logger: s.opts.Logger,
 		})
 		done <- err

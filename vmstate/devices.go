@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -26,8 +27,14 @@ func (r *Reader) readDevices() error {
 		if r.returnPath && complete() {
 			return nil
 		}
-		err := r.in.more()
+		err := r.moreDevices()
 		if err == nil {
+			continue
+		}
+		if errors.Is(err, errQuiet) {
+			if ended, err := r.endQuiet(); ended {
+				return err
+			}
 			continue
 		}
 		if err != io.EOF {

@@ -15,6 +15,7 @@ type receiveCmd struct {
 	wireFlags     `embed:""`
 	tlsFlags      `embed:""`
 	iaaFlags      `embed:""`
+	stallFlags    `embed:""`
 	Store         string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
 	Wait          time.Duration `default:"2m" help:"How long to wait for the source to connect, 0 for good." placeholder:"TIME"`
 	SwitchoverAck bool          `help:"Send SWITCHOVER_ACK: for a source with that capability on."`
@@ -36,6 +37,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
+	c.warn(a, addr)
 	acc, err := c.accelerator(a, method, snapshot.Store(c.Store))
 	if err != nil {
 		return err
@@ -69,7 +71,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	defer stop()
 	var m *snapshot.Manifest
 	_, err = migration.Receive(a.ctx, ln, migration.ReceiveConfig{
-		Channels: c.Channels, Method: method, Sink: w, TLS: secure, ConnectTimeout: c.Wait,
+		Channels: c.Channels, Method: method, Sink: w, TLS: secure, ConnectTimeout: c.Wait, StallTimeout: c.stallTimeout(),
 		Reader:      vmstate.ReaderOptions{SwitchoverAck: c.SwitchoverAck, NoDescription: c.NoDescription},
 		Accelerator: acc, Progress: &counts, Logger: a.logger(),
 		// A source with a return path gives its machine up only when it

@@ -9,13 +9,14 @@ import (
 )
 
 type restoreCmd struct {
-	QMP       string `required:"" name:"qmp" help:"QMP socket of a QEMU started with -incoming defer." placeholder:"PATH"`
-	wireFlags `embed:""`
-	iaaFlags  `embed:""`
-	Paused    bool   `help:"Leave the machine paused."`
-	SocketDir string `help:"Where to make the socket between vmferry and QEMU." placeholder:"DIR"`
-	JSON      bool   `name:"json" help:"Write progress and result as lines of JSON."`
-	Snapshot  string `arg:"" help:"Snapshot to start."`
+	QMP        string `required:"" name:"qmp" help:"QMP socket of a QEMU started with -incoming defer." placeholder:"PATH"`
+	wireFlags  `embed:""`
+	iaaFlags   `embed:""`
+	stallFlags `embed:""`
+	Paused     bool   `help:"Leave the machine paused."`
+	SocketDir  string `help:"Where to make the socket between vmferry and QEMU." placeholder:"DIR"`
+	JSON       bool   `name:"json" help:"Write progress and result as lines of JSON."`
+	Snapshot   string `arg:"" help:"Snapshot to start."`
 }
 
 func (c *restoreCmd) Run(a *app) error {
@@ -35,7 +36,8 @@ func (c *restoreCmd) Run(a *app) error {
 	defer r.Close()
 	p := a.newProgress(c.JSON)
 	result, err := qemu.Restore(a.ctx, r, qemu.RestoreOptions{
-		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Paused: c.Paused, SocketDir: c.SocketDir, Accelerator: acc, Logger: a.logger(),
+		StallTimeout: c.stallTimeout(),
+		QMP:          c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Paused: c.Paused, SocketDir: c.SocketDir, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.RestoreProgress) {
 			p.show(int64(s.Normal), int64(s.Total), fmt.Sprintf("%d of %d pages, %s sent", s.Normal, s.Total, size(s.Sent)), s)
 		},

@@ -21,6 +21,7 @@ type saveCmd struct {
 	DowntimeLimit time.Duration `default:"300ms" help:"For how long the machine may stand still at the end." placeholder:"TIME"`
 	MaxRounds     int           `default:"30" help:"After so many rounds pause the machine for the rest, however long that takes." placeholder:"N"`
 	iaaFlags      `embed:""`
+	stallFlags    `embed:""`
 	SocketDir     string `help:"Where to make the socket between QEMU and vmferry." placeholder:"DIR"`
 	JSON          bool   `name:"json" help:"Write progress and result as lines of JSON."`
 	Snapshot      string `arg:"" help:"Directory to make."`
@@ -48,7 +49,8 @@ func (c *saveCmd) Run(a *app) error {
 	result, err := qemu.Save(a.ctx, c.Snapshot, qemu.SaveOptions{
 		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Store: snapshot.Store(c.Store), Tool: tool(),
 		AtPause: c.AtPause, StayPaused: c.StayPaused, Bandwidth: uint64(c.Bandwidth), Downtime: c.DowntimeLimit,
-		MaxRounds: c.MaxRounds, SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Accelerator: acc, Logger: a.logger(),
+		StallTimeout: c.stallTimeout(),
+		MaxRounds:    c.MaxRounds, SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.SaveProgress) {
 			p.show(int64(s.Total-s.Remaining), int64(s.Total), saveLine(s), s)
 		},

@@ -103,5 +103,5 @@ func SendSnapshot(ctx context.Context, dial Dialer, r *snapshot.Reader, cfg Snap
 			return err
 		}
 	}
-	return s.Finish(ctx, devices)
+	return s.Finish(ctx, vmstate.WithDescription(devices))
 }

@@ -54,6 +54,18 @@ func (r *Reader) endQuiet() (bool, error) {
 // byte that still comes proves that it was not.
 func (r *Reader) EndedQuiet() bool { return r.bare }
 
+// WithDescription returns device state with an empty description behind it, if it has
+// none: a destination waits for one unless it has the option suppress-vmdesc itself.
+func WithDescription(devices []byte) []byte {
+	if _, ok := FindEnd(devices); ok || !bytes.HasSuffix(devices, []byte{sectionEOF}) {
+		return devices
+	}
+	const empty = "{}"
+	out := append(bytes.Clone(devices), sectionDescription)
+	out = binary.BigEndian.AppendUint32(out, uint32(len(empty)))
+	return append(out, empty...)
+}
+
 // endsBare says whether device state without a description can end here: with the
 // EOF byte behind a section's footer, or alone.
 func endsBare(devices []byte) bool {

@@ -80,3 +80,16 @@ func TestReader_SectionsThatDoNotFitTogetherAreNoEnd(t *testing.T) {
 		}
 	}
 }
+
+func TestWithDescription_AddsOneWhereThereIsNone(t *testing.T) {
+	bare := new(stream).device(3, "timer", 1).u8(0x00).b
+	got := vmstate.WithDescription(bare)
+	if _, ok := vmstate.FindEnd(got); !ok || !bytes.HasPrefix(got, bare) || len(got) == len(bare) {
+		t.Errorf("made %q of %q", got, bare)
+	}
+	for _, as := range [][]byte{new(stream).devices().b, nil, {1, 2, 3}} {
+		if got := vmstate.WithDescription(as); !bytes.Equal(got, as) {
+			t.Errorf("made %q of %q", got, as)
+		}
+	}
+}

@@ -18,7 +18,7 @@ const bareDevices = "\x04\x00\x00\x00\x03\x05timer\x00\x00\x00\x00\x00\x00\x00\x
 
 // sendBare sends a machine without a description, with a return path. late is sent
 // once the destination has said that it has all.
-func sendBare(t *testing.T, noDescription bool, late string) (source, destination error, devices []byte) {
+func sendBare(t *testing.T, noDescription bool, late string) (devices []byte, source, destination error) {
 	t.Helper()
 	ln := listenOn(t, "unix")
 	var received *Received
@@ -51,19 +51,19 @@ func sendBare(t *testing.T, noDescription bool, late string) (source, destinatio
 	if destination = ended(t, done); destination == nil {
 		devices = received.Devices
 	}
-	return source, destination, devices
+	return devices, source, destination
 }
 
 func TestReceive_NoDescriptionAndAReturnPath(t *testing.T) {
-	source, destination, _ := sendBare(t, false, "")
+	_, source, destination := sendBare(t, false, "")
 	if !errors.Is(source, vmstate.ErrRefused) || !errors.Is(destination, vmstate.ErrNoDescription) {
 		t.Errorf("refused: source: %v; destination: %v", source, destination)
 	}
-	source, destination, devices := sendBare(t, true, "")
+	devices, source, destination := sendBare(t, true, "")
 	if source != nil || destination != nil || string(devices) != bareDevices {
 		t.Errorf("accepted: source: %v; destination: %v; device state %q", source, destination, devices)
 	}
-	if _, destination, _ = sendBare(t, true, bareDevices); !errors.Is(destination, vmstate.ErrNoDescription) {
+	if _, _, destination = sendBare(t, true, bareDevices); !errors.Is(destination, vmstate.ErrNoDescription) {
 		t.Errorf("more came: destination: %v", destination)
 	}
 }

@@ -2,14 +2,11 @@ package migration
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/vmferry/vmferry/multifd"
@@ -26,11 +23,11 @@ var (
 // arrival is a connection that has said what it is.
 type arrival struct {
 	conn      net.Conn
+	link      *link // below conn
 	main      bool
 	handshake multifd.Handshake
 	number    uint64 // in the order of accepting, which is that of connecting
-	err       error
-	stray     bool // it failed before it had shown that it is the source
+	err       error  // of the listener: there are no more connections
 }
 
 // acceptor accepts connections for as long as a migration lasts: a source that
@@ -45,14 +42,20 @@ type acceptor struct {
 
 	// pending are connections that were accepted and have not arrived. idle
 	// has something in it after there were fewer.
-	pending atomic.Int64
+	pending newcomers
 	idle    chan struct{}
+
+	mu       sync.Mutex
+	stranger error // why a connection was turned away last
 }
 
 // startAccepting starts to accept. stop has to be called in the end.
 func startAccepting(ctx context.Context, ln net.Listener, cfg *ReceiveConfig) *acceptor {
 	ctx, cancel := context.WithCancel(ctx)
 	a := &acceptor{ln: ln, cfg: cfg, arrivals: make(chan arrival), cancel: cancel, idle: make(chan struct{}, 1)}
+	// A peer that only connects cannot make this side hold more than a few
+	// connections.
+	a.pending.most = cfg.Channels + 16
 	a.loop.Go(func() { a.acceptLoop(ctx) })
 	return a
 }
@@ -64,41 +67,71 @@ func (a *acceptor) stop() {
 	a.loop.Wait()
 }
 
+// turnAway says that a connection was closed because it is not the migration's.
+func (a *acceptor) turnAway(why error) {
+	a.mu.Lock()
+	a.stranger = why
+	a.mu.Unlock()
+	a.cfg.Logger.Warn("turned a connection away", "error", why)
+}
+
+// quoteStranger adds to an error why a connection was turned away last: the
+// source may have been behind it.
+func (a *acceptor) quoteStranger(err error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stranger == nil {
+		return err
+	}
+	return fmt.Errorf("%w (the last connection that was turned away: %w)", err, a.stranger)
+}
+
 // refuseMore waits for connections beyond those that were gathered, until ctx
-// ends or settle has looked for the last time. One that is a channel is an
-// error.
-func (a *acceptor) refuseMore(ctx context.Context) error {
+// ends or settle has looked for the last time. One more channel of the source is
+// an error: what the source sends over it is missing. Others are strangers'.
+func (a *acceptor) refuseMore(ctx context.Context, uuid [16]byte) error {
 	for {
 		select {
 		case c, ok := <-a.arrivals:
-			switch {
-			case !ok:
+			if !ok {
 				return nil
-			case c.err != nil:
-				a.cfg.Logger.Warn("turned a connection away", "error", c.err)
+			}
+			if c.err != nil {
+				a.cfg.Logger.Warn("no more connections can be looked at", "error", c.err)
 				continue
 			}
-			dead := hungUp(c.conn)
-			c.conn.Close()
-			if known := c.main || int(c.handshake.ID) < a.cfg.Channels; known && dead {
-				// Of a source that gave up connecting, and came again.
-				a.cfg.Logger.Warn("turned a connection away that its source has closed")
-				continue
+			socketOf(c.conn).Close()
+			id := int(c.handshake.ID)
+			switch {
+			case c.main:
+				a.turnAway(fmt.Errorf("a connection from %v begins a second main channel while the migration is under way", c.link.RemoteAddr()))
+			case c.handshake.UUID != uuid:
+				a.turnAway(fmt.Errorf("a connection from %v is a multifd channel of another machine, %x (this is %x)", c.link.RemoteAddr(), c.handshake.UUID, uuid))
+			case id < a.cfg.Channels:
+				a.turnAway(fmt.Errorf("a connection from %v is multifd channel %d once more", c.link.RemoteAddr(), id))
+			default:
+				return tooMany(id, a.cfg.Channels)
 			}
-			if c.main {
-				return fmt.Errorf("%w: a second main connection", ErrChannels)
-			}
-			return &multifd.ChannelError{Channel: int(c.handshake.ID), Field: "id",
-				Err: fmt.Errorf("%w: it is one more than the %d that this side was told: set the same multifd-channels on both", ErrChannels, a.cfg.Channels)}
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// lastLook is how long settle waits for a connection that the kernel has and
-// the accepting goroutine has not taken yet.
-const lastLook = 10 * time.Millisecond
+// tooMany is the error of a source with more channels than this side was told.
+func tooMany(id, channels int) error {
+	return &multifd.ChannelError{Channel: id, Field: "id",
+		Err: fmt.Errorf("%w: this side was told %d channels, 0 to %d: set the same multifd-channels on both", ErrChannels, channels, channels-1)}
+}
+
+const (
+	// lastLook is how long settle waits for a connection that the kernel has
+	// and the accepting goroutine has not taken yet.
+	lastLook = 10 * time.Millisecond
+	// settleTime is how long a connection that was accepted is waited for to
+	// say what it is, where nothing else is waited for.
+	settleTime = 2 * time.Second
+)
 
 // settle makes sure that every connection that was made before it was called
 // has been looked at; refuseMore then returns.
@@ -108,8 +141,9 @@ func (a *acceptor) settle() {
 	} else {
 		a.ln.Close()
 	}
-	// Somebody who connected and says nothing is not waited for.
-	slow := time.AfterFunc(identifyTime, a.cancel)
+	// A connection that is there and says nothing is not waited for.
+	a.pending.hurry()
+	slow := time.AfterFunc(settleTime, a.cancel)
 	a.loop.Wait()
 	slow.Stop()
 	close(a.arrivals)
@@ -121,30 +155,25 @@ func (a *acceptor) settle() {
 func (a *acceptor) acceptLoop(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() { a.ln.Close() })
 	defer stop()
-	// A peer that only connects cannot make this side hold more than a few
-	// connections.
-	slots := make(chan struct{}, a.cfg.Channels+16)
+	said := false
+	busy := func(err error) {
+		if a.pending.makeRoom(); !said {
+			said = true
+			a.cfg.Logger.Warn("accepting connections fails for now, and is tried again", "error", err)
+		}
+	}
 	for number := uint64(0); ; number++ {
-		conn, err := a.ln.Accept()
+		conn, err := acceptNext(ctx, a.ln, busy)
 		if err != nil {
 			if ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
 				a.deliver(ctx, arrival{err: fmt.Errorf("accepting connections: %w", err)})
 			}
 			return
 		}
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			conn.Close()
-			return
-		}
-		a.pending.Add(1)
+		own, here := a.pending.add(ctx)
 		a.loop.Go(func() {
-			defer func() { <-slots }()
-			c := identify(ctx, conn, a.cfg)
-			c.number = number
-			a.deliver(ctx, c)
-			a.pending.Add(-1)
+			a.look(own, here, newLink(conn), number)
+			a.pending.remove(here)
 			select {
 			case a.idle <- struct{}{}:
 			default:
@@ -153,66 +182,26 @@ func (a *acceptor) acceptLoop(ctx context.Context) {
 	}
 }
 
+// look finds out what a connection is, and delivers it or turns it away.
+func (a *acceptor) look(ctx context.Context, here *newcomer, l *link, number uint64) {
+	c, err := identify(ctx, l, a.cfg)
+	if err != nil {
+		if !errors.Is(context.Cause(ctx), context.Canceled) { // not when the accepting ends
+			a.turnAway(err)
+		}
+		return
+	}
+	a.pending.identified(here)
+	c.number = number
+	a.deliver(ctx, c)
+}
+
 func (a *acceptor) deliver(ctx context.Context, c arrival) {
 	select {
 	case a.arrivals <- c:
 	case <-ctx.Done():
 		if c.conn != nil {
-			c.conn.Close()
+			socketOf(c.conn).Close()
 		}
 	}
-}
-
-// identify finds out what a connection is by its first bytes.
-func identify(ctx context.Context, conn net.Conn, cfg *ReceiveConfig) arrival {
-	// Ending ctx ends the reading.
-	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	setLinkTimeout(conn, cfg.LinkTimeout)
-	if cfg.TLS != nil {
-		t, err := serveTLS(ctx, conn, cfg.TLS)
-		if err != nil {
-			conn.Close()
-			return arrival{err: fmt.Errorf("TLS with %v: %w", conn.RemoteAddr(), err), stray: true}
-		}
-		conn = t
-	}
-	peeked := &peekedConn{Conn: conn}
-	var first [4]byte
-	if _, err := io.ReadFull(conn, first[:]); err != nil {
-		conn.Close()
-		return arrival{err: fmt.Errorf("a connection from %v closed before it said what it is: %w", conn.RemoteAddr(), err), stray: true}
-	}
-	peeked.first = first[:]
-	switch magic := binary.BigEndian.Uint32(first[:]); magic {
-	case qemuMagic:
-		return arrival{conn: peeked, main: true}
-	case multifd.Magic:
-		h, err := multifd.ReadHandshake(peeked)
-		if err != nil {
-			conn.Close()
-			return arrival{err: err, stray: errors.Is(err, multifd.ErrTruncated)}
-		}
-		return arrival{conn: conn, handshake: h} // all that was peeked is read
-	default:
-		conn.Close()
-		return arrival{err: fmt.Errorf("a connection from %v begins with %q, which is neither a migration's main channel nor a multifd channel (%w)", conn.RemoteAddr(), first[:], multifd.ErrMalformed)}
-	}
-}
-
-const qemuMagic = 0x5145564d
-
-// peekedConn gives bytes that were read too early once more.
-type peekedConn struct {
-	net.Conn
-	first []byte
-}
-
-func (c *peekedConn) Read(p []byte) (int, error) {
-	if len(c.first) > 0 {
-		n := copy(p, c.first)
-		c.first = c.first[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
 }

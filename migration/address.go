@@ -105,37 +105,26 @@ func (a Address) Dial(ctx context.Context, cfg *tls.Config) (net.Conn, error) {
 	return t, nil
 }
 
-// tune makes a TCP connection notice within half a minute or so that the other
-// side is gone, which without a word from it takes the kernel a quarter of an
-// hour.
+// tune makes a TCP connection on which nothing is sent notice within half a minute
+// or so that the other side is gone, which without a word from it takes the kernel
+// hours.
 func tune(conn net.Conn) { setLinkTimeout(conn, 0) }
 
 // defaultLinkTimeout is how long a link may be dead.
 const defaultLinkTimeout = 30 * time.Second
 
-// setLinkTimeout is tune with another time.
+// setLinkTimeout is tune with another time. It sets no TCP_USER_TIMEOUT: the kernel
+// counts by it also while a peer that acknowledges does not read. What was sent and
+// is not acknowledged is the watch's, see unanswered.
 func setLinkTimeout(conn net.Conn, timeout time.Duration) {
 	if timeout <= 0 {
 		timeout = defaultLinkTimeout
 	}
-	if t, ok := conn.(*tls.Conn); ok {
-		conn = t.NetConn()
+	if tcp, ok := socketOf(conn).(*net.TCPConn); ok {
+		tcp.SetKeepAliveConfig(net.KeepAliveConfig{
+			Enable: true, Idle: max(timeout/3, time.Second), Interval: max(timeout/6, time.Second), Count: 4,
+		})
 	}
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		return
-	}
-	tcp.SetKeepAliveConfig(net.KeepAliveConfig{
-		Enable: true, Idle: max(timeout/3, time.Second), Interval: max(timeout/6, time.Second), Count: 4,
-	})
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return
-	}
-	// A kernel that does not know the option leaves the default: no harm.
-	raw.Control(func(fd uintptr) {
-		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
-	})
 }
 
 // TLSFiles are the PEM files of one side: its certificate and key, and the

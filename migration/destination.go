@@ -20,6 +20,7 @@ type destination struct {
 	cfg      *ReceiveConfig
 	ctx      context.Context
 	acc      *acceptor
+	watch    *watch
 	refused  chan error   // how refuseMore ended
 	release  func() error // takes the accelerator's hold on guest memory back
 	meet     *rendezvous
@@ -40,6 +41,7 @@ type destination struct {
 type channel struct {
 	id      int
 	recv    *multifd.Receiver
+	link    *link
 	bytes   uint64
 	packets numbers // since its last sync point
 
@@ -103,12 +105,15 @@ func (d *destination) runMain(conns *connections) (*Received, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.letGo(conns)
+	if late := d.letGo(conns); late > 0 && d.main.EndedQuiet() {
+		return nil, fmt.Errorf("%w: the source sent %d bytes more of device state behind what looked like its end: what was received is not complete", vmstate.ErrNoDescription, late)
+	}
 	return received, nil
 }
 
-// letGo waits a little for the source to close its connections.
-func (d *destination) letGo(conns *connections) {
+// letGo waits a little for the source to close its connections, and returns how much
+// it still sent.
+func (d *destination) letGo(conns *connections) (late int64) {
 	d.done.Store(true)
 	// Let the source close first: one that finds its channels gone may take
 	// it for a failure.
@@ -116,8 +121,9 @@ func (d *destination) letGo(conns *connections) {
 		conn.SetReadDeadline(time.Now().Add(grace))
 	}
 	if d.main.ReturnPath() {
-		io.Copy(io.Discard, conns.main)
+		late, _ = io.Copy(io.Discard, conns.main)
 	}
+	return late
 }
 
 // finish closes the lanes: no page comes after it.
@@ -125,7 +131,7 @@ func (d *destination) finish() error {
 	d.meet.end(errMainDone)
 	var first error
 	for _, c := range d.channels {
-		c.mu.Lock()
+		d.await(c.mu.Lock) // a channel that is inside a packet
 		c.over = true
 		if c.lane != nil {
 			if err := c.lane.Close(); err != nil && first == nil {
@@ -196,8 +202,14 @@ func (d *destination) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 	return nil
 }
 
-func (d *destination) SyncPoint() error {
-	if err := d.meet.wait(d.ctx, numbers{}); err != nil {
+// await does something that waits for a channel, and so for the source.
+func (d *destination) await(f func()) {
+	defer d.watch.main().stepAside()()
+	f()
+}
+
+func (d *destination) SyncPoint() (err error) {
+	if d.await(func() { err = d.meet.wait(d.ctx, numbers{}) }); err != nil {
 		return err
 	}
 	if err := d.meet.check(); err != nil {
@@ -308,7 +320,9 @@ func (d *destination) place(c *channel, p *multifd.Packet) error {
 
 // meetChannel waits at a SYNC for all others.
 func (d *destination) meetChannel(c *channel) error {
+	back := c.link.stepAside()
 	err := d.meet.wait(d.ctx, c.packets)
+	back()
 	c.packets = c.packets.next()
 	if errors.Is(err, errMainDone) {
 		c.mu.Lock()

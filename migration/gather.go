@@ -4,181 +4,299 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"slices"
 	"time"
-
-	"github.com/vmferry/vmferry/multifd"
 )
 
 // connections are those of one migration.
 type connections struct {
 	main     net.Conn
 	channels []net.Conn
+	links    []*link // below main, and below each channel
 	uuid     [16]byte
-	hasUUID  bool
-	numbers  map[net.Conn]uint64 // of their arrivals
 }
 
 func (c *connections) all() []net.Conn { return append([]net.Conn{c.main}, c.channels...) }
 
-func (c *connections) close() {
-	for _, conn := range c.all() {
-		if conn != nil {
-			conn.Close()
-		}
-	}
+func (c *connections) close() { closeAll(c.all()) }
+
+// gathering is what has arrived of a migration. Which channels belong to the
+// source shows when they are complete: until then those of each machine are kept
+// apart.
+type gathering struct {
+	acc      *acceptor
+	main     *arrival
+	machines []*machineChannels // oldest first
 }
 
-// count returns how many there are.
-func (c *connections) count() (n int) {
-	for _, conn := range c.all() {
-		if conn != nil {
+// machineChannels are the channels that came with one uuid.
+type machineChannels struct {
+	uuid     [16]byte
+	channels []*arrival
+	beyond   *arrival // one more than this side was told
+}
+
+func (m *machineChannels) count() (n int) {
+	for _, c := range m.channels {
+		if c != nil {
 			n++
 		}
 	}
 	return n
 }
 
-func (c *connections) whole() bool { return c.count() == len(c.channels)+1 }
-
-// anyDead says whether the source has hung up on one of them. One that has sent
-// all may well have.
-func (c *connections) anyDead() bool {
-	return slices.ContainsFunc(c.all(), func(conn net.Conn) bool { return conn != nil && hungUp(conn) })
+func (m *machineChannels) all() []*arrival {
+	all := slices.DeleteFunc(slices.Clone(m.channels), func(c *arrival) bool { return c == nil })
+	if m.beyond != nil {
+		all = append(all, m.beyond)
+	}
+	return all
 }
 
-// identifyTime is how long a connection that was accepted is waited for to say
-// what it is, where nothing else is waited for.
-const identifyTime = 2 * time.Second
+// fullest returns the machine with the most channels, nil if none came.
+func (g *gathering) fullest() (most *machineChannels) {
+	for _, m := range g.machines {
+		if most == nil || m.count() > most.count() {
+			most = m
+		}
+	}
+	return most
+}
+
+// count returns how many connections of one migration there are at most.
+func (g *gathering) count() (n int) {
+	if m := g.fullest(); m != nil {
+		n = m.count()
+	}
+	if g.main != nil {
+		n++
+	}
+	return n
+}
+
+func (g *gathering) whole() bool { return g.main != nil && g.count() == g.acc.cfg.Channels+1 }
+
+func (g *gathering) all() (all []*arrival) {
+	if g.main != nil {
+		all = append(all, g.main)
+	}
+	for _, m := range g.machines {
+		all = append(all, m.all()...)
+	}
+	return all
+}
+
+// anyDead says whether the source has hung up on one of what is whole. One that has
+// sent all may well have.
+func (g *gathering) anyDead() bool {
+	return hungUp(g.main.conn) || slices.ContainsFunc(g.fullest().all(), func(c *arrival) bool { return hungUp(c.conn) })
+}
 
 // gather takes one main connection and the multifd channels, in any order.
-func (a *acceptor) gather(ctx context.Context) (_ *connections, err error) {
+func (a *acceptor) gather(ctx context.Context) (*connections, error) {
 	cfg := a.cfg
 	if cfg.ConnectTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, cfg.ConnectTimeout, fmt.Errorf("%w within %v", ErrNobody, cfg.ConnectTimeout))
 		defer cancel()
 	}
-	conns := &connections{channels: make([]net.Conn, cfg.Channels), numbers: make(map[net.Conn]uint64)}
-	defer func() {
-		if err != nil {
-			conns.close()
-		}
-	}()
+	g := &gathering{acc: a}
+	err := g.wait(ctx)
+	if err == nil {
+		return g.choose()
+	}
+	g.giveUp()
+	return nil, err
+}
+
+// wait returns nil when all that a migration needs is there.
+func (g *gathering) wait(ctx context.Context) error {
+	a := g.acc
 	var patience <-chan time.Time
+	quiet := newQuietTimer(a.cfg.StallTimeout)
+	defer quiet.Stop()
 	for {
-		if conns.whole() {
+		if g.whole() {
 			// What is dead may be of a source that gave up connecting. If it
 			// came again, what replaces it has been accepted.
-			if !conns.anyDead() || a.pending.Load() == 0 {
-				return conns, nil
+			if !g.anyDead() || a.pending.count() == 0 {
+				return nil
 			}
 			if patience == nil {
-				patience = time.After(identifyTime)
+				patience = time.After(settleTime)
 			}
 		}
 		select {
 		case c := <-a.arrivals:
-			if err := a.place(conns, c); err != nil {
-				return nil, err
+			quiet.Reset(stallTimeout(a.cfg.StallTimeout))
+			if c.err != nil && !g.whole() {
+				return c.err
+			}
+			if c.err == nil {
+				g.place(&c)
 			}
 		case <-a.idle:
+		case <-quiet.C:
+			quiet.Reset(stallTimeout(a.cfg.StallTimeout))
+			if have := g.count(); have > 0 && !g.whole() && a.cfg.ConnectTimeout <= 0 {
+				a.turnAway(fmt.Errorf("%w: %d of %d connections came, and no other for %v", ErrChannels, have, a.cfg.Channels+1, stallTimeout(a.cfg.StallTimeout)))
+				g.giveUp()
+			}
 		case <-patience:
-			if conns.whole() {
-				return conns, nil
+			if g.whole() {
+				return nil
 			}
 			patience = nil
 		case <-ctx.Done():
-			if conns.whole() {
-				return conns, nil
+			if g.whole() {
+				return nil
 			}
-			err := context.Cause(ctx)
-			if have := conns.count(); errors.Is(err, ErrNobody) && have > 0 {
-				err = fmt.Errorf("%w: %d of %d connections came within %v (does the source have multifd on, with %d channels?)",
-					ErrChannels, have, cfg.Channels+1, cfg.ConnectTimeout, cfg.Channels)
-			}
-			return nil, err
+			return g.explain(context.Cause(ctx))
 		}
 	}
+}
+
+// explain says what was there when the time for connecting was over.
+func (g *gathering) explain(err error) error {
+	if !errors.Is(err, ErrNobody) {
+		return err
+	}
+	cfg := g.acc.cfg
+	if m := g.fullest(); m != nil && m.beyond != nil {
+		return tooMany(int(m.beyond.handshake.ID), cfg.Channels)
+	}
+	if have := g.count(); have > 0 {
+		err = fmt.Errorf("%w: %d of %d connections came within %v (does the source have multifd on, with %d channels?)",
+			ErrChannels, have, cfg.Channels+1, cfg.ConnectTimeout, cfg.Channels)
+	}
+	return g.acc.quoteStranger(err)
 }
 
 // place sorts a connection in, or turns it away. Of two in one place the older
 // one may be of a source that gave up connecting and came again.
-func (a *acceptor) place(conns *connections, c arrival) error {
-	if c.stray || c.err != nil && conns.whole() {
-		a.cfg.Logger.Warn("turned a connection away", "error", c.err)
-		return nil
+func (g *gathering) place(c *arrival) {
+	conflict := g.add(c)
+	if conflict != nil {
+		g.dropDead(c.number)
+		conflict = g.add(c)
 	}
-	err := conns.add(c)
-	if errors.Is(err, errConflict) {
-		conns.dropDead(c.number, a.cfg.Logger)
-		if err = conns.add(c); errors.Is(err, errConflict) && hungUp(c.conn) {
-			c.conn.Close()
-			a.cfg.Logger.Warn("turned a connection away that its source has closed", "error", err)
-			return nil
-		}
+	if conflict != nil {
+		socketOf(c.conn).Close()
+		g.acc.turnAway(fmt.Errorf("a connection from %v: %w", c.link.RemoteAddr(), conflict))
 	}
-	if err != nil && c.conn != nil {
-		c.conn.Close()
-	}
-	return err
+	g.makeRoom(c)
 }
 
-// errConflict is that of a connection with those that came before it.
-var errConflict = fmt.Errorf("%w", ErrChannels)
-
-// add sorts in one connection.
-func (c *connections) add(a arrival) error {
-	if a.err != nil {
-		return a.err
-	}
-	if a.main {
-		if c.main != nil {
-			return fmt.Errorf("%w: a second main connection", errConflict)
+// add sorts in one connection, if its place is free.
+func (g *gathering) add(c *arrival) error {
+	if c.main {
+		if g.main != nil {
+			return errors.New("a second main channel, while the first is open")
 		}
-		c.main = a.conn
-		c.numbers[a.conn] = a.number
+		g.main = c
 		return nil
 	}
-	id := int(a.handshake.ID)
-	fail := func(field string, kind error, format string, args ...any) error {
-		return &multifd.ChannelError{Channel: id, Field: field, Err: fmt.Errorf("%w: %s", kind, fmt.Sprintf(format, args...))}
+	cfg := g.acc.cfg
+	if cfg.UUID != ([16]byte{}) && c.handshake.UUID != cfg.UUID {
+		return fmt.Errorf("%w: the source's machine has the uuid %x (want %x)", ErrChannels, c.handshake.UUID, cfg.UUID)
 	}
-	switch {
-	case id >= len(c.channels):
-		return fail("id", ErrChannels, "this side was told %d channels, 0 to %d: set the same multifd-channels on both", len(c.channels), len(c.channels)-1)
-	case c.channels[id] != nil:
-		return fail("id", errConflict, "it came twice")
-	case c.hasUUID && c.uuid != a.handshake.UUID:
-		return fail("uuid", errConflict, "%x, but another channel said %x", a.handshake.UUID, c.uuid)
+	m := g.machine(c.handshake.UUID)
+	place := &m.beyond
+	if id := int(c.handshake.ID); id < cfg.Channels {
+		place = &m.channels[id]
 	}
-	c.channels[id] = a.conn
-	c.numbers[a.conn] = a.number
-	c.uuid, c.hasUUID = a.handshake.UUID, true
+	if *place != nil {
+		return fmt.Errorf("%w: multifd channel %d of machine %x came twice", ErrChannels, c.handshake.ID, m.uuid)
+	}
+	*place = c
 	return nil
+}
+
+func (g *gathering) machine(uuid [16]byte) *machineChannels {
+	for _, m := range g.machines {
+		if m.uuid == uuid {
+			return m
+		}
+	}
+	m := &machineChannels{uuid: uuid, channels: make([]*arrival, g.acc.cfg.Channels)}
+	g.machines = append(g.machines, m)
+	return m
+}
+
+// makeRoom bounds how many connections are held: twice what a migration needs
+// and a few. The oldest machine other than the newest connection's has to go.
+func (g *gathering) makeRoom(newest *arrival) {
+	if len(g.all()) <= 2*(g.acc.cfg.Channels+1)+16 {
+		return
+	}
+	for i, m := range g.machines {
+		if m.uuid != newest.handshake.UUID || newest.main {
+			g.turnAway(m, errors.New("its channels did not become complete, and newer connections needed their place"))
+			g.machines = slices.Delete(g.machines, i, i+1)
+			return
+		}
+	}
+}
+
+func (g *gathering) turnAway(m *machineChannels, why error) {
+	for _, c := range m.all() {
+		socketOf(c.conn).Close()
+	}
+	g.acc.turnAway(fmt.Errorf("%d channels of machine %x: %w", len(m.all()), m.uuid, why))
 }
 
 // dropDead closes and forgets the connections from before one that the source has
 // hung up on.
-func (c *connections) dropDead(before uint64, log *slog.Logger) {
-	dead := func(conn net.Conn) bool {
-		if conn == nil || c.numbers[conn] > before || !hungUp(conn) {
+func (g *gathering) dropDead(before uint64) {
+	dead := func(c *arrival) bool {
+		if c == nil || c.number > before || !hungUp(c.conn) {
 			return false
 		}
-		conn.Close()
-		log.Warn("forgot a connection that its source has closed, for one that came after it")
+		socketOf(c.conn).Close()
+		g.acc.cfg.Logger.Warn("forgot a connection that its source has closed, for one that came after it")
 		return true
 	}
-	if dead(c.main) {
-		c.main = nil
+	if dead(g.main) {
+		g.main = nil
 	}
-	c.hasUUID = false
-	for i, conn := range c.channels {
-		if dead(conn) {
-			c.channels[i] = nil
+	for _, m := range g.machines {
+		for i, c := range m.channels {
+			if dead(c) {
+				m.channels[i] = nil
+			}
 		}
-		c.hasUUID = c.hasUUID || c.channels[i] != nil // the uuid is of those that are left
+		if dead(m.beyond) {
+			m.beyond = nil
+		}
 	}
+	g.machines = slices.DeleteFunc(g.machines, func(m *machineChannels) bool { return len(m.all()) == 0 })
+}
+
+// giveUp closes all.
+func (g *gathering) giveUp() {
+	for _, c := range g.all() {
+		socketOf(c.conn).Close()
+	}
+	g.main, g.machines = nil, nil
+}
+
+// choose returns the connections of the machine whose channels are complete.
+func (g *gathering) choose() (*connections, error) {
+	chosen := g.fullest()
+	if chosen.beyond != nil {
+		g.giveUp()
+		return nil, tooMany(int(chosen.beyond.handshake.ID), g.acc.cfg.Channels)
+	}
+	for _, m := range g.machines {
+		if m != chosen {
+			g.turnAway(m, errors.New("another machine's channels were complete first"))
+		}
+	}
+	conns := &connections{main: g.main.conn, links: []*link{g.main.link}, uuid: chosen.uuid}
+	for _, c := range chosen.channels {
+		conns.channels = append(conns.channels, c.conn)
+		conns.links = append(conns.links, c.link)
+	}
+	return conns, nil
 }

@@ -111,12 +111,17 @@ func (d *destination) handOver(conns *connections, received *Received) error {
 		return fmt.Errorf("starting the machine: %w", err)
 	}
 	received.Verified = true
+	answer := d.cfg.Handover.Answer
+	if answer <= 0 {
+		answer = defaultAnswer
+	}
+	conns.main.SetReadDeadline(time.Now().Add(answer))
 	if shutErr == nil && d.heardGone() {
 		return nil
 	}
 	// It runs here, and the source does not know yet.
 	d.cfg.Logger.Warn("the machine runs here, but the source is gone; answering it should it ask")
-	answering.wait(d.ctx, d.cfg.Handover.Answer)
+	answering.wait(d.ctx, answer)
 	return nil
 }
 

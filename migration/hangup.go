@@ -1,7 +1,6 @@
 package migration
 
 import (
-	"crypto/tls"
 	"net"
 	"syscall"
 
@@ -12,13 +11,7 @@ import (
 // wrote before may still be unread. There is no telling of a connection that gives
 // no syscall.Conn.
 func hungUp(conn net.Conn) bool {
-	switch c := conn.(type) {
-	case *peekedConn:
-		return hungUp(c.Conn)
-	case *tls.Conn:
-		return hungUp(c.NetConn())
-	}
-	sc, ok := conn.(syscall.Conn)
+	sc, ok := socketOf(conn).(syscall.Conn)
 	if !ok {
 		return false
 	}

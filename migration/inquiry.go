@@ -57,6 +57,10 @@ func (v *verdict) refuse() {
 	}
 }
 
+// maxInquiries is how many are listened to at a time. A source makes one; where
+// more connections come, the oldest has to go.
+const maxInquiries = 8
+
 // inquiryTime bounds one inquiry, on both sides.
 const inquiryTime = 10 * time.Second
 
@@ -78,23 +82,21 @@ func (d *destination) answerInquiries(v *verdict, received *Received) *answering
 		return a
 	}
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	busy := func(err error) {
+		d.cfg.Logger.Warn("accepting an inquiry fails for now, and is tried again", "error", err)
+	}
+	pending := newcomers{most: maxInquiries}
 	a.loop.Go(func() {
 		defer stop()
-		slots := make(chan struct{}, 4)
 		for {
-			conn, err := ln.Accept()
+			conn, err := acceptNext(ctx, ln, busy)
 			if err != nil {
 				return
 			}
-			select {
-			case slots <- struct{}{}:
-			default: // a source asks one at a time
-				conn.Close()
-				continue
-			}
+			own, here := pending.add(ctx)
 			a.loop.Go(func() {
-				defer func() { <-slots }()
-				if err := d.answer(ctx, conn, v, received); err != nil {
+				defer pending.remove(here)
+				if err := d.answer(own, conn, v, received); err != nil {
 					d.cfg.Logger.Warn("turned a connection away", "error", err)
 					return
 				}
@@ -115,9 +117,6 @@ func (a *answering) stop() {
 
 // wait returns when an inquiry was answered, or after the time given.
 func (a *answering) wait(ctx context.Context, most time.Duration) {
-	if most <= 0 {
-		most = defaultAnswer
-	}
 	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {

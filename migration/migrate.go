@@ -63,6 +63,8 @@ type MigrateConfig struct {
 	// LinkTimeout is how long a TCP link may be dead before that is an error,
 	// and how long dialing each connection may take; 0 is half a minute.
 	LinkTimeout time.Duration
+	// StallTimeout and ConnectTimeout are those of SendConfig.
+	StallTimeout, ConnectTimeout time.Duration
 	// StandStill is how long the machine waits for a destination that is slow
 	// while it stands still, before it goes on here; 0 is 10 s and three times
 	// what was foreseen.
@@ -242,6 +244,7 @@ func (m *migrator) connect(ctx context.Context) (err error) {
 		Channels: cfg.Channels, Method: cfg.Method, Level: cfg.Level, Accelerator: cfg.Accelerator,
 		Head: m.head, Layout: l, UUID: cfg.UUID, Zero: ZeroInPackets, ReturnPath: true, words: []uint32{word},
 		Bandwidth: cfg.Bandwidth, LinkTimeout: cfg.LinkTimeout, Progress: cfg.Progress,
+		StallTimeout: cfg.StallTimeout, ConnectTimeout: cfg.ConnectTimeout,
 	})
 	if err != nil {
 		return err

@@ -54,7 +54,7 @@ func TestReceive_MemoryFollowsTheBytesThatCame(t *testing.T) {
 			if err := s.end(context.Background(), b); err != nil {
 				return err
 			}
-			return s.mainConn.(*net.TCPConn).CloseWrite()
+			return s.mainConn.(*link).Conn.(*net.TCPConn).CloseWrite()
 		}
 	}
 	const some = 2 << 20
@@ -178,7 +178,7 @@ func sendStates(s *Sender, size, claim int) error {
 				return err
 			}
 		}
-		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		if err := conn.Conn.(*net.TCPConn).CloseWrite(); err != nil {
 			return err
 		}
 	}

@@ -31,8 +31,14 @@ type ReceiveConfig struct {
 	// for good.
 	ConnectTimeout time.Duration
 	// LinkTimeout is how long a TCP link may be dead before that is an error;
-	// 0 is half a minute.
+	// 0 is half a minute. A source that acknowledges is alive.
 	LinkTimeout time.Duration
+	// StallTimeout is how long no byte may move on any of the connections
+	// while this side waits for the source, before that is an error that wraps
+	// ErrStalled; 0 is two minutes, less than 0 is for good. The time before
+	// the source connects is ConnectTimeout's, and the work of this side does
+	// not count.
+	StallTimeout time.Duration
 	// Reader directs the reading of the main channel. Its MaxDevices, 1 GiB if it is
 	// 0, bounds all device state together: the main channel's and that in
 	// device-state packets of all channels.
@@ -57,6 +63,8 @@ type ReceiveConfig struct {
 	Progress *Progress
 	// Logger, if not nil, gets what is odd but no error.
 	Logger *slog.Logger
+
+	identifyWithin time.Duration // instead of the constant, for tests
 }
 
 // Progress are counts of a migration under way. They may be read at any time.
@@ -136,14 +144,16 @@ func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*Received
 const grace = 2 * time.Second
 
 func receive(ctx context.Context, acc *acceptor, conns *connections, cfg *ReceiveConfig) (*Received, error) {
-	if cfg.UUID != ([16]byte{}) && conns.uuid != cfg.UUID {
-		return nil, fmt.Errorf("%w: the source's machine has the uuid %x (want %x)", ErrChannels, conns.uuid, cfg.UUID)
-	}
 	group, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, conns.close) // ends all reading
 	defer stop()
+	watch := startWatch(false, cfg.StallTimeout, cfg.LinkTimeout, conns.links...)
+	defer watch.stop()
+	for _, l := range conns.links[1:] {
+		l.aside.Add(1) // until its goroutine reads
+	}
 	d := &destination{
-		cfg: cfg, ctx: ctx, acc: acc, meet: newRendezvous(cfg.Channels),
+		cfg: cfg, ctx: ctx, acc: acc, watch: watch, meet: newRendezvous(cfg.Channels),
 		refused: make(chan error, 1),
 	}
 	states := newStateBudget(cfg.Reader.MaxDevices)
@@ -162,22 +172,33 @@ func receive(ctx context.Context, acc *acceptor, conns *connections, cfg *Receiv
 		if err != nil {
 			return nil, err
 		}
-		d.channels = append(d.channels, &channel{id: id, recv: r})
+		d.channels = append(d.channels, &channel{id: id, recv: r, link: conns.links[id+1]})
 	}
-	for _, c := range d.channels {
-		group.Go(func() error { return d.runChannel(c) })
+	ends := make([]error, 1+len(d.channels))
+	for i, c := range d.channels {
+		group.Go(func() error {
+			c.link.aside.Add(-1)
+			defer c.link.aside.Add(1)
+			ends[1+i] = d.runChannel(c)
+			return ends[1+i]
+		})
 	}
 	group.Go(func() error {
-		err := acc.refuseMore(ctx)
+		err := acc.refuseMore(ctx, conns.uuid)
 		d.refused <- err
 		return err
 	})
 	var received *Received
-	group.Go(func() (err error) {
-		received, err = d.runMain(conns)
-		return err
+	group.Go(func() error {
+		defer conns.links[0].aside.Add(1)
+		received, ends[0] = d.runMain(conns)
+		return ends[0]
 	})
-	if err := group.Wait(); err != nil {
+	err = group.Wait()
+	if errors.Is(err, ErrStalled) {
+		return nil, stalled(err, ends)
+	}
+	if err != nil {
 		return nil, withCause(ctx, err)
 	}
 	return received, nil

@@ -75,6 +75,7 @@ func (s *Sender) say(c vmstate.Command) error {
 
 // awaitPong waits for the PONG of that value.
 func (s *Sender) awaitPong(ctx context.Context, value uint32) error {
+	defer s.watch.awaitReply()()
 	for {
 		select {
 		case got := <-s.back.pongs:

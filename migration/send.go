@@ -54,6 +54,14 @@ type SendConfig struct {
 	// LinkTimeout is how long a TCP link may be dead before that is an error,
 	// and how long dialing each connection may take; 0 is half a minute.
 	LinkTimeout time.Duration
+	// StallTimeout is how long no byte may move on any of the connections
+	// while this side waits for the destination to read or to answer, before
+	// that is an error that wraps ErrStalled; 0 is two minutes, less than 0 is
+	// for good.
+	StallTimeout time.Duration
+	// ConnectTimeout is how long a destination that does not listen yet is
+	// tried again; 0 tries once.
+	ConnectTimeout time.Duration
 	// Accelerator is what qpl uses; nil is software. Its owner closes it
 	// after Close.
 	Accelerator *multifd.Accelerator
@@ -76,7 +84,8 @@ type Sender struct {
 	cfg      SendConfig
 	mainConn net.Conn
 	connsMu  sync.Mutex // a context that ends closes while channels are opened
-	conns    []net.Conn
+	conns    []*link
+	watch    *watch
 	closed   bool
 	senders  []*multifd.Sender
 	batches  [][2]*guest.Batch
@@ -99,7 +108,7 @@ func Connect(ctx context.Context, dial Dialer, cfg SendConfig) (_ *Sender, err e
 	if cfg.Progress == nil {
 		cfg.Progress = new(Progress)
 	}
-	s := &Sender{cfg: cfg, limit: newLimiter(cfg.Bandwidth)}
+	s := &Sender{cfg: cfg, limit: newLimiter(cfg.Bandwidth), watch: startWatch(true, cfg.StallTimeout, cfg.LinkTimeout)}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -112,7 +121,7 @@ func Connect(ctx context.Context, dial Dialer, cfg SendConfig) (_ *Sender, err e
 			return nil, err
 		}
 	}
-	if s.mainConn, err = s.open(ctx, dial); err != nil {
+	if s.mainConn, err = s.openFirst(ctx, dial); err != nil {
 		return nil, err
 	}
 	s.main = vmstate.NewWriter(s.mainConn, cfg.Layout, cfg.SyncMode)
@@ -194,8 +203,10 @@ func (s *Sender) open(ctx context.Context, dial Dialer) (net.Conn, error) {
 		return nil, context.Cause(ctx)
 	}
 	setLinkTimeout(conn, s.cfg.LinkTimeout)
-	s.conns = append(s.conns, conn)
-	return conn, nil
+	l := newLink(conn)
+	s.conns = append(s.conns, l)
+	s.watch.add(l)
+	return l, nil
 }
 
 func (s *Sender) openChannel(ctx context.Context, dial Dialer, id int) error {
@@ -311,6 +322,7 @@ func (s *Sender) Finish(ctx context.Context, devices []byte) error {
 		return err
 	}
 	defer s.closeOn(ctx)()
+	defer s.watch.awaitReply()()
 	select {
 	case <-s.back.ended:
 		return withCause(ctx, s.back.err)
@@ -339,7 +351,7 @@ func (s *Sender) explain(ctx context.Context, err error) error {
 	if s.back != nil {
 		select {
 		case <-s.back.ended:
-			if said := s.back.err; said != nil && !errors.Is(said, net.ErrClosed) {
+			if said := s.back.err; said != nil && !errors.Is(said, net.ErrClosed) && !errors.Is(said, ErrStalled) {
 				return fmt.Errorf("%w (while sending: %w)", said, err)
 			}
 		default:
@@ -352,14 +364,13 @@ func (s *Sender) closeConns() {
 	s.connsMu.Lock()
 	defer s.connsMu.Unlock()
 	s.closed = true
-	for _, c := range s.conns {
-		c.Close()
-	}
+	closeAll(s.conns)
 }
 
 // Close closes the connections and frees what the method holds.
 func (s *Sender) Close() error {
 	s.closeConns()
+	s.watch.stop()
 	for _, sender := range s.senders {
 		sender.Close()
 	}

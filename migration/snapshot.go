@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"time"
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
@@ -46,6 +47,8 @@ type SnapshotConfig struct {
 	// Bandwidth bounds the bytes a second of all channels together; 0 is no
 	// bound.
 	Bandwidth uint64
+	// StallTimeout and ConnectTimeout are those of SendConfig.
+	StallTimeout, ConnectTimeout time.Duration
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
 	Accelerator *multifd.Accelerator
 	Progress    *Progress
@@ -85,6 +88,7 @@ func SendSnapshot(ctx context.Context, dial Dialer, r *snapshot.Reader, cfg Snap
 	s, err := Connect(ctx, dial, SendConfig{
 		Channels: cfg.Channels, Method: cfg.Method, Level: cfg.Level, Head: head, Layout: r.Layout(),
 		SyncMode: m.Machine.Sync, UUID: uuid, ReturnPath: !cfg.NoReturnPath, Bandwidth: cfg.Bandwidth, Accelerator: cfg.Accelerator, Progress: cfg.Progress,
+		StallTimeout: cfg.StallTimeout, ConnectTimeout: cfg.ConnectTimeout,
 	})
 	if err != nil {
 		return err
@@ -99,5 +103,5 @@ func SendSnapshot(ctx context.Context, dial Dialer, r *snapshot.Reader, cfg Snap
 			return err
 		}
 	}
-	return s.Finish(ctx, devices)
+	return s.Finish(ctx, vmstate.WithDescription(devices))
 }

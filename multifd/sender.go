@@ -13,7 +13,7 @@ import (
 // Sender writes one channel. It belongs to one goroutine.
 type Sender struct {
 	channel  int
-	w        io.Writer
+	w        *vectorWriter
 	method   Method
 	state    SendState
 	pageSize int
@@ -43,7 +43,7 @@ func NewSender(w io.Writer, method Method, num *atomic.Uint64, cfg ChannelConfig
 		return nil, fmt.Errorf("multifd channel %d: setting up to send %s: %w", cfg.Channel, method.Name(), err)
 	}
 	s := &Sender{
-		channel: cfg.Channel, w: w, method: method, state: state,
+		channel: cfg.Channel, w: newVectorWriter(w), method: method, state: state,
 		pageSize: cfg.PageSize, num: num, header: make([]byte, HeaderLen(cfg.PageSize)),
 	}
 	s.overlap, _ = state.(OverlappingSend)
@@ -51,7 +51,7 @@ func NewSender(w io.Writer, method Method, num *atomic.Uint64, cfg ChannelConfig
 }
 
 // Attach gives the sender the connection to write to.
-func (s *Sender) Attach(w io.Writer) { s.w = w }
+func (s *Sender) Attach(w io.Writer) { s.w = newVectorWriter(w) }
 
 // Holds says that a batch that was given to Send is still in use, until the
 // next one is sent or Sync is called.
@@ -77,7 +77,7 @@ func (s *Sender) TakesDeflated() bool { return s.state.TakesDeflated() }
 
 // Handshake opens the channel.
 func (s *Sender) Handshake(uuid [16]byte) error {
-	n, err := s.w.Write(Handshake{UUID: uuid, ID: uint8(s.channel)}.Append(nil))
+	n, err := s.w.w.Write(Handshake{UUID: uuid, ID: uint8(s.channel)}.Append(nil))
 	s.bytes += uint64(n)
 	return s.fail("handshake", err)
 }
@@ -167,8 +167,8 @@ func (s *Sender) SendDeviceState(d *DeviceState) error {
 
 // write sends the vectors: one writev where the connection is a socket.
 func (s *Sender) write() error {
-	whole := s.out.Payload // WriteTo consumes its receiver
-	n, err := s.out.Payload.WriteTo(s.w)
+	whole := s.out.Payload // write may consume what it gets
+	n, err := s.w.write(&s.out.Payload)
 	s.bytes += uint64(n)
 	clear(whole)
 	s.out.Payload = whole[:0]

@@ -31,7 +31,9 @@ type RestoreOptions struct {
 	// ConnectTimeout is for how long the QMP socket of a QEMU that was just
 	// started is waited for; 10 s, negative for a single attempt.
 	ConnectTimeout time.Duration
-	SocketDir      string
+	// StallTimeout is that of migration.SendConfig.
+	StallTimeout time.Duration
+	SocketDir    string
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
 	Accelerator *multifd.Accelerator
 	Progress    func(RestoreProgress)
@@ -195,7 +197,8 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 	}()
 	defer func() { cancel(nil); <-watched }()
 	return migration.SendSnapshot(ctx, s.dialer(dir), s.r, migration.SnapshotConfig{
-		Channels: s.opts.Channels, Method: s.opts.Method, Level: s.opts.Level, AllZero: s.allZero, UUID: &uuid, Accelerator: s.opts.Accelerator, Progress: &s.prog,
+		StallTimeout: s.opts.StallTimeout,
+		Channels:     s.opts.Channels, Method: s.opts.Method, Level: s.opts.Level, AllZero: s.allZero, UUID: &uuid, Accelerator: s.opts.Accelerator, Progress: &s.prog,
 	})
 }
 

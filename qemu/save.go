@@ -52,6 +52,8 @@ type SaveOptions struct {
 	MaxRounds int
 	// ConnectTimeout bounds the wait for QEMU's connections; 30 s.
 	ConnectTimeout time.Duration
+	// StallTimeout is that of migration.ReceiveConfig.
+	StallTimeout time.Duration
 	// SocketDir is where the socket between QEMU and this process is made;
 	// the directory for temporary files.
 	SocketDir string
@@ -301,8 +303,8 @@ func (s *save) checkState(ctx context.Context) error {
 // machine that sends no description cannot have one, because the end of its stream
 // is that of the connection.
 func (s *save) plan(ctx context.Context) (*plan, error) {
-	err := s.c.QomGet(ctx, "/machine", "suppress-vmdesc", &s.noDescription)
-	if refused := (*qmp.Error)(nil); err != nil && !errors.As(err, &refused) {
+	var err error
+	if s.noDescription, err = suppressesDescription(ctx, s.c); err != nil {
 		return nil, err
 	}
 	return makePlan(ctx, s.c, wish{

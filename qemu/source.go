@@ -77,7 +77,7 @@ func (s *save) startReceiving(ctx context.Context, ln net.Listener) *receiving {
 		defer close(r.done)
 		defer endLifting()
 		_, r.err = migration.Receive(ctx, ln, migration.ReceiveConfig{
-			Channels: s.opts.Channels, Method: s.opts.Method, Sink: s.w, MaxMemory: s.opts.MaxMemory, Commit: func(all *migration.Received) error {
+			Channels: s.opts.Channels, Method: s.opts.Method, Sink: s.w, MaxMemory: s.opts.MaxMemory, StallTimeout: s.opts.StallTimeout, Commit: func(all *migration.Received) error {
 				r.received = all
 				return s.allArrived(all)
 			},

@@ -172,3 +172,42 @@ func sendOverTLS(t *testing.T, path string, dst *qemutest.VM, client *tls.Config
 		t.Fatalf("%v\n%s", err, dst.Stderr())
 	}
 }
+
+// QEMU's GnuTLS shows a certificate of an RSA key under TLS 1.3 only where no
+// authorities are named.
+func TestRealQEMUWithAKeyOfEveryKindIsTaken(t *testing.T) {
+	ca, err := certtest.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range certtest.Kinds() {
+		issued, err := ca.IssueFor(certtest.Request{Name: "a machine", Kind: kind})
+		if err != nil {
+			t.Fatal(err)
+		}
+		own, err := issued.TLS()
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &tls.Config{Certificates: []tls.Certificate{own}, ClientCAs: ca.Pool(), ClientAuth: tls.RequireAndVerifyClientCert}
+		for version, priority := range map[uint16]string{tls.VersionTLS12: "NORMAL:-VERS-TLS1.3", tls.VersionTLS13: "NORMAL"} {
+			t.Run(string(kind)+"/"+tls.VersionName(version), func(t *testing.T) {
+				cfg := config("10.0")
+				cfg.Paused = true
+				cfg.ExtraArgs = []string{"-object", "tls-creds-x509,id=tls0,verify-peer=on,sanity-check=off,endpoint=client,priority=" + priority + ",dir=" + tlsFolder(t, ca, issued)}
+				src := qemutest.Start(t, cfg)
+				named := migration.RequirePeer(server, "localhost")
+				check := named.VerifyConnection
+				named.VerifyConnection = func(cs tls.ConnectionState) error {
+					if cs.Version != version {
+						t.Errorf("it speaks %s", tls.VersionName(cs.Version))
+					}
+					return check(cs)
+				}
+				if _, err := receiveOverTLS(t, src, named); err != nil {
+					t.Errorf("%v\n%s", err, src.Stderr())
+				}
+			})
+		}
+	}
+}

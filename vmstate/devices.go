@@ -3,6 +3,7 @@ package vmstate
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -30,8 +31,14 @@ func (r *Reader) readDevices() error {
 		if r.returnPath && complete() {
 			return nil
 		}
-		err := r.in.more()
+		err := r.moreDevices()
 		if err == nil {
+			continue
+		}
+		if errors.Is(err, errQuiet) {
+			if ended, err := r.endQuiet(); ended {
+				return err
+			}
 			continue
 		}
 		if err != io.EOF {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/vmferry/vmferry/guest"
 )
@@ -36,8 +37,15 @@ type ReaderOptions struct {
 	MaxMemory uint64
 	// NoDescription accepts a stream whose device state has no description
 	// behind it (machine option suppress-vmdesc). An end of file is then
-	// taken for the end, whether the source finished or died.
+	// taken for the end, whether the source finished or died. So is Quiet
+	// behind the EOF byte of a source with a return path, which waits there
+	// for the answer.
 	NoDescription bool
+	// Quiet is after how long without a byte, behind what can be the end of
+	// device state without a description, a source with a return path is taken
+	// to have sent all; 0 means 2 s. Its machine stands still meanwhile. It
+	// needs a reader that has SetReadDeadline.
+	Quiet time.Duration
 	// SwitchoverAck sends SWITCHOVER_ACK when the return path is opened: for
 	// sources with that capability.
 	SwitchoverAck bool
@@ -58,6 +66,7 @@ type Reader struct {
 	devices    []byte
 	commands   []Command
 	returnPath bool
+	bare       bool // see EndedQuiet
 
 	layout   *guest.Layout
 	mode     SyncMode
@@ -77,6 +86,9 @@ func NewReader(r io.Reader, reply io.Writer, opts ReaderOptions) *Reader {
 	}
 	if opts.MaxMemory == 0 {
 		opts.MaxMemory = DefaultMaxMemory
+	}
+	if opts.Quiet <= 0 {
+		opts.Quiet = 2 * time.Second
 	}
 	return &Reader{in: newInput(r), reply: reply, opts: opts}
 }

@@ -15,6 +15,7 @@ type receiveCmd struct {
 	wireFlags     `embed:""`
 	tlsFlags      `embed:""`
 	iaaFlags      `embed:""`
+	stallFlags    `embed:""`
 	Store         string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
 	MaxSize       byteSize      `default:"0" help:"Most bytes of the snapshot at any moment, pages that later rounds replaced included, such as 100GiB; 0 is no bound." placeholder:"SIZE"`
 	Wait          time.Duration `default:"2m" help:"How long to wait for the source to connect, 0 for good." placeholder:"TIME"`
@@ -38,6 +39,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
+	c.warn(a, addr)
 	acc, err := c.accelerator(a, method, snapshot.Store(c.Store))
 	if err != nil {
 		return err
@@ -82,7 +84,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	defer stop()
 	var m *snapshot.Manifest
 	_, err = migration.Receive(a.ctx, ln, migration.ReceiveConfig{
-		Channels: c.Channels, Method: method, Sink: w, TLS: secure, ConnectTimeout: c.Wait,
+		Channels: c.Channels, Method: method, Sink: w, TLS: secure, ConnectTimeout: c.Wait, StallTimeout: c.stallTimeout(),
 		Reader:      vmstate.ReaderOptions{SwitchoverAck: c.SwitchoverAck, NoDescription: c.NoDescription},
 		MaxMemory:   uint64(c.MaxMemory),
 		Accelerator: acc, Progress: &counts, Logger: a.logger(),

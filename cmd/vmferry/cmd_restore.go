@@ -11,11 +11,12 @@ import (
 )
 
 type restoreCmd struct {
-	QMP       string `required:"" name:"qmp" help:"QMP socket of a QEMU started with -incoming defer." placeholder:"PATH"`
-	wireFlags `embed:""`
-	iaaFlags  `embed:""`
-	Paused    bool `help:"Leave the machine paused."`
-	Force     bool `help:"Restore although this QEMU differs from the machine that was saved; each difference is a warning."`
+	QMP        string `required:"" name:"qmp" help:"QMP socket of a QEMU started with -incoming defer." placeholder:"PATH"`
+	wireFlags  `embed:""`
+	iaaFlags   `embed:""`
+	stallFlags `embed:""`
+	Paused     bool `help:"Leave the machine paused."`
+	Force      bool `help:"Restore although this QEMU differs from the machine that was saved; each difference is a warning."`
 	// The time that a QEMU which was just started takes to make its socket.
 	ConnectTimeout time.Duration `default:"10s" help:"For how long to wait for the QMP socket of a QEMU that was just started." placeholder:"TIME"`
 	SocketDir      string        `help:"Where to make the socket between vmferry and QEMU." placeholder:"DIR"`
@@ -41,7 +42,7 @@ func (c *restoreCmd) Run(a *app) error {
 	p := a.newProgress(c.JSON)
 	result, err := qemu.Restore(a.ctx, r.Reader, qemu.RestoreOptions{
 		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Paused: c.Paused, Force: c.Force,
-		ConnectTimeout: c.patience(), SocketDir: c.SocketDir, Accelerator: acc, Logger: a.logger(),
+		ConnectTimeout: c.patience(), StallTimeout: c.stallTimeout(), SocketDir: c.SocketDir, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.RestoreProgress) {
 			p.show(int64(s.Normal), int64(s.Total), fmt.Sprintf("%d of %d pages, %s sent", s.Normal, s.Total, size(s.Sent)), s)
 		},

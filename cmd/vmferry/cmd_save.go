@@ -25,6 +25,7 @@ type saveCmd struct {
 	MaxRounds      int           `default:"30" help:"After so many rounds pause the machine for the rest, however long that takes." placeholder:"N"`
 	MaxMemory      byteSize      `default:"16TiB" help:"Most memory that the machine may have, such as 64GiB." placeholder:"SIZE"`
 	iaaFlags       `embed:""`
+	stallFlags     `embed:""`
 	SocketDir      string `help:"Where to make the socket between QEMU and vmferry." placeholder:"DIR"`
 	JSON           bool   `name:"json" help:"Write progress and result as lines of JSON."`
 	Snapshot       string `arg:"" help:"Directory to make."`
@@ -55,7 +56,7 @@ func (c *saveCmd) Run(a *app) error {
 	result, err := qemu.Save(a.ctx, c.Snapshot, qemu.SaveOptions{
 		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Store: snapshot.Store(c.Store), Tool: tool(),
 		AtPause: c.AtPause, AtPauseTimeout: c.AtPauseTimeout, StayPaused: c.StayPaused, Bandwidth: uint64(c.Bandwidth), Downtime: c.DowntimeLimit,
-		MaxRounds: c.MaxRounds, MaxSize: int64(c.MaxSize), MaxMemory: uint64(c.MaxMemory), SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Accelerator: acc, Logger: a.logger(),
+		MaxRounds: c.MaxRounds, MaxSize: int64(c.MaxSize), MaxMemory: uint64(c.MaxMemory), StallTimeout: c.stallTimeout(), SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.SaveProgress) {
 			p.show(int64(s.Total-s.Remaining), int64(s.Total), saveLine(s), s)
 		},

@@ -10,15 +10,17 @@ import (
 )
 
 type sendCmd struct {
-	Connect      string `required:"" help:"Where the destination listens: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
-	wireFlags    `embed:""`
-	tlsFlags     `embed:""`
-	iaaFlags     `embed:""`
-	AllZero      bool     `help:"Send a record of every zero page: for a destination whose memory is not fresh."`
-	Bandwidth    byteSize `default:"0" help:"Bytes a second on the wire at most, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
-	NoReturnPath bool     `help:"Do not ask the destination how it went."`
-	JSON         bool     `name:"json" help:"Write progress and result as lines of JSON."`
-	Snapshot     string   `arg:"" help:"Snapshot to send."`
+	Connect        string `required:"" help:"Where the destination listens: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
+	wireFlags      `embed:""`
+	tlsFlags       `embed:""`
+	iaaFlags       `embed:""`
+	stallFlags     `embed:""`
+	AllZero        bool          `help:"Send a record of every zero page: for a destination whose memory is not fresh."`
+	Bandwidth      byteSize      `default:"0" help:"Bytes a second on the wire at most, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
+	ConnectTimeout time.Duration `default:"10s" help:"For how long a destination that does not listen yet is tried again; 0 tries once." placeholder:"TIME"`
+	NoReturnPath   bool          `help:"Do not ask the destination how it went."`
+	JSON           bool          `name:"json" help:"Write progress and result as lines of JSON."`
+	Snapshot       string        `arg:"" help:"Snapshot to send."`
 }
 
 func (c *sendCmd) Run(a *app) error {
@@ -34,6 +36,7 @@ func (c *sendCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	c.warn(a, addr)
 	acc, err := c.accelerator(a, method, "")
 	if err != nil {
 		return err
@@ -57,6 +60,7 @@ func (c *sendCmd) Run(a *app) error {
 	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, secure) }
 	err = migration.SendSnapshot(a.ctx, dial, r.Reader, migration.SnapshotConfig{
 		Channels: c.Channels, Method: method, Level: c.Level, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Bandwidth: uint64(c.Bandwidth), Accelerator: acc, Progress: &counts,
+		StallTimeout: c.stallTimeout(), ConnectTimeout: c.ConnectTimeout,
 	})
 	stop()
 	p.end()

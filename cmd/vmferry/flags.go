@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"log/slog"
+	"time"
 
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
@@ -59,10 +60,11 @@ func address(flag, text string) (migration.Address, error) {
 
 // tlsFlags say how a connection over a network is kept private.
 type tlsFlags struct {
-	TLSCert  string `name:"tls-cert" help:"Certificate of this side, PEM." placeholder:"FILE"`
-	TLSKey   string `name:"tls-key" help:"Key of the certificate, PEM." placeholder:"FILE"`
-	TLSCA    string `name:"tls-ca" help:"Authority that the other side's certificate has to come from, PEM." placeholder:"FILE"`
-	Insecure bool   `help:"Use TCP without TLS: whoever can connect can read or replace the machine's memory."`
+	TLSCert  string   `name:"tls-cert" help:"Certificate of this side, PEM." placeholder:"FILE"`
+	TLSKey   string   `name:"tls-key" help:"Key of the certificate, PEM." placeholder:"FILE"`
+	TLSCA    string   `name:"tls-ca" help:"Authority that the other side's certificate has to come from, PEM." placeholder:"FILE"`
+	TLSPeer  []string `name:"tls-peer" sep:"none" help:"Name that the other side's certificate has to have: a DNS name, an IP address or a URI (SPIFFE) among its subject alternative names. Repeat it for several; without it any certificate of the authority will do at the listening side." placeholder:"NAME"`
+	Insecure bool     `help:"Use TCP without TLS: whoever can connect can read or replace the machine's memory."`
 }
 
 // config gives the configuration for an address, nil for none.
@@ -72,7 +74,14 @@ func (f *tlsFlags) config(addr migration.Address, server bool) (*tls.Config, err
 		if f.Insecure {
 			return nil, usagef("--insecure and --tls-... say opposite things")
 		}
-		return files.Load()
+		cfg, err := files.Load()
+		if err != nil {
+			return nil, err
+		}
+		return migration.RequirePeer(cfg, f.TLSPeer...), nil
+	}
+	if len(f.TLSPeer) > 0 {
+		return nil, usagef("--tls-peer looks at the other side's certificate: it needs --tls-cert, --tls-key and --tls-ca")
 	}
 	if addr.Network == "tcp" && !f.Insecure {
 		doing := "connecting over"
@@ -82,6 +91,26 @@ func (f *tlsFlags) config(addr migration.Address, server bool) (*tls.Config, err
 		return nil, usagef("%s TCP needs --tls-cert, --tls-key and --tls-ca, or an explicit --insecure", doing)
 	}
 	return nil, nil
+}
+
+// warn says what a connection without TLS means.
+func (f *tlsFlags) warn(a *app, addr migration.Address) {
+	if f.Insecure && addr.Network == "tcp" {
+		a.logger().Warn("--insecure: the migration goes over TCP without TLS; whoever can connect or listen in can read or replace the machine's memory", "address", addr.String())
+	}
+}
+
+// stallFlags bound the waits for the other side.
+type stallFlags struct {
+	StallTimeout time.Duration `name:"stall-timeout" default:"2m" help:"For how long no byte may move on any connection while this side waits for the other; 0 waits for good." placeholder:"TIME"`
+}
+
+// stallTimeout is what package migration makes of it.
+func (f *stallFlags) stallTimeout() time.Duration {
+	if f.StallTimeout <= 0 {
+		return -1
+	}
+	return f.StallTimeout
 }
 
 // logger writes warnings as plain lines, and with --verbose every detail.

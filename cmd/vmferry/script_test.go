@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 			return err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"replay": replay, "digest": digest, "gencerts": genCerts, "flipbit": flipBit, "listening": listening, "freeport": freePort,
+			"replay": replay, "stall": stall, "digest": digest, "gencerts": genCerts, "flipbit": flipBit, "listening": listening, "freeport": freePort,
 			"exits": exits, "forge": forge, "lastjson": lastJSON, // script_output_test.go
 			"awaitfile": awaitFile,
 		},
@@ -67,6 +67,27 @@ func replay(ts *testscript.TestScript, neg bool, args []string) {
 			conn.Write(data)
 			conn.(*net.UnixConn).CloseWrite()
 		}()
+		ts.Defer(func() { conn.Close() })
+	}
+}
+
+// stall DIR ADDRESS plays a recorded migration up to the middle of its main channel,
+// and leaves the connections open.
+func stall(ts *testscript.TestScript, neg bool, args []string) {
+	for i := range 3 {
+		packed, err := os.ReadFile(filepath.Join(args[0], fmt.Sprintf("conn%d.src.zst", i)))
+		ts.Check(err)
+		d, err := zstd.NewReader(nil)
+		ts.Check(err)
+		data, err := d.DecodeAll(packed, nil)
+		d.Close()
+		ts.Check(err)
+		conn, err := dialSoon(args[1])
+		ts.Check(err)
+		if i == 0 {
+			data = data[:200]
+		}
+		go conn.Write(data)
 		ts.Defer(func() { conn.Close() })
 	}
 }
@@ -147,7 +168,8 @@ func flipBit(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // gencerts NAME... makes an authority ca.pem and, for each name, NAME.pem and
-// NAME-key.pem from it; other.pem is a certificate from nowhere.
+// NAME-key.pem from it; named.pem has a SPIFFE URI, other.pem is a certificate from
+// nowhere.
 func genCerts(ts *testscript.TestScript, neg bool, args []string) {
 	write := func(name string, pem []byte) { ts.Check(os.WriteFile(ts.MkAbs(name), pem, 0o600)) }
 	ca, err := certtest.NewAuthority()
@@ -155,6 +177,11 @@ func genCerts(ts *testscript.TestScript, neg bool, args []string) {
 	write("ca.pem", ca.PEM())
 	for _, name := range args {
 		issue := ca.Issue
+		if name == "named" {
+			issue = func(name string) (certtest.Pair, error) {
+				return ca.IssueFor(certtest.Request{Name: name, URIs: []string{"spiffe://example/vm/host1"}})
+			}
+		}
 		if name == "other" {
 			issue = certtest.Stranger
 		}

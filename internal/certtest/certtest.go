@@ -2,15 +2,19 @@
 package certtest
 
 import (
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/url"
 	"time"
 )
 
@@ -18,12 +22,12 @@ import (
 // clients, that are valid for an hour.
 type Authority struct {
 	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	key  crypto.Signer
 }
 
 // NewAuthority makes an authority.
 func NewAuthority() (*Authority, error) {
-	cert, key, err := issue("ca", nil)
+	cert, key, err := issue(Request{Name: "ca"}, nil)
 	return &Authority{cert, key}, err
 }
 
@@ -40,19 +44,45 @@ func (a *Authority) Pool() *x509.CertPool {
 // Pair is a certificate and its key, in PEM.
 type Pair struct{ Cert, Key []byte }
 
+// Kind is a kind of key.
+type Kind string
+
+// Kinds of keys that certificates are made for.
+const (
+	ECDSA   Kind = "ecdsa"
+	RSA     Kind = "rsa"
+	Ed25519 Kind = "ed25519"
+)
+
+// Kinds returns all of them.
+func Kinds() []Kind { return []Kind{ECDSA, RSA, Ed25519} }
+
+// Request says what a certificate is to be. Without names it is for localhost and
+// 127.0.0.1; without a kind its key is ECDSA's.
+type Request struct {
+	Name string // common name
+	Kind Kind
+	DNS  []string
+	IPs  []net.IP
+	URIs []string
+}
+
 // Issue makes a certificate of that name.
-func (a *Authority) Issue(name string) (Pair, error) { return pair(name, a) }
+func (a *Authority) Issue(name string) (Pair, error) { return pair(Request{Name: name}, a) }
+
+// IssueFor makes a certificate as it is requested.
+func (a *Authority) IssueFor(r Request) (Pair, error) { return pair(r, a) }
 
 // Stranger makes a certificate that no authority vouches for.
-func Stranger(name string) (Pair, error) { return pair(name, nil) }
+func Stranger(name string) (Pair, error) { return pair(Request{Name: name}, nil) }
 
-func pair(name string, by *Authority) (Pair, error) {
-	cert, key, err := issue(name, by)
+func pair(r Request, by *Authority) (Pair, error) {
+	cert, key, err := issue(r, by)
 	if err != nil {
 		return Pair{}, err
 	}
-	der, err := x509.MarshalECPrivateKey(key)
-	return Pair{certificatePEM(cert), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})}, err
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	return Pair{certificatePEM(cert), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})}, err
 }
 
 // TLS returns what a side shows that has this certificate.
@@ -62,20 +92,41 @@ func certificatePEM(c *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 }
 
+func newKey(kind Kind) (crypto.Signer, error) {
+	switch kind {
+	case RSA:
+		return rsa.GenerateKey(rand.Reader, 2048)
+	case Ed25519:
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	}
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
 // issue makes a certificate; without an authority it signs itself.
-func issue(name string, by *Authority) (*x509.Certificate, *ecdsa.PrivateKey, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func issue(r Request, by *Authority) (*x509.Certificate, crypto.Signer, error) {
+	key, err := newKey(r.Kind)
 	if err != nil {
 		return nil, nil, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: r.Name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
+		IPAddresses: r.IPs, DNSNames: r.DNS,
 		// QEMU insists on both.
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		IsCA:        name == "ca", BasicConstraintsValid: true,
+		IsCA:        r.Name == "ca", BasicConstraintsValid: true,
+	}
+	for _, text := range r.URIs {
+		uri, err := url.Parse(text)
+		if err != nil {
+			return nil, nil, err
+		}
+		template.URIs = append(template.URIs, uri)
+	}
+	if len(r.DNS)+len(r.IPs)+len(r.URIs) == 0 {
+		template.IPAddresses, template.DNSNames = []net.IP{net.IPv4(127, 0, 0, 1)}, []string{"localhost"}
 	}
 	if template.IsCA {
 		template.KeyUsage = x509.KeyUsageCertSign
@@ -84,7 +135,7 @@ func issue(name string, by *Authority) (*x509.Certificate, *ecdsa.PrivateKey, er
 	if by != nil {
 		parent, signer = by.cert, by.key
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
 	if err != nil {
 		return nil, nil, err
 	}

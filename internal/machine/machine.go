@@ -72,6 +72,7 @@ type writer struct {
 	until atomic.Uint64
 	// began is the first number since the machine was started last.
 	began uint64
+	turns uint64 // of writing, each with a rest of its own
 	rng   *rand.Rand
 }
 
@@ -244,6 +245,7 @@ func (w *writer) run(ctx context.Context) {
 		if now := w.m.rate.Load(); now != rate {
 			began, wrote, rate = time.Now(), 0, now
 		}
+		w.turns++
 		turnEnds := time.Now().Add(turn)
 		for n := 0; time.Now().Before(turnEnds) && !ahead(rate, began, wrote) && w.allowed(); n++ {
 			select {

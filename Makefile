@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 0
 STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # By inputs, not by time: at the end of its time go test -fuzz now and then fails
 # with "context deadline exceeded".
-FUZZTIME ?= 30000x
+FUZZTIME ?= 10000x
 # Only against hanging.
 TESTTIMEOUT ?= 40m
 # All that has goroutines. The benchmarks' engines run simulations that take

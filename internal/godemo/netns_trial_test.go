@@ -153,7 +153,7 @@ func newTrial(t *testing.T, w *wire, seed uint64) *trial {
 		},
 		Channels: 1 + r.IntN(4), Method: []string{"none", "none", "zlib", "zstd", "qpl"}[r.IntN(5)],
 		Bandwidth: uint64(20+r.IntN(30)) << 20, Downtime: 20 * time.Millisecond,
-		LinkTimeout: time.Second, Inquiry: 2 * time.Second, ConnectTimeout: 5 * time.Second,
+		LinkTimeout: time.Second, Inquiry: 2 * time.Second, ConnectTimeout: 30 * time.Second,
 		StandStill: time.Minute, FollowSpeed: true,
 		WarmUp: 50 * time.Millisecond, GoOn: 50 * time.Millisecond,
 		TellPaused: true,

@@ -5,12 +5,14 @@ export CGO_ENABLED ?= 0
 STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # By inputs, not by time: at the end of its time go test -fuzz now and then fails
 # with "context deadline exceeded".
-FUZZTIME ?= 30000x
+FUZZTIME ?= 10000x
+# Only against hanging.
+TESTTIMEOUT ?= 40m
 # All that has goroutines. The benchmarks' engines run simulations that take
 # minutes under the race detector, in one thread.
 RACED := ./cmd/... ./deflate ./dirty ./guest ./iaa/... ./migration ./multifd ./qmp/... ./snapshot/... ./vmstate
 
-.PHONY: build demo test test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean
+.PHONY: build demo test nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean
 
 build:
 	$(GO) build -o bin/vmferry ./cmd/vmferry
@@ -33,6 +35,14 @@ test: build
 	scripts/setup test
 	$(MAKE) lint test-unit test-noasm test-qemu test-netns test-race fuzz
 
+# The same with long sizes, and more inputs for each fuzz target.
+nightly:
+	VMFERRY_SOAK=1 $(MAKE) test FUZZTIME=300000x TESTTIMEOUT=120m
+
+# As on a slow machine: 20 % of one processor, race detector, no assembly.
+test-slow:
+	scripts/test-slow
+
 lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
 	$(GO) build ./...
@@ -42,24 +52,24 @@ lint:
 	$(STATICCHECK) -tags realqemu,netns ./...
 
 test-unit:
-	$(GO) test ./...
+	$(GO) test -timeout $(TESTTIMEOUT) ./...
 
 # The page codec without its assembly, which has to agree byte for byte.
 test-noasm:
-	$(GO) test -tags noasm ./deflate
+	$(GO) test -timeout $(TESTTIMEOUT) -tags noasm ./deflate
 
 # The race detector needs cgo, the tests do not.
 test-race:
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $(RACED)
+	CGO_ENABLED=1 $(GO) test -race -timeout $(TESTTIMEOUT) $(RACED)
 
 test-qemu:
-	$(GO) test -tags realqemu -count=1 -p 1 -timeout 25m ./qmp ./internal/qemutest ./qemu
-	$(GO) test -tags realqemu -count=1 -p 1 -timeout 25m -run RealQEMU ./dirty ./internal/bench/faults
+	$(GO) test -tags realqemu -count=1 -p 1 -timeout $(TESTTIMEOUT) ./qmp ./internal/qemutest ./qemu
+	$(GO) test -tags realqemu -count=1 -p 1 -timeout $(TESTTIMEOUT) -run RealQEMU ./dirty ./internal/bench/faults
 
 # A machine that moves between two network namespaces while links break and
 # sides are killed. Needs root.
 test-netns:
-	$(GO) test -tags netns -count=1 -timeout 20m ./internal/godemo
+	$(GO) test -tags netns -count=1 -timeout $(TESTTIMEOUT) ./internal/godemo
 
 # Each fuzz target for a short while, on top of its seeds.
 fuzz:

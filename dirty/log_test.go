@@ -72,11 +72,13 @@ func collected(t testing.TB, l guest.DirtyLog, layout *guest.Layout) guest.Bitma
 	return b
 }
 
-// settle lets the thread of the mode Sync come to rest. A page that is collected
-// while it is let go is noted twice.
-func settle(mode Mode) {
-	if mode == Sync {
-		time.Sleep(10 * time.Millisecond)
+// settle waits until the thread of the mode Sync has let every page go. A page that
+// is collected meanwhile is noted twice.
+func settle(l *Log) {
+	if s, ok := l.tracker.(*syncTracker); ok {
+		for atomic.LoadUint64(&s.watch.sequence)%2 == 1 {
+			runtime.Gosched()
+		}
 	}
 }
 
@@ -141,7 +143,7 @@ func TestEveryWrittenPageIsFoundOnceAndNoOther(t *testing.T) {
 		a[4096*511] = 2      // never touched, or populated only
 		_ = a[4096*7]        // a read is no write
 		copy(b[4096*3-1:], "xy")
-		settle(mode)
+		settle(l)
 		want := [][2]int{{0, 100}, {0, 511}, {1, 2}, {1, 3}}
 		if got := pages(collect(t, l)); !equal(got, want) {
 			t.Errorf("dirty: %v, want %v", got, want)
@@ -225,7 +227,7 @@ func TestDiscardedPagesCountAsWritten(t *testing.T) {
 			t.Errorf("%s: dirty again: %v", mode, got)
 		}
 		mem[17] = 1 // the protection is back
-		settle(mode)
+		settle(l)
 		if got := pages(collect(t, l)); !equal(got, [][2]int{{0, 0}}) {
 			t.Errorf("%s: dirty after a write: %v", mode, got)
 		}
@@ -312,7 +314,7 @@ func TestHugetlbPagesAreDirtyWhole(t *testing.T) {
 				m := newMemory(t, guest.MapOptions{Backing: backing, Pages: guest.HugeTLB, HugePageSize: hugepages.Size}, 4096, 8<<20)
 				l := start(t, m, mode)
 				m.Bytes(m.Layout().Blocks[0])[3<<20] = 1
-				settle(mode)
+				settle(l)
 				got := collect(t, l)
 				if n := got.Count(); n != 512 || got[0][512/64] != ^uint64(0) {
 					t.Errorf("%d pages are dirty, want the 512 of the second huge page", n)

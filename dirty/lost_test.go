@@ -40,7 +40,7 @@ func fill(mem []byte) {
 
 func (l *Log) expect(t *testing.T, what string, want ...[2]int) {
 	t.Helper()
-	settle(l.mode)
+	settle(l)
 	if got := pages(collect(t, l)); !equal(got, want) {
 		t.Errorf("%s: %d pages are dirty: %v; want %v", what, len(got), got, want)
 	}

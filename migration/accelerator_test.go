@@ -12,6 +12,7 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
+	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/vmstate"
@@ -53,7 +54,7 @@ func modelMemory(m *iaamodel.Machine, present bool) *guest.Memory {
 // throughAccelerator sends memory through the accelerator at both ends, in two rounds.
 func throughAccelerator(t *testing.T, acc *multifd.Accelerator, got *guest.Memory) (sent *guest.Memory) {
 	t.Helper()
-	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 8 << 20}})
+	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: uint64(soak.Times(2, 8)) << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +73,7 @@ func throughAccelerator(t *testing.T, acc *multifd.Accelerator, got *guest.Memor
 	ln := listen(t)
 	done := make(chan error, 1)
 	go func() {
-		_, err := Receive(context.Background(), ln, ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: got, Accelerator: acc, ConnectTimeout: 10 * time.Second})
+		_, err := Receive(context.Background(), ln, ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: got, Accelerator: acc, ConnectTimeout: time.Minute})
 		done <- err
 	}()
 	addr := Address{"unix", ln.Addr().String()}
@@ -98,7 +99,7 @@ func throughAccelerator(t *testing.T, acc *multifd.Accelerator, got *guest.Memor
 	if err := sender.Round(t.Context(), again); err != nil {
 		t.Fatal(err)
 	}
-	if err := sender.Finish(t.Context(), devicesForTest()); err != nil {
+	if err := errors.Join(sender.Finish(t.Context(), devicesForTest()), sender.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; err != nil {
@@ -190,7 +191,7 @@ func TestAcceleratorTakesRecordedMigrations(t *testing.T) {
 			ln := listen(t)
 			go replay(t, ln, rec.conns)
 			mem := modelMemory(m, true)
-			if _, err := Receive(t.Context(), ln, ReceiveConfig{Channels: 2, Method: rec.method, Sink: mem, Accelerator: acc, ConnectTimeout: 10 * time.Second}); err != nil {
+			if _, err := Receive(t.Context(), ln, ReceiveConfig{Channels: 2, Method: rec.method, Sink: mem, Accelerator: acc, ConnectTimeout: time.Minute}); err != nil {
 				t.Fatal(err)
 			}
 			if sum := sha(mem.Bytes(mem.Layout().Block("ram0"))); sum != rec.ram0 {

@@ -2,10 +2,11 @@ package migration_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
+	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -23,8 +24,8 @@ func TestTheAcceleratorMovesAMachineThatIsWrittenTo(t *testing.T) {
 				}
 				acc := multifd.NewAccelerator(multifd.AcceleratorOptions{Mode: multifd.AcceleratorRequire, CPU: cpu, Device: m.Options()})
 				defer acc.Close()
-				p := newPair(t, "unix", 2, multifd.QPL)
-				p.cfg.Level, p.cfg.Downtime = level, 5*time.Second // the model is slow under the race detector
+				p := newPairOf(t, machine.Config{Memory: uint64(soak.Times(8, 24)) << 20, Writers: 2, Rate: testRate, Seed: 7}, "unix", 2, multifd.QPL)
+				p.cfg.Level = level
 				p.cfg.Accelerator, p.recv.Accelerator = acc, acc
 				p.recv.Sink.(*guest.Memory).Map = func(b *guest.Block) ([]byte, error) { return m.Guest(int(b.Length), true) }
 				out, source, destination := p.run(t.Context(), p.dial)

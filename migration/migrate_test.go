@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/certtest"
 	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/vmstate"
@@ -32,13 +34,14 @@ type pair struct {
 	started  atomic.Int32
 	arrived  *machine.Machine // once started
 	received chan error
+	reported []migration.Round
 	facts    machine.Facts // at the source, at the switch
 	there    machine.Facts // at the destination, before it ran
 }
 
 const (
 	testMemory = 24 << 20
-	testRate   = 3000
+	testRate   = 3000 // and no more than roundPages in a round
 )
 
 func newPair(t testing.TB, network string, channels int, method multifd.Method) *pair {
@@ -79,7 +82,11 @@ func newPairOf(t testing.TB, config machine.Config, network string, channels int
 			return source.Start()
 		},
 		Throttle: source.Throttle,
+		// A slow machine moves all the same: tests that are about the downtime
+		// set their own.
+		Downtime: time.Minute, StandStill: hang, LinkTimeout: hang,
 	}
+	p.pace(func() int { return roundPages }, false)
 	sink := new(guest.Memory)
 	t.Cleanup(func() {
 		if p.arrived != nil {
@@ -89,8 +96,7 @@ func newPairOf(t testing.TB, config machine.Config, network string, channels int
 	})
 	p.recv = migration.ReceiveConfig{
 		Channels: channels, Method: method, Sink: sink,
-		// For a source that is stopped before it has connected.
-		ConnectTimeout: 20 * time.Second,
+		ConnectTimeout: hang,
 		Commit: func(r *migration.Received) error {
 			state, err := r.OwnerState()
 			if err != nil {
@@ -134,7 +140,7 @@ func (p *pair) run(ctx context.Context, dial migration.Dialer) (out *migration.O
 	out, source = migration.Migrate(ctx, dial, p.cfg)
 	select {
 	case destination = <-p.received:
-	case <-time.After(30 * time.Second):
+	case <-time.After(hang):
 		p.t.Fatalf("the destination does not end; the source ended with %v", source)
 	}
 	return out, source, destination
@@ -149,7 +155,7 @@ func (p *pair) checkMoved(out *migration.Outcome) {
 	if p.facts.Memory != p.there.Memory || p.facts.Ledger != p.there.Ledger {
 		p.t.Errorf("at the switch the source had %+v, the destination %+v", p.facts, p.there)
 	}
-	if err := p.arrived.AwaitMore(p.facts.Counters, 20*time.Second); err != nil {
+	if err := p.arrived.AwaitMore(p.facts.Counters, hang); err != nil {
 		p.t.Errorf("at the destination: %v", err)
 	}
 	p.arrived.Pause()
@@ -176,7 +182,7 @@ func (p *pair) checkStayed() {
 	if p.started.Load() != 0 {
 		p.t.Fatal("the machine was started at the destination")
 	}
-	if err := p.source.AwaitMore(p.source.Written(), 20*time.Second); err != nil {
+	if err := p.source.AwaitMore(p.source.Written(), hang); err != nil {
 		p.t.Errorf("at the source: %v", err)
 	}
 	p.source.Pause()
@@ -186,13 +192,12 @@ func (p *pair) checkStayed() {
 }
 
 func TestAMachineMovesWhileItIsWrittenTo(t *testing.T) {
-	networks, counts := []string{"unix", "tcp"}, []int{1, 4}
-	if testing.Short() { // under the race detector
-		networks, counts = networks[:1], counts[1:]
-	}
-	for _, network := range networks {
+	for _, network := range []string{"unix", "tcp"} {
 		for _, method := range multifd.Methods() {
-			for _, channels := range counts {
+			for _, channels := range []int{1, 4} {
+				if !soak.Long && (network == "unix") != (channels == 4) {
+					continue
+				}
 				t.Run(fmt.Sprintf("%s/%s/%d", network, method.Name(), channels), func(t *testing.T) {
 					p := newPair(t, network, channels, method)
 					out, source, destination := p.run(t.Context(), p.dial)
@@ -338,7 +343,7 @@ func TestASourceThatGaveUpCameAgainAndWent(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := new(guest.Memory)
-		received, err := migration.Receive(t.Context(), p.ln, migration.ReceiveConfig{Channels: 2, Method: multifd.None, Sink: got, ConnectTimeout: 20 * time.Second})
+		received, err := migration.Receive(t.Context(), p.ln, migration.ReceiveConfig{Channels: 2, Method: multifd.None, Sink: got, ConnectTimeout: hang})
 		if err != nil {
 			t.Fatalf("after an attempt of %d connections: %v", made, err)
 		}
@@ -379,21 +384,15 @@ func TestADialingThatHangsIsBounded(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	began := time.Now()
 	_, err := migration.Migrate(t.Context(), hangs, p.cfg)
 	if !errors.Is(err, migration.ErrNoConnection) || !strings.Contains(err.Error(), "within 50ms") {
 		t.Errorf("error %v", err)
-	}
-	if took := time.Since(began); took > 20*time.Second {
-		t.Errorf("it took %v", took)
 	}
 	p.checkStayed()
 }
 
 func TestRoundsSayHowItGoes(t *testing.T) {
 	p := newPair(t, "tcp", 2, multifd.QPL)
-	var reported []migration.Round
-	p.cfg.Report = func(r migration.Round) { reported = append(reported, r) }
 	p.cfg.Downtime = time.Nanosecond // never reached
 	p.cfg.MaxRounds = 4
 	p.cfg.Throttle = nil
@@ -403,6 +402,7 @@ func TestRoundsSayHowItGoes(t *testing.T) {
 		t.Fatal(source, destination)
 	}
 	p.checkMoved(out)
+	reported := p.reported
 	if len(reported) != len(out.Rounds) || len(reported) < 4 {
 		t.Fatalf("%d rounds were reported, the outcome has %d", len(reported), len(out.Rounds))
 	}
@@ -418,77 +418,19 @@ func TestRoundsSayHowItGoes(t *testing.T) {
 	if first.Compressed == 0 || first.Raw == 0 || first.MinorFaults == 0 || first.Remaining == 0 || first.DirtyRate <= 0 {
 		t.Errorf("the first round: %+v", first)
 	}
-	// The rate that the writers were told, within what pages written twice and
-	// a busy processor leave of it.
-	if rate := first.DirtyRate / 4096; rate > 2*testRate*1.5 {
-		t.Errorf("%.0f pages a second are dirty; %d are written", rate, 2*testRate)
+	// Each writer may write so many pages in a round.
+	if first.Remaining > 2*roundPages {
+		t.Errorf("%d pages are dirty after the first round; %d were written", first.Remaining, 2*roundPages)
+	}
+	took := first.Took + first.Scan
+	if want := float64(first.Remaining*4096) / took.Seconds(); math.Abs(first.DirtyRate-want) > want/1000 {
+		t.Errorf("%.0f bytes a second are dirtied; %d pages in %v are %.0f", first.DirtyRate, first.Remaining, took, want)
 	}
 }
 
-func TestAMachineThatDivergesStaysOrStopsAsTold(t *testing.T) {
-	diverge := func(t *testing.T) *pair {
-		p := newPair(t, "unix", 1, multifd.None)
-		p.cfg.Bandwidth = 4 << 20 // less than what the writers dirty
-		p.cfg.Downtime = 20 * time.Millisecond
-		p.cfg.Throttle = nil
-		return p
-	}
-	t.Run("gives up", func(t *testing.T) {
-		p := diverge(t)
-		out, source, destination := p.run(t.Context(), p.dial)
-		if !errors.Is(source, migration.ErrDiverging) || destination == nil {
-			t.Fatalf("source: %v; destination: %v", source, destination)
-		}
-		if out.Downtime != 0 || p.resumed.Load() != 0 {
-			t.Errorf("it was paused for %v", out.Downtime)
-		}
-		p.checkStayed()
-	})
-	t.Run("stops anyway", func(t *testing.T) {
-		p := diverge(t)
-		p.cfg.Diverging = migration.StopAnyway
-		out, source, destination := p.run(t.Context(), p.dial)
-		if source != nil || destination != nil {
-			t.Fatal(source, destination)
-		}
-		p.checkMoved(out)
-	})
-	t.Run("is throttled until it converges", func(t *testing.T) {
-		p := diverge(t)
-		var shares []float64
-		p.cfg.Throttle = func(share float64) {
-			shares = append(shares, share)
-			p.source.Throttle(share)
-		}
-		p.cfg.Downtime = 300 * time.Millisecond
-		p.cfg.Bandwidth = 16 << 20
-		out, source, destination := p.run(t.Context(), p.dial)
-		if source != nil || destination != nil {
-			t.Fatal(source, destination)
-		}
-		p.checkMoved(out)
-		t.Logf("throttled by %v in %d rounds", shares, len(out.Rounds))
-		for i := 1; i < len(shares); i++ {
-			if shares[i] <= shares[i-1] || shares[i] > 0.99 {
-				t.Errorf("throttled by %v", shares)
-			}
-		}
-	})
-	t.Run("is unthrottled when it gives up", func(t *testing.T) {
-		p := diverge(t)
-		last := -1.0
-		p.cfg.Throttle = func(share float64) { last = share } // and does nothing
-		p.cfg.MaxRounds = 12
-		_, source, _ := p.run(t.Context(), p.dial)
-		if !errors.Is(source, migration.ErrDiverging) {
-			t.Fatal(source)
-		}
-		if last != 0 {
-			t.Errorf("the last throttle is %v", last)
-		}
-		p.checkStayed()
-	})
-}
+// lateness is much, so that a machine that is slow by itself is told from a link
+// that is.
+const lateness = 300 * time.Millisecond
 
 // sluggish answers late for as long as late says so.
 type sluggish struct {
@@ -499,7 +441,7 @@ type sluggish struct {
 func (s sluggish) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)
 	if s.late.Load() {
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(lateness)
 	}
 	return n, err
 }
@@ -508,8 +450,12 @@ func TestALinkThatWasSluggishAtFirstIsNotHeldAgainstTheMachine(t *testing.T) {
 	p := newPair(t, "tcp", 1, multifd.None)
 	var late atomic.Bool
 	late.Store(true)
-	p.cfg.Report = func(migration.Round) { late.Store(false) }
-	p.cfg.Downtime = 100 * time.Millisecond // and the handover is two ways there and back
+	report := p.cfg.Report
+	p.cfg.Report = func(r migration.Round) {
+		late.Store(false)
+		report(r)
+	}
+	p.cfg.Downtime = 2*lateness - 1 // and the handover is two ways there and back
 	out, source, destination := p.run(t.Context(), func(ctx context.Context) (net.Conn, error) {
 		conn, err := p.dial(ctx)
 		return sluggish{conn, &late}, err
@@ -534,42 +480,6 @@ func TestBandwidthIsKept(t *testing.T) {
 	rate := float64(out.Bytes) / out.Total.Seconds()
 	if rate > 1.2*(32<<20) {
 		t.Errorf("%.0f bytes a second; %d are allowed", rate, 32<<20)
-	}
-}
-
-func TestCancelAtAnyMomentLeavesTheSourceUnharmed(t *testing.T) {
-	why := errors.New("the operator thought better of it")
-	for i := range 12 {
-		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			p := newPair(t, "tcp", 2, multifd.None)
-			p.cfg.Bandwidth = 64 << 20
-			p.cfg.Downtime = time.Second
-			ctx, cancel := context.WithCancelCause(t.Context())
-			if i == 0 {
-				// In the middle of the pause.
-				pause := p.cfg.Pause
-				p.cfg.Pause = func(ctx context.Context) ([]byte, error) {
-					defer cancel(why)
-					return pause(ctx)
-				}
-			} else {
-				time.AfterFunc(time.Duration(i*i)*3*time.Millisecond, func() { cancel(why) })
-			}
-			p.receive(t.Context())
-			out, source := migration.Migrate(ctx, p.dial, p.cfg)
-			destination := <-p.received
-			if source == nil { // too late
-				if i == 0 || destination != nil {
-					t.Fatal("it was cancelled, and moved all the same", destination)
-				}
-				p.checkMoved(out)
-				return
-			}
-			if !errors.Is(source, why) || destination == nil {
-				t.Errorf("source: %v; destination: %v", source, destination)
-			}
-			p.checkStayed()
-		})
 	}
 }
 
@@ -627,7 +537,7 @@ func TestADestinationThatIsSlowWhileTheMachineStandsStillIsGivenUp(t *testing.T)
 	out, source := migration.Migrate(t.Context(), p.dial, p.cfg)
 	close(release)
 	destination := <-p.received
-	if source == nil || destination == nil || out.Downtime < 200*time.Millisecond || out.Downtime > 5*time.Second {
+	if source == nil || !strings.Contains(source.Error(), "not ready within 200ms") || destination == nil || out.Downtime < 200*time.Millisecond {
 		t.Errorf("source: %v; destination: %v; stood still for %v", source, destination, out.Downtime)
 	}
 	p.checkStayed()

@@ -122,7 +122,7 @@ func receiveRecording(t testing.TB, rec recording, sink guest.Sink) (*Received, 
 	ln := listen(t)
 	go replay(t, ln, rec.conns)
 	return Receive(context.Background(), ln, ReceiveConfig{
-		Channels: len(rec.conns) - 1, Method: rec.method, Sink: sink, ConnectTimeout: 10 * time.Second,
+		Channels: len(rec.conns) - 1, Method: rec.method, Sink: sink, ConnectTimeout: time.Minute,
 	})
 }
 
@@ -237,7 +237,7 @@ func sendAgain(t *testing.T, r *snapshot.Reader, received *Received, method mult
 	done := make(chan error, 1)
 	go func() {
 		var err error
-		again, err = Receive(context.Background(), ln, ReceiveConfig{Channels: 3, Method: method, Sink: mem, ConnectTimeout: 10 * time.Second})
+		again, err = Receive(context.Background(), ln, ReceiveConfig{Channels: 3, Method: method, Sink: mem, ConnectTimeout: time.Minute})
 		done <- err
 	}()
 	addr := Address{"unix", ln.Addr().String()}

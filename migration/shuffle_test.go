@@ -4,17 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/snapshot/snapshottest"
@@ -254,22 +253,10 @@ func (s *schedule) receive(sink guest.Sink) (*Received, error) {
 }
 
 // schedules is how many orders of arrival are tried.
-func schedules(t *testing.T) uint64 {
-	if testing.Short() {
-		return 300
-	}
-	if s := os.Getenv("VMFERRY_SCHEDULES"); s != "" {
-		var n uint64
-		if _, err := fmt.Sscan(s, &n); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	return 2000
-}
+func schedules() uint64 { return uint64(soak.Times(300, 5000)) }
 
 func TestNewestWriteWinsInEveryOrderOfArrival(t *testing.T) {
-	for seed := range schedules(t) {
+	for seed := range schedules() {
 		s := newSchedule(t, seed)
 		mem := new(guest.Memory)
 		if _, err := s.receive(mem); err != nil {
@@ -286,7 +273,7 @@ func TestNewestWriteWinsInEveryOrderOfArrival(t *testing.T) {
 
 func TestNewestWriteWinsInASnapshot(t *testing.T) {
 	stores := []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense, snapshot.StoreZstd, snapshot.StoreRaw}
-	for seed := range schedules(t) / 5 {
+	for seed := range schedules() / 5 {
 		s := newSchedule(t, seed)
 		bucket := snapshottest.NewBucket()
 		w, err := snapshot.Create(bucket, snapshot.Options{Store: stores[seed%4], ObjectSize: 64 << 10})

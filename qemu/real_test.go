@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/internal/qemutest"
+	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
@@ -516,21 +517,21 @@ func TestRealQEMUThatIsNotLikeTheSavedOneIsRefused(t *testing.T) {
 			cfg.MemFile, cfg.Incoming = filepath.Join(t.TempDir(), "ram0"), true
 			tt.change(&cfg)
 			dst := qemutest.Start(t, cfg)
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			_, err := qemu.Restore(ctx, r, qemu.RestoreOptions{QMP: dst.QMPPath()})
 			if err == nil || !strings.Contains(err.Error()+dst.Stderr(), tt.want) {
 				t.Errorf("the error is %v, want one that says %q\n%s", err, tt.want, dst.Stderr())
 			}
 			if ctx.Err() != nil {
-				t.Error("it took more than 20 s to be refused")
+				t.Error("it took more than 2 minutes to be refused")
 			}
 		})
 	}
 }
 
 // kills is how often vmferry is killed.
-const kills = 30
+var kills = soak.Times(12, 50)
 
 func TestRealQEMURunsOnWhenVmferryIsKilled(t *testing.T) {
 	src := source(t, "10.0")
@@ -551,6 +552,13 @@ func TestRealQEMURunsOnWhenVmferryIsKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		after := time.Duration(rng.Int64N(int64(2500 * time.Millisecond)))
+		if i%3 == 0 {
+			// However long it takes until the machine stands still.
+			for began := time.Now(); state(t, look) == qmp.StateRunning && time.Since(began) < time.Minute; {
+				time.Sleep(10 * time.Millisecond)
+			}
+			after /= 3
+		}
 		time.Sleep(after)
 		if state(t, look) != qmp.StateRunning {
 			paused++
@@ -559,8 +567,8 @@ func TestRealQEMURunsOnWhenVmferryIsKilled(t *testing.T) {
 		killed := time.Now()
 		cmd.Wait()
 		for state(t, look) != qmp.StateRunning {
-			if time.Since(killed) > 2*time.Second {
-				t.Fatalf("kill %d, %v after the start: the machine is %q after 2 s", i, after, state(t, look))
+			if time.Since(killed) > time.Minute {
+				t.Fatalf("kill %d, %v after the start or the pause: the machine is %q after a minute", i, after, state(t, look))
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
@@ -571,7 +579,7 @@ func TestRealQEMURunsOnWhenVmferryIsKilled(t *testing.T) {
 				t.Errorf("kill %d: a snapshot with a manifest: %v", i, err)
 			}
 		}
-		runsOn(t, src, 5*time.Second)
+		runsOn(t, src, time.Minute)
 	}
 	t.Logf("%d kills: %d while the machine stood still, %d after the snapshot was complete", kills, paused, complete)
 	if paused == 0 {
@@ -597,8 +605,8 @@ func waitSettled(t *testing.T, c *qmp.Client) {
 				return
 			}
 		}
-		if time.Since(began) > 10*time.Second {
-			t.Fatalf("10 s after the kill the migration is %q and multifd is still on", m.Status)
+		if time.Since(began) > time.Minute {
+			t.Fatalf("a minute after the kill the migration is %q and multifd is still on", m.Status)
 		}
 	}
 }
@@ -611,7 +619,7 @@ func waitNoGuard(t *testing.T) {
 		if len(bytes.TrimSpace(out)) == 0 {
 			return
 		}
-		if time.Since(began) > 5*time.Second {
+		if time.Since(began) > time.Minute {
 			t.Fatalf("guards are left behind: %s", out)
 		}
 	}

@@ -177,7 +177,7 @@ func TestFindEndIsLinear(t *testing.T) {
 	if _, ok := vmstate.FindEnd(b); ok {
 		t.Error("an end was found")
 	}
-	if d := time.Since(start); d > 5*time.Second {
+	if d := time.Since(start); d > time.Minute { // quadratic, it would take many
 		t.Errorf("it took %v for a MiB", d)
 	}
 }

@@ -21,19 +21,26 @@ type demoCmd struct {
 	Channels    int      `default:"2" help:"Multifd channels." placeholder:"N"`
 	Compression string   `default:"qpl" enum:"none,zlib,zstd,qpl,uadk,qatzip" help:"Method on the wire: ${enum}."`
 	Writers     int      `default:"2" help:"How many writers write all the time." placeholder:"N"`
-	Rate        int      `default:"4000" help:"Pages that each writes a second; 0 is as fast as it can." placeholder:"N"`
+	Rate        *int     `help:"Pages that each writes a second; 0 is as fast as it can. If not given: 4000, or as many as this machine sends in time." placeholder:"N"`
 	Pages       string   `default:"transparent" enum:"small,transparent" help:"Pages of the memory: ${enum} huge ones, or small ones where there are none."`
 	DirtyLog    string   `default:"auto" enum:"auto,async,sync,marks" help:"Who knows what was written: the kernel (async or sync, auto for what it has), or marks that the writers set. ${enum}." placeholder:"LOG"`
 	Bandwidth   byteSize `default:"0" help:"Bytes a second on the wire at most, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
 	JSON        bool     `name:"json" help:"Write one JSON object a line, the report last."`
 }
 
+// defaultRate is how many pages each writer writes a second if the machine keeps up.
+const defaultRate = 4000
+
 func (c *demoCmd) config() (godemo.Config, error) {
 	const least, most = 1 << 20, 1 << 40
 	if c.Memory < least || c.Memory > most || c.Memory%machine.PageSize != 0 {
 		return godemo.Config{}, usagef("--memory: %d bytes (want 1 MiB to 1 TiB, whole pages of %d bytes)", c.Memory, machine.PageSize)
 	}
-	if c.Writers < 0 || c.Writers > 256 || c.Rate < 0 {
+	rate := defaultRate
+	if c.Rate != nil {
+		rate = *c.Rate
+	}
+	if c.Writers < 0 || c.Writers > 256 || rate < 0 {
 		return godemo.Config{}, usagef("--writers: want 0 to 256, and --rate 0 or more")
 	}
 	f := wireFlags{Channels: c.Channels, Compression: c.Compression}
@@ -46,11 +53,12 @@ func (c *demoCmd) config() (godemo.Config, error) {
 	}
 	return godemo.Config{
 		Machine: machine.Config{
-			Map: guest.MapOptions{Pages: pages}, Log: c.DirtyLog, Memory: uint64(c.Memory), Writers: c.Writers, Rate: c.Rate, Seed: 1,
+			Map: guest.MapOptions{Pages: pages}, Log: c.DirtyLog, Memory: uint64(c.Memory), Writers: c.Writers, Rate: rate, Seed: 1,
 		},
 		Channels: c.Channels, Method: c.Compression, Bandwidth: uint64(c.Bandwidth),
 		Downtime: 20 * time.Millisecond, WarmUp: 300 * time.Millisecond, GoOn: 500 * time.Millisecond,
-		LinkTimeout: 10 * time.Second, Inquiry: 20 * time.Second,
+		LinkTimeout: 10 * time.Second, Inquiry: 20 * time.Second, StandStill: 5 * time.Minute,
+		FollowSpeed: c.Rate == nil,
 	}, nil
 }
 

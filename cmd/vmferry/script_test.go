@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,8 @@ func replay(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) > 2 {
 		fmt.Sscan(args[2], &count)
 	}
+	// All is ready before the first connection: a receiver does not wait for long.
+	var recorded [][]byte
 	for i := range count {
 		packed, err := os.ReadFile(filepath.Join(args[0], fmt.Sprintf("conn%d.src.zst", i)))
 		ts.Check(err)
@@ -61,6 +64,9 @@ func replay(ts *testscript.TestScript, neg bool, args []string) {
 		data, err := d.DecodeAll(packed, nil)
 		d.Close()
 		ts.Check(err)
+		recorded = append(recorded, data)
+	}
+	for _, data := range recorded {
 		conn, err := dialSoon(args[1])
 		ts.Check(err)
 		go func() {
@@ -92,8 +98,11 @@ func stall(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// hang is how many times a command looks for what is sure to come, 20 ms apart.
+const hang = 15000 // 5 minutes
+
 func dialSoon(path string) (conn net.Conn, err error) {
-	for range 200 {
+	for range hang {
 		if conn, err = net.Dial("unix", path); err == nil {
 			return conn, nil
 		}
@@ -102,13 +111,20 @@ func dialSoon(path string) (conn net.Conn, err error) {
 	return nil, err
 }
 
-// listening ADDRESS waits until something listens on a TCP address.
+// listening ADDRESS waits until something listens on a TCP address, or on a unix
+// socket's path.
 func listening(ts *testscript.TestScript, neg bool, args []string) {
-	hex := fmt.Sprintf(":%04X 00000000:0000 0A", port(ts, args[0]))
-	for range 200 {
-		table, err := os.ReadFile("/proc/net/tcp")
+	var file string
+	var listens *regexp.Regexp
+	if strings.Contains(args[0], "/") {
+		file, listens = "/proc/net/unix", regexp.MustCompile(` 00010000 0001 [0-9]+ +[0-9]+ `+regexp.QuoteMeta(args[0])+"\n")
+	} else {
+		file, listens = "/proc/net/tcp", regexp.MustCompile(fmt.Sprintf(":%04X 00000000:0000 0A", port(ts, args[0])))
+	}
+	for range hang {
+		table, err := os.ReadFile(file)
 		ts.Check(err)
-		if strings.Contains(string(table), hex) {
+		if listens.Match(table) {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)

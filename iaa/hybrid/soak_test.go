@@ -16,10 +16,11 @@ import (
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/hybrid"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
+	"github.com/vmferry/vmferry/internal/soak"
 )
 
 var (
-	soakPages = flag.Int("soak.pages", 4000, "pages of the fault soak")
+	soakPages = flag.Int("soak.pages", soak.Times(4000, 100000), "pages of the fault soak")
 	// Long enough for a busy machine with the race detector; every vanished job
 	// costs this much.
 	soakTimeout = flag.Duration("soak.timeout", 300*time.Millisecond, "job time-out of the fault soak")
@@ -46,12 +47,12 @@ func takeCensus(t *testing.T) census {
 }
 
 // TestSoak sends pages both ways while every kind of fault is injected at 1 %.
-// The full run is -soak.pages=100000 -race.
+// The long run has 100,000 pages.
 func TestSoak(t *testing.T) {
 	for _, mapped := range []bool{false, true} {
 		t.Run(fmt.Sprintf("mapped=%v", mapped), func(t *testing.T) {
 			before := takeCensus(t)
-			soak(t, *soakPages/2, *soakSeed, mapped)
+			soakDevice(t, *soakPages/2, *soakSeed, mapped)
 			after := takeCensus(t)
 			for end := time.Now().Add(5 * time.Second); after.goroutines > before.goroutines && time.Now().Before(end); {
 				time.Sleep(10 * time.Millisecond)
@@ -64,7 +65,7 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-func soak(t *testing.T, n int, seed uint64, mapped bool) {
+func soakDevice(t *testing.T, n int, seed uint64, mapped bool) {
 	faults := &iaamodel.Faults{Rate: map[iaamodel.Kind]float64{}, LateBy: *soakTimeout * 13 / 10}
 	for _, k := range iaamodel.Kinds() {
 		faults.Rate[k] = 0.01

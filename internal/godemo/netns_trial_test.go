@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vmferry/vmferry/internal/machine"
-	"github.com/vmferry/vmferry/migration"
 )
 
 const (
@@ -28,10 +27,11 @@ const (
 	lanes = 4
 	// hung is how long a trial may take at most, when a test has no better
 	// bound.
-	hung = 40 * time.Second
+	hung = 5 * time.Minute
 	// endSlack is for processes that wait for a processor, the rest of a
-	// migration that nothing disturbs, and the demo's digests.
-	endSlack = 3 * time.Second
+	// migration that nothing disturbs, and the demo's digests. It is less than
+	// the defaults of what a trial bounds by seconds.
+	endSlack = time.Minute
 )
 
 // trial is a migration during which something breaks, at a moment that its seed
@@ -65,9 +65,6 @@ const (
 	inStandstill = "while the machine stood still"
 	inHandedOver = "when the destination ran"
 	inNoPhase    = "after everything"
-	// diverged is when nothing was hit: with too little processor time the
-	// machine is dirtied faster than it can be sent.
-	diverged = "nothing, the machine diverged"
 )
 
 // outcomes counts how trials ended.
@@ -127,9 +124,6 @@ func runTrials(t *testing.T, one func(x *trial) (outcome string, problems []stri
 	for _, what := range slices.Sorted(maps.Keys(o.counts)) {
 		t.Logf("%3d hit %s", o.counts[what], what)
 	}
-	if n := o.of(diverged); uint64(n) > max(count/10, 1) {
-		t.Errorf("%d machines of %d diverged by themselves", n, count)
-	}
 	if alone || count < trialsOfAKind {
 		return nil
 	}
@@ -159,7 +153,8 @@ func newTrial(t *testing.T, w *wire, seed uint64) *trial {
 		},
 		Channels: 1 + r.IntN(4), Method: []string{"none", "none", "zlib", "zstd", "qpl"}[r.IntN(5)],
 		Bandwidth: uint64(20+r.IntN(30)) << 20, Downtime: 20 * time.Millisecond,
-		LinkTimeout: time.Second, Inquiry: 2 * time.Second, ConnectTimeout: 5 * time.Second,
+		LinkTimeout: time.Second, Inquiry: 2 * time.Second, ConnectTimeout: 30 * time.Second,
+		StandStill: time.Minute, FollowSpeed: true,
 		WarmUp: 50 * time.Millisecond, GoOn: 50 * time.Millisecond,
 		TellPaused: true,
 	}
@@ -211,11 +206,7 @@ func (x *trial) run() (saw, []string) {
 	if ctx.Err() != nil || s.cut {
 		problems = append(problems, "a side hangs")
 	}
-	switch {
-	case x.phase != inNoPhase || s.source != nil && s.source.Error == "":
-	case s.source != nil && strings.HasPrefix(s.source.Error, migration.ErrDiverging.Error()):
-		x.phase = diverged
-	default:
+	if x.phase == inNoPhase && (s.source == nil || s.source.Error != "") {
 		problems = append(problems, "the migration failed by itself")
 	}
 	return s, problems

@@ -16,10 +16,13 @@ import (
 // address, with the configuration as a line of JSON on its standard input.
 type Side func(ctx context.Context, side, address string) *exec.Cmd
 
+// patience is for a destination to see that its source is gone.
+const patience = 15 * time.Second
+
 // Run moves a machine between two processes over loopback TCP, and judges. Each
 // event is shown as it comes.
 func Run(ctx context.Context, cfg Config, command Side, show func(from string, e Event)) (Report, error) {
-	s, err := watch(ctx, cfg, command, 2*time.Second, show)
+	s, err := watch(ctx, cfg, command, patience, show)
 	if err != nil {
 		return Report{}, err
 	}

@@ -29,8 +29,16 @@ type Config struct {
 	Downtime    time.Duration
 	LinkTimeout time.Duration
 	Inquiry     time.Duration
-	// WarmUp is how long the source writes before it begins to migrate, and
-	// GoOn how long whoever runs at the end goes on before it is checked.
+	// StandStill is that of migration.MigrateConfig. The destination digests all
+	// memory meanwhile.
+	StandStill time.Duration
+	// FollowSpeed has the writers write no faster than a fraction of what rounds
+	// turn out to send: the machine moves however slow the processor is, and
+	// stands still for longer than Downtime if nothing else helps.
+	FollowSpeed bool
+	// WarmUp is how long the source writes at least before it begins to migrate,
+	// and GoOn how long at least the side that runs at the end goes on before it
+	// is checked. In both every writer writes something.
 	WarmUp, GoOn time.Duration
 
 	// The rest is for tests, and off by default. TellPaused has the source
@@ -108,7 +116,9 @@ func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer
 		return err
 	}
 	say.say(Event{Event: "ready"})
-	time.Sleep(cfg.WarmUp)
+	if err := writeFor(m, cfg.WarmUp); err != nil {
+		return err
+	}
 	mc := migration.MigrateConfig{
 		Channels: cfg.Channels, Method: method, Memory: m.Memory(), Dirty: tracked, Machine: "vmferry-demo",
 		Pause: func(context.Context) ([]byte, error) {
@@ -120,8 +130,19 @@ func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer
 			return m.Save()
 		},
 		Resume: m.Start, Throttle: m.Throttle,
-		Bandwidth: cfg.Bandwidth, Downtime: cfg.Downtime, LinkTimeout: cfg.LinkTimeout, Inquiry: cfg.Inquiry, Logger: log,
+		Bandwidth: cfg.Bandwidth, Downtime: cfg.Downtime, StandStill: cfg.StandStill,
+		LinkTimeout: cfg.LinkTimeout, Inquiry: cfg.Inquiry, Logger: log,
 		Report: func(r migration.Round) { say.say(Event{Event: "round", Round: &r}) },
+	}
+	if cfg.FollowSpeed {
+		rate := cfg.Machine.Rate
+		report := mc.Report
+		mc.Report = func(r migration.Round) {
+			rate = slower(rate, cfg.Machine.Writers, &r)
+			m.SetRate(rate)
+			report(r)
+		}
+		mc.Diverging = migration.StopAnyway
 	}
 	outcome, err := migration.Migrate(ctx, func(ctx context.Context) (net.Conn, error) { return to.Dial(ctx, nil) }, mc)
 	ended := Event{Event: "ended", Outcome: outcome, Undecided: errors.Is(err, migration.ErrUndecided)}
@@ -137,15 +158,43 @@ func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer
 	return goOn(&say, m, cfg, ended)
 }
 
+// writeFor lets the machine write for that long, and until every writer has written.
+func writeFor(m *machine.Machine, least time.Duration) error {
+	time.Sleep(least)
+	before := m.Began()
+	for i := range before {
+		before[i]--
+	}
+	return m.AwaitMore(before, awaitWrites)
+}
+
+// awaitWrites bounds the wait for writers that only a fault can stop.
+const awaitWrites = 5 * time.Minute
+
+// slower returns the rate of each writer for the next round: that of before, or less
+// where all writers together would dirty more than a quarter of what the round sent
+// in its time.
+func slower(rate, writers int, r *migration.Round) int {
+	pages := r.Raw + r.Compressed
+	if pages == 0 || r.Took <= 0 || writers == 0 {
+		return rate
+	}
+	follows := max(1, int(float64(pages)/r.Took.Seconds()/4/float64(writers)))
+	if rate == 0 {
+		return follows
+	}
+	return min(rate, follows)
+}
+
 // answer is how long the destination answers a source that lost it.
 func answer(cfg Config) time.Duration { return 2*cfg.LinkTimeout + 2*cfg.Inquiry }
 
 // goOn lets the side that runs go on, stops it, and checks it.
 func goOn(say *teller, m *machine.Machine, cfg Config, ended Event) error {
-	time.Sleep(cfg.GoOn)
+	err := writeFor(m, cfg.GoOn)
 	m.Pause()
 	ended.Runs, ended.Began, ended.Counters = true, m.Began(), m.Counters()
-	return errors.Join(m.Check(), say.say(ended))
+	return errors.Join(err, m.Check(), say.say(ended))
 }
 
 // Destination takes the machine, and runs it if it is to. It prints events to

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +50,7 @@ type Machine struct {
 	writers []*writer
 	marks   *dirty.Marks  // nil if the writers keep no log
 	share   atomic.Uint64 // of time that writers lose, in thousandths
+	rate    atomic.Int64  // pages a second of each writer, or 0
 
 	mu      sync.Mutex
 	cancel  context.CancelFunc // nil while paused
@@ -65,8 +68,11 @@ type writer struct {
 	acked []uint64
 	// last is seq, for whoever looks while the writer runs.
 	last atomic.Uint64
+	// until is the number of the last write that is allowed.
+	until atomic.Uint64
 	// began is the first number since the machine was started last.
 	began uint64
+	turns uint64 // of writing, each with a rest of its own
 	rng   *rand.Rand
 }
 
@@ -105,6 +111,7 @@ func On(mem *guest.Memory, cfg Config) (*Machine, error) {
 		return nil, fmt.Errorf("machine: %d writers have no page each in %d bytes", cfg.Writers, cfg.Memory)
 	}
 	m := &Machine{cfg: cfg, mem: mem, ram: mem.Bytes(mem.Layout().Blocks[0])}
+	m.SetRate(cfg.Rate)
 	if cfg.Log == Marks {
 		var err error
 		if m.marks, err = dirty.NewMarks(mem); err != nil {
@@ -118,6 +125,7 @@ func On(mem *guest.Memory, cfg Config) (*Machine, error) {
 			rng: rand.New(rand.NewPCG(cfg.Seed, uint64(i))),
 		})
 	}
+	m.AllowAll()
 	return m, nil
 }
 
@@ -196,14 +204,50 @@ func (m *Machine) AwaitMore(then []uint64, most time.Duration) error {
 // Throttle takes that share of their time from the writers.
 func (m *Machine) Throttle(share float64) { m.share.Store(uint64(share * 1000)) }
 
+// SetRate sets how many pages each writer writes a second; 0 is as fast as it can.
+func (m *Machine) SetRate(pages int) { m.rate.Store(int64(pages)) }
+
+// Allow has each writer write that many pages from now on, and then wait for the
+// next call. So the pages that are dirty do not depend on how long a round takes.
+func (m *Machine) Allow(pages int) {
+	for _, w := range m.writers {
+		w.until.Store(w.last.Load() + uint64(pages))
+	}
+}
+
+// AllowAll ends what Allow began.
+func (m *Machine) AllowAll() {
+	for _, w := range m.writers {
+		w.until.Store(math.MaxUint64)
+	}
+}
+
+// AwaitAllowed returns when every writer has written all that Allow allows, or with
+// an error after the time given.
+func (m *Machine) AwaitAllowed(most time.Duration) error {
+	for end := time.Now().Add(most); ; time.Sleep(time.Millisecond) {
+		if !slices.ContainsFunc(m.writers, func(w *writer) bool { return w.last.Load() < w.until.Load() }) {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("machine: the writers have not written what they may in %v", most)
+		}
+	}
+}
+
 // turn is how long a writer writes before it looks at the clock.
 const turn = 2 * time.Millisecond
 
 func (w *writer) run(ctx context.Context) {
 	done := ctx.Done()
+	rate := w.m.rate.Load()
 	for began, wrote := time.Now(), 0; ; {
+		if now := w.m.rate.Load(); now != rate {
+			began, wrote, rate = time.Now(), 0, now
+		}
+		w.turns++
 		turnEnds := time.Now().Add(turn)
-		for n := 0; time.Now().Before(turnEnds) && !w.ahead(began, wrote); n++ {
+		for n := 0; time.Now().Before(turnEnds) && !ahead(rate, began, wrote) && w.allowed(); n++ {
 			select {
 			case <-done:
 				return
@@ -217,8 +261,8 @@ func (w *writer) run(ctx context.Context) {
 			rest = time.Duration(float64(turn) * share / (1 - share))
 			began = began.Add(rest)
 		}
-		began = w.forgive(began, wrote)
-		if w.ahead(began, wrote) {
+		began = forgive(rate, began, wrote)
+		if ahead(rate, began, wrote) || !w.allowed() {
 			rest = max(rest, time.Millisecond)
 		}
 		if rest == 0 {
@@ -232,20 +276,23 @@ func (w *writer) run(ctx context.Context) {
 	}
 }
 
-// ahead says whether the writer wrote all that its rate allows. What it lost while
+// allowed says whether Allow lets the writer write another page.
+func (w *writer) allowed() bool { return w.seq < w.until.Load() }
+
+// ahead says whether a writer wrote all that its rate allows. What it lost while
 // it was throttled it does not make up for: see run.
-func (w *writer) ahead(began time.Time, wrote int) bool {
-	return w.m.cfg.Rate > 0 && float64(wrote) >= time.Since(began).Seconds()*float64(w.m.cfg.Rate)
+func ahead(rate int64, began time.Time, wrote int) bool {
+	return rate > 0 && float64(wrote) >= time.Since(began).Seconds()*float64(rate)
 }
 
 // forgive moves the beginning so that a writer that was kept from writing does
 // not make up for more than a moment of it.
-func (w *writer) forgive(began time.Time, wrote int) time.Time {
-	if w.m.cfg.Rate <= 0 {
+func forgive(rate int64, began time.Time, wrote int) time.Time {
+	if rate <= 0 {
 		return began
 	}
 	const moment = 20 * time.Millisecond
-	due := time.Duration(float64(wrote) / float64(w.m.cfg.Rate) * float64(time.Second))
+	due := time.Duration(float64(wrote) / float64(rate) * float64(time.Second))
 	if behind := time.Since(began) - due; behind > moment {
 		return began.Add(behind - moment)
 	}

@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// hang bounds waits for what only a fault can stop.
+const hang = 5 * time.Minute
+
 func running(t *testing.T, cfg Config) *Machine {
 	t.Helper()
 	m, err := New(cfg)
@@ -18,7 +21,7 @@ func running(t *testing.T, cfg Config) *Machine {
 	if err := m.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.AwaitMore(then, 10*time.Second); err != nil {
+	if err := m.AwaitMore(then, hang); err != nil {
 		t.Fatal(err)
 	}
 	return m
@@ -42,7 +45,7 @@ func TestAMachineWritesUntilItIsPausedAndGoesOnWithoutAGap(t *testing.T) {
 	if err := m.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.AwaitMore(then, 10*time.Second); err != nil {
+	if err := m.AwaitMore(then, hang); err != nil {
 		t.Fatal(err)
 	}
 	m.Pause()
@@ -109,29 +112,76 @@ func TestAStateIsLoadedOverTheMemoryItBelongsTo(t *testing.T) {
 	}
 }
 
-func TestRateAndThrottleAreKept(t *testing.T) {
-	wrote := func(rate int, share float64) uint64 {
-		m, err := New(Config{Memory: 1 << 20, Writers: 1, Rate: rate})
+func TestRateAndThrottle_BoundWhatIsWritten(t *testing.T) {
+	for _, tt := range []struct {
+		rate  int
+		share float64
+	}{{1000, 0}, {0, 0.9}, {1000, 0.9}} {
+		m, err := New(Config{Memory: 1 << 20, Writers: 1, Rate: tt.rate})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer m.Close()
-		m.Throttle(share)
+		m.Throttle(tt.share)
+		began := time.Now()
 		if err := m.Start(); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(300 * time.Millisecond)
+		if err := m.AwaitMore([]uint64{4}, hang); err != nil {
+			t.Fatal(err)
+		}
 		m.Pause()
-		return m.Counters()[0]
+		took, n, w := time.Since(began), m.Counters()[0], m.writers[0]
+		// The last turn has no rest yet. A slow machine makes fewer turns.
+		rests := time.Duration(float64(w.turns-1) * tt.share / (1 - tt.share) * float64(turn))
+		if tt.rate == 0 {
+			if most := uint64(took/(10*turn)) + 2; w.turns > most {
+				t.Errorf("%d turns in %v with a tenth of the time, want at most %d", w.turns, took, most)
+			}
+		} else if most := (took-rests).Seconds()*float64(tt.rate) + 1; float64(n) > most {
+			t.Errorf("at %d a second with %v of the time taken away, %d writes in %v, want at most %.0f", tt.rate, tt.share, n, took, most)
+		}
 	}
-	if n := wrote(1000, 0); n < 5 || n > 400 {
-		t.Errorf("at 1000 a second, %d writes in 300 ms", n)
+}
+
+func TestSetRate_ChangesTheRateOfAMachineThatRuns(t *testing.T) {
+	m := running(t, Config{Memory: 1 << 20, Writers: 1, Rate: 1})
+	m.SetRate(0)
+	began := time.Now()
+	if err := m.AwaitMore([]uint64{m.Written()[0] + 500}, hang); err != nil {
+		t.Fatal(err)
 	}
-	if free, throttled := wrote(0, 0), wrote(0, 0.9); throttled > free/2 {
-		t.Errorf("%d writes, and %d with a tenth of the time", free, throttled)
+	if took := time.Since(began); took > hang/2 {
+		t.Errorf("500 writes took %v, as at 1 a second", took)
 	}
-	if n := wrote(1000, 0.9); n > 200 {
-		t.Errorf("at 1000 a second with a tenth of the time, %d writes in 300 ms", n)
+}
+
+func TestAllow_BoundsWhatEachWriterWrites(t *testing.T) {
+	m := running(t, Config{Memory: 1 << 20, Writers: 3})
+	for range 3 {
+		m.Allow(10)
+		if err := m.AwaitAllowed(hang); err != nil {
+			t.Fatal(err)
+		}
+		then := m.Written()
+		time.Sleep(5 * time.Millisecond) // a writer that does not stop is seen sooner or later
+		if now := m.Written(); !slices.Equal(now, then) {
+			t.Fatalf("the writers went from %d on to %d", then, now)
+		}
+		m.Allow(10)
+		if err := m.AwaitAllowed(hang); err != nil {
+			t.Fatal(err)
+		}
+		for i, now := range m.Written() {
+			if now != then[i]+10 {
+				t.Errorf("writer %d went from %d on to %d; 10 more are allowed", i, then[i], now)
+			}
+		}
+	}
+	m.AllowAll()
+	if err := m.AwaitMore(m.Written(), hang); err != nil {
+		t.Error(err)
 	}
 }
 

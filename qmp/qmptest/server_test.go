@@ -14,13 +14,16 @@ import (
 
 func TestDieFreesABlockedHandler(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
-	s.Hang("hang")
+	s.Handle("hang", func(ctx context.Context, _ json.RawMessage) (any, error) {
+		go s.Die()
+		<-ctx.Done()
+		return nil, qmptest.ErrNoAnswer
+	})
 	c, err := qmp.Dial(t.Context(), s.Path())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	time.AfterFunc(20*time.Millisecond, s.Die)
 	if err := c.Execute(t.Context(), "hang", nil, nil); !errors.Is(err, qmp.ErrClosed) {
 		t.Errorf("got %v, want ErrClosed", err)
 	}
@@ -35,8 +38,11 @@ func TestDieFreesABlockedHandler(t *testing.T) {
 
 func TestClientThatLeavesFreesABlockedHandler(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
 	left := make(chan struct{})
 	s.Handle("wait", func(ctx context.Context, _ json.RawMessage) (any, error) {
+		leave()
 		<-ctx.Done()
 		close(left)
 		return nil, qmptest.ErrNoAnswer
@@ -45,15 +51,13 @@ func TestClientThatLeavesFreesABlockedHandler(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if err := c.Execute(ctx, "wait", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v, want DeadlineExceeded", err)
+	if err := c.Execute(ctx, "wait", nil, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want Canceled", err)
 	}
 	c.Close()
 	select {
 	case <-left:
-	case <-time.After(10 * time.Second):
+	case <-time.After(5 * time.Minute):
 		t.Error("the handler still waits for a client that has left")
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/klauspost/compress/flate"
 
@@ -62,7 +61,7 @@ func TestReport(t *testing.T) {
 	if rows != len(r.Rows) || rows != 2*(1+2*3)+2*2 {
 		t.Errorf("%d rows reported, %d in the report", rows, len(r.Rows))
 	}
-	if r.CPUCompress <= 0 || r.CPUInflate <= 0 || r.Driver <= 0 || r.Driver > time.Millisecond {
+	if r.CPUCompress <= 0 || r.CPUInflate <= 0 || r.Driver <= 0 {
 		t.Errorf("measured %v, %v and %v", r.CPUCompress, r.CPUInflate, r.Driver)
 	}
 	for _, n := range []int{1, 2} {

@@ -3,6 +3,7 @@ package qemu_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -57,7 +58,7 @@ func newHostileMonitor(t *testing.T, script []byte, version byte, incoming bool,
 	over, end := context.WithCancel(context.Background())
 	m := &hostileMonitor{
 		t: t, saved: saved, script: script, over: over, status: qmp.StateRunning, migration: qmp.MigrationNone, impatient: func() {},
-		caps: map[string]bool{"multifd": false, "events": false, "xbzrle": true, "return-path": true, "mapped-ram": false},
+		caps: map[string]bool{"multifd": false, "events": false, "xbzrle": true, "return-path": true, "mapped-ram": false, "postcopy-ram": true, "postcopy-preempt": true},
 		params: map[string]any{
 			"multifd-channels": 2, "multifd-compression": "none", "max-bandwidth": 1 << 27, "downtime-limit": 300,
 			"tls-creds": "", "zero-page-detection": "multifd", "multifd-zlib-level": 1, "multifd-zstd-level": 1,
@@ -228,9 +229,14 @@ func (m *hostileMonitor) friendly(command string, args json.RawMessage) (any, er
 			}
 		}
 		json.Unmarshal(args, &set)
+		now := maps.Clone(m.caps)
 		for _, c := range set.Capabilities {
-			m.caps[c.Capability] = c.State
+			now[c.Capability] = c.State
 		}
+		if now["postcopy-preempt"] && !now["postcopy-ram"] {
+			return nil, errors.New("postcopy-preempt without postcopy-ram")
+		}
+		m.caps = now
 	case "migrate-set-parameters":
 		json.Unmarshal(args, &m.params)
 	case "migrate_cancel", "yank":

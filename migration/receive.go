@@ -156,7 +156,7 @@ func receive(ctx context.Context, acc *acceptor, conns *connections, cfg *Receiv
 		d.channels = append(d.channels, &channel{id: id, recv: r})
 	}
 	for _, c := range d.channels {
-		group.Go(func() error { return d.runChannel(c) })
+		group.Go(func() error { return d.unlessDecided(d.runChannel(c)) })
 	}
 	group.Go(func() error {
 		err := acc.refuseMore(ctx)

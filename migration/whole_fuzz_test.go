@@ -68,7 +68,9 @@ func (s *wholeScript) receiveInto(t *testing.T, sink guest.Sink) *Received {
 		buf := make([]byte, 1<<20)
 		panic("Receive does not end:\n" + string(buf[:runtime.Stack(buf, true)]))
 	})
+	committed := false
 	received, err := Receive(ctx, ln, ReceiveConfig{
+		Commit:   func(*Received) error { committed = true; return nil },
 		Channels: len(s.conns) - 1, Method: s.method, Sink: sink, ConnectTimeout: 5 * time.Second,
 		Reader: vmstate.ReaderOptions{MaxDevices: 1 << 20},
 	})
@@ -92,6 +94,8 @@ func (s *wholeScript) receiveInto(t *testing.T, sink guest.Sink) *Received {
 		t.Error("neither an error nor a migration")
 	case err != nil && received != nil:
 		t.Error("an error and a migration")
+	case err != nil && committed && !s.silent:
+		t.Errorf("the source was told that all has arrived, and then: %v", err)
 	case err != nil && !s.faulty:
 		t.Errorf("a migration that keeps to the protocol: %v", err)
 	}

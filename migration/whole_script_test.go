@@ -362,6 +362,7 @@ func (s *wholeScript) alter(c *wholeConn, back int, to byte) {
 	s.altered = true
 	if at := c.Len() - 1 - back*8; at >= 0 {
 		c.Bytes()[at] ^= to
+		s.silent = s.silent || at < multifd.HandshakeLen // as in cut
 	}
 }
 

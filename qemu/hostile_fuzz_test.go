@@ -80,7 +80,7 @@ func tryHostileMonitor(t *testing.T, saved *snapshot.Reader, header uint16, scri
 	if grown := allocatedBytes() - allocated; grown > hostileMemory {
 		t.Errorf("%d bytes were allocated", grown)
 	}
-	for range 1000 {
+	for range 10_000 {
 		if runtime.NumGoroutine() <= goroutines {
 			return err
 		}

@@ -29,7 +29,8 @@ const unlimited = 1 << 40
 // hostileCapabilities change the stream into one that cannot be carried, or
 // wait for somebody who is not there.
 var hostileCapabilities = []string{
-	"postcopy-ram", "postcopy-preempt", "xbzrle", "compress", "x-colo", "x-ignore-shared", "mapped-ram", "dirty-bitmaps", "block",
+	"postcopy-preempt", // refused without the next
+	"postcopy-ram", "xbzrle", "compress", "x-colo", "x-ignore-shared", "mapped-ram", "dirty-bitmaps", "block",
 	"background-snapshot", "return-path", "switchover-ack", "pause-before-switchover", "zero-copy-send", "rdma-pin-all", "release-ram",
 }
 

@@ -31,6 +31,7 @@ type destination struct {
 	one      [1]uint64   // for pages that come by the main channel
 	done     atomic.Bool // all has arrived and the source was told so
 	settled  sync.Once
+	decision decision
 
 	mu     sync.Mutex
 	states []multifd.DeviceState
@@ -83,6 +84,9 @@ func (d *destination) runMain(conns *connections) (*Received, error) {
 		if d.wantsHandover() {
 			err = d.complete()
 		}
+	}
+	if err == nil {
+		err = d.decide()
 	}
 	if err == nil {
 		if d.cfg.Commit != nil {

@@ -180,7 +180,7 @@ func receive(ctx context.Context, acc *acceptor, conns *connections, cfg *Receiv
 			c.link.aside.Add(-1)
 			defer c.link.aside.Add(1)
 			ends[1+i] = d.runChannel(c)
-			return ends[1+i]
+			return d.unlessDecided(ends[1+i])
 		})
 	}
 	group.Go(func() error {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -135,7 +136,7 @@ func noSnapshot(t *testing.T, path string) {
 }
 
 func TestRealQEMUSaveAndRestore(t *testing.T) {
-	for _, version := range []string{"7.2", "10.0"} {
+	for _, version := range qemutest.Versions() {
 		t.Run(version, func(t *testing.T) {
 			src := source(t, version)
 			for _, method := range []multifd.Method{multifd.None, multifd.Zlib, multifd.Zstd} {
@@ -218,22 +219,61 @@ func sameFiles(t *testing.T, got, want string) {
 	t.Errorf("%d pages of the snapshot differ from QEMU's memory", differ)
 }
 
+// A machine moves up and down through the versions that know its type.
 func TestRealQEMURestoresAcrossVersions(t *testing.T) {
-	src := source(t, "7.2")
+	tests := []struct {
+		from, machine string
+		to            []string
+	}{
+		{"7.2", "pc-q35-7.2", []string{"10.0", "11.1"}},
+		{"10.0", "pc-q35-10.0", []string{"11.1"}},
+		{"10.0", "pc-q35-7.2", []string{"11.1"}},
+		{"10.0", "pc-i440fx-7.2", []string{"11.1"}},
+		{"11.1", "pc-q35-10.0", []string{"10.0"}},
+		{"11.1", "pc-q35-7.2", []string{"10.0"}},
+		{"11.1", "pc-i440fx-7.2", []string{"10.0"}},
+	}
+	for _, tt := range tests {
+		to := slices.DeleteFunc(tt.to, func(version string) bool { return !qemutest.Has(tt.from, version) })
+		if len(to) == 0 {
+			continue // this 11.1 could not be set up
+		}
+		t.Run(fmt.Sprintf("%s of %s to %s", tt.machine, tt.from, strings.Join(to, " and ")), func(t *testing.T) {
+			restoreAcross(t, tt.from, tt.machine, to)
+		})
+	}
+}
+
+func restoreAcross(t *testing.T, from, machine string, to []string) {
+	cfg := config(from)
+	cfg.Machine, cfg.MemFile = machine, filepath.Join(t.TempDir(), "ram0")
+	src := qemutest.Start(t, cfg)
+	if err := src.WaitReady(soon(t)); err != nil {
+		t.Fatal(err)
+	}
 	path := filepath.Join(t.TempDir(), "snapshot")
 	saveTo(t, path, options(src))
 	src.Kill()
-	cfg := src.Config() // of the same size, to the byte
-	cfg.Version, cfg.Incoming, cfg.MemFile = "10.0", true, filepath.Join(t.TempDir(), "ram0")
-	dst := qemutest.Start(t, cfg)
-	result, err := qemu.Restore(t.Context(), open(t, path), qemu.RestoreOptions{QMP: dst.QMPPath()})
-	if err != nil {
-		t.Fatalf("restore: %v\n%s", err, dst.Stderr())
+	before, _ := src.Count()
+	for _, version := range to {
+		cfg := src.Config() // of the same size, to the byte
+		cfg.Version, cfg.Incoming, cfg.MemFile = version, true, filepath.Join(t.TempDir(), "ram0")
+		dst := qemutest.Start(t, cfg)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		result, err := qemu.Restore(ctx, open(t, path), qemu.RestoreOptions{QMP: dst.QMPPath()})
+		cancel()
+		if err != nil {
+			t.Fatalf("restore in %s: %v\n%s", version, err, dst.Stderr())
+		}
+		if result.RunState != qmp.StateRunning {
+			t.Errorf("restored in %s to %q, want running", version, result.RunState)
+		}
+		sound(t, dst, 10*time.Second)
+		if after, _ := dst.Count(); after < before/4 {
+			t.Errorf("the guest restored in %s counts from %d, the source was at %d: it booted anew", version, after, before)
+		}
+		dst.Kill()
 	}
-	if result.RunState != qmp.StateRunning {
-		t.Errorf("restored to %q, want running", result.RunState)
-	}
-	sound(t, dst, 10*time.Second)
 }
 
 // A 7.2 of the usual size would lose writes of a machine that runs.
@@ -307,7 +347,13 @@ func TestRealQEMULoadsMappedRAM(t *testing.T) {
 	if err := errors.Join(open(t, path).ExportMappedRAM(t.Context(), f), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	dst := destination(t, "10.0")
+	for _, version := range qemutest.Versions()[1:] { // 7.2 has none
+		t.Run(version, func(t *testing.T) { loadMappedRAM(t, version, file) })
+	}
+}
+
+func loadMappedRAM(t *testing.T, version, file string) {
+	dst := destination(t, version)
 	c := dial(t, dst.QMPPath())
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

@@ -27,6 +27,7 @@ const unlimited = 1 << 40
 // hostileCapabilities change the stream into one that cannot be carried, or
 // wait for somebody who is not there.
 var hostileCapabilities = []string{
+	"postcopy-preempt", // refused without the next
 	"postcopy-ram", "xbzrle", "compress", "x-colo", "x-ignore-shared", "mapped-ram", "dirty-bitmaps", "block",
 	"background-snapshot", "switchover-ack", "pause-before-switchover", "zero-copy-send", "rdma-pin-all", "release-ram",
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
@@ -23,7 +24,7 @@ import (
 // of it. This holds also for QEMU 7.2 without KVM, which sends something else
 // than its memory (see standStill).
 func TestRealQEMUAndVmferryMakeTheSameOfALiveStream(t *testing.T) {
-	for _, version := range []string{"7.2", "10.0"} {
+	for _, version := range qemutest.Versions() {
 		for _, method := range []multifd.Method{multifd.None, multifd.Zlib, multifd.Zstd} {
 			t.Run(version+"/"+method.Name(), func(t *testing.T) {
 				conns := record(t, version, method, 2)

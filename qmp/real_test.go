@@ -18,7 +18,7 @@ import (
 
 // Each helper is understood by real QEMUs, and their answers by the helpers.
 func TestRealQEMU(t *testing.T) {
-	for _, version := range []string{"10.0", "7.2"} {
+	for _, version := range qemutest.Versions() {
 		t.Run(version, func(t *testing.T) {
 			memory := filepath.Join(t.TempDir(), "memory")
 			vm := qemutest.Start(t, qemutest.Config{Version: version, MemFile: memory, Prealloc: true, MemoryMiB: 128,

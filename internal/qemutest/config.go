@@ -10,7 +10,7 @@ import (
 // Config says what machine to start. The zero value is a QEMU 10.0 with
 // 256 MiB, a machine type that 7.2 knows too, and a guest that only counts.
 type Config struct {
-	Version   string // "10.0" (the default) or "7.2"
+	Version   string // "10.0" (the default), "7.2" or "11.1"
 	MemoryMiB int    // guest memory, 256 if zero; 7.2 gets a little less, see MemoryBytes
 	Machine   string // "pc-q35-7.2" if empty
 	Incoming  bool   // wait for migrate-incoming, as a destination

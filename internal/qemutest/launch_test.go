@@ -57,6 +57,27 @@ func TestNotSetUp(t *testing.T) {
 	})
 }
 
+// Only what scripts/setup may do without is left out, and never in CI.
+func TestVersions_LeaveOutOnlyWhatSetupMayLack(t *testing.T) {
+	for name, test := range map[string]struct{ manifest, ci, want string }{
+		"all":            {"QEMU_11_1=DIR/there\n", "", "7.2 10.0 11.1"},
+		"no 11.1":        {"QEMU_10_0=DIR/there\n", "", "7.2 10.0"},
+		"no 11.1, in CI": {"QEMU_10_0=DIR/there\n", "true", "7.2 10.0 11.1"},
+		"nothing at all": {"broken", "", "7.2 10.0 11.1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cacheWith(t, test.manifest)
+			t.Setenv("CI", test.ci)
+			if got := strings.Join(Versions(), " "); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+			if Has("10.0", "11.1") != strings.HasSuffix(test.want, "11.1") {
+				t.Error("Has says otherwise")
+			}
+		})
+	}
+}
+
 func TestUnknownVersion(t *testing.T) {
 	cacheWith(t, "KERNEL=DIR/there\nINITRD=DIR/there\n")
 	if _, err := Launch(t.Context(), Config{Version: "1.0"}); err == nil || !strings.Contains(err.Error(), `"1.0"`) {

@@ -17,7 +17,7 @@ import (
 // It is done several times over, since what goes wrong with dirty pages (see
 // oddSize) does not go wrong every time.
 func TestQEMUMigratesByItself(t *testing.T) {
-	for _, version := range []string{"10.0", "7.2"} {
+	for _, version := range Versions() {
 		t.Run(version, func(t *testing.T) {
 			cfg := Config{Version: version, FillMiB: 8, WorkMiB: 4, RateMiBps: 8}
 			source := Start(t, cfg)

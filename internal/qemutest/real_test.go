@@ -44,7 +44,7 @@ func connect(t *testing.T, path string) *qmp.Client {
 }
 
 func TestMachineRuns(t *testing.T) {
-	for _, version := range []string{"10.0", "7.2"} {
+	for _, version := range Versions() {
 		t.Run(version, func(t *testing.T) {
 			memory := filepath.Join(t.TempDir(), "memory")
 			vm := Start(t, Config{Version: version, MemFile: memory, FillMiB: 8, WorkMiB: 4, RateMiBps: 4})

@@ -9,10 +9,7 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // ErrAddress is wrapped by errors about addresses that cannot be used.
@@ -39,53 +36,29 @@ func ParseAddress(s string) (Address, error) {
 
 func (a Address) String() string { return a.Network + ":" + a.Addr }
 
-var umask sync.Mutex
-
 // Listen listens on the address. A unix socket can be opened by its owner
 // only, and is removed when the listener is closed.
-func (a Address) Listen(ctx context.Context) (net.Listener, error) {
-	var lc net.ListenConfig
+func (a Address) Listen(ctx context.Context) (ln net.Listener, err error) {
 	if a.Network == "unix" {
-		if err := a.removeStale(); err != nil {
-			return nil, err
-		}
-		// Between bind and chmod anybody could connect; the mask is the
-		// whole process's, so it is changed for a moment only.
-		umask.Lock()
-		defer umask.Unlock()
-		defer unix.Umask(unix.Umask(0o177))
+		ln, err = listenUnix(ctx, a.Addr)
+	} else {
+		var lc net.ListenConfig
+		ln, err = lc.Listen(ctx, a.Network, a.Addr)
 	}
-	ln, err := lc.Listen(ctx, a.Network, a.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("listening on %v: %w", a, err)
 	}
 	return ln, nil
 }
 
-// removeStale removes a socket that nobody listens on any more.
-func (a Address) removeStale() error {
-	info, err := os.Lstat(a.Addr)
-	if err != nil {
-		return nil // not there, or the listening will say what is wrong
-	}
-	if info.Mode().Type() != os.ModeSocket {
-		return fmt.Errorf("%w %v: there is a file of that name, and it is no socket", ErrAddress, a)
-	}
-	conn, err := net.DialTimeout("unix", a.Addr, time.Second)
-	if err == nil {
-		conn.Close()
-		return fmt.Errorf("%w %v: somebody listens there already", ErrAddress, a)
-	}
-	if !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("%w %v: a socket of that name exists: %w", ErrAddress, a, err)
-	}
-	return os.Remove(a.Addr)
-}
-
 // Dial connects to the address, with TLS if cfg is not nil.
-func (a Address) Dial(ctx context.Context, cfg *tls.Config) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, a.Network, a.Addr)
+func (a Address) Dial(ctx context.Context, cfg *tls.Config) (conn net.Conn, err error) {
+	if a.Network == "unix" {
+		conn, err = dialUnix(ctx, a.Addr)
+	} else {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, a.Network, a.Addr)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %v: %w", a, err)
 	}

@@ -113,13 +113,17 @@ func (d *socketDir) through() string { return unixpath.Through(int(d.dir.Fd()), 
 
 // listen listens on the socket, which QEMU's user can connect to. The directory
 // stays this process's own, so nothing in it can be replaced.
-func (d *socketDir) listen(ctx context.Context) (*net.UnixListener, error) {
-	listener, err := migration.Address{Network: "unix", Addr: d.through()}.Listen(ctx)
+func (d *socketDir) listen() (*net.UnixListener, error) {
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.through(), Net: "unix"})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("listening on %s: %w", d.socket(), err)
 	}
-	ln := listener.(*net.UnixListener)
 	ln.SetUnlinkOnClose(false) // remove does that
+	// Nobody else has entered the directory yet.
+	if err := unix.Fchmodat(int(d.dir.Fd()), socketName, 0o600, 0); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("restricting the socket %s to its user: %w", d.socket(), err)
+	}
 	if !d.give {
 		return ln, nil
 	}

@@ -46,7 +46,7 @@ func ownerOf(t *testing.T, path string) (uid, mode uint32) {
 
 func TestSocketDir_OfASaveStaysItsMakers(t *testing.T) {
 	d := socketDirFor(t, t.TempDir())
-	ln, err := d.listen(t.Context())
+	ln, err := d.listen()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ const (
 // Receiving does not end with ctx: QEMU gives the migration up first, and loses its
 // connections then.
 func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
-	unixListener, err := s.dir.listen(ctx)
+	unixListener, err := s.dir.listen()
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,79 @@
+package guarantees
+
+import (
+	"go/ast"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// decoding are the packages that decode what comes from a peer or a file.
+var decoding = []string{"deflate", "guest", "internal/strictjson", "migration", "multifd", "qemu", "qmp", "snapshot", "vmstate"}
+
+// decoders are functions that decode, with the fuzz target that feeds them and, where
+// they keep what they decode, the test that bounds their memory.
+var decoders = map[string][]string{
+	"deflate.Decoder.Inflate":             {"deflate.FuzzInflate"},
+	"internal/strictjson.Unmarshal":       {"internal/strictjson.FuzzUnmarshal", "snapshot.TestReader_AManifestOfEmptyElementsTakesLittleMemory"},
+	"migration.ParseAddress":              {"cmd/vmferry.TestScripts"},
+	"migration.Receive":                   {"migration.FuzzReceiveWhole", "migration.TestReceive_MemoryFollowsTheBytesThatCame"},
+	"multifd.ReadDeviceStates":            {"multifd.FuzzDeviceStates"},
+	"multifd.ReadHandshake":               {"multifd.FuzzHandshake"},
+	"multifd.Reader.Read":                 {"multifd.FuzzReceiver"},
+	"multifd.Reader.ReadFull":             {"multifd.FuzzReceiver"},
+	"multifd.Reader.ReadVectors":          {"multifd.FuzzReceiver"},
+	"multifd.Receiver.Next":               {"multifd.FuzzReceiver", "migration.TestReceive_MemoryFollowsTheBytesThatCame"},
+	"multifd.Receiver.Receive":            {"multifd.FuzzReceiver", "migration.TestReceive_MemoryFollowsTheBytesThatCame"},
+	"qmp.Event.Decode":                    {"qmp.FuzzStream"},
+	"qmp.MigrateParameters.UnmarshalJSON": {"qmp.FuzzMigrateParameters"},
+	"snapshot.Dir.Open":                   {"snapshot.FuzzSnapshotRepaired"},
+	"snapshot.Open":                       {"snapshot.FuzzSnapshotRepaired", "snapshot.FuzzManifest", "snapshot.FuzzIndex", "snapshot.TestReader_AManifestOfEmptyElementsTakesLittleMemory"},
+	"snapshot.OpenDir":                    {"snapshot.FuzzSnapshotRepaired"},
+	"vmstate.FindEnd":                     {"vmstate.FuzzFindEnd", "migration.TestReceive_MemoryFollowsTheBytesThatCame"},
+	"vmstate.ParseHead":                   {"vmstate.FuzzReader"},
+	"vmstate.ParseOwnerState":             {"vmstate.FuzzParseOwnerState"},
+	"vmstate.ReadReply":                   {"vmstate.FuzzAwaitShut"},
+	"vmstate.Reader.NextCommand":          {"vmstate.FuzzReader"},
+	"vmstate.Reader.ReadHead":             {"vmstate.FuzzReader", "migration.TestReceive_MemoryFollowsTheBytesThatCame"},
+	"vmstate.RunState":                    {"vmstate.FuzzReader"},
+	"vmstate.SyncMode.UnmarshalText":      {"snapshot.FuzzManifest"},
+}
+
+// TestDecoders_EveryOneIsFuzzed takes exported functions whose name begins like one
+// that decodes.
+func TestDecoders_EveryOneIsFuzzed(t *testing.T) {
+	found := make(map[string]bool)
+	for _, s := range sources(t, false) {
+		if !slices.Contains(decoding, s.dir()) {
+			continue
+		}
+		for _, d := range s.file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if ok && decodes(f.Name.Name) && exported(f) {
+				if name := s.dir() + "." + funcName(f); !slices.Contains(others, name) {
+					found[name] = true
+				}
+			}
+		}
+	}
+	registered(t, "the decoder", found, decoders)
+	tests := testNames(t)
+	for name, by := range decoders {
+		shown(t, tests, "the decoder "+name, by...)
+	}
+}
+
+// exported tells whether users of the package can call a function.
+func exported(f *ast.FuncDecl) bool {
+	return ast.IsExported(f.Name.Name) && (f.Recv == nil || ast.IsExported(funcName(f)))
+}
+
+// begins are how the names of functions begin that decode.
+var begins = []string{"Decode", "Decompress", "FindEnd", "Inflate", "Next", "Open", "Parse", "Read", "Receive", "RunState", "Unmarshal"}
+
+// others are exported functions whose names begin like that and that decode nothing.
+var others = []string{"guest.Memory.Received", "multifd.Accelerator.Ready", "vmstate.OpenReturnPath"}
+
+func decodes(name string) bool {
+	return slices.ContainsFunc(begins, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}

@@ -1,0 +1,90 @@
+package guarantees
+
+import (
+	"go/ast"
+	"go/types"
+	"slices"
+	"testing"
+)
+
+// changes are functions that change the file system, or open a file so that it may be
+// changed.
+var changes = map[string][]string{
+	"os": {"Chmod", "Chown", "Chtimes", "Create", "CreateTemp", "Lchown", "Link", "Mkdir", "MkdirAll", "MkdirTemp",
+		"OpenFile", "Remove", "RemoveAll", "Rename", "Symlink", "Truncate", "WriteFile"},
+	"unix": {"Chmod", "Chown", "Fchmod", "Fchmodat", "Fchown", "Fchownat", "Lchown", "Link", "Linkat", "Mkdir", "Mkdirat",
+		"Mknod", "Mknodat", "Mount", "Open", "Openat", "Openat2", "Rename", "Renameat", "Renameat2", "Rmdir", "Symlink", "Symlinkat", "Truncate", "Unlink", "Unlinkat"},
+	"syscall": {"Chmod", "Chown", "Fchmod", "Fchown", "Lchown", "Link", "Mkdir", "Mount", "Open", "Rename", "Rmdir", "Symlink", "Truncate", "Unlink"},
+}
+
+// changing are the places that change the file system, and why each removes only what
+// this program made and, as root, resolves no path in another user's directory.
+var changing = map[string]string{
+	"cmd/vmferry.benchFaultsCmd.Run: os.WriteFile": "the chart that the user names with --chart, as the user",
+	"dirty.openDevice: unix.Open":                  "/dev/userfaultfd, nothing is changed",
+	"dirty.reopenForHoles: os.OpenFile":            "memory of this process by /proc/self/fd, for reading",
+	"iaa.host.OpenQueue: unix.Open":                "a work queue's device, nothing is changed",
+	"internal/unixpath.Short: unix.Open":           "O_PATH on a directory, nothing is changed",
+	"migration.removeStale: os.Remove":             "a socket that refuses connections, so that no process listens on it; in the directory that the user names for it",
+	"migration.unixListener.Close: os.Remove":      "the socket that the listener made: the inode is compared",
+	"qemu.atPauseMonitor.stop: os.Remove":          "the directory that startAtPauseMonitor made, if it is empty",
+	"qemu.makeSocketDir: unix.Mkdirat":             "a new name in the directory for sockets, which is open",
+	"qemu.makeSocketDir: unix.Unlinkat":            "the directory made a moment ago, if it is empty, by the descriptor of its parent",
+	"qemu.openDir: unix.Openat":                    "no link is followed below another directory",
+	"qemu.removeSocketDir: unix.Unlinkat":          "by descriptors; an inode that was noted is compared first",
+	"qemu.socketDir.dial: unix.Openat":             "O_PATH, no link is followed; the user behind the socket is compared",
+	"qemu.socketDir.handOver: unix.Fchown":         "by the descriptor of the directory that was made and checked",
+	"qemu.socketDir.listen: unix.Fchmod":           "by the descriptor of the directory that was made and checked",
+	"qemu.socketDir.listen: unix.Fchmodat":         "in a directory that only this process's user can enter",
+	"qemu.socketDir.listen: unix.Fchownat":         "in a directory that only this process's user can enter; no link is followed",
+	"qemu.startAtPauseMonitor: os.MkdirTemp":       "a new directory of this process's user",
+	"qemu.startAtPauseMonitor: os.Remove":          "the directory made a moment ago, if it is empty",
+	"snapshot.openAt: unix.Openat":                 "no link is followed; what is no regular file is refused",
+	"snapshot.osDir.mkdir: unix.Mkdirat":           "a new name, by the descriptor of its parent",
+	"snapshot.osDir.remove: unix.Unlinkat":         "callers compare the inode with what they made",
+	"snapshot.osDir.removeDir: unix.Unlinkat":      "an empty directory; callers compare the inode with what they made",
+	"snapshot.osDir.rename: unix.Linkat":           "replaces nothing",
+	"snapshot.osDir.rename: unix.Renameat":         "only where the file system can neither rename without replacing nor link, after a look",
+	"snapshot.osDir.rename: unix.Unlinkat":         "the temporary name of a file that this process made",
+}
+
+func TestFiles_EveryChangeIsAccountedFor(t *testing.T) {
+	found := make(map[string]bool)
+	for _, s := range sources(t, false) {
+		for _, d := range s.file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				call, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				pkg, ok := call.X.(*ast.Ident)
+				if ok && slices.Contains(changes[pkg.Name], call.Sel.Name) {
+					found[s.dir()+"."+funcName(f)+": "+pkg.Name+"."+call.Sel.Name] = true
+				}
+				return true
+			})
+		}
+	}
+	registered(t, "the change", found, changing)
+	for place, why := range changing {
+		if why == "" {
+			t.Errorf("%s: the table does not say why", place)
+		}
+	}
+}
+
+// funcName is "Type.Method" or "Func".
+func funcName(f *ast.FuncDecl) string {
+	if f.Recv == nil {
+		return f.Name.Name
+	}
+	receiver := f.Recv.List[0].Type
+	if star, ok := receiver.(*ast.StarExpr); ok {
+		receiver = star.X
+	}
+	return types.ExprString(receiver) + "." + f.Name.Name
+}

@@ -1,0 +1,132 @@
+package guarantees
+
+import (
+	"go/ast"
+	"go/types"
+	"strings"
+	"testing"
+)
+
+// waits are the durations that users of the packages set, with the tests that show
+// that the wait ends.
+var waits = map[string][]string{
+	"iaa.Options.DrainTimeout":                {"iaa.TestVanishedJobIsDrained", "iaa.TestHungJobKeepsItsMemory"},
+	"iaa.Options.JobTimeout":                  {"iaa.TestLateJobKeepsItsSlot", "iaa.TestQueueIsGivenUpAfterTimeoutsInARow"},
+	"migration.Handover.Answer":               {"migration.TestALinkThatBreaksInTheMomentOfTheHandover"},
+	"migration.MigrateConfig.ConnectTimeout":  {"migration.TestSend_SaysForHowLongItTried"},
+	"migration.MigrateConfig.Downtime":        {"migration.TestAMachineThatDivergesStaysOrStopsAsTold"},
+	"migration.MigrateConfig.Inquiry":         {"migration.TestALinkThatBreaksInTheMomentOfTheHandover"},
+	"migration.MigrateConfig.LinkTimeout":     {"migration.TestADialingThatHangsIsBounded"},
+	"migration.MigrateConfig.StallTimeout":    {"migration.TestSend_ADestinationThatStopsReadingIsAStall"},
+	"migration.MigrateConfig.StandStill":      {"migration.TestALinkThatBreaksInTheMomentOfTheHandover"},
+	"migration.ReceiveConfig.ConnectTimeout":  {"migration.TestReceive_SilentConnectionsMakeRoomForTheSource"},
+	"migration.ReceiveConfig.LinkTimeout":     {"migration.TestSend_ASlowReaderThatAcknowledgesIsAlive"},
+	"migration.ReceiveConfig.StallTimeout":    {"migration.TestReceive_ASourceThatFallsSilentIsAStall", "migration.TestReceive_AHeadThatNeverComesIsAStall", "migration.TestReceive_AChannelThatStopsInsideAPacketIsAStall"},
+	"migration.SendConfig.ConnectTimeout":     {"migration.TestSend_TriesAgainUntilTheDestinationListens", "migration.TestSend_SaysForHowLongItTried"},
+	"migration.SendConfig.LinkTimeout":        {"migration.TestADialingThatHangsIsBounded"},
+	"migration.SendConfig.StallTimeout":       {"migration.TestSend_ADestinationThatStopsReadingIsAStall", "migration.TestSend_ADestinationThatNeverAnswersIsAStall"},
+	"migration.SnapshotConfig.ConnectTimeout": {"cmd/vmferry.TestScripts"},
+	"migration.SnapshotConfig.StallTimeout":   {"cmd/vmferry.TestScripts"},
+	"qemu.RestoreOptions.ConnectTimeout":      {"qemu.TestRealQEMURestoreWaitsForAQEMUThatStarts"},
+	"qemu.RestoreOptions.StallTimeout":        {"qemu.FuzzHostileMonitor"},
+	"qemu.SaveOptions.AtPauseTimeout":         {"qemu.TestRealQEMUAtPause_EndsAfterItsTimeout"},
+	"qemu.SaveOptions.ConnectTimeout":         {"qemu.FuzzHostileMonitor"},
+	"qemu.SaveOptions.Downtime":               {"qemu.TestRealQEMUSaveAndRestore"},
+	"qemu.SaveOptions.StallTimeout":           {"qemu.FuzzHostileMonitor"},
+	"vmstate.ReaderOptions.Quiet":             {"migration.TestReceive_NoDescriptionAndAReturnPath"},
+}
+
+// TestWaits_EveryDurationIsShown looks at the exported durations of structs that
+// configure something: Config, Options, Handover.
+func TestWaits_EveryDurationIsShown(t *testing.T) {
+	found := make(map[string]bool)
+	for _, s := range sources(t, false) {
+		if s.file.Name.Name == "main" {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok || !spec.Name.IsExported() {
+				return true
+			}
+			typ, ok := spec.Type.(*ast.StructType)
+			if !ok || !configures(spec.Name.Name) {
+				return true
+			}
+			for _, field := range typ.Fields.List {
+				for _, name := range field.Names {
+					if name.IsExported() && types.ExprString(field.Type) == "time.Duration" {
+						found[s.dir()+"."+spec.Name.Name+"."+name.Name] = true
+					}
+				}
+			}
+			return true
+		})
+	}
+	registered(t, "the duration", found, waits)
+	tests := testNames(t)
+	for name, by := range waits {
+		shown(t, tests, "the duration "+name, by...)
+	}
+}
+
+func configures(name string) bool {
+	for _, suffix := range []string{"Config", "Options", "Handover"} {
+		if strings.HasSuffix(name, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// endless are functions that wait for another process or a device; a call of one
+// belongs into a function that bounds it. The table says how.
+var endless = map[string]string{
+	"cmd/vmferry.sendCmd.Run: Dial":            "--connect-timeout and LinkTimeout, in migration.Connect",
+	"migration.Address.Dial: DialContext":      "the caller's context: LinkTimeout in migration.Connect",
+	"migration.Address.Dial: HandshakeContext": "the caller's context: LinkTimeout in migration.Connect",
+	"migration.Sender.openChannel: Handshake":  "writes 64 bytes; the watch's StallTimeout",
+	"migration.acceptNext: Accept":             "the listener is closed when the context ends; ConnectTimeout",
+	"migration.dialUnix: DialContext":          "the caller's context: LinkTimeout in migration.Connect",
+	"migration.removeStale: DialTimeout":       "a second",
+	"migration.serveTLS: HandshakeContext":     "the time of a connection that is not identified",
+	"qemu.atPauseMonitor.accept: Accept":       "the listener is closed when the command at the pause has ended",
+	"qemu.drainer.take: Accept":                "the listener is closed by drainer.close",
+	"qemu.lingerListener.Accept: AcceptUnix":   "migration.Receive closes the listener; ConnectTimeout",
+	"qemu.recovery.rescue: Dial":               "the caller's context: 15 s, or a minute for the guard",
+	"qemu.save.run: Dial":                      "qmp.GreetingTimeout",
+	"qemu.socketDir.dial: DialContext":         "the caller's context: LinkTimeout in migration.Connect",
+	"qmp.Dial: DialContext":                    "qmp.GreetingTimeout",
+}
+
+// TestWaits_EveryAcceptAndDialIsBounded finds the calls that wait for a peer to appear.
+func TestWaits_EveryAcceptAndDialIsBounded(t *testing.T) {
+	found := make(map[string]bool)
+	for _, s := range sources(t, false) {
+		for _, d := range s.file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok {
+					return true
+				}
+				if sel, ok := call.Fun.(*ast.SelectorExpr); ok {
+					switch sel.Sel.Name {
+					case "Accept", "AcceptUnix", "Dial", "DialContext", "DialTimeout", "HandshakeContext", "Handshake":
+						found[s.dir()+"."+funcName(f)+": "+sel.Sel.Name] = true
+					}
+				}
+				return true
+			})
+		}
+	}
+	registered(t, "the wait", found, endless)
+	for place, how := range endless {
+		if how == "" {
+			t.Errorf("%s: the table does not say what bounds it", place)
+		}
+	}
+}

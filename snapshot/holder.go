@@ -15,12 +15,15 @@ import (
 // holder says who has the lock of a directory, for an error: as much as /proc
 // shows of it.
 func holder(id fileID) string {
-	f, err := os.Open("/proc/locks")
-	if err != nil {
-		return "another process"
+	pid := 0
+	// The kernel skips lines while locks come and go between two reads.
+	for try := 0; try < 10 && pid == 0; try++ {
+		text, err := readOnce("/proc/locks")
+		if err != nil {
+			break
+		}
+		pid = lockPID(bytes.NewReader(text), id)
 	}
-	defer f.Close()
-	pid := lockPID(f, id)
 	switch {
 	case pid <= 0:
 		return "another process"
@@ -31,6 +34,18 @@ func holder(id fileID) string {
 		return fmt.Sprintf("process %d (%s)", pid, command)
 	}
 	return fmt.Sprintf("process %d", pid)
+}
+
+// readOnce reads a file of the kernel by as few reads as it takes.
+func readOnce(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text := bytes.NewBuffer(make([]byte, 0, 256<<10))
+	_, err = text.ReadFrom(io.LimitReader(f, 16<<20))
+	return text.Bytes(), err
 }
 
 // lockPID finds the process that locked a file in the text of /proc/locks, 0 if

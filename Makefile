@@ -10,7 +10,7 @@ FUZZTIME ?= 10000x
 TESTTIMEOUT ?= 40m
 # All that has goroutines. The benchmarks' engines run simulations that take
 # minutes under the race detector, in one thread.
-RACED := ./cmd/... ./deflate ./dirty ./guest ./iaa/... ./migration ./multifd ./qmp/... ./snapshot/... ./vmstate
+RACED := ./cmd/... ./deflate ./dirty ./guest ./iaa/... ./migration ./multifd ./qemu ./qmp/... ./snapshot/... ./vmstate
 
 .PHONY: build demo test nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/internal/qemutest"
+	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
 )
@@ -202,14 +203,6 @@ type rawJSON string
 
 func (r rawJSON) MarshalJSON() ([]byte, error) { return []byte(r), nil }
 
-// interruptions is how often a save is interrupted for each version.
-func interruptions(long int) int {
-	if os.Getenv("VMFERRY_SOAK") != "" {
-		return long
-	}
-	return 20
-}
-
 // A QEMU whose multifd is set off while it cleans a failed migration up aborts.
 func TestRealQEMUInterrupted_SurvivesAtAnyMoment(t *testing.T) {
 	for version, long := range map[string]int{"10.0": 100, "7.2": 50} {
@@ -218,7 +211,7 @@ func TestRealQEMUInterrupted_SurvivesAtAnyMoment(t *testing.T) {
 			look := dial(t, src.QMPPath2())
 			signals := []os.Signal{os.Interrupt, syscall.SIGTERM, os.Kill}
 			sockets := t.TempDir()
-			for i := range interruptions(long) {
+			for i := range soak.Times(20, long) {
 				path := filepath.Join(t.TempDir(), "s")
 				cmd := exec.Command(vmferry, "save", "--qmp", src.QMPPath(), "--socket-dir", sockets, "--bandwidth", "8000000", path)
 				out := new(strings.Builder)

@@ -1,0 +1,114 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vmferry/vmferry/qmp"
+)
+
+// runOn lets the machine run again, or not, and puts QEMU's settings back.
+func (s *save) runOn(ctx context.Context, result *SaveResult) error {
+	if err := s.note(func(r *recovery) { r.KeepPaused = s.opts.StayPaused }); err != nil {
+		return err
+	}
+	short, cancel := detached(ctx)
+	defer cancel()
+	if err := s.recovery.restoreRunState(short, s.c); err != nil {
+		return err
+	}
+	if s.recovery.ranAtPause() {
+		result.Paused = time.Since(s.paused)
+		if !s.recovery.Stopped {
+			result.Paused += result.Downtime
+		}
+	}
+	if err := s.recovery.restoreSettings(short, s.c); err != nil {
+		return err
+	}
+	s.recovered = true
+	status, err := s.c.QueryStatus(short)
+	if err != nil {
+		return err
+	}
+	result.RunState = status.Status
+	return nil
+}
+
+// recoverMachine puts the machine in order after a save that failed with err, and
+// returns err, or what is worse.
+func (s *save) recoverMachine(ctx context.Context, err error) error {
+	s.recovered = true
+	short, cancel := detached(ctx)
+	defer cancel()
+	recoverErr := s.recovery.run(short, s.c)
+	if errors.Is(recoverErr, qmp.ErrClosed) {
+		// The monitor may be gone, and QEMU not.
+		recoverErr = s.recovery.rescue(short)
+	}
+	switch {
+	case recoverErr == nil:
+		return err
+	case errors.Is(recoverErr, ErrGone):
+		return fmt.Errorf("%w: %s (the save: %v)", ErrGone, s.describeDeath(), err)
+	}
+	return errors.Join(err, fmt.Errorf("the machine could not be put in order after that: %w", recoverErr))
+}
+
+// describeDeath says whether QEMU's process is still there.
+func (s *save) describeDeath() string {
+	const unknown = "its monitor is closed, and the machine's state is not known"
+	if s.pid <= 0 {
+		return unknown
+	}
+	// Its sockets are closed a little before it has ended.
+	for range 20 {
+		if !alive(s.pid) {
+			return fmt.Sprintf("QEMU died: its process %d has ended, and the machine with it; QEMU's log may say why", s.pid)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Sprintf("%s; its process %d is there", unknown, s.pid)
+}
+
+func (s *save) startGuard() (err error) {
+	if s.opts.Guard == nil {
+		return nil
+	}
+	s.guard, err = startGuard(s.opts.Guard, &s.recovery)
+	return err
+}
+
+// note changes what has to be done for the machine, and tells the guard.
+func (s *save) note(change func(*recovery)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.recovery)
+	if s.guard == nil {
+		return nil
+	}
+	return s.guard.tell(&s.recovery)
+}
+
+func (s *save) endGuard() {
+	if s.guard == nil {
+		return
+	}
+	if err := s.guard.Disarm(); err != nil {
+		s.opts.Logger.Warn("ending the guard process", "error", err)
+	}
+}
+
+func (s *save) releaseSockets() {
+	if s.sockets != nil {
+		s.sockets.release()
+	}
+}
+
+func (s *save) removeSocketDir() {
+	if err := s.dir.remove(); err != nil {
+		s.opts.Logger.Warn("cleaning up after a save", "error", err)
+	}
+}

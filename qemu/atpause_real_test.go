@@ -49,7 +49,7 @@ func TestRealQEMUAtPause_HasAMonitorThatWorks(t *testing.T) {
 			t.Errorf("answer %d is %s, want one that holds %s", i, lines[i], want)
 		}
 	}
-	runsOn(t, src, time.Minute)
+	runsOn(t, src)
 }
 
 // withDisk adds a disk to a machine.
@@ -112,14 +112,14 @@ func TestRealQEMUAtPause_DisksOfTheSameMoment(t *testing.T) {
 			if is := fileOfDisk(t, dial(t, src.QMPPath2())); is != overlay {
 				t.Errorf("the disk is written to %s, want the overlay", is)
 			}
-			runsOn(t, src, time.Minute)
+			runsOn(t, src)
 
 			for snapshot, disk := range map[string]string{"s1": copied, "s2": image} {
 				dst := qemutest.Start(t, withDisk(version, "format=raw,snapshot=on,file="+disk, true))
 				if _, err := qemu.Restore(soon(t), open(t, filepath.Join(dir, snapshot)), qemu.RestoreOptions{QMP: dst.QMPPath()}); err != nil {
 					t.Fatalf("%v\n%s", err, dst.Stderr())
 				}
-				sound(t, dst, time.Minute)
+				sound(t, dst)
 				dst.Kill()
 			}
 		})
@@ -139,5 +139,5 @@ func TestRealQEMUAtPause_EndsAfterItsTimeout(t *testing.T) {
 	if is := state(t, dial(t, src.QMPPath2())); is != qmp.StateRunning {
 		t.Errorf("the machine is %q", is)
 	}
-	runsOn(t, src, time.Minute)
+	runsOn(t, src)
 }

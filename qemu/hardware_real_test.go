@@ -307,12 +307,12 @@ func TestRealQEMUWithSeveralMemoryBlocksIsPausedAndLives(t *testing.T) {
 	if !strings.Contains(log.String(), "the machine is paused while it is saved") {
 		t.Errorf("nothing says that the machine is paused:\n%s", log.String())
 	}
-	runsOn(t, src, 30*time.Second)
+	runsOn(t, src)
 	dst, _, err := restoreInto(t, open(t, path), cfg, qemu.RestoreOptions{})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, dst.Stderr())
 	}
-	sound(t, dst, 30*time.Second)
+	sound(t, dst)
 }
 
 func TestRealQEMURestoreWaitsForAQEMUThatStarts(t *testing.T) {

@@ -72,13 +72,12 @@ func destination(t *testing.T, version string) *qemutest.VM {
 }
 
 func options(vm *qemutest.VM) qemu.SaveOptions {
-	return qemu.SaveOptions{QMP: vm.QMPPath(), Guard: []string{vmferry, "guard"}}
+	return qemu.SaveOptions{QMP: vm.QMPPath(), Guard: []string{vmferry, "guard"}, AtPauseTimeout: hang}
 }
 
 func saveTo(t *testing.T, path string, opts qemu.SaveOptions) *qemu.SaveResult {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := soon(t)
 	result, err := qemu.Save(ctx, path, opts)
 	if err != nil {
 		t.Fatalf("save: %v", err)
@@ -101,9 +100,9 @@ func open(t *testing.T, path string) *snapshot.Reader {
 }
 
 // runsOn checks that the guest goes on counting and finds its memory in order.
-func runsOn(t *testing.T, vm *qemutest.VM, within time.Duration) {
+func runsOn(t *testing.T, vm *qemutest.VM) {
 	t.Helper()
-	if err := vm.WaitProgress(soon(t), within); err != nil {
+	if err := vm.WaitProgress(soon(t), hang); err != nil {
 		t.Fatalf("the guest does not go on: %v\n%s", err, vm.Stderr())
 	}
 	if err := vm.Corrupt(); err != nil {
@@ -112,17 +111,20 @@ func runsOn(t *testing.T, vm *qemutest.VM, within time.Duration) {
 }
 
 // sound checks, too, that the guest has gone through all its memory once more.
-func sound(t *testing.T, vm *qemutest.VM, within time.Duration) {
+func sound(t *testing.T, vm *qemutest.VM) {
 	t.Helper()
-	runsOn(t, vm, within)
+	runsOn(t, vm)
 	if err := vm.WaitVerified(soon(t)); err != nil {
 		t.Fatal(err)
 	}
 }
 
+// hang is how long a test waits for what is sure to come.
+const hang = 10 * time.Minute
+
 // soon is a context that ends before a test that waits for nothing does.
 func soon(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), hang)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -159,7 +161,7 @@ func saveAndRestore(t *testing.T, src *qemutest.VM, version string, method multi
 	opts.AlwaysLive = true
 	opts.AtPause = fmt.Sprintf("cp --sparse=always %s %s", src.MemFile(), memory)
 	saveTo(t, path, opts)
-	runsOn(t, src, 5*time.Second)
+	runsOn(t, src)
 
 	r := open(t, path)
 	exported := filepath.Join(dir, "exported")
@@ -175,8 +177,7 @@ func saveAndRestore(t *testing.T, src *qemutest.VM, version string, method multi
 
 	dst := destination(t, version)
 	before, _ := src.Count()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := soon(t)
 	result, err := qemu.Restore(ctx, r, qemu.RestoreOptions{QMP: dst.QMPPath(), Channels: channels, Method: method})
 	if err != nil {
 		t.Fatalf("restore: %v\n%s", err, dst.Stderr())
@@ -184,7 +185,7 @@ func saveAndRestore(t *testing.T, src *qemutest.VM, version string, method multi
 	if result.RunState != qmp.StateRunning {
 		t.Errorf("restored to %q, want running", result.RunState)
 	}
-	sound(t, dst, 10*time.Second)
+	sound(t, dst)
 	if after, _ := dst.Count(); after < before/4 {
 		t.Errorf("the restored guest counts from %d, the source was at %d: it booted anew", after, before)
 	}
@@ -268,7 +269,7 @@ func restoreAcross(t *testing.T, from, machine string, to []string) {
 		if result.RunState != qmp.StateRunning {
 			t.Errorf("restored in %s to %q, want running", version, result.RunState)
 		}
-		sound(t, dst, 10*time.Second)
+		sound(t, dst)
 		if after, _ := dst.Count(); after < before/4 {
 			t.Errorf("the guest restored in %s counts from %d, the source was at %d: it booted anew", version, after, before)
 		}
@@ -290,7 +291,7 @@ func TestRealQEMUThatLosesWritesIsPausedFirst(t *testing.T) {
 	opts := options(src)
 	opts.AtPause = fmt.Sprintf("cp --sparse=always %s %s", src.MemFile(), memory)
 	saveTo(t, path, opts)
-	runsOn(t, src, 5*time.Second)
+	runsOn(t, src)
 	r := open(t, path)
 	f, err := os.Create(exported)
 	if err != nil {
@@ -310,7 +311,7 @@ func TestRealQEMUThatLosesWritesIsPausedFirst(t *testing.T) {
 	if result.RunState != qmp.StateRunning {
 		t.Errorf("restored to %q: the machine ran when its save began", result.RunState)
 	}
-	sound(t, dst, 10*time.Second)
+	sound(t, dst)
 }
 
 func TestRealQEMUEveryStoreRestores(t *testing.T) {
@@ -329,7 +330,7 @@ func TestRealQEMUEveryStoreRestores(t *testing.T) {
 			if _, err := qemu.Restore(t.Context(), r, qemu.RestoreOptions{QMP: dst.QMPPath()}); err != nil {
 				t.Fatalf("restore: %v\n%s", err, dst.Stderr())
 			}
-			sound(t, dst, 10*time.Second)
+			sound(t, dst)
 			dst.Kill()
 		})
 	}
@@ -355,15 +356,14 @@ func TestRealQEMULoadsMappedRAM(t *testing.T) {
 func loadMappedRAM(t *testing.T, version, file string) {
 	dst := destination(t, version)
 	c := dial(t, dst.QMPPath())
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
+	ctx := soon(t)
 	if err := c.SetMigrateCapabilities(ctx, map[string]bool{"mapped-ram": true}); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.MigrateIncoming(ctx, "file:"+file); err != nil {
 		t.Fatal(err)
 	}
-	sound(t, dst, 20*time.Second)
+	sound(t, dst)
 	if s, err := c.QueryMigrate(ctx); err != nil || s.Status != qmp.MigrationCompleted {
 		t.Errorf("QEMU says %q, %v", s.Status, err)
 	}
@@ -404,7 +404,7 @@ func TestRealQEMUPausesOnlyWhenAsked(t *testing.T) {
 		if err := look.Cont(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		runsOn(t, src, 5*time.Second)
+		runsOn(t, src)
 	})
 	t.Run("restore paused", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "s")
@@ -420,7 +420,7 @@ func TestRealQEMUPausesOnlyWhenAsked(t *testing.T) {
 		if err := dial(t, dst.QMPPath()).Cont(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		sound(t, dst, 10*time.Second)
+		sound(t, dst)
 	})
 	t.Run("the command at the pause sees it paused", func(t *testing.T) {
 		dir := t.TempDir()
@@ -521,7 +521,7 @@ func TestRealQEMURunsOnWhenASaveFails(t *testing.T) {
 			if got := state(t, dial(t, src.QMPPath2())); got != qmp.StateRunning {
 				t.Errorf("the machine is %q", got)
 			}
-			runsOn(t, src, 5*time.Second)
+			runsOn(t, src)
 		})
 	}
 	t.Run("and can be saved afterwards", func(t *testing.T) {
@@ -563,8 +563,7 @@ func TestRealQEMUThatIsNotLikeTheSavedOneIsRefused(t *testing.T) {
 			cfg.MemFile, cfg.Incoming = filepath.Join(t.TempDir(), "ram0"), true
 			tt.change(&cfg)
 			dst := qemutest.Start(t, cfg)
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-			defer cancel()
+			ctx := soon(t)
 			_, err := qemu.Restore(ctx, r, qemu.RestoreOptions{QMP: dst.QMPPath()})
 			if err == nil || !strings.Contains(err.Error()+dst.Stderr(), tt.want) {
 				t.Errorf("the error is %v, want one that says %q\n%s", err, tt.want, dst.Stderr())
@@ -625,7 +624,7 @@ func TestRealQEMURunsOnWhenVmferryIsKilled(t *testing.T) {
 				t.Errorf("kill %d: a snapshot with a manifest: %v", i, err)
 			}
 		}
-		runsOn(t, src, time.Minute)
+		runsOn(t, src)
 	}
 	t.Logf("%d kills: %d while the machine stood still, %d after the snapshot was complete", kills, paused, complete)
 	if paused == 0 {

@@ -137,7 +137,7 @@ func TestRealQEMURunState_PausedMachineIsSavedTwice(t *testing.T) {
 	if err := look.Cont(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	runsOn(t, src, time.Minute)
+	runsOn(t, src)
 }
 
 func TestRealQEMURunState_PostmigrateIsExplained(t *testing.T) {
@@ -165,14 +165,14 @@ func TestRealQEMUSave_MachineWithoutDescription(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "s")
 	saveTo(t, path, options(src))
-	runsOn(t, src, time.Minute)
+	runsOn(t, src)
 	src.Kill()
 	cfg.Incoming = true
 	dst := qemutest.Start(t, cfg)
 	if _, err := qemu.Restore(soon(t), open(t, path), qemu.RestoreOptions{QMP: dst.QMPPath()}); err != nil {
 		t.Fatalf("%v\n%s", err, dst.Stderr())
 	}
-	sound(t, dst, time.Minute)
+	sound(t, dst)
 }
 
 func TestRealQEMUSave_CancelledElsewhereSaysSo(t *testing.T) {
@@ -194,7 +194,7 @@ func TestRealQEMUSave_CancelledElsewhereSaysSo(t *testing.T) {
 				t.Errorf("the error is %v, want one that begins with QEMU's reason", err)
 			}
 			noSnapshot(t, path)
-			runsOn(t, src, time.Minute)
+			runsOn(t, src)
 		})
 	}
 }
@@ -232,7 +232,7 @@ func TestRealQEMUInterrupted_SurvivesAtAnyMoment(t *testing.T) {
 				}
 				noSnapshot(t, path)
 			}
-			runsOn(t, src, time.Minute)
+			runsOn(t, src)
 			waitNoGuard(t)
 			if left, _ := os.ReadDir(sockets); len(left) > 0 {
 				t.Errorf("directories of sockets are left behind: %v", left)

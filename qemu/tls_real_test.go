@@ -86,7 +86,7 @@ func TestRealQEMUMigratesOverTLS(t *testing.T) {
 			src.Kill()
 			dst := withTLS(t, version, "server", tlsFolder(t, ca, issued))
 			sendOverTLS(t, path, dst, &tls.Config{RootCAs: ca.Pool(), Certificates: []tls.Certificate{own}})
-			sound(t, dst, 20*time.Second)
+			sound(t, dst)
 		})
 	}
 }
@@ -117,7 +117,7 @@ func TestRealQEMUOfAnotherAuthorityIsTurnedAway(t *testing.T) {
 	if _, err := receiveOverTLS(t, src, server); !errors.Is(err, migration.ErrNobody) {
 		t.Errorf("error %v", err)
 	}
-	runsOn(t, src, 20*time.Second)
+	runsOn(t, src)
 }
 
 // receiveOverTLS has the machine migrate into a snapshot, whose path it returns.

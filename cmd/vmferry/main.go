@@ -4,13 +4,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime/debug"
-	"syscall"
 
 	"github.com/alecthomas/kong"
 
@@ -48,21 +45,9 @@ type app struct {
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-// errSignal is why a command ended that a signal ended.
-var errSignal = errors.New("interrupted")
-
 func run(args []string) int {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(signals)
-	go func() {
-		s := <-signals
-		cancel(fmt.Errorf("%w by %v", errSignal, s))
-		// A second one does not wait for things to be put in order.
-		signal.Stop(signals)
-	}()
+	ctx, stop := untilSignal(context.Background())
+	defer stop()
 	// Text of peers and files, such as names and QEMU's reasons, is among what
 	// is printed, in errors too.
 	a := &app{ctx: ctx, stdin: os.Stdin, stdout: termtext.NewWriter(os.Stdout), stderr: termtext.NewWriter(os.Stderr)}

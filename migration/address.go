@@ -73,7 +73,7 @@ func (a Address) Dial(ctx context.Context, cfg *tls.Config) (conn net.Conn, err 
 	t := tls.Client(conn, cfg)
 	if err := t.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("TLS with %v: %w", a, err)
+		return nil, adviseTLS(fmt.Errorf("TLS with %v: %w", a, err))
 	}
 	return t, nil
 }

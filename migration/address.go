@@ -27,8 +27,12 @@ func ParseAddress(s string) (Address, error) {
 		return Address{}, fmt.Errorf("%w %q: want unix:PATH or tcp:HOST:PORT", ErrAddress, s)
 	}
 	if network == "tcp" {
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			return Address{}, fmt.Errorf("%w %q: %w", ErrAddress, s, err)
+		_, port, err := net.SplitHostPort(addr)
+		if err == nil {
+			_, err = net.LookupPort("tcp", port)
+		}
+		if err != nil {
+			return Address{}, fmt.Errorf("%w %q: %w (want tcp:HOST:PORT)", ErrAddress, s, err)
 		}
 	}
 	return Address{network, addr}, nil

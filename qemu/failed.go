@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/qmp"
+	"github.com/vmferry/vmferry/snapshot"
 )
 
 // errLoad is that QEMU said that the machine could not be loaded.
@@ -45,6 +46,8 @@ func (s *restore) explain(ctx context.Context, err error) error {
 		return fmt.Errorf("%w (QEMU does not say what state it is in: %w)", err, qerr)
 	}
 	switch {
+	case errors.Is(err, snapshot.ErrCorrupt): // and QEMU saw that the stream ended
+		return fmt.Errorf("%w; %s", err, s.leftIn(short, m))
 	case errors.Is(err, errLoad):
 		return fmt.Errorf("%w; %s; %s", err, hints, s.leftIn(short, m))
 	case m.Status == qmp.MigrationFailed:

@@ -59,7 +59,7 @@ func (a *app) run(args []string) (code int) {
 	parser, err := kong.New(&c, kong.Name("vmferry"), kong.UsageOnError(), kong.Bind(a),
 		kong.Description("Carries the memory of running virtual machines: saves them while they run, and brings them back."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Writers(a.stdout, a.stderr),
-		kong.Vars{"version": tool()}, durationFlags(), kong.Exit(func(n int) { panic(exit(n)) }))
+		kong.Vars{"version": tool()}, durationFlags(), kong.ValueFormatter(helpWithDefault), kong.Exit(func(n int) { panic(exit(n)) }))
 	if err != nil {
 		panic(err) // the command line's own definition is wrong
 	}
@@ -75,7 +75,7 @@ func (a *app) run(args []string) (code int) {
 	a.verbose = c.Verbose
 	a.logger().Debug("start", "command", ctx.Command(), "version", tool())
 	if err := ctx.Run(); err != nil {
-		return a.fail(ctx.Selected().Name, err, wantsJSON(ctx))
+		return a.fail(commandOf(ctx), err, wantsJSON(ctx))
 	}
 	return 0
 }

@@ -12,7 +12,7 @@ TESTTIMEOUT ?= 40m
 # minutes under the race detector, in one thread.
 RACED := ./cmd/... ./deflate ./dirty ./guest ./iaa/... ./migration ./multifd ./qemu ./qmp/... ./snapshot/... ./vmstate
 
-.PHONY: build demo test nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean
+.PHONY: build demo test quick nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean
 
 build:
 	$(GO) build -o bin/vmferry ./cmd/vmferry
@@ -35,7 +35,13 @@ test: build
 	scripts/setup test
 	$(MAKE) lint test-unit test-noasm test-qemu test-netns test-race fuzz
 
-# The same with long sizes, and more inputs for each fuzz target.
+# What can be run after each change: no QEMU, no simulations of benchmarks.
+quick:
+	$(GO) build ./...
+	$(GO) vet ./...
+	$(GO) test -short -timeout $(TESTTIMEOUT) $$($(GO) list ./... | grep -v /internal/bench)
+
+# make test with long sizes, and more inputs for each fuzz target.
 nightly:
 	VMFERRY_SOAK=1 $(MAKE) test FUZZTIME=300000x TESTTIMEOUT=120m
 

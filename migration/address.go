@@ -27,8 +27,12 @@ func ParseAddress(s string) (Address, error) {
 		return Address{}, fmt.Errorf("%w %q: want unix:PATH or tcp:HOST:PORT", ErrAddress, s)
 	}
 	if network == "tcp" {
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			return Address{}, fmt.Errorf("%w %q: %w", ErrAddress, s, err)
+		_, port, err := net.SplitHostPort(addr)
+		if err == nil {
+			_, err = net.LookupPort("tcp", port)
+		}
+		if err != nil {
+			return Address{}, fmt.Errorf("%w %q: %w (want tcp:HOST:PORT)", ErrAddress, s, err)
 		}
 	}
 	return Address{network, addr}, nil
@@ -73,7 +77,7 @@ func (a Address) Dial(ctx context.Context, cfg *tls.Config) (conn net.Conn, err 
 	t := tls.Client(conn, cfg)
 	if err := t.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("TLS with %v: %w", a, err)
+		return nil, adviseTLS(fmt.Errorf("TLS with %v: %w", a, err))
 	}
 	return t, nil
 }

@@ -46,7 +46,7 @@ func TestCancelAtAnyMomentLeavesTheSourceUnharmed(t *testing.T) {
 				return commit(r)
 			}
 		},
-		"when the log starts": func(p *trial) { p.cfg.Dirty = pacedLog{p.cfg.Dirty, p.cancel, func() {}} },
+		"when the log starts": func(p *trial) { p.cfg.Dirty = pacedLog{p.cfg.Dirty, func() {}, p.cancel, func() {}} },
 		"after the first round": func(p *trial) {
 			report := p.cfg.Report
 			p.cfg.Report = func(r migration.Round) {

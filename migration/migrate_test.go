@@ -418,10 +418,9 @@ func TestRoundsSayHowItGoes(t *testing.T) {
 	if first.Compressed == 0 || first.Raw == 0 || first.MinorFaults == 0 || first.Remaining == 0 || first.DirtyRate <= 0 {
 		t.Errorf("the first round: %+v", first)
 	}
-	// Each writer may write so many pages in a round, and one more that it had begun
-	// before.
+	// Each writer may write so many pages in a round, and one that it has begun.
 	if first.Remaining > 2*(roundPages+1) {
-		t.Errorf("%d pages are dirty after the first round; %d were written", first.Remaining, 2*(roundPages+1))
+		t.Errorf("%d pages are dirty after the first round; %d were written", first.Remaining, 2*roundPages)
 	}
 	took := first.Took + first.Scan
 	if want := float64(first.Remaining*4096) / took.Seconds(); math.Abs(first.DirtyRate-want) > want/1000 {

@@ -27,7 +27,7 @@ func (p *pair) pace(pages func() int, exactly bool) {
 			p.t.Error(err)
 		}
 	}
-	p.cfg.Dirty = pacedLog{p.cfg.Dirty, next, p.source.AllowAll}
+	p.cfg.Dirty = pacedLog{p.cfg.Dirty, func() { p.source.Allow(0) }, next, p.source.AllowAll}
 	p.cfg.Report = func(r migration.Round) {
 		p.reported = append(p.reported, r)
 		if !r.Last {
@@ -39,10 +39,11 @@ func (p *pair) pace(pages func() int, exactly bool) {
 // pacedLog begins the pace with the log, and ends it with the log.
 type pacedLog struct {
 	guest.DirtyLog
-	begin, end func()
+	hold, begin, end func()
 }
 
 func (l pacedLog) Start() error {
+	l.hold() // what is written between Start and begin would be logged, too
 	err := l.DirtyLog.Start()
 	l.begin()
 	return err

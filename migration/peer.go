@@ -178,7 +178,7 @@ func readIdentity(ctx context.Context, l *link, cfg *ReceiveConfig) (arrival, er
 	if cfg.TLS != nil {
 		t, err := serveTLS(ctx, conn, cfg.TLS)
 		if err != nil {
-			return arrival{}, fmt.Errorf("TLS: %w", err)
+			return arrival{}, adviseTLS(fmt.Errorf("TLS: %w", err))
 		}
 		conn = t
 	}
@@ -186,6 +186,9 @@ func readIdentity(ctx context.Context, l *link, cfg *ReceiveConfig) (arrival, er
 	first, err := peeked.peek(4)
 	if err != nil {
 		return arrival{}, fmt.Errorf("closed before it said what it is: %w", err)
+	}
+	if cfg.TLS == nil && beginsTLS(first) {
+		return arrival{}, fmt.Errorf("it begins with a TLS handshake, and this side uses no TLS (use --tls-cert, --tls-key and --tls-ca on both sides, or --insecure on both) (%w)", multifd.ErrMalformed)
 	}
 	switch magic := binary.BigEndian.Uint32(first); magic {
 	case qemuMagic:

@@ -18,7 +18,7 @@ func (s *Sender) openFirst(ctx context.Context, dial Dialer) (net.Conn, error) {
 		}
 		left := most - time.Since(began)
 		if left <= 0 {
-			return nil, fmt.Errorf("%w (nobody listened there for %v)", err, most)
+			return nil, fmt.Errorf("%w (nobody listened there for %v: start the destination, or raise --connect-timeout)", err, most)
 		}
 		select {
 		case <-time.After(min(pause, left)):

@@ -7,6 +7,8 @@ import (
 	"io"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -41,6 +43,30 @@ func readReturnPath(r io.Reader) *returnPath {
 		}
 	}()
 	return b
+}
+
+// lastWordWithin is how long the destination's reason may take after the loss of a
+// connection.
+const lastWordWithin = time.Second
+
+// endsBeside tells whether the return path has ended. If the destination broke a
+// connection, its reason can still be on the way.
+func (b *returnPath) endsBeside(ctx context.Context, err error) bool {
+	if !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+		select {
+		case <-b.ended:
+			return true
+		default:
+			return false
+		}
+	}
+	select {
+	case <-b.ended:
+		return true
+	case <-ctx.Done():
+	case <-time.After(lastWordWithin):
+	}
+	return false
 }
 
 // errNoReturnPath is a mistake of this package's user.

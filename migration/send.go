@@ -127,18 +127,18 @@ func Connect(ctx context.Context, dial Dialer, cfg SendConfig) (_ *Sender, err e
 	s.main = vmstate.NewWriter(s.mainConn, cfg.Layout, cfg.SyncMode)
 	defer s.closeOn(ctx)()
 	if err := s.begin(); err != nil {
-		return nil, err
+		return nil, s.explain(ctx, err)
 	}
 	for id := range cfg.Channels {
 		if err := s.openChannel(ctx, dial, id); err != nil {
-			return nil, err
+			return nil, s.explain(ctx, err)
 		}
 	}
 	if err := s.main.Setup(); err != nil {
-		return nil, withCause(ctx, err)
+		return nil, s.explain(ctx, err)
 	}
 	if err := s.sync(); err != nil {
-		return nil, withCause(ctx, err)
+		return nil, s.explain(ctx, err)
 	}
 	return s, nil
 }
@@ -240,11 +240,11 @@ func (s *Sender) sync() error {
 func (s *Sender) Round(ctx context.Context, src guest.Source) error {
 	defer s.closeOn(ctx)()
 	if err := s.main.BeginSection(false); err != nil {
-		return withCause(ctx, err)
+		return s.explain(ctx, err)
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	group, running := errgroup.WithContext(ctx)
 	for i, sender := range s.senders {
-		group.Go(func() error { return s.runChannel(ctx, sender, s.batches[i], src) })
+		group.Go(func() error { return s.runChannel(running, sender, s.batches[i], src) })
 	}
 	if err := group.Wait(); err != nil {
 		return s.explain(ctx, err)
@@ -348,13 +348,9 @@ func (s *Sender) explain(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if s.back != nil {
-		select {
-		case <-s.back.ended:
-			if said := s.back.err; said != nil && !errors.Is(said, net.ErrClosed) && !errors.Is(said, ErrStalled) {
-				return fmt.Errorf("%w (while sending: %w)", said, err)
-			}
-		default:
+	if s.back != nil && s.back.endsBeside(ctx, err) {
+		if said := s.back.err; said != nil && !errors.Is(said, net.ErrClosed) && !errors.Is(said, ErrStalled) {
+			return fmt.Errorf("%w (while sending: %w)", adviseTLS(said), err)
 		}
 	}
 	return withCause(ctx, err)

@@ -13,7 +13,7 @@ import (
 	"github.com/vmferry/vmferry/internal/termtext"
 )
 
-// atPause runs the user's command while the machine stands still.
+// atPause runs the user's command while the machine is paused.
 func (s *save) atPause(ctx context.Context) error {
 	if s.opts.AtPause == "" {
 		return nil
@@ -24,10 +24,10 @@ func (s *save) atPause(ctx context.Context) error {
 	}
 	defer monitor.stop()
 	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.AtPauseTimeout,
-		fmt.Errorf("it took longer than %v, and the machine may not be paused for longer (--at-pause-timeout)", s.opts.AtPauseTimeout))
+		fmt.Errorf("it took longer than %v (raise --at-pause-timeout if the machine may be paused for longer)", s.opts.AtPauseTimeout))
 	defer cancel()
-	// The kernel ends the command when the thread that started it ends: not
-	// before this process does, if the thread is kept.
+	// Pdeathsig ends the command when the thread that started it ends. A locked
+	// thread does not end before this function returns or the process ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", s.opts.AtPause)
@@ -39,7 +39,7 @@ func (s *save) atPause(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = out, out
 	err = cmd.Run()
 	if ctx.Err() != nil {
-		// What the command started and did not end would go on at the disk.
+		// Processes that the command started could still write to the disk.
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		return fmt.Errorf("the command at the pause was ended, so there is no snapshot: %w: %s: %s", context.Cause(ctx), s.opts.AtPause, termtext.Text(string(bytes.TrimSpace(out.b))))
 	}

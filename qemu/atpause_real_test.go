@@ -44,7 +44,7 @@ func TestRealQEMUAtPause_HasAMonitorThatWorks(t *testing.T) {
 	if len(lines) != 5 {
 		t.Fatalf("%d answers: %s", len(lines), text)
 	}
-	for i, want := range []string{`"QMP"`, `"return": {}`, `postmigrate`, "cannot change that", "CommandNotFound"} {
+	for i, want := range []string{`"QMP"`, `"return": {}`, `postmigrate`, "is refused during --at-pause", "CommandNotFound"} {
 		if !strings.Contains(lines[i], want) {
 			t.Errorf("answer %d is %s, want one that holds %s", i, lines[i], want)
 		}

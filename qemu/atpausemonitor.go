@@ -17,9 +17,9 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// atPauseMonitor is a QMP socket for the command at the pause. QEMU's own serves
-// one client, which is the save; the monitor passes commands on over the save's
-// connection, and events back.
+// atPauseMonitor is a QMP socket for the command at the pause. QEMU's own socket serves
+// one client, which is the save. The monitor forwards commands over the connection of
+// the save, and sends answers and events back.
 type atPauseMonitor struct {
 	path   string
 	dir    string
@@ -30,7 +30,8 @@ type atPauseMonitor struct {
 	served sync.WaitGroup
 }
 
-// refusedAtPause are commands that would take the machine out of the save's hands.
+// refusedAtPause are commands that would change the run state or the memory that the
+// save relies on. Commands that begin with "migrate" are refused too.
 var refusedAtPause = []string{"cont", "stop", "loadvm"}
 
 // startAtPauseMonitor listens in a new directory that only this process's user can
@@ -82,8 +83,7 @@ type atPauseClient struct {
 	out *json.Encoder // which writes a line at a time
 }
 
-// serve answers until the client leaves. A client that cannot be answered any more
-// leaves too.
+// serve answers commands until the client disconnects or an answer cannot be sent.
 func (a *atPauseClient) serve(conn net.Conn) {
 	if a.send(a.greeting()) != nil {
 		return
@@ -134,14 +134,14 @@ func (a *atPauseClient) passEvents(events *qmp.Subscription) {
 	}
 }
 
-// atPauseRequest is a command of a client's. QMP lets the id be anything.
+// atPauseRequest is a client's command. QMP allows any JSON value as id.
 type atPauseRequest struct {
 	Execute   string          `json:"execute"`
 	Arguments json.RawMessage `json:"arguments"`
 	ID        json.RawMessage `json:"id"`
 }
 
-// answer carries a command out and returns its answer.
+// answer executes a command and returns the answer to it.
 func (a *atPauseClient) answer(line []byte) any {
 	var r atPauseRequest
 	answer := map[string]any{}
@@ -160,7 +160,7 @@ func (a *atPauseClient) answer(line []byte) any {
 		return answer
 	}
 	if slices.Contains(refusedAtPause, r.Execute) || strings.HasPrefix(r.Execute, "migrate") {
-		return fail("GenericError", fmt.Sprintf("%s: vmferry has paused the machine for its save and lets it run on afterwards; the command at the pause cannot change that", r.Execute))
+		return fail("GenericError", fmt.Sprintf("%s is refused during --at-pause: the save has paused the machine, and lets it run on afterwards", r.Execute))
 	}
 	var args any
 	if r.Arguments != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// sawPeerLeave tells whether an error says no more than that the other side ended
-// the connection: then the other side knows why.
+// sawPeerLeave tells whether an error says only that the other side closed the
+// connection. Then the other side's error is the cause.
 func sawPeerLeave(err error) bool {
 	for _, gone := range []error{
 		io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, unix.ECONNRESET, unix.EPIPE, multifd.ErrTruncated, vmstate.ErrTruncated,
@@ -27,8 +27,8 @@ func sawPeerLeave(err error) bool {
 	return false
 }
 
-// errorOfMigration returns what QEMU says of a migration that ended badly, nil if it
-// did not end badly. side is what QEMU was doing.
+// errorOfMigration returns QEMU's reason for a migration that failed or was cancelled,
+// else nil. side is what QEMU was doing.
 func errorOfMigration(m qmp.Migration, side string) error {
 	switch m.Status {
 	case qmp.MigrationCancelled:
@@ -46,8 +46,8 @@ func reasonOf(m qmp.Migration) string {
 	return fmt.Sprintf(": %q", m.ErrorDesc)
 }
 
-// explainBy picks which of two ends of one failure is told first: QEMU's, if this
-// end only saw QEMU leave, and otherwise this end's own, which QEMU then saw.
+// explainBy picks the error that explains a failure that both sides saw: QEMU's, if
+// this side only saw that QEMU closed the connection, otherwise this side's own.
 func explainBy(own, qemu error) error {
 	switch {
 	case qemu == nil:
@@ -62,7 +62,7 @@ func explainBy(own, qemu error) error {
 
 func orUnknown(reason string) string {
 	if reason == "" {
-		return "it gives no reason (its log may)"
+		return "QEMU gives no reason (see its log)"
 	}
 	return termtext.Text(reason)
 }

@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drainer keeps sockets of a migration open that this side is done with, and reads
-// and drops what QEMU still sends, until close.
+// drainer keeps the sockets of a migration open after this process has finished with
+// them. Until close, it reads what QEMU still sends and discards it.
 //
-// A QEMU 10.0 that loses a multifd channel while it waits for its channels at a sync
-// point can wait for ever: its migration stays "cancelling", and none can be started
-// again. So QEMU ends a migration before it loses a connection. It also waits for the
-// end of its return path: of a connection, the direction to QEMU is shut down.
+// QEMU 10.0 can wait for ever if it loses a multifd channel while it waits for its
+// channels at a sync point: the migration stays "cancelling", and QEMU starts no other
+// one. So a connection is closed only after QEMU has ended the migration. QEMU also
+// waits for the end of its return path: the drainer shuts down the direction to QEMU.
 type drainer struct {
 	mu      sync.Mutex
 	closed  bool
@@ -26,8 +26,8 @@ type drainer struct {
 	running sync.WaitGroup
 }
 
-// take takes a socket over, a connection or a listener whose connections are still
-// to be accepted.
+// take takes over a socket: a connection, or a listener whose connections are not
+// accepted yet.
 func (d *drainer) take(fd int) error {
 	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	if err != nil {
@@ -106,16 +106,16 @@ func duplicate(socket syscall.Conn) (int, error) {
 	return fd, nil
 }
 
-// lingerListener accepts QEMU's connections. What is closed here, the listener and
-// the connections, stays open for QEMU until release.
+// lingerListener accepts QEMU's connections. Close of the listener or of a connection
+// ends its use in this process; for QEMU the socket stays open until release.
 type lingerListener struct {
 	*net.UnixListener
-	guard *Guard // holds the sockets too; nil without one
+	guard *Guard // has duplicates of the sockets; nil without a guard
 	later drainer
 	once  sync.Once
 }
 
-// lingerOn makes a listener linger.
+// lingerOn makes a lingerListener of a listener.
 func lingerOn(ln *net.UnixListener, guard *Guard) (*lingerListener, error) {
 	if guard != nil {
 		if err := guard.hold(ln); err != nil {
@@ -126,7 +126,7 @@ func lingerOn(ln *net.UnixListener, guard *Guard) (*lingerListener, error) {
 	return &lingerListener{UnixListener: ln, guard: guard}, nil
 }
 
-// Accept accepts a connection that lingers.
+// Accept returns a connection that stays open for QEMU when it is closed here.
 func (l *lingerListener) Accept() (net.Conn, error) {
 	conn, err := l.AcceptUnix()
 	if err != nil {
@@ -141,14 +141,14 @@ func (l *lingerListener) Accept() (net.Conn, error) {
 	return &lingerConn{UnixConn: conn, l: l}, nil
 }
 
-// Close ends the accepting here.
+// Close ends the accepting in this process.
 func (l *lingerListener) Close() error {
 	var err error
 	l.once.Do(func() { err = l.linger(l.UnixListener, l.UnixListener.Close) })
 	return err
 }
 
-// linger closes a socket here and keeps it open for QEMU.
+// linger closes a socket in this process and keeps a duplicate open for QEMU.
 func (l *lingerListener) linger(socket syscall.Conn, closeHere func() error) error {
 	fd, err := duplicate(socket)
 	closeErr := closeHere()
@@ -158,17 +158,17 @@ func (l *lingerListener) linger(socket syscall.Conn, closeHere func() error) err
 	return errors.Join(err, closeErr)
 }
 
-// release closes the sockets for QEMU too.
+// release closes the duplicates: QEMU sees the sockets closed.
 func (l *lingerListener) release() { l.later.close() }
 
-// lingerConn is one of the listener's connections.
+// lingerConn is a connection of a lingerListener.
 type lingerConn struct {
 	*net.UnixConn
 	l    *lingerListener
 	once sync.Once
 }
 
-// Close ends all reading and writing here.
+// Close ends all reading and writing in this process.
 func (c *lingerConn) Close() error {
 	var err error
 	c.once.Do(func() { err = c.l.linger(c.UnixConn, c.UnixConn.Close) })

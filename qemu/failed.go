@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/qmp"
+	"github.com/vmferry/vmferry/snapshot"
 )
 
 // errLoad is that QEMU said that the machine could not be loaded.
@@ -21,18 +22,18 @@ func (s *restore) listen(ctx context.Context, uri string) error {
 	return s.c.MigrateIncoming(ctx, uri)
 }
 
-// hints are what most restores fail of that could not be compared beforehand.
+// hints names the usual causes of a failed restore that cannot be compared beforehand.
 const hints = "its own messages (stderr or log) name the section; often a device, an option of -device or -machine, or a ROM differs from the machine that was saved"
 
-// explain adds what QEMU says of a failure, if it still says anything, and
-// what state the destination is left in.
+// explain adds QEMU's reason for a failure, if QEMU still answers, and the state that
+// the destination is left in.
 func (s *restore) explain(ctx context.Context, err error) error {
 	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	m, qerr := s.c.QueryMigrate(short)
 	if qerr == nil && ctx.Err() == nil && m.Status != "" && m.Status != qmp.MigrationNone && !m.Ended() {
-		// What failed here may be why it fails there, or the other way
-		// round: QEMU is given the time to say so.
+		// Either side's failure can be the cause of the other's. So QEMU gets
+		// time to report its own.
 		m, qerr = s.awaitFailure(short)
 	}
 	if errors.Is(qerr, qmp.ErrClosed) {
@@ -45,6 +46,8 @@ func (s *restore) explain(ctx context.Context, err error) error {
 		return fmt.Errorf("%w (QEMU does not say what state it is in: %w)", err, qerr)
 	}
 	switch {
+	case errors.Is(err, snapshot.ErrCorrupt): // QEMU's own error is the end of the stream
+		return fmt.Errorf("%w; %s", err, s.leftIn(short, m))
 	case errors.Is(err, errLoad):
 		return fmt.Errorf("%w; %s; %s", err, hints, s.leftIn(short, m))
 	case m.Status == qmp.MigrationFailed:
@@ -53,7 +56,7 @@ func (s *restore) explain(ctx context.Context, err error) error {
 	return fmt.Errorf("%w; %s", err, s.leftIn(short, m))
 }
 
-// awaitFailure gives QEMU a moment to notice that the connections are gone.
+// awaitFailure waits up to a second for QEMU to notice that the connections are closed.
 func (s *restore) awaitFailure(ctx context.Context) (m qmp.Migration, err error) {
 	for range 20 {
 		if m, err = s.c.QueryMigrate(ctx); err != nil || m.Ended() {
@@ -66,8 +69,8 @@ func (s *restore) awaitFailure(ctx context.Context) (m qmp.Migration, err error)
 	return m, nil
 }
 
-// leftIn says what state the destination is in, and what to do with it. A
-// QEMU takes one incoming migration only, well or badly.
+// leftIn says what state the destination is in, and what to do with it. A QEMU takes
+// one incoming migration only, whether it succeeds or fails.
 func (s *restore) leftIn(ctx context.Context, m qmp.Migration) string {
 	status, err := s.c.QueryStatus(ctx)
 	switch {

@@ -20,20 +20,20 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// Guard is a small process that outlives the one that saves. If that is killed, the
-// guard takes the migration back, brings the machine back to its state within two
-// seconds where QEMU answers, and removes the socket's directory.
+// Guard is a small process that outlives the process that saves. If that process is
+// killed, the guard cancels the migration, brings the machine back to its state (within
+// two seconds, if QEMU answers), and removes the socket's directory.
 type Guard struct {
 	cmd   *exec.Cmd
-	conns *net.UnixConn // by which it is handed connections
+	conns *net.UnixConn // passes descriptors of QEMU's sockets to the guard
 
 	mu    sync.Mutex
 	stdin io.WriteCloser
 }
 
-// A guard reads a recovery on its standard input, as one line, and a new one
-// whenever something has changed: the last one counts. The end of its input without
-// disarmed on a line of its own is its parent's death.
+// A guard reads recoveries from its standard input, one a line. The parent sends a new
+// one whenever something changes; the last one counts. If the input ends without a line
+// disarmed, the parent was killed.
 const (
 	disarmed = "disarmed\n"
 	armed    = "armed\n"
@@ -43,8 +43,8 @@ const (
 func startGuard(command []string, r *recovery) (*Guard, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stderr = os.Stderr
-	// In a session of its own, what is sent to the terminal's group passes
-	// it by.
+	// In a session of its own, the guard does not get the signals that the
+	// terminal sends to its foreground process group.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -76,17 +76,17 @@ func startGuard(command []string, r *recovery) (*Guard, error) {
 	return g, nil
 }
 
-// tell gives the guard what it has to do from now on.
+// tell sends the guard the recovery that counts from now on.
 func (g *Guard) tell(r *recovery) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, err := g.stdin.Write(append(marshal(r), '\n')); err != nil {
-		return fmt.Errorf("telling the guard process what to guard: %w", err)
+		return fmt.Errorf("sending the recovery to the guard process: %w", err)
 	}
 	return nil
 }
 
-// Disarm ends the guard: the machine is in order.
+// Disarm ends the guard. The machine is in its state again.
 func (g *Guard) Disarm() error {
 	g.mu.Lock()
 	_, err := io.WriteString(g.stdin, disarmed)
@@ -102,9 +102,9 @@ func (g *Guard) Disarm() error {
 // maxOrder bounds a line that a guard reads.
 const maxOrder = 1 << 20
 
-// RunGuard is the guard's side. in is its standard input and out its standard
-// output, both pipes from the process that it watches. It takes QEMU's connections by
-// descriptor 3, if that is a socket.
+// RunGuard is what the guard process runs. in and out are its standard input and
+// output, pipes to the process that it watches. If descriptor 3 is a socket, the guard
+// receives QEMU's sockets over it.
 func RunGuard(in io.Reader, out io.Writer) error {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
 	held := new(heldSockets)
@@ -114,8 +114,8 @@ func RunGuard(in io.Reader, out io.Writer) error {
 	return guardBy(in, out, held)
 }
 
-// guardBy waits for the end of the process that it watches, and puts the machine in
-// order if that was killed.
+// guardBy waits for the end of the process that it watches. If that process was killed,
+// guardBy brings the machine back to its state.
 func guardBy(in io.Reader, out io.Writer, held *heldSockets) error {
 	var last *recovery
 	lines := bufio.NewScanner(in)
@@ -126,7 +126,7 @@ func guardBy(in io.Reader, out io.Writer, held *heldSockets) error {
 		}
 		next := new(recovery)
 		if err := json.Unmarshal(lines.Bytes(), next); err != nil {
-			break // cut off in the middle of a line: the one before counts
+			break // an incomplete line: the recovery before it counts
 		}
 		if last == nil {
 			io.WriteString(out, armed)
@@ -134,14 +134,14 @@ func guardBy(in io.Reader, out io.Writer, held *heldSockets) error {
 		last = next
 	}
 	if last == nil {
-		return nil // the parent died before it did anything
+		return nil // the parent was killed before it changed anything
 	}
 	defer held.close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := errors.Join(held.drain(), last.rescue(ctx))
 	if err != nil {
-		err = fmt.Errorf("guard: vmferry was killed while it saved, and the machine behind %s could not be put in order: %w", last.QMP, err)
+		err = fmt.Errorf("guard: vmferry was killed during a save, and the guard could not bring the machine of %s back to its state: %w (ask the machine for its state: QMP query-status; cont makes it run)", last.QMP, err)
 	}
 	if last.Dir != nil {
 		err = errors.Join(err, last.Dir.remove())
@@ -149,7 +149,8 @@ func guardBy(in io.Reader, out io.Writer, held *heldSockets) error {
 	return err
 }
 
-// rescue connects as soon as QEMU lets go of the dead process.
+// rescue brings the machine back to its state. It connects as soon as QEMU has closed
+// the monitor connection of the killed process.
 func (r *recovery) rescue(ctx context.Context) error {
 	for {
 		c, err := qmp.Dial(ctx, r.QMP)

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guardSocket is the descriptor by which a guard is handed connections: the first
+// guardSocket is the descriptor over which a guard receives QEMU's sockets: the first
 // after the standard ones.
 const guardSocket = 3
 
@@ -41,8 +41,8 @@ func unixConnOf(fd int) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil
 }
 
-// hold makes the guard hold a socket of QEMU's too, so that QEMU does not lose it when
-// this process is killed: see drainer.
+// hold sends the guard a duplicate of a socket, so that the socket stays open for QEMU
+// when this process is killed: see drainer.
 func (g *Guard) hold(socket syscall.Conn) error {
 	raw, err := socket.SyscallConn()
 	if err != nil {
@@ -53,19 +53,19 @@ func (g *Guard) hold(socket syscall.Conn) error {
 		_, _, handErr = g.conns.WriteMsgUnix([]byte{0}, unix.UnixRights(int(fd)), nil)
 	})
 	if err := errors.Join(err, handErr); err != nil {
-		return fmt.Errorf("handing a socket to the guard process: %w", err)
+		return fmt.Errorf("sending a socket to the guard process: %w", err)
 	}
 	return nil
 }
 
-// heldSockets are those that a guard was handed.
+// heldSockets are the sockets that a guard has received.
 type heldSockets struct {
 	reading sync.WaitGroup
 	fds     []int
 	later   drainer
 }
 
-// holdSockets takes the sockets that come by conn, until its other end is closed.
+// holdSockets receives sockets over conn until the other end of conn is closed.
 func holdSockets(conn *net.UnixConn) *heldSockets {
 	h := new(heldSockets)
 	h.reading.Go(func() {
@@ -94,7 +94,8 @@ func (h *heldSockets) add(rights []byte) {
 	}
 }
 
-// drain reads what still comes. The process that handed the sockets over has ended.
+// drain reads and discards what QEMU still sends, after the process that sent the
+// sockets has ended.
 func (h *heldSockets) drain() error {
 	h.reading.Wait()
 	var err error

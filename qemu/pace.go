@@ -5,9 +5,9 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// newPace returns the bound on what a save reads; nil without one. QEMU's own
-// bound, which is set too, is counted anew each tenth of a second and lets each
-// channel finish the packets that it has: 1 MB/s comes as 10.
+// newPace returns the bound on the bytes a second that a save reads; nil without one.
+// QEMU's own bound, which is set too, is not enough: QEMU counts anew each tenth of a
+// second and lets each channel finish its packets, so that 1 MB/s becomes 10.
 func newPace(bandwidth uint64) *migration.Pace {
 	if bandwidth >= unlimited {
 		return nil
@@ -15,9 +15,8 @@ func newPace(bandwidth uint64) *migration.Pace {
 	return migration.NewPace(bandwidth)
 }
 
-// liftAtStop lifts the bound when the machine is paused: what then is left is
-// read as fast as it comes, as QEMU sends it. The returned function ends the
-// waiting for that.
+// liftAtStop lifts the bound when the machine is paused, because QEMU sends the
+// remaining data without one. The returned function ends the wait for the pause.
 func liftAtStop(c *qmp.Client, pace *migration.Pace) (stop func()) {
 	if pace == nil {
 		return func() {}

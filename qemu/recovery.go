@@ -22,29 +22,29 @@ var savableStates = []string{
 	qmp.StateRunning, qmp.StatePaused, qmp.StatePrelaunch, stateSuspended, "shutdown", "io-error", "guest-panicked", "internal-error", "watchdog",
 }
 
-// recovery is how a machine is brought back to the state that it was in, by the
-// process that saves or by its guard. The guard gets it as JSON.
+// recovery says how to bring a machine back to the state that it was in. The process
+// that saves does it, or its guard, which gets the recovery as JSON.
 type recovery struct {
 	QMP string `json:"qmp"`
-	// Ran says that the machine ran when it was last looked at before the end of
-	// the migration.
+	// Ran says that the machine ran when QEMU was last asked before the end of the
+	// migration.
 	Ran bool `json:"ran"`
 	// Stopped says that the save itself may have paused the machine before the
 	// migration.
 	Stopped bool `json:"stopped,omitempty"`
-	// Saved is the run state in the stream, "" before that has come. It is what
-	// the machine was in at the end: the guest can have powered off, and a
-	// management program can have paused it, since it was last looked at.
+	// Saved is the run state in the stream, "" before the stream has brought it. It
+	// is the machine's state at the end: since QEMU was last asked, the guest can
+	// have powered off, and a management program can have paused the machine.
 	Saved string `json:"saved,omitempty"`
-	// KeepPaused leaves a machine paused that the migration has paused.
+	// KeepPaused leaves a machine paused if the migration paused it.
 	KeepPaused bool `json:"keep_paused,omitempty"`
-	// Before are the settings to put back.
+	// Before holds the migration settings to put back.
 	Before settings `json:"before"`
-	// Dir is the directory of the socket, nil while there is none.
+	// Dir names the directory of the socket; nil while there is none.
 	Dir *leftDir `json:"dir,omitempty"`
 }
 
-// live tells whether a machine in that state runs, or sleeps and can be woken.
+// live tells whether a machine in that state runs, or is suspended and can be woken.
 func live(state string) bool { return state == qmp.StateRunning || state == stateSuspended }
 
 // ranAtPause tells whether the machine ran when the migration paused it.
@@ -72,7 +72,8 @@ func (r *recovery) run(ctx context.Context, c *qmp.Client) error {
 	return err
 }
 
-// restoreSettings puts the settings back when QEMU has cleaned the migration up.
+// restoreSettings waits until QEMU has cleaned the migration up, and then puts the
+// settings back.
 func (r *recovery) restoreSettings(ctx context.Context, c *qmp.Client) error {
 	if err := c.AwaitMigrationCleanup(ctx); err != nil {
 		return fmt.Errorf("waiting for QEMU to clean the migration up: %w", err)
@@ -102,9 +103,9 @@ func endMigration(ctx context.Context, c *qmp.Client) error {
 	}
 }
 
-// restoreRunState lets a machine run on that ran, if it is the migration or the save
-// that paused it. A machine that something else paused, or that powered off,
-// panicked or broke, is left as it is.
+// restoreRunState lets a machine run on if it ran and the migration or the save paused
+// it. It leaves a machine as it is that another program paused, or that powered off,
+// panicked or failed.
 func (r *recovery) restoreRunState(ctx context.Context, c *qmp.Client) error {
 	for {
 		s, err := c.QueryStatus(ctx)
@@ -146,23 +147,22 @@ func checkSavable(c *qmp.Client, state string) error {
 	return nil
 }
 
-// refusePostmigrate explains that QEMU does not migrate a machine that a migration
-// has paused: the machine could run elsewhere.
+// refusePostmigrate explains that QEMU does not migrate a machine that an earlier
+// migration has paused: the destination of that migration may run it.
 func refusePostmigrate(v qmp.Version) error {
-	err := fmt.Errorf("%w: an earlier migration paused the machine (a save with --stay-paused, or something else that migrated it), and QEMU does not migrate it again before it has run (QMP: cont)", ErrState)
+	err := fmt.Errorf("%w: an earlier migration paused the machine (a save with --stay-paused, or a migration by another program), and QEMU does not migrate the machine again before it has run (QMP: cont)", ErrState)
 	if !keepsState(v) {
-		err = fmt.Errorf("%w; QEMU %v leaves a paused machine like that too, so it can be saved once; from QEMU 8.1 on it stays paused and can be saved again", err, v)
+		err = fmt.Errorf("%w; QEMU %v leaves a paused machine in this state too, so a paused machine can be saved once; QEMU 8.1 and later leave it paused, and it can be saved again", err, v)
 	}
 	return err
 }
 
-// keepsState tells whether this QEMU, when a migration fails, puts a machine back
-// into the very state it was in. Before 8.1 a machine that did not run is
-// postmigrate afterwards.
+// keepsState tells whether this QEMU puts a machine back into its state when a
+// migration fails. Before 8.1, QEMU leaves a machine that did not run in postmigrate.
 func keepsState(v qmp.Version) bool { return v.AtLeast(8, 1) }
 
-// errNotRunning makes the migration of a machine that does not run fail at its very
-// end, when all has arrived: QEMU then leaves the machine in its state and not in
-// postmigrate, from which it would not migrate it again and from which cont would
-// run a machine that has powered off.
-var errNotRunning = errors.New("the machine does not run: its migration is given up when all has arrived, so that QEMU leaves the machine as it is")
+// errNotRunning makes the migration of a machine that does not run fail on purpose,
+// after all data has arrived. QEMU then leaves the machine in its state. Otherwise QEMU
+// would leave it in postmigrate: QEMU does not migrate a machine from that state, and
+// cont would run a machine that has powered off.
+var errNotRunning = errors.New("the machine does not run: vmferry ends its migration after all data has arrived, so that QEMU leaves the machine as it is")

@@ -163,6 +163,9 @@ func (s *restore) checkState(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if m.Status == qmp.MigrationFailed {
+		return fmt.Errorf("%w: an earlier restore into this QEMU failed, and QEMU takes no second one; end it (QMP: quit) and start it anew with \"-incoming defer\"", ErrState)
+	}
 	if m.Status != "" && m.Status != qmp.MigrationNone {
 		return fmt.Errorf("%w: this QEMU waits for a migration already (%s); start it with \"-incoming defer\", so that its channels can be set first", ErrState, m.Status)
 	}

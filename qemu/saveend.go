@@ -54,7 +54,7 @@ func (s *save) recoverMachine(ctx context.Context, err error) error {
 	case errors.Is(recoverErr, ErrGone):
 		return fmt.Errorf("%w: %s (the save: %v)", ErrGone, s.describeDeath(), err)
 	}
-	return errors.Join(err, fmt.Errorf("the machine could not be put in order after that: %w", recoverErr))
+	return errors.Join(err, fmt.Errorf("after that, the save could not bring the machine back to its state: %w (ask it for its state: QMP query-status; cont makes it run)", recoverErr))
 }
 
 // describeDeath says whether QEMU's process is still there.

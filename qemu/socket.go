@@ -23,15 +23,15 @@ const socketName = "s"
 
 // socketDir is a new directory for the socket between QEMU and this process.
 //
-// This process may be root and QEMU another user. All that happens in the
-// directory, and to it, goes through descriptors, and no symbolic link is
-// followed: a path is resolved again by QEMU only.
+// This process may be root, and QEMU may run as another user. So this process acts on
+// the directory and its entries through descriptors only, and follows no symbolic
+// link. Only QEMU resolves the path again.
 type socketDir struct {
 	path   string // of the directory, as QEMU sees it
 	parent *os.File
 	dir    *os.File
 	qemu   qmp.Credentials
-	give   bool // QEMU's user is another one than this process's
+	give   bool // this process is root, and QEMU runs as another user
 }
 
 // makeSocketDir makes the directory in parent, "" for the directory for temporary
@@ -49,8 +49,8 @@ func makeSocketDir(c *qmp.Client, parent string) (_ *socketDir, err error) {
 	if err := unixpath.Check(d.socket(), "choose a shorter directory with --socket-dir"); err != nil {
 		return nil, err
 	}
-	// A sandbox may hide QEMU's process; the socket then works if QEMU can open
-	// it all the same.
+	// A sandbox may hide QEMU's process. The socket then works if QEMU can open it
+	// without a change of its owner.
 	if cred, err := c.PeerCred(); err == nil {
 		d.qemu, d.give = cred, os.Geteuid() == 0 && cred.UID > 0
 	}
@@ -73,8 +73,8 @@ func makeSocketDir(c *qmp.Client, parent string) (_ *socketDir, err error) {
 	return d, nil
 }
 
-// openDir opens a directory. The last element of the path may not be a symbolic
-// link if the path is relative to another directory.
+// openDir opens a directory. If path is relative to the descriptor at, its last element
+// must not be a symbolic link.
 func openDir(at int, path string) (*os.File, error) {
 	flags := unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 	if at != unix.AT_FDCWD {
@@ -87,15 +87,15 @@ func openDir(at int, path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// checkOwn checks that the directory that was opened is the one that was made: the
-// owner of its parent could have put another one in its place.
+// checkOwn checks that the opened directory is the one that makeSocketDir made: the
+// owner of the parent could have replaced it.
 func (d *socketDir) checkOwn() error {
 	var is unix.Stat_t
 	if err := unix.Fstat(int(d.dir.Fd()), &is); err != nil {
 		return fmt.Errorf("directory for the socket %s: %w", d.path, err)
 	}
 	if int(is.Uid) != os.Geteuid() || is.Mode&0o777 != 0o700 {
-		return fmt.Errorf("directory for the socket %s was replaced by one of user %d with mode %o: choose another parent with --socket-dir", d.path, is.Uid, is.Mode&0o777)
+		return fmt.Errorf("directory for the socket %s was replaced by a directory of user %d with mode %o (choose another parent with --socket-dir)", d.path, is.Uid, is.Mode&0o777)
 	}
 	return nil
 }
@@ -108,18 +108,18 @@ func (d *socketDir) address() string {
 	return migration.Address{Network: "unix", Addr: d.socket()}.String()
 }
 
-// through returns the socket's path by the directory's descriptor.
+// through returns a path of the socket that goes through the directory's descriptor.
 func (d *socketDir) through() string { return unixpath.Through(int(d.dir.Fd()), socketName) }
 
-// listen listens on the socket, which QEMU's user can connect to. The directory
-// stays this process's own, so nothing in it can be replaced.
+// listen listens on the socket. QEMU's user can connect to it. The directory stays the
+// property of this process's user, so no other user can replace an entry.
 func (d *socketDir) listen() (*net.UnixListener, error) {
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.through(), Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", d.socket(), err)
 	}
 	ln.SetUnlinkOnClose(false) // remove does that
-	// Nobody else has entered the directory yet.
+	// Until here no other user can enter the directory.
 	if err := unix.Fchmodat(int(d.dir.Fd()), socketName, 0o600, 0); err != nil {
 		ln.Close()
 		return nil, fmt.Errorf("restricting the socket %s to its user: %w", d.socket(), err)
@@ -129,7 +129,7 @@ func (d *socketDir) listen() (*net.UnixListener, error) {
 	}
 	err = unix.Fchownat(int(d.dir.Fd()), socketName, d.qemu.UID, d.qemu.GID, unix.AT_SYMLINK_NOFOLLOW)
 	if err == nil {
-		err = unix.Fchmod(int(d.dir.Fd()), 0o711) // others can look up the socket, which is QEMU's user's only
+		err = unix.Fchmod(int(d.dir.Fd()), 0o711) // others can look up the socket; only QEMU's user can connect
 	}
 	if err != nil {
 		ln.Close()
@@ -138,7 +138,7 @@ func (d *socketDir) listen() (*net.UnixListener, error) {
 	return ln, nil
 }
 
-// handOver gives the directory to QEMU's user, who makes the socket in it.
+// handOver gives the directory to QEMU's user, because QEMU makes the socket in it.
 func (d *socketDir) handOver() error {
 	if !d.give {
 		return nil
@@ -149,9 +149,9 @@ func (d *socketDir) handOver() error {
 	return nil
 }
 
-// dial connects to the socket that QEMU made. The directory can be QEMU's user's,
-// who could have put a link there: the connection is made to the very file that
-// was looked at, and has to lead to that user.
+// dial connects to the socket that QEMU made. QEMU's user may own the directory and
+// could have put a symbolic link there. So dial connects to the file that it has opened
+// and checked, and then checks that the peer is a process of that user.
 func (d *socketDir) dial(ctx context.Context) (net.Conn, error) {
 	fd, err := unix.Openat(int(d.dir.Fd()), socketName, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -177,7 +177,7 @@ func (d *socketDir) dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// checkPeer compares the user behind a connection with QEMU's.
+// checkPeer compares the user of the peer process with QEMU's user.
 func (d *socketDir) checkPeer(conn *net.UnixConn) error {
 	if !d.give {
 		return nil
@@ -194,16 +194,16 @@ func (d *socketDir) checkPeer(conn *net.UnixConn) error {
 		return err
 	}
 	if sockErr != nil {
-		return fmt.Errorf("user behind the socket %s: %w", d.socket(), sockErr)
+		return fmt.Errorf("user of the process that listens on %s: %w", d.socket(), sockErr)
 	}
 	if int(peer.Uid) != d.qemu.UID {
-		return fmt.Errorf("socket %s leads to a process of user %d, not of QEMU's user %d", d.socket(), peer.Uid, d.qemu.UID)
+		return fmt.Errorf("a process of user %[2]d listens on %[1]s, not one of QEMU's user %[3]d", d.socket(), peer.Uid, d.qemu.UID)
 	}
 	return nil
 }
 
-// remove removes the socket and the directory. What QEMU's user put there besides
-// stays, and is an error.
+// remove removes the socket and the directory. If QEMU's user put other files there,
+// they stay, and remove returns an error.
 func (d *socketDir) remove() error {
 	if d.dir == nil {
 		return nil
@@ -229,8 +229,8 @@ func (d *socketDir) close() {
 	d.dir = nil
 }
 
-// leftDir names a socket's directory to the process that removes it if this one
-// cannot.
+// leftDir names the socket's directory for the guard, which removes it if this process
+// is killed.
 type leftDir struct {
 	Path  string `json:"path"`
 	Dev   uint64 `json:"dev"`
@@ -246,7 +246,7 @@ func (d *socketDir) left() (*leftDir, error) {
 	return &leftDir{Path: d.path, Dev: is.Dev, Inode: is.Ino}, nil
 }
 
-// remove removes the directory if it is still the one that was described.
+// remove removes the directory if it is still the one that left described.
 func (l *leftDir) remove() error {
 	parent, err := openDir(unix.AT_FDCWD, filepath.Dir(l.Path))
 	if err != nil {
@@ -266,13 +266,13 @@ func (l *leftDir) remove() error {
 		return err
 	}
 	if is.Dev != l.Dev || is.Ino != l.Inode {
-		return fmt.Errorf("directory for the socket %s was replaced by another, which is left alone", l.Path)
+		return fmt.Errorf("directory for the socket %s was replaced by another directory, which is not removed", l.Path)
 	}
 	return removeSocketDir(parent, dir, l.Path)
 }
 
-// adviceOnSocket says what to do when QEMU cannot reach the socket, if QEMU sees
-// other files than this process, as in a container or a chroot.
+// adviceOnSocket says what to do when QEMU cannot reach the socket: QEMU may see other
+// files than this process, as in a container or a chroot.
 func adviceOnSocket(c *qmp.Client) string {
 	const general = "if QEMU runs in a container or a chroot, name a directory that both see under the same path with --socket-dir"
 	cred, err := c.PeerCred()

@@ -18,18 +18,17 @@ import (
 )
 
 const (
-	// watchInterval is how often QEMU is asked how its migration stands.
+	// watchInterval is the time between two queries of the migration's status.
 	watchInterval = 10 * time.Millisecond
 	// cleanupTime bounds the wait for QEMU to end and clean up a migration whose
-	// connections are gone.
+	// connections are closed.
 	cleanupTime = 10 * time.Second
 )
 
-// migrate runs the migration up to the point where the machine stands still and all
-// has arrived.
+// migrate runs the migration until the machine is paused and all data has arrived.
 //
-// Receiving does not end with ctx: QEMU gives the migration up first, and loses its
-// connections then.
+// The end of ctx does not end the receiving: QEMU ends the migration first, and its
+// connections are closed after that.
 func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	unixListener, err := s.dir.listen()
 	if err != nil {
@@ -56,15 +55,15 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	return r.received, nil
 }
 
-// receiving is the destination of the save, in a goroutine of its own.
+// receiving is the destination of the save. It runs in a goroutine of its own.
 type receiving struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed at the end; the fields below are then set
 	err    error
-	// received is set, also with an error, when all has arrived.
+	// received is set when all data has arrived, even if err is not nil.
 	received *migration.Received
-	// gaveUp says that all has arrived and the migration was failed on purpose:
-	// see errNotRunning.
+	// gaveUp says that all data has arrived and that the receiving failed the
+	// migration on purpose: see errNotRunning.
 	gaveUp bool
 }
 
@@ -95,8 +94,9 @@ func (r *receiving) stop(cause error) {
 	<-r.done
 }
 
-// allArrived takes the machine's run state from the stream. If QEMU waits to be told
-// how it went, a machine that does not run is not taken from it.
+// allArrived takes the machine's run state from the stream. With a return path, QEMU
+// waits for the result: if the machine does not run, the result is a failure, see
+// errNotRunning.
 func (s *save) allArrived(all *migration.Received) error {
 	saved := vmstate.RunState(all.Devices)
 	var ran, runs bool
@@ -109,7 +109,7 @@ func (s *save) allArrived(all *migration.Received) error {
 	case err != nil:
 		return err
 	case ran && !runs:
-		s.opts.Logger.Warn("the machine stopped running while it was saved, not by this save; it is left as it is", "run_state", saved)
+		s.opts.Logger.Warn("the machine stopped while it was saved, and not because of the save; the save leaves it as it is", "run_state", saved)
 	}
 	if all.ReturnPath && !runs {
 		return errNotRunning
@@ -117,7 +117,7 @@ func (s *save) allArrived(all *migration.Received) error {
 	return nil
 }
 
-// watch follows the migration at the source and here until both have ended.
+// watch follows the migration at QEMU and in this process until both have ended.
 func (s *save) watch(ctx context.Context, r *receiving) error {
 	for pushed := false; ; {
 		select {
@@ -147,7 +147,7 @@ func (s *save) watch(ctx context.Context, r *receiving) error {
 	}
 }
 
-// look asks QEMU how the migration stands, and whether the machine still runs.
+// look asks QEMU for the migration's status and the machine's run state.
 func (s *save) look(ctx context.Context) error {
 	m, err := s.c.QueryMigrate(ctx)
 	if err == nil {
@@ -160,8 +160,8 @@ func (s *save) look(ctx context.Context) error {
 	return err
 }
 
-// lookAtRunState notes whether the machine runs. The guard goes by that if this
-// process is killed before the stream says it.
+// lookAtRunState notes whether the machine runs. The guard uses the note if this
+// process is killed before the run state arrives in the stream.
 func (s *save) lookAtRunState(ctx context.Context) error {
 	status, err := s.c.QueryStatus(ctx)
 	if err != nil {
@@ -176,16 +176,17 @@ func (s *save) lookAtRunState(ctx context.Context) error {
 	return s.note(func(r *recovery) { r.Ran = live(status.Status) })
 }
 
-// pushThrough makes QEMU pause the machine for the rest.
+// pushThrough makes QEMU pause the machine and send the remaining pages.
 func (s *save) pushThrough(ctx context.Context) {
-	s.opts.Logger.Warn("the machine changes its memory faster than it can be saved; pausing it for the rest", "rounds", s.rounds())
+	s.opts.Logger.Warn("the machine writes to its memory faster than it can be saved; it is paused while the remaining pages are sent", "rounds", s.rounds())
 	if err := s.c.SetMigrateParameters(ctx, qmp.MigrateParameters{DowntimeLimit: new(qmp.Milliseconds(2_000_000))}); err != nil {
 		s.opts.Logger.Warn("raising the downtime limit", "error", err)
 	}
 }
 
-// awaitSource waits for QEMU's end of a migration whose receiving has ended, and
-// says how the whole went. If the receiving failed by itself, QEMU has to be told.
+// awaitSource waits until the migration has ended at QEMU, after the receiving has
+// ended, and returns the result of both. If the receiving failed for a reason of its
+// own, awaitSource ends the migration at QEMU.
 func (s *save) awaitSource(ctx context.Context, r *receiving) error {
 	if r.err != nil && !r.gaveUp && !sawPeerLeave(r.err) {
 		s.giveUp(ctx, r)
@@ -204,15 +205,15 @@ func (s *save) awaitSource(ctx context.Context, r *receiving) error {
 			break
 		}
 	}
-	return explainBy(r.err, fmt.Errorf("%w: the connections have ended, and QEMU still says that the migration is %q after %v", ErrState, s.last.Status, cleanupTime))
+	return explainBy(r.err, fmt.Errorf("%w: the connections are closed, and QEMU still reports the migration as %q after %v", ErrState, s.last.Status, cleanupTime))
 }
 
 // failedGrace is how long the connections of a migration that failed at QEMU may stay
 // open.
 const failedGrace = 2 * time.Second
 
-// awaitReceiving waits for the end of the receiving of a migration that has ended at
-// QEMU. What QEMU sent of one that completed may still be on its way.
+// awaitReceiving waits until the receiving has ended, after the migration has ended at
+// QEMU. If the migration completed, the last data may not have arrived yet.
 func (s *save) awaitReceiving(ctx context.Context, r *receiving) error {
 	var late <-chan time.Time
 	if s.last.Status != qmp.MigrationCompleted {
@@ -228,10 +229,10 @@ func (s *save) awaitReceiving(ctx context.Context, r *receiving) error {
 	return s.outcome(r)
 }
 
-// sending is what QEMU does in a save.
+// sending names what QEMU does in a save.
 const sending = "send the machine"
 
-// outcome says how a migration went that has ended on both sides.
+// outcome returns the result of a migration that has ended on both sides.
 func (s *save) outcome(r *receiving) error {
 	if r.gaveUp {
 		return nil
@@ -243,7 +244,7 @@ func (s *save) outcome(r *receiving) error {
 	return s.failure(r.err)
 }
 
-// failure joins what QEMU says with what the receiving says; nil if all went well.
+// failure joins QEMU's error with that of the receiving; nil if there is none.
 func (s *save) failure(receiving error) error {
 	err := explainBy(receiving, errorOfMigration(s.last, sending))
 	if err != nil && (errors.Is(receiving, migration.ErrNobody) || cannotConnect(s.last.ErrorDesc)) {
@@ -263,7 +264,7 @@ func cannotConnect(reason string) bool {
 	return false
 }
 
-// pausedNow notes that the machine stands still from now on.
+// pausedNow notes the time at which the machine was paused.
 func (s *save) pausedNow() {
 	if !s.recovery.Stopped {
 		s.paused = time.Now()
@@ -271,8 +272,9 @@ func (s *save) pausedNow() {
 	s.report("paused")
 }
 
-// giveUp ends the migration at QEMU and here. QEMU is told first, so that it does not
-// take the end of its connections for a failure, and waits for the return path's end.
+// giveUp ends the migration at QEMU and in this process. It cancels at QEMU first:
+// otherwise QEMU would take the closed connections for a failure. QEMU then waits for
+// the end of the return path.
 func (s *save) giveUp(ctx context.Context, r *receiving) {
 	short, cancel := detached(ctx)
 	defer cancel()
@@ -286,7 +288,7 @@ func (s *save) giveUp(ctx context.Context, r *receiving) {
 	}
 }
 
-// alive tells whether a process is there and has not ended.
+// alive tells whether a process exists and has not ended.
 func alive(pid int) bool {
 	if err := unix.Kill(pid, 0); err == unix.ESRCH {
 		return false

@@ -37,7 +37,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", short)
 	if err != nil {
-		return nil, fmt.Errorf("qmp: connect to %s: %w%s", path, dialError(err), dialHint(err))
+		return nil, fmt.Errorf("qmp: connect to %s: %w%s", path, dialError(err), dialHint(short, err))
 	}
 	in := bufio.NewReaderSize(conn, 64<<10)
 	version, err := readGreeting(ctx, conn, in)
@@ -92,12 +92,15 @@ func dialError(err error) error {
 	return err
 }
 
-func dialHint(err error) string {
+func dialHint(path string, err error) string {
+	if info, statErr := os.Stat(path); statErr == nil && info.Mode().Type() != fs.ModeSocket {
+		return "; the file is not a socket: name the PATH of QEMU's -qmp unix:PATH,server=on,wait=off"
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "; start QEMU with -qmp unix:PATH,server=on,wait=off"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return "; the socket is left over and no QEMU listens on it"
+		return "; no QEMU listens on the socket any more: start QEMU again"
 	case errors.Is(err, fs.ErrPermission):
 		return "; run as the user that QEMU runs as"
 	}

@@ -100,7 +100,7 @@ func TestDialNobodyThere(t *testing.T) {
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	_, err = qmp.Dial(t.Context(), path)
-	if !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), "left over") {
+	if !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), "no QEMU listens") {
 		t.Errorf("a dead socket: %v, want ECONNREFUSED and what it means", err)
 	}
 }

@@ -51,6 +51,9 @@ func createDir(fsys fsys, path string) (*Dir, error) {
 	if errors.Is(err, ErrExists) || errors.Is(err, ErrInUse) {
 		return nil, err
 	}
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil, fmt.Errorf("snapshot directory: %w (name a directory that does not exist yet, or an empty one)", err)
+	}
 	return nil, fmt.Errorf("snapshot directory: %w", err)
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 	"unicode"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +18,10 @@ import (
 func holder(id fileID) string {
 	pid := 0
 	// The kernel skips lines while locks come and go between two reads.
-	for try := 0; try < 10 && pid == 0; try++ {
+	for try := 0; try < 20 && pid == 0; try++ {
+		if try > 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
 		text, err := readOnce("/proc/locks")
 		if err != nil {
 			break

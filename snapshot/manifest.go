@@ -210,7 +210,7 @@ func (l *boundedList[T]) UnmarshalJSON(text []byte) error {
 func readManifest(b Bucket) (*Manifest, error) {
 	text, err := readObject(b, manifestName, maxManifestSize)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w in %v: it has no %s (it is written last, so that save did not get to its end, or this is something else)", ErrIncomplete, b, manifestName)
+		return nil, fmt.Errorf("%w in %v: it has no %s (save writes it last: either that save did not complete, or this is not the directory of a snapshot)", ErrIncomplete, b, manifestName)
 	}
 	if err != nil {
 		return nil, err

@@ -70,6 +70,9 @@ func openDir(fsys fsys, path string) (*Dir, error) {
 	if errors.Is(err, unix.ENOTDIR) {
 		return nil, fmt.Errorf("snapshot: %s is no directory: %w", path, err)
 	}
+	if errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("snapshot: %w (name the directory that a save or receive made)", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}

@@ -99,6 +99,9 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	stop()
 	p.end()
 	c.report(a, acc)
+	if errors.Is(err, migration.ErrNobody) {
+		return fmt.Errorf("%w; start the migration at the source within that time, or raise --wait", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,12 @@ func (f *tlsFlags) config(addr migration.Address, server bool) (*tls.Config, err
 	files := migration.TLSFiles{Cert: f.TLSCert, Key: f.TLSKey, CA: f.TLSCA}
 	if files != (migration.TLSFiles{}) {
 		if f.Insecure {
-			return nil, usagef("--insecure and --tls-... say opposite things")
+			return nil, usagef("--insecure and --tls-... say opposite things: leave one of them out")
+		}
+		for _, flag := range []struct{ name, value string }{{"--tls-cert", f.TLSCert}, {"--tls-key", f.TLSKey}, {"--tls-ca", f.TLSCA}} {
+			if flag.value == "" {
+				return nil, usagef("TLS needs --tls-cert, --tls-key and --tls-ca: %s is missing", flag.name)
+			}
 		}
 		cfg, err := files.Load()
 		if err != nil {

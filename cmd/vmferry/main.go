@@ -4,13 +4,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime/debug"
-	"syscall"
 
 	"github.com/alecthomas/kong"
 
@@ -48,21 +45,9 @@ type app struct {
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-// errSignal is why a command ended that a signal ended.
-var errSignal = errors.New("interrupted")
-
 func run(args []string) int {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(signals)
-	go func() {
-		s := <-signals
-		cancel(fmt.Errorf("%w by %v", errSignal, s))
-		// A second one does not wait for things to be put in order.
-		signal.Stop(signals)
-	}()
+	ctx, stop := untilSignal(context.Background())
+	defer stop()
 	// Text of peers and files, such as names and QEMU's reasons, is among what
 	// is printed, in errors too.
 	a := &app{ctx: ctx, stdin: os.Stdin, stdout: termtext.NewWriter(os.Stdout), stderr: termtext.NewWriter(os.Stderr)}
@@ -74,7 +59,7 @@ func (a *app) run(args []string) (code int) {
 	parser, err := kong.New(&c, kong.Name("vmferry"), kong.UsageOnError(), kong.Bind(a),
 		kong.Description("Carries the memory of running virtual machines: saves them while they run, and brings them back."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Writers(a.stdout, a.stderr),
-		kong.Vars{"version": tool()}, durationFlags(), kong.Exit(func(n int) { panic(exit(n)) }))
+		kong.Vars{"version": tool()}, durationFlags(), kong.ValueFormatter(helpWithDefault), kong.Exit(func(n int) { panic(exit(n)) }))
 	if err != nil {
 		panic(err) // the command line's own definition is wrong
 	}
@@ -90,7 +75,7 @@ func (a *app) run(args []string) (code int) {
 	a.verbose = c.Verbose
 	a.logger().Debug("start", "command", ctx.Command(), "version", tool())
 	if err := ctx.Run(); err != nil {
-		return a.fail(ctx.Selected().Name, err, wantsJSON(ctx))
+		return a.fail(commandOf(ctx), err, wantsJSON(ctx))
 	}
 	return 0
 }

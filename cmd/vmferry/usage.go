@@ -76,12 +76,33 @@ func (a *app) fail(command string, err error, asJSON bool) int {
 	return status
 }
 
+// helpWithDefault is a flag's help with its default, which kong shows only where a flag
+// has no placeholder. A default of 0 is explained by the help itself.
+func helpWithDefault(v *kong.Value) string {
+	help := kong.DefaultHelpValueFormatter(v)
+	if v.Flag == nil || v.Flag.PlaceHolder == "" || v.Default == "" || v.Default == "0" {
+		return help
+	}
+	return fmt.Sprintf("%s (default %s).", strings.TrimSuffix(help, "."), v.Default)
+}
+
+// commandOf names the selected command with the one that it belongs to, such as
+// "bench codec"; "" if there is none.
+func commandOf(ctx *kong.Context) string {
+	var names []string
+	for node := ctx.Selected(); node != nil && node.Type == kong.CommandNode; node = node.Parent {
+		names = append(names, node.Name)
+	}
+	slices.Reverse(names)
+	return strings.Join(names, " ")
+}
+
 // refuse is fail for arguments that cannot be parsed.
 func (a *app) refuse(args []string, err error) int {
 	command, help := "", "vmferry --help"
 	if parse := (*kong.ParseError)(nil); errors.As(err, &parse) && parse.Context.Selected() != nil {
-		command = parse.Context.Selected().Name
-		help = "vmferry " + strings.TrimPrefix(parse.Context.Selected().Path(), "vmferry ") + " --help"
+		command = commandOf(parse.Context)
+		help = "vmferry " + command + " --help"
 	}
 	if end := slices.Index(args, "--"); end >= 0 {
 		args = args[:end]

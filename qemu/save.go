@@ -189,7 +189,8 @@ type save struct {
 	noDescription bool       // the machine's stream ends without a description
 	described     *described // what the machine is made of
 
-	paused time.Time // since when the machine stands still
+	paused time.Time  // since when the machine stands still
+	still  *stillness // of a machine that this save paused before its migration, nil otherwise
 	last   qmp.Migration
 }
 
@@ -240,7 +241,13 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	if err := s.standStill(ctx); err != nil {
 		return nil, err
 	}
+	if s.still != nil {
+		defer s.still.close()
+	}
 	received, err := s.migrate(ctx)
+	if err == nil {
+		err = s.checkStill(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -336,7 +343,11 @@ func (s *save) standStill(ctx context.Context) error {
 		return err
 	}
 	s.paused = time.Now()
-	return s.c.Stop(ctx)
+	if err := s.c.Stop(ctx); err != nil {
+		return err
+	}
+	s.still = watchStillness(s.c)
+	return nil
 }
 
 func (s *save) rounds() uint64 {

@@ -18,8 +18,11 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// socketName is the name of the socket in its directory.
-const socketName = "s"
+// Names of sockets in the directory.
+const (
+	socketName  = "s" // between QEMU and this process
+	monitorName = "m" // for the command at the pause
+)
 
 // socketDir is a new directory for the socket between QEMU and this process.
 //
@@ -108,24 +111,12 @@ func (d *socketDir) address() string {
 	return migration.Address{Network: "unix", Addr: d.socket()}.String()
 }
 
-// through returns the socket's path by the directory's descriptor.
-func (d *socketDir) through() string { return unixpath.Through(int(d.dir.Fd()), socketName) }
-
 // listen listens on the socket, which QEMU's user can connect to. The directory
 // stays this process's own, so nothing in it can be replaced.
 func (d *socketDir) listen() (*net.UnixListener, error) {
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.through(), Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listening on %s: %w", d.socket(), err)
-	}
-	ln.SetUnlinkOnClose(false) // remove does that
-	// Nobody else has entered the directory yet.
-	if err := unix.Fchmodat(int(d.dir.Fd()), socketName, 0o600, 0); err != nil {
-		ln.Close()
-		return nil, fmt.Errorf("restricting the socket %s to its user: %w", d.socket(), err)
-	}
-	if !d.give {
-		return ln, nil
+	ln, err := d.listenAs(socketName)
+	if err != nil || !d.give {
+		return ln, err
 	}
 	err = unix.Fchownat(int(d.dir.Fd()), socketName, d.qemu.UID, d.qemu.GID, unix.AT_SYMLINK_NOFOLLOW)
 	if err == nil {
@@ -134,6 +125,23 @@ func (d *socketDir) listen() (*net.UnixListener, error) {
 	if err != nil {
 		ln.Close()
 		return nil, fmt.Errorf("giving the socket %s to QEMU's user %d: %w", d.socket(), d.qemu.UID, err)
+	}
+	return ln, nil
+}
+
+// listenAs listens on a socket of that name, which only this process's user can
+// connect to.
+func (d *socketDir) listenAs(name string) (*net.UnixListener, error) {
+	path := filepath.Join(d.path, name)
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: unixpath.Through(int(d.dir.Fd()), name), Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", path, err)
+	}
+	ln.SetUnlinkOnClose(false) // remove does that
+	// Nobody else can make or replace anything in the directory.
+	if err := unix.Fchmodat(int(d.dir.Fd()), name, 0o600, 0); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("restricting the socket %s to its user: %w", path, err)
 	}
 	return ln, nil
 }
@@ -202,7 +210,7 @@ func (d *socketDir) checkPeer(conn *net.UnixConn) error {
 	return nil
 }
 
-// remove removes the socket and the directory. What QEMU's user put there besides
+// remove removes the sockets and the directory. What QEMU's user put there besides
 // stays, and is an error.
 func (d *socketDir) remove() error {
 	if d.dir == nil {
@@ -213,8 +221,10 @@ func (d *socketDir) remove() error {
 }
 
 func removeSocketDir(parent, dir *os.File, path string) error {
-	if err := unix.Unlinkat(int(dir.Fd()), socketName, 0); err != nil && err != unix.ENOENT {
-		return fmt.Errorf("removing the socket in %s: %w", path, err)
+	for _, name := range []string{socketName, monitorName} {
+		if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil && err != unix.ENOENT {
+			return fmt.Errorf("removing the socket %s in %s: %w", name, path, err)
+		}
 	}
 	err := unix.Unlinkat(int(parent.Fd()), filepath.Base(path), unix.AT_REMOVEDIR)
 	if err != nil && err != unix.ENOENT {

@@ -139,6 +139,10 @@ func (s *save) watch(ctx context.Context, r *receiving) error {
 		if s.last.Ended() {
 			return s.awaitReceiving(ctx, r)
 		}
+		if err := s.checkStill(ctx); errors.Is(err, errResumed) {
+			s.giveUp(ctx, r)
+			return err
+		}
 		s.report("memory")
 		if !pushed && s.rounds() > uint64(s.opts.MaxRounds) {
 			pushed = true

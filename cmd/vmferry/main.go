@@ -89,7 +89,7 @@ func (a *app) run(args []string) (code int) {
 	}
 	a.verbose = c.Verbose
 	a.logger().Debug("start", "command", ctx.Command(), "version", tool())
-	if err := ctx.Run(); err != nil {
+	if err := a.blameSignal(ctx.Run()); err != nil {
 		return a.fail(ctx.Selected().Name, err, wantsJSON(ctx))
 	}
 	return 0

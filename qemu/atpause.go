@@ -19,6 +19,9 @@ func (s *save) atPause(ctx context.Context) error {
 	if s.opts.AtPause == "" {
 		return nil
 	}
+	// The command has a time of its own.
+	s.c.SetAnswerTimeout(0)
+	defer s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	still := watchStillness(s.c)
 	defer still.close()
 	monitor, err := startAtPauseMonitor(s.c, s.dir)

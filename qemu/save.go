@@ -174,6 +174,8 @@ type save struct {
 	c     *qmp.Client
 	dir   *socketDir
 	guard *Guard // nil without one
+	// unsettled says that the machine could not be put in order, so the guard has to.
+	unsettled bool
 
 	sockets *lingerListener // of QEMU's connections, nil before there are any
 
@@ -199,6 +201,7 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 		return nil, err
 	}
 	defer s.c.Close()
+	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	if cred, err := s.c.PeerCred(); err == nil {
 		s.pid = cred.PID
 	}
@@ -416,7 +419,12 @@ func (s *save) recoverMachine(ctx context.Context, err error) error {
 	case errors.Is(recoverErr, ErrGone):
 		return fmt.Errorf("%w: %s (the save: %v)", ErrGone, s.describeDeath(), err)
 	}
-	return errors.Join(err, fmt.Errorf("the machine could not be put in order after that: %w", recoverErr))
+	s.unsettled = true
+	what := "the machine could not be put in order after that"
+	if s.guard != nil {
+		what += fmt.Sprintf(" (a process stays behind and tries to for %v)", guardPatience)
+	}
+	return errors.Join(err, fmt.Errorf("%s: %w", what, recoverErr))
 }
 
 // describeDeath says whether QEMU's process is still there.
@@ -456,6 +464,10 @@ func (s *save) note(change func(*recovery)) error {
 
 func (s *save) endGuard() {
 	if s.guard == nil {
+		return
+	}
+	if s.unsettled {
+		s.guard.takeOver()
 		return
 	}
 	if err := s.guard.Disarm(); err != nil {

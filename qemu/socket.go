@@ -73,6 +73,10 @@ func makeSocketDir(c *qmp.Client, parent string) (_ *socketDir, err error) {
 		d.close()
 		return nil, err
 	}
+	if !seenBy(d.qemu.PID, d.path, d.dir) {
+		err := fmt.Errorf("directory for the socket %s: %s", d.path, seesOtherFiles)
+		return nil, errors.Join(err, d.remove())
+	}
 	return d, nil
 }
 
@@ -281,6 +285,36 @@ func (l *leftDir) remove() error {
 	return removeSocketDir(parent, dir, l.Path)
 }
 
+// seesOtherFiles says why a QEMU cannot reach a socket, and what to do.
+const seesOtherFiles = "QEMU sees other files than vmferry (a container or a chroot): name a directory that both see under the same path with --socket-dir"
+
+// seenBy tells whether a QEMU finds the directory under its path. It is asked first,
+// because a QEMU that cannot make its socket for an incoming migration takes no second
+// one. Where the process cannot be looked at, or may be another one that opened the
+// monitor for QEMU, the answer is yes.
+func seenBy(pid int, path string, dir *os.File) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil || !strings.Contains(filepath.Base(exe), "qemu") {
+		return true
+	}
+	root, err := openDir(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/root", pid))
+	if err != nil {
+		return true
+	}
+	defer root.Close()
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
+	fd, err := unix.Openat2(int(root.Fd()), path, &how)
+	if err != nil {
+		return err != unix.ENOENT && err != unix.ENOTDIR
+	}
+	defer unix.Close(fd)
+	var mine, theirs unix.Stat_t
+	if unix.Fstat(int(dir.Fd()), &mine) != nil || unix.Fstat(fd, &theirs) != nil {
+		return true
+	}
+	return mine.Dev == theirs.Dev && mine.Ino == theirs.Ino
+}
+
 // adviceOnSocket says what to do when QEMU cannot reach the socket, if QEMU sees
 // other files than this process, as in a container or a chroot.
 func adviceOnSocket(c *qmp.Client) string {
@@ -296,7 +330,7 @@ func adviceOnSocket(c *qmp.Client) string {
 		}
 		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/%s", cred.PID, kind))
 		if err == nil && mine != theirs {
-			return "QEMU sees other files than vmferry (a container or a chroot): name a directory that both see under the same path with --socket-dir"
+			return seesOtherFiles
 		}
 	}
 	return general

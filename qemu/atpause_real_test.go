@@ -166,8 +166,20 @@ func TestRealQEMUAtPause_MachineThatIsLetRunFailsTheSave(t *testing.T) {
 }
 
 func TestRealQEMUSave_MachineThatHasToStandStillAndIsLetRunIsNotSaved(t *testing.T) {
+	for name, paused := range map[string]bool{"paused by the save": false, "paused before": true} {
+		t.Run(name, func(t *testing.T) { saveAndLetRun(t, paused) })
+	}
+}
+
+// saveAndLetRun lets a machine run whose QEMU loses its writes while it is saved.
+func saveAndLetRun(t *testing.T, paused bool) {
 	src := idle(t, "7.2", false)
 	look := dial(t, src.QMPPath2())
+	if paused {
+		if err := look.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	path := filepath.Join(t.TempDir(), "s")
 	opts := options(src)
 	opts.Bandwidth = 16 << 20

@@ -81,7 +81,8 @@ func (g *Guard) tell(r *recovery) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, err := g.stdin.Write(append(marshal(r), '\n')); err != nil {
-		return fmt.Errorf("telling the guard process what to guard: %w", err)
+		// That pipe's end says nothing about QEMU's: see sawPeerLeave.
+		return fmt.Errorf("telling the guard process what to guard: %v (was it killed?)", err)
 	}
 	return nil
 }

@@ -192,7 +192,7 @@ type save struct {
 	described     *described // what the machine is made of
 
 	paused time.Time  // since when the machine stands still
-	still  *stillness // of a machine that this save paused before its migration, nil otherwise
+	still  *stillness // of a machine that may not run while it is saved, nil otherwise
 	last   qmp.Migration
 }
 
@@ -331,7 +331,7 @@ func (s *save) plan(ctx context.Context) (*plan, error) {
 // own migrations too. From 9.0 on it does so with some blocks: see
 // forgetsWrites. With KVM the kernel watches.
 func (s *save) standStill(ctx context.Context) error {
-	if !s.recovery.Ran || s.opts.AlwaysLive || s.described.hardware.KVM {
+	if s.opts.AlwaysLive || s.described.hardware.KVM {
 		return nil
 	}
 	why := "without KVM, QEMU before 9.0 loses writes of a machine that runs"
@@ -340,6 +340,10 @@ func (s *save) standStill(ctx context.Context) error {
 			return nil
 		}
 		why = "without KVM, QEMU from 9.0 on loses writes of a machine that runs, or aborts, if its memory has several blocks or is not the first (KVM helps, or a single memory backend that comes first on the command line)"
+	}
+	if !s.recovery.Ran {
+		s.still = watchStillness(s.c) // it may not be let run before the end
+		return nil
 	}
 	s.opts.Logger.Warn("the machine is paused while it is saved: "+why, "qemu", fmt.Sprint(s.c.Version()))
 	if err := s.note(func(r *recovery) { r.Stopped = true }); err != nil {

@@ -45,15 +45,15 @@ func (w *stillness) check(ctx context.Context) error {
 
 func (w *stillness) close() { w.resumed.Close() }
 
-// checkStill fails if a machine that this save has paused, because QEMU loses its
-// writes while it runs, did not stay paused.
+// checkStill fails if a machine ran that may not run while it is saved, because QEMU
+// loses its writes then. The save may have paused it, or something else before.
 func (s *save) checkStill(ctx context.Context) error {
 	if s.still == nil {
 		return nil
 	}
 	err := s.still.check(ctx)
 	if errors.Is(err, errResumed) {
-		return fmt.Errorf("%w while vmferry had paused it: this QEMU loses writes of a machine that runs while it is saved, so there is no snapshot (do not let it run before the save has ended)", err)
+		return fmt.Errorf("%w while it had to stand still: this QEMU loses writes of a machine that runs while it is saved, so there is no snapshot (do not let it run before the save has ended)", err)
 	}
 	return err
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmferry/vmferry/qmp"
 )
 
@@ -39,3 +41,17 @@ func TestStillness_MachineThatWasLetRunIsNoticed(t *testing.T) {
 		})
 	}
 }
+
+func TestGuard_ThatWasKilledIsNotTakenForQEMUsLeaving(t *testing.T) {
+	g := &Guard{stdin: brokenPipe{}}
+	err := g.tell(&recovery{})
+	if err == nil || sawPeerLeave(err) {
+		t.Errorf("%v is taken for QEMU's end of the connection", err)
+	}
+}
+
+// brokenPipe is the standard input of a process that has ended.
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, unix.EPIPE }
+func (brokenPipe) Close() error              { return nil }

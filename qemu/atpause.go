@@ -3,6 +3,7 @@ package qemu
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,7 +19,12 @@ func (s *save) atPause(ctx context.Context) error {
 	if s.opts.AtPause == "" {
 		return nil
 	}
-	monitor, err := startAtPauseMonitor(s.c)
+	// The command has a time of its own.
+	s.c.SetAnswerTimeout(0)
+	defer s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
+	still := watchStillness(s.c)
+	defer still.close()
+	monitor, err := startAtPauseMonitor(s.c, s.dir)
 	if err != nil {
 		return fmt.Errorf("the command at the pause: %w", err)
 	}
@@ -43,10 +49,18 @@ func (s *save) atPause(ctx context.Context) error {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		return fmt.Errorf("the command at the pause was ended, so there is no snapshot: %w: %s: %s", context.Cause(ctx), s.opts.AtPause, termtext.Text(string(bytes.TrimSpace(out.b))))
 	}
+	if errors.Is(err, exec.ErrWaitDelay) {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		err = errors.New("it ended, but a process that it started keeps its output open (let the command wait for that process, or redirect the process's output)")
+	}
 	if err != nil {
 		return fmt.Errorf("the command at the pause failed, so there is no snapshot: %w: %s: %s", err, s.opts.AtPause, termtext.Text(string(bytes.TrimSpace(out.b))))
 	}
-	return nil
+	err = still.check(ctx)
+	if errors.Is(err, errResumed) {
+		return fmt.Errorf("%w while the command at the pause worked, so the disks and the memory are not of the same moment, and there is no snapshot", err)
+	}
+	return err
 }
 
 // lastBytes keeps the end of what is written to it.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -140,4 +141,123 @@ func TestRealQEMUAtPause_EndsAfterItsTimeout(t *testing.T) {
 		t.Errorf("the machine is %q", is)
 	}
 	runsOn(t, src)
+}
+
+// hmpCont lets the machine run through the monitor of the command at the pause.
+const hmpCont = `[{"execute":"human-monitor-command","arguments":{"command-line":"cont"}}]`
+
+func TestRealQEMUAtPause_MachineThatIsLetRunFailsTheSave(t *testing.T) {
+	src := idle(t, "10.0", false)
+	for name, then := range map[string]string{
+		"runs":         hmpCont,
+		"paused again": hmpCont[:len(hmpCont)-1] + `,{"execute":"human-monitor-command","arguments":{"command-line":"stop"}}]`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := options(src)
+			opts.AtPause = fmt.Sprintf(askAtPause, then, os.DevNull)
+			path := filepath.Join(t.TempDir(), "s")
+			_, err := qemu.Save(soon(t), path, opts)
+			if err == nil || !strings.Contains(err.Error(), "something else let the machine run") {
+				t.Errorf("%v, want an error that says that the machine ran", err)
+			}
+			noSnapshot(t, path)
+		})
+	}
+}
+
+func TestRealQEMUSave_MachineThatHasToStandStillAndIsLetRunIsNotSaved(t *testing.T) {
+	for name, paused := range map[string]bool{"paused by the save": false, "paused before": true} {
+		t.Run(name, func(t *testing.T) { saveAndLetRun(t, paused) })
+	}
+}
+
+// saveAndLetRun lets a machine run whose QEMU loses its writes while it is saved.
+func saveAndLetRun(t *testing.T, paused bool) {
+	src := idle(t, "7.2", false)
+	look := dial(t, src.QMPPath2())
+	if paused {
+		if err := look.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	opts := options(src)
+	opts.Bandwidth = 16 << 20
+	resumed := false
+	opts.Progress = func(p qemu.SaveProgress) {
+		if p.QEMUStatus != qmp.MigrationActive || resumed {
+			return
+		}
+		resumed = true
+		if err := look.Cont(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err := qemu.Save(soon(t), path, opts)
+	if !resumed || err == nil || !strings.Contains(err.Error(), "loses writes of a machine that runs") {
+		t.Errorf("%v (resumed: %v), want an error that says what QEMU loses", err, resumed)
+	}
+	noSnapshot(t, path)
+	if is := state(t, look); is != qmp.StateRunning {
+		t.Errorf("the machine is %q", is)
+	}
+}
+
+func TestRealQEMUAtPause_OutputHeldByAProcessInTheBackgroundIsExplained(t *testing.T) {
+	src := idle(t, "10.0", false)
+	opts := options(src)
+	started := filepath.Join(t.TempDir(), "started")
+	opts.AtPause = "sleep 1000 & echo $! > " + started
+	path := filepath.Join(t.TempDir(), "s")
+	_, err := qemu.Save(soon(t), path, opts)
+	if err == nil || !strings.Contains(err.Error(), "keeps its output open") {
+		t.Errorf("%v, want an error that says which output is open", err)
+	}
+	noSnapshot(t, path)
+	pid, err := os.ReadFile(started)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
+		if err != nil || strings.Contains(string(stat), ") Z ") {
+			break
+		}
+		if time.Since(began) > time.Minute {
+			t.Fatal("the process in the background was left behind")
+		}
+	}
+}
+
+func TestRealQEMUAtPause_KilledSaveLeavesNoSocket(t *testing.T) {
+	src := idle(t, "10.0", false)
+	dir := t.TempDir()
+	atPause := filepath.Join(dir, "paused")
+	sockets := filepath.Join(dir, "sockets")
+	if err := os.Mkdir(sockets, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(vmferry, "save", "--qmp", src.QMPPath(), "--socket-dir", sockets, "--at-pause", "echo $VMFERRY_QMP > "+atPause+"; sleep 1000", filepath.Join(dir, "s"))
+	cmd.Env = append(os.Environ(), "TMPDIR="+sockets)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "the command at the pause runs", func() bool { b, _ := os.ReadFile(atPause); return len(b) > 0 })
+	cmd.Process.Kill()
+	cmd.Wait()
+	waitUntil(t, "the sockets are removed", func() bool {
+		left, err := os.ReadDir(sockets)
+		return err == nil && len(left) == 0
+	})
+	runsOn(t, src)
+	waitNoGuard(t)
+}
+
+func waitUntil(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for began := time.Now(); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > time.Minute {
+			t.Fatalf("waited for a minute: %s", what)
+		}
+	}
 }

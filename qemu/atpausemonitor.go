@@ -7,13 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
-	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/qmp"
 )
 
@@ -22,7 +20,6 @@ import (
 // the save, and sends answers and events back.
 type atPauseMonitor struct {
 	path   string
-	dir    string
 	c      *qmp.Client
 	ln     net.Listener
 	ctx    context.Context
@@ -34,30 +31,24 @@ type atPauseMonitor struct {
 // save relies on. Commands that begin with "migrate" are refused too.
 var refusedAtPause = []string{"cont", "stop", "loadvm"}
 
-// startAtPauseMonitor listens in a new directory that only this process's user can
-// enter.
-func startAtPauseMonitor(c *qmp.Client) (*atPauseMonitor, error) {
-	dir, err := os.MkdirTemp("", "vmferry-")
+// startAtPauseMonitor listens in the directory of the save's socket, which is removed
+// with all that the save made in it, by the guard too.
+func startAtPauseMonitor(c *qmp.Client, dir *socketDir) (*atPauseMonitor, error) {
+	ln, err := dir.listenAs(monitorName)
 	if err != nil {
-		return nil, fmt.Errorf("making a directory for its QMP socket: %w", err)
-	}
-	m := &atPauseMonitor{path: filepath.Join(dir, "qmp"), dir: dir, c: c}
-	m.ctx, m.cancel = context.WithCancel(context.Background())
-	if m.ln, err = (migration.Address{Network: "unix", Addr: m.path}).Listen(m.ctx); err != nil {
-		m.cancel()
-		os.Remove(dir)
 		return nil, fmt.Errorf("its QMP socket: %w", err)
 	}
+	m := &atPauseMonitor{path: filepath.Join(dir.path, monitorName), c: c, ln: ln}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.served.Go(m.accept)
 	return m, nil
 }
 
-// stop ends the serving and removes the socket.
+// stop ends the serving. The socket is removed with its directory.
 func (m *atPauseMonitor) stop() {
 	m.cancel()
-	m.ln.Close() // which removes the socket
+	m.ln.Close()
 	m.served.Wait()
-	os.Remove(m.dir)
 }
 
 func (m *atPauseMonitor) accept() {

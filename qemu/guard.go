@@ -81,7 +81,8 @@ func (g *Guard) tell(r *recovery) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, err := g.stdin.Write(append(marshal(r), '\n')); err != nil {
-		return fmt.Errorf("sending the recovery to the guard process: %w", err)
+		// That pipe's end says nothing about QEMU's: see sawPeerLeave.
+		return fmt.Errorf("sending the recovery to the guard process: %v (was it killed?)", err)
 	}
 	return nil
 }
@@ -99,6 +100,27 @@ func (g *Guard) Disarm() error {
 	return err
 }
 
+// takeOver lets the guard put the machine in order, as if this process had been killed.
+// The guard ends by itself.
+func (g *Guard) takeOver() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stdin.Close()
+	g.conns.Close()
+	go g.cmd.Wait() // which ends with the guard
+}
+
+const (
+	// guardPatience is for how long a guard tries to put a machine in order whose QEMU
+	// does not answer: it may be frozen for a while.
+	guardPatience = time.Hour
+	// guardPrompt is after how long it says so, and lets go of its standard error: a
+	// pipe to its reader stays open that long.
+	guardPrompt = time.Minute
+	// guardRetry is between two attempts.
+	guardRetry = 100 * time.Millisecond
+)
+
 // maxOrder bounds a line that a guard reads.
 const maxOrder = 1 << 20
 
@@ -111,12 +133,18 @@ func RunGuard(in io.Reader, out io.Writer) error {
 	if socket, err := unixConnOf(guardSocket); err == nil {
 		held = holdSockets(socket)
 	}
-	return guardBy(in, out, held)
+	return guardBy(in, out, held, func(r *recovery) {
+		fmt.Fprintf(os.Stderr, "vmferry: guard: QEMU behind %s does not answer; for up to %v more this process waits to put the machine in order\n", r.QMP, guardPatience)
+		if null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil {
+			unix.Dup3(int(null.Fd()), int(os.Stderr.Fd()), 0)
+			null.Close()
+		}
+	})
 }
 
 // guardBy waits for the end of the process that it watches. If that process was killed,
-// guardBy brings the machine back to its state.
-func guardBy(in io.Reader, out io.Writer, held *heldSockets) error {
+// guardBy brings the machine back to its state. It calls late once if that takes long.
+func guardBy(in io.Reader, out io.Writer, held *heldSockets, late func(*recovery)) error {
 	var last *recovery
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxOrder)
@@ -137,8 +165,9 @@ func guardBy(in io.Reader, out io.Writer, held *heldSockets) error {
 		return nil // the parent was killed before it changed anything
 	}
 	defer held.close()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), guardPatience)
 	defer cancel()
+	defer time.AfterFunc(guardPrompt, func() { late(last) }).Stop()
 	err := errors.Join(held.drain(), last.rescue(ctx))
 	if err != nil {
 		err = fmt.Errorf("guard: vmferry was killed during a save, and the guard could not bring the machine of %s back to its state: %w (ask the machine for its state: QMP query-status; cont makes it run)", last.QMP, err)
@@ -161,7 +190,7 @@ func (r *recovery) rescue(ctx context.Context) error {
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
 			return fmt.Errorf("%w: %w", ErrGone, err)
 		}
-		if ctx.Err() != nil {
+		if sleep(ctx, guardRetry) != nil {
 			return err
 		}
 	}

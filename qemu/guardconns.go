@@ -53,7 +53,7 @@ func (g *Guard) hold(socket syscall.Conn) error {
 		_, _, handErr = g.conns.WriteMsgUnix([]byte{0}, unix.UnixRights(int(fd)), nil)
 	})
 	if err := errors.Join(err, handErr); err != nil {
-		return fmt.Errorf("sending a socket to the guard process: %w", err)
+		return fmt.Errorf("sending a socket to the guard process: %v (was it killed?)", err)
 	}
 	return nil
 }

@@ -132,7 +132,7 @@ func TestGuard_GoesByTheLastOrder(t *testing.T) {
 			first := recovery{QMP: s.Path()}
 			tt.last.QMP = s.Path()
 			in := fmt.Sprintf("%s\n%s\n%s", marshal(first), marshal(tt.last), tt.tail)
-			if err := guardBy(strings.NewReader(in), io.Discard, new(heldSockets)); err != nil {
+			if err := guardBy(strings.NewReader(in), io.Discard, new(heldSockets), func(*recovery) {}); err != nil {
 				t.Fatal(err)
 			}
 			if got := slices.Contains(commandsOf(s), "cont"); got != tt.resume {

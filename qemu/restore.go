@@ -102,6 +102,7 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 		return nil, err
 	}
 	defer s.c.Close()
+	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	if err := s.checkState(ctx); err != nil {
 		return nil, err
 	}
@@ -191,6 +192,10 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 		}
 		return fmt.Errorf("telling QEMU to wait for the migration: %w", err)
 	}
+	// While it loads QEMU does not always answer. That the migration stalls is noticed
+	// by its bytes.
+	s.c.SetAnswerTimeout(0)
+	defer s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watched := make(chan struct{})

@@ -16,6 +16,7 @@ import (
 
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/internal/soak"
+	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
 )
@@ -257,4 +258,39 @@ func TestRealQEMUDied_IsSaid(t *testing.T) {
 	if !errors.Is(err, qemu.ErrGone) || !strings.Contains(err.Error(), "QEMU died") {
 		t.Errorf("%v, want ErrGone that says that QEMU died", err)
 	}
+}
+
+// TestRealQEMUFrozen_SaveEndsAndTheGuardFinishes freezes QEMU while it is saved, as a
+// container's freezer does: the save may not wait for good, and the machine, which the
+// save has paused, runs on when QEMU is thawed.
+func TestRealQEMUFrozen_SaveEndsAndTheGuardFinishes(t *testing.T) {
+	src := idle(t, "7.2", false)
+	look := dial(t, src.QMPPath2())
+	cred, err := look.PeerCred()
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := options(src)
+	opts.Bandwidth, opts.StallTimeout = 16<<20, time.Second
+	frozen := false
+	opts.Progress = func(p qemu.SaveProgress) {
+		if p.Phase == "memory" && p.QEMUStatus == qmp.MigrationActive && !frozen {
+			frozen = true
+			if err := syscall.Kill(cred.PID, syscall.SIGSTOP); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	_, err = qemu.Save(soon(t), path, opts)
+	if !errors.Is(err, migration.ErrStalled) || !errors.Is(err, qmp.ErrSilent) {
+		t.Errorf("frozen: %v, %v; want ErrStalled and ErrSilent", frozen, err)
+	}
+	noSnapshot(t, path)
+	if err := syscall.Kill(cred.PID, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "the guard lets the machine run on", func() bool { return state(t, look) == qmp.StateRunning })
+	waitSettled(t, look)
+	waitNoGuard(t)
 }

@@ -174,6 +174,8 @@ type save struct {
 	c     *qmp.Client
 	dir   *socketDir
 	guard *Guard // nil without one
+	// unsettled says that the machine could not be put in order, so the guard has to.
+	unsettled bool
 
 	sockets *lingerListener // of QEMU's connections, nil before there are any
 
@@ -189,7 +191,8 @@ type save struct {
 	noDescription bool       // the machine's stream ends without a description
 	described     *described // what the machine is made of
 
-	paused time.Time // since when the machine stands still
+	paused time.Time  // since when the machine stands still
+	still  *stillness // of a machine that may not run while it is saved, nil otherwise
 	last   qmp.Migration
 }
 
@@ -198,6 +201,7 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 		return nil, err
 	}
 	defer s.c.Close()
+	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	if cred, err := s.c.PeerCred(); err == nil {
 		s.pid = cred.PID
 	}
@@ -240,7 +244,13 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	if err := s.standStill(ctx); err != nil {
 		return nil, err
 	}
+	if s.still != nil {
+		defer s.still.close()
+	}
 	received, err := s.migrate(ctx)
+	if err == nil {
+		err = s.checkStill(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -321,7 +331,7 @@ func (s *save) plan(ctx context.Context) (*plan, error) {
 // own migrations too. From 9.0 on it does so with some blocks: see
 // forgetsWrites. With KVM the kernel watches.
 func (s *save) standStill(ctx context.Context) error {
-	if !s.recovery.Ran || s.opts.AlwaysLive || s.described.hardware.KVM {
+	if s.opts.AlwaysLive || s.described.hardware.KVM {
 		return nil
 	}
 	why := "without KVM, QEMU before 9.0 loses writes of a machine that runs"
@@ -331,12 +341,20 @@ func (s *save) standStill(ctx context.Context) error {
 		}
 		why = "without KVM, QEMU from 9.0 on loses writes of a machine that runs, or aborts, if its memory has several blocks or is not the first (KVM helps, or a single memory backend that comes first on the command line)"
 	}
+	if !s.recovery.Ran {
+		s.still = watchStillness(s.c) // it may not be let run before the end
+		return nil
+	}
 	s.opts.Logger.Warn("the machine is paused while it is saved: "+why, "qemu", fmt.Sprint(s.c.Version()))
 	if err := s.note(func(r *recovery) { r.Stopped = true }); err != nil {
 		return err
 	}
 	s.paused = time.Now()
-	return s.c.Stop(ctx)
+	if err := s.c.Stop(ctx); err != nil {
+		return err
+	}
+	s.still = watchStillness(s.c)
+	return nil
 }
 
 func (s *save) rounds() uint64 {

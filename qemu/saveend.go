@@ -54,7 +54,12 @@ func (s *save) recoverMachine(ctx context.Context, err error) error {
 	case errors.Is(recoverErr, ErrGone):
 		return fmt.Errorf("%w: %s (the save: %v)", ErrGone, s.describeDeath(), err)
 	}
-	return errors.Join(err, fmt.Errorf("after that, the save could not bring the machine back to its state: %w (ask it for its state: QMP query-status; cont makes it run)", recoverErr))
+	s.unsettled = true
+	what := "after that, the save could not bring the machine back to its state"
+	if s.guard != nil {
+		what += fmt.Sprintf(" (the guard process tries again for %v)", guardPatience)
+	}
+	return errors.Join(err, fmt.Errorf("%s: %w (ask the machine for its state: QMP query-status; cont makes it run)", what, recoverErr))
 }
 
 // describeDeath says whether QEMU's process is still there.
@@ -94,6 +99,10 @@ func (s *save) note(change func(*recovery)) error {
 
 func (s *save) endGuard() {
 	if s.guard == nil {
+		return
+	}
+	if s.unsettled {
+		s.guard.takeOver()
 		return
 	}
 	if err := s.guard.Disarm(); err != nil {

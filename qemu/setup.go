@@ -158,6 +158,18 @@ func zeroDetection(v qmp.Version, m multifd.Method) string {
 	return "multifd"
 }
 
+// answerTimeout is for how long QEMU may leave a command without an answer, by the
+// setting of StallTimeout: 0 for ever.
+func answerTimeout(stall time.Duration) time.Duration {
+	switch {
+	case stall == 0:
+		return 2 * time.Minute
+	case stall < 0:
+		return 0
+	}
+	return stall
+}
+
 // detached gives a short time for putting things right that ctx's end, the
 // very reason, does not cut off.
 func detached(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -18,8 +18,11 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// socketName is the name of the socket in its directory.
-const socketName = "s"
+// Names of sockets in the directory.
+const (
+	socketName  = "s" // between QEMU and this process
+	monitorName = "m" // for the command at the pause
+)
 
 // socketDir is a new directory for the socket between QEMU and this process.
 //
@@ -70,6 +73,10 @@ func makeSocketDir(c *qmp.Client, parent string) (_ *socketDir, err error) {
 		d.close()
 		return nil, err
 	}
+	if !seenBy(d.qemu.PID, d.path, d.dir) {
+		err := fmt.Errorf("directory for the socket %s: %s", d.path, seesOtherFiles)
+		return nil, errors.Join(err, d.remove())
+	}
 	return d, nil
 }
 
@@ -108,24 +115,12 @@ func (d *socketDir) address() string {
 	return migration.Address{Network: "unix", Addr: d.socket()}.String()
 }
 
-// through returns a path of the socket that goes through the directory's descriptor.
-func (d *socketDir) through() string { return unixpath.Through(int(d.dir.Fd()), socketName) }
-
-// listen listens on the socket. QEMU's user can connect to it. The directory stays the
-// property of this process's user, so no other user can replace an entry.
+// listen listens on the socket, which QEMU's user can connect to. The directory
+// stays this process's own, so nothing in it can be replaced.
 func (d *socketDir) listen() (*net.UnixListener, error) {
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.through(), Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listening on %s: %w", d.socket(), err)
-	}
-	ln.SetUnlinkOnClose(false) // remove does that
-	// Until here no other user can enter the directory.
-	if err := unix.Fchmodat(int(d.dir.Fd()), socketName, 0o600, 0); err != nil {
-		ln.Close()
-		return nil, fmt.Errorf("restricting the socket %s to its user: %w", d.socket(), err)
-	}
-	if !d.give {
-		return ln, nil
+	ln, err := d.listenAs(socketName)
+	if err != nil || !d.give {
+		return ln, err
 	}
 	err = unix.Fchownat(int(d.dir.Fd()), socketName, d.qemu.UID, d.qemu.GID, unix.AT_SYMLINK_NOFOLLOW)
 	if err == nil {
@@ -134,6 +129,23 @@ func (d *socketDir) listen() (*net.UnixListener, error) {
 	if err != nil {
 		ln.Close()
 		return nil, fmt.Errorf("giving the socket %s to QEMU's user %d: %w", d.socket(), d.qemu.UID, err)
+	}
+	return ln, nil
+}
+
+// listenAs listens on a socket of that name, which only this process's user can
+// connect to.
+func (d *socketDir) listenAs(name string) (*net.UnixListener, error) {
+	path := filepath.Join(d.path, name)
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: unixpath.Through(int(d.dir.Fd()), name), Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", path, err)
+	}
+	ln.SetUnlinkOnClose(false) // remove does that
+	// Nobody else can make or replace anything in the directory.
+	if err := unix.Fchmodat(int(d.dir.Fd()), name, 0o600, 0); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("restricting the socket %s to its user: %w", path, err)
 	}
 	return ln, nil
 }
@@ -202,7 +214,7 @@ func (d *socketDir) checkPeer(conn *net.UnixConn) error {
 	return nil
 }
 
-// remove removes the socket and the directory. If QEMU's user put other files there,
+// remove removes the sockets and the directory. If QEMU's user put other files there,
 // they stay, and remove returns an error.
 func (d *socketDir) remove() error {
 	if d.dir == nil {
@@ -213,8 +225,10 @@ func (d *socketDir) remove() error {
 }
 
 func removeSocketDir(parent, dir *os.File, path string) error {
-	if err := unix.Unlinkat(int(dir.Fd()), socketName, 0); err != nil && err != unix.ENOENT {
-		return fmt.Errorf("removing the socket in %s: %w", path, err)
+	for _, name := range []string{socketName, monitorName} {
+		if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil && err != unix.ENOENT {
+			return fmt.Errorf("removing the socket %s in %s: %w", name, path, err)
+		}
 	}
 	err := unix.Unlinkat(int(parent.Fd()), filepath.Base(path), unix.AT_REMOVEDIR)
 	if err != nil && err != unix.ENOENT {
@@ -271,6 +285,36 @@ func (l *leftDir) remove() error {
 	return removeSocketDir(parent, dir, l.Path)
 }
 
+// seesOtherFiles says why a QEMU cannot reach a socket, and what to do.
+const seesOtherFiles = "QEMU sees other files than vmferry (a container or a chroot): name a directory that both see under the same path with --socket-dir"
+
+// seenBy tells whether a QEMU finds the directory under its path. It is asked first,
+// because a QEMU that cannot make its socket for an incoming migration takes no second
+// one. Where the process cannot be looked at, or may be another one that opened the
+// monitor for QEMU, the answer is yes.
+func seenBy(pid int, path string, dir *os.File) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil || !strings.Contains(filepath.Base(exe), "qemu") {
+		return true
+	}
+	root, err := openDir(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/root", pid))
+	if err != nil {
+		return true
+	}
+	defer root.Close()
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
+	fd, err := unix.Openat2(int(root.Fd()), path, &how)
+	if err != nil {
+		return err != unix.ENOENT && err != unix.ENOTDIR
+	}
+	defer unix.Close(fd)
+	var mine, theirs unix.Stat_t
+	if unix.Fstat(int(dir.Fd()), &mine) != nil || unix.Fstat(fd, &theirs) != nil {
+		return true
+	}
+	return mine.Dev == theirs.Dev && mine.Ino == theirs.Ino
+}
+
 // adviceOnSocket says what to do when QEMU cannot reach the socket: QEMU may see other
 // files than this process, as in a container or a chroot.
 func adviceOnSocket(c *qmp.Client) string {
@@ -286,7 +330,7 @@ func adviceOnSocket(c *qmp.Client) string {
 		}
 		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/%s", cred.PID, kind))
 		if err == nil && mine != theirs {
-			return "QEMU sees other files than vmferry (a container or a chroot): name a directory that both see under the same path with --socket-dir"
+			return seesOtherFiles
 		}
 	}
 	return general

@@ -182,3 +182,28 @@ func TestLeftDir_RemovesOnlyTheDirectoryItDescribes(t *testing.T) {
 		t.Errorf("the directory is left behind: %v", err)
 	}
 }
+
+func TestSeenBy_TellsADirectoryThatQEMUDoesNotFind(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	f, err := openDir(unix.AT_FDCWD, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// This process stands for QEMU: the test's file is named after the package.
+	for name, tt := range map[string]struct {
+		pid  int
+		path string
+		want bool
+	}{
+		"the same":               {os.Getpid(), dir, true},
+		"another there":          {os.Getpid(), other, false},
+		"nothing there":          {os.Getpid(), filepath.Join(dir, "none"), false},
+		"a process that ended":   {0, other, true},
+		"a process of no QEMU's": {os.Getppid(), other, true},
+	} {
+		if got := seenBy(tt.pid, tt.path, f); got != tt.want {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
+	}
+}

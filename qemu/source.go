@@ -46,7 +46,12 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	if err := s.c.Migrate(ctx, s.dir.address()); err != nil {
 		return nil, fmt.Errorf("starting the migration: %w", err)
 	}
-	if err := s.watch(ctx, r); err != nil {
+	// QEMU's main loop may stand still for as long as it sends the rest. That the
+	// migration stalls is noticed by its bytes.
+	s.c.SetAnswerTimeout(0)
+	err = s.watch(ctx, r)
+	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
+	if err != nil {
 		return nil, err
 	}
 	if m := r.received.UUID; m != ([16]byte{}) {
@@ -94,6 +99,21 @@ func (r *receiving) stop(cause error) {
 	<-r.done
 }
 
+// untilEnd returns a context that ends with ctx, or some time after the receiving: a
+// QEMU that is frozen does not say how its migration stands.
+func (r *receiving) untilEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		select {
+		case <-r.done:
+			sleep(ctx, failedGrace)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
 // allArrived takes the machine's run state from the stream. With a return path, QEMU
 // waits for the result: if the machine does not run, the result is a failure, see
 // errNotRunning.
@@ -119,6 +139,8 @@ func (s *save) allArrived(all *migration.Received) error {
 
 // watch follows the migration at QEMU and in this process until both have ended.
 func (s *save) watch(ctx context.Context, r *receiving) error {
+	looking, stop := r.untilEnd(ctx)
+	defer stop()
 	for pushed := false; ; {
 		select {
 		case <-r.done:
@@ -128,9 +150,9 @@ func (s *save) watch(ctx context.Context, r *receiving) error {
 			return context.Cause(ctx)
 		case <-time.After(watchInterval):
 		}
-		err := s.look(ctx)
-		if ctx.Err() != nil {
-			continue // to give up
+		err := s.look(looking)
+		if looking.Err() != nil {
+			continue // to give up, or because the receiving has ended
 		}
 		if err != nil {
 			r.stop(err)
@@ -139,10 +161,14 @@ func (s *save) watch(ctx context.Context, r *receiving) error {
 		if s.last.Ended() {
 			return s.awaitReceiving(ctx, r)
 		}
+		if err := s.checkStill(looking); errors.Is(err, errResumed) {
+			s.giveUp(ctx, r)
+			return err
+		}
 		s.report("memory")
 		if !pushed && s.rounds() > uint64(s.opts.MaxRounds) {
 			pushed = true
-			s.pushThrough(ctx)
+			s.pushThrough(looking)
 		}
 	}
 }
@@ -278,6 +304,7 @@ func (s *save) pausedNow() {
 func (s *save) giveUp(ctx context.Context, r *receiving) {
 	short, cancel := detached(ctx)
 	defer cancel()
+	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout)) // QEMU may be why
 	err := s.c.MigrateCancel(short)
 	r.stop(context.Cause(ctx))
 	if err == nil {

@@ -10,6 +10,8 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Client is a connection to one QEMU monitor. Its methods may be called from
@@ -24,6 +26,8 @@ type Client struct {
 	writing chan struct{}
 
 	done chan struct{} // closed when the reader has ended
+
+	answerTimeout atomic.Int64 // see SetAnswerTimeout
 
 	mu      sync.Mutex
 	lastID  uint64
@@ -118,8 +122,28 @@ func (c *Client) Execute(ctx context.Context, command string, args, result any) 
 	return nil
 }
 
-// call sends one request and waits for its answer.
+// SetAnswerTimeout bounds the wait for the answer to each command from now on, besides
+// the context: a QEMU that is frozen, or whose main loop hangs, does not answer. The
+// error then wraps [ErrSilent]. 0, as at the beginning, does not bound it.
+func (c *Client) SetAnswerTimeout(d time.Duration) { c.answerTimeout.Store(int64(d)) }
+
+// call sends one request and waits for its answer, for the time that is set.
 func (c *Client) call(ctx context.Context, command string, args any) (message, error) {
+	d := time.Duration(c.answerTimeout.Load())
+	if d <= 0 {
+		return c.callUntil(ctx, command, args)
+	}
+	short, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	m, err := c.callUntil(short, command, args)
+	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w for %v (is its process frozen?): %w", ErrSilent, d, err)
+	}
+	return m, err
+}
+
+// callUntil sends one request and waits for its answer until ctx ends.
+func (c *Client) callUntil(ctx context.Context, command string, args any) (message, error) {
 	id, answer, err := c.register()
 	if err != nil {
 		return message{}, err

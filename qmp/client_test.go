@@ -332,3 +332,23 @@ func TestPeerCred(t *testing.T) {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}
 }
+
+func TestSetAnswerTimeout_SilentQEMUIsAnErrorAndALaterCommandWorks(t *testing.T) {
+	s := qmptest.Start(t, qmptest.Config{})
+	s.Handle("hang", func(context.Context, json.RawMessage) (any, error) { return nil, qmptest.ErrNoAnswer })
+	s.Answer("works", nil)
+	c := dial(t, s)
+	c.SetAnswerTimeout(20 * time.Millisecond)
+	if err := c.Execute(t.Context(), "hang", nil, nil); !errors.Is(err, qmp.ErrSilent) {
+		t.Errorf("got %v, want ErrSilent", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.Execute(ended, "hang", nil, nil); errors.Is(err, qmp.ErrSilent) || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want that the context ended", err)
+	}
+	c.SetAnswerTimeout(0)
+	if err := c.Execute(t.Context(), "works", nil, nil); err != nil {
+		t.Error(err)
+	}
+}

@@ -16,6 +16,10 @@ var (
 	// but sends no greeting: most often another client holds the monitor.
 	ErrBusy = errors.New("no QMP greeting")
 
+	// ErrSilent is wrapped when QEMU does not answer within the time of
+	// [Client.SetAnswerTimeout].
+	ErrSilent = errors.New("QEMU does not answer")
+
 	// ErrProtocol is wrapped when the peer sends something that is not QMP.
 	ErrProtocol = errors.New("not QMP")
 

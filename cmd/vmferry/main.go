@@ -74,7 +74,7 @@ func (a *app) run(args []string) (code int) {
 	}
 	a.verbose = c.Verbose
 	a.logger().Debug("start", "command", ctx.Command(), "version", tool())
-	if err := ctx.Run(); err != nil {
+	if err := a.blameSignal(ctx.Run()); err != nil {
 		return a.fail(commandOf(ctx), err, wantsJSON(ctx))
 	}
 	return 0

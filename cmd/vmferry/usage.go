@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,6 +48,16 @@ func exitStatus(err error) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// blameSignal adds the signal to the error of a command that only says that its
+// context has ended.
+func (a *app) blameSignal(err error) error {
+	cause := context.Cause(a.ctx)
+	if !errors.Is(cause, errSignal) || errors.Is(err, errSignal) || !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", cause, err)
 }
 
 // failure is the last line that a command which fails writes under --json.

@@ -178,7 +178,7 @@ func TestReader_ClaimsOfAnObjectTakeNoMemory(t *testing.T) {
 	for _, name := range []string{"head", "devices", "device-states"} {
 		b, _ := small(t, snapshot.StoreFast, 1024)
 		f := newForger(t, b)
-		limit, size := uint64(64<<20), int64(1<<30)
+		limit, size := uint64(4<<20), int64(1<<30)
 		if name == "head" {
 			size = 1 << 20
 		}

@@ -174,7 +174,7 @@ var maxEntries = map[reflect.Type]int{
 
 // readManifest reads the manifest of a bucket.
 func readManifest(b Bucket) (*Manifest, error) {
-	text, err := readObject(b, manifestName, maxManifestSize)
+	text, err := readObject(b, manifestName, maxManifestSize, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w in %v: it has no %s (it is written last, so that save did not get to its end, or this is something else)", ErrIncomplete, b, manifestName)
 	}
@@ -184,9 +184,14 @@ func readManifest(b Bucket) (*Manifest, error) {
 	return decodeManifest(text)
 }
 
+// readStep is how many bytes of an object are read before memory is taken for
+// more of them.
+const readStep = 1 << 20
+
 // readObject reads a whole object of at most limit bytes. Its memory grows with
-// the bytes that come, not with those that the object claims.
-func readObject(b Bucket, name string, limit int64) ([]byte, error) {
+// the bytes that come, not with those that the object claims; sure bytes are
+// known to be right.
+func readObject(b Bucket, name string, limit, sure int64) ([]byte, error) {
 	o, err := b.Open(name)
 	if err != nil {
 		return nil, err
@@ -198,7 +203,7 @@ func readObject(b Bucket, name string, limit int64) ([]byte, error) {
 	var data []byte
 	for size := int(o.Size()); len(data) < size; {
 		n := len(data)
-		step := min(size-n, max(n, 1<<20))
+		step := min(size-n, max(n, readStep, int(sure)))
 		data = slices.Grow(data, step)[:n+step]
 		if _, err := o.ReadAt(data[n:], int64(n)); err != nil && err != io.EOF {
 			return nil, fmt.Errorf("reading %s: %w", name, err)

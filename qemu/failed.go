@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/vmferry/vmferry/qmp"
+	"github.com/vmferry/vmferry/snapshot"
 )
 
 // errLoad is that QEMU said that the machine could not be loaded.
@@ -45,12 +47,22 @@ func (s *restore) explain(ctx context.Context, err error) error {
 		return fmt.Errorf("%w (QEMU does not say what state it is in: %w)", err, qerr)
 	}
 	switch {
+	case unreadable(err):
+		// QEMU failed because the sending ended, whatever it says.
+		return fmt.Errorf("%w; %s", err, s.leftIn(short, m))
 	case errors.Is(err, errLoad):
 		return fmt.Errorf("%w; %s; %s", err, hints, s.leftIn(short, m))
 	case m.Status == qmp.MigrationFailed:
 		return fmt.Errorf("%w: %s; %s; %s (sending: %w)", errLoad, orUnknown(m.ErrorDesc), hints, s.leftIn(short, m), err)
 	}
 	return fmt.Errorf("%w; %s", err, s.leftIn(short, m))
+}
+
+// unreadable tells whether the snapshot is why a restore failed: it is corrupt, or
+// a file of it cannot be read.
+func unreadable(err error) bool {
+	var file *fs.PathError
+	return errors.Is(err, snapshot.ErrCorrupt) || errors.As(err, &file)
 }
 
 // awaitFailure gives QEMU a moment to notice that the connections are gone.

@@ -3,13 +3,17 @@ package qemu
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/qmp/qmptest"
+	"github.com/vmferry/vmferry/snapshot"
 )
 
 func TestRestore_PreallocationHintIsGivenOnceAndWhereItMatters(t *testing.T) {
@@ -61,11 +65,21 @@ func TestDescribe(t *testing.T) {
 
 func TestRestore_FailureSaysWhatStateQEMUIsIn(t *testing.T) {
 	broken := errors.New("broken pipe")
+	corrupt := fmt.Errorf("%w: pages-000000: its digest is wrong", snapshot.ErrCorrupt)
+	unread := &fs.PathError{Op: "read", Path: "pages-000000", Err: syscall.EIO}
 	tests := map[string]struct {
 		migration map[string]string
 		err       error
 		want      []string
 	}{
+		"the snapshot is corrupt": {
+			map[string]string{"status": "failed", "error-desc": "load of migration failed"}, corrupt,
+			[]string{"^snapshot is corrupt: pages-000000", `left "inmigrate" with a part`, "quit"},
+		},
+		"a file of the snapshot cannot be read": {
+			map[string]string{"status": "failed", "error-desc": "load of migration failed"}, unread,
+			[]string{"^read pages-000000: input/output error", `left "inmigrate" with a part`, "quit"},
+		},
 		"QEMU says why": {
 			map[string]string{"status": "failed", "error-desc": "no such device"}, broken,
 			[]string{"QEMU could not load the machine: no such device", "broken pipe", `left "inmigrate" with a part`, "quit"},
@@ -89,7 +103,11 @@ func TestRestore_FailureSaysWhatStateQEMUIsIn(t *testing.T) {
 				t.Errorf("%v does not wrap %v", err, test.err)
 			}
 			for _, want := range test.want {
-				if !strings.Contains(err.Error(), want) {
+				said := strings.Contains(err.Error(), want)
+				if start, ok := strings.CutPrefix(want, "^"); ok {
+					said = strings.HasPrefix(err.Error(), start)
+				}
+				if !said {
 					t.Errorf("the error does not say %q: %v", want, err)
 				}
 			}

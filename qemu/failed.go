@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/vmferry/vmferry/qmp"
@@ -46,7 +47,8 @@ func (s *restore) explain(ctx context.Context, err error) error {
 		return fmt.Errorf("%w (QEMU does not say what state it is in: %w)", err, qerr)
 	}
 	switch {
-	case errors.Is(err, snapshot.ErrCorrupt): // QEMU's own error is the end of the stream
+	case unreadable(err):
+		// QEMU failed because the sending ended, whatever it says.
 		return fmt.Errorf("%w; %s", err, s.leftIn(short, m))
 	case errors.Is(err, errLoad):
 		return fmt.Errorf("%w; %s; %s", err, hints, s.leftIn(short, m))
@@ -54,6 +56,13 @@ func (s *restore) explain(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %s; %s; %s (sending: %w)", errLoad, orUnknown(m.ErrorDesc), hints, s.leftIn(short, m), err)
 	}
 	return fmt.Errorf("%w; %s", err, s.leftIn(short, m))
+}
+
+// unreadable tells whether the snapshot is why a restore failed: it is corrupt, or
+// a file of it cannot be read.
+func unreadable(err error) bool {
+	var file *fs.PathError
+	return errors.Is(err, snapshot.ErrCorrupt) || errors.As(err, &file)
 }
 
 // awaitFailure waits up to a second for QEMU to notice that the connections are closed.

@@ -80,6 +80,37 @@ func TestReader_AnIndexThatUsesSomethingTwiceIsRefused(t *testing.T) {
 			if err := verifyAll(b); !errors.Is(err, snapshot.ErrCorrupt) {
 				t.Errorf("Verify: %v", err)
 			}
+			if _, err := readAll(t, open(t, b).Source(snapshot.SourceOptions{})); !errors.Is(err, snapshot.ErrCorrupt) {
+				t.Errorf("Source: %v", err)
+			}
+		})
+	}
+}
+
+// TestOpen_ObjectsOfPagesThatHoldMuchElseAreRefused: a sparse file costs nothing,
+// but its digest takes as long as its size says.
+func TestOpen_ObjectsOfPagesThatHoldMuchElseAreRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		size    int64
+		refused bool
+	}{
+		{"a quarter is superseded", 4 * 1024 / 3 * 4, false},
+		{"half is superseded", 8 * 1024, true},
+		{"as large as a file can be", 1<<63 - 1, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b, _, _ := numbered(t, chunkPages)
+			f := newForger(t, b)
+			f.object("pages-000000")["size"] = tt.size
+			f.sign(t)
+			r, err := snapshot.Open(claiming{b, "pages-000000", tt.size, nil})
+			if err == nil {
+				defer r.Close()
+			}
+			if refused := errors.Is(err, snapshot.ErrCorrupt); refused != tt.refused || !refused && err != nil {
+				t.Errorf("got %v", err)
+			}
 		})
 	}
 }
@@ -178,7 +209,7 @@ func TestReader_ClaimsOfAnObjectTakeNoMemory(t *testing.T) {
 	for _, name := range []string{"head", "devices", "device-states"} {
 		b, _ := small(t, snapshot.StoreFast, 1024)
 		f := newForger(t, b)
-		limit, size := uint64(64<<20), int64(1<<30)
+		limit, size := uint64(4<<20), int64(1<<30)
 		if name == "head" {
 			size = 1 << 20
 		}
@@ -214,10 +245,10 @@ func TestReader_ClaimsOfAnObjectTakeNoMemory(t *testing.T) {
 }
 
 func TestReader_AManifestOfEmptyElementsTakesLittleMemory(t *testing.T) {
-	for _, list := range []string{"blocks", "objects"} {
+	for _, body := range []string{`{"blocks": [`, `{"objects": [`, `{"machine": {"hardware": {"devices": [`} {
 		b, _ := small(t, snapshot.StoreFast, 1024)
 		f := newForger(t, b)
-		f.signText(`{"` + list + `": [` + strings.Repeat("{},", 1<<20) + `{}]`)
+		f.signText(body + strings.Repeat("{},", 1<<20) + "{}]" + strings.Repeat("}", strings.Count(body, "{")-1))
 		wantLittle(t, 96<<20, snapshot.ErrCorrupt, func() error {
 			_, err := snapshot.Open(b)
 			return err

@@ -117,13 +117,19 @@ func (m *Manifest) checkTotals(l *guest.Layout) error {
 		return fmt.Errorf("%d pages in %d extents", t.Pages, t.Extents)
 	}
 	left := t.PageBytes // of which no object has some
-	if t.PageBytes < 0 {
-		return fmt.Errorf("%d bytes of pages", t.PageBytes)
+	if t.PageBytes < 0 || uint64(t.PageBytes) > t.Extents*uint64(maxExtentLen(l.PageSize)) {
+		return fmt.Errorf("%d bytes of pages in %d extents", t.PageBytes, t.Extents)
 	}
+	// At most a quarter is superseded. A sparse file of any size costs
+	// nothing, but reading it takes for ever.
+	room := t.PageBytes/3*4 + 4
 	for _, o := range m.Objects {
 		switch o.Role {
 		case RolePages:
 			left -= min(left, o.Size)
+			if room -= o.Size; room < 0 {
+				return fmt.Errorf("object %q takes the objects of pages over 4 thirds of the %d bytes that are pages", o.Name, t.PageBytes)
+			}
 		case RoleIndex:
 			if o.Size != t.IndexBytes {
 				return fmt.Errorf("an index of %d bytes (the totals say %d)", o.Size, t.IndexBytes)

@@ -58,7 +58,7 @@ func createDir(fsys fsys, path string) (*Dir, error) {
 }
 
 func tryCreateDir(fsys fsys, path string) (_ *Dir, err error) {
-	d := &Dir{path: path, writes: true, wrote: map[string]fileID{}}
+	d := &Dir{path: path, fsys: fsys, writes: true, wrote: map[string]fileID{}}
 	defer func() {
 		if err != nil {
 			d.RemoveDir() // err is what counts; only empty directories are removed
@@ -152,6 +152,20 @@ func (d *Dir) checkEmpty() error {
 	}
 	if len(names) > 0 {
 		return fmt.Errorf("%w: %s is not empty (%s) and holds no complete snapshot; if it is what a save left behind that was killed, remove it", ErrExists, d.path, names[0])
+	}
+	return nil
+}
+
+// checkPath looks whether the path still leads to the directory. A snapshot that
+// is complete elsewhere is one that the user does not find.
+func (d *Dir) checkPath() error {
+	now, err := d.fsys.openDir(d.path)
+	if err != nil {
+		return fmt.Errorf("the directory that the snapshot is written to is not at its path any more: %w", err)
+	}
+	defer now.Close()
+	if now.id() != d.dir.id() {
+		return fmt.Errorf("%s is another directory now than the one that the snapshot is written to: it was moved or replaced meanwhile", d.path)
 	}
 	return nil
 }

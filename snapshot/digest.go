@@ -95,7 +95,12 @@ func (r *Reader) DigestsVerified() bool { return r.digests.ok.Load() }
 func (r *Reader) compareDigests(ctx context.Context) error {
 	group, inner := errgroup.WithContext(ctx)
 	group.SetLimit(digestWorkers())
-	group.Go(func() error { return compareDigest(inner, r.index.o, r.indexInfo) })
+	group.Go(func() error {
+		if err := compareDigest(inner, r.index.o, r.indexInfo); err != nil {
+			return err
+		}
+		return r.verifyIndex(inner)
+	})
 	for i, info := range r.pages {
 		if inner.Err() != nil {
 			break

@@ -229,6 +229,33 @@ func TestRemoveDir_DirectoryThatWasReplacedStays(t *testing.T) {
 	}
 }
 
+func TestCommit_ManifestOfADirectoryThatIsNotAtItsPath(t *testing.T) {
+	for name, replace := range map[string]func(path string) error{
+		"moved":      func(string) error { return nil },
+		"replaced":   func(path string) error { return os.Mkdir(path, 0o700) },
+		"now a link": func(path string) error { return os.Symlink(filepath.Dir(path), path) },
+		"now a file": func(path string) error { return os.WriteFile(path, nil, 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, path := newDir(t)
+			w, err := d.Create("manifest.json")
+			if err != nil {
+				t.Fatal(err)
+			}
+			moved := path + "-moved"
+			if err := errors.Join(os.Rename(path, moved), replace(path)); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Commit(); err == nil || !strings.Contains(err.Error(), "the snapshot is written to") {
+				t.Errorf("Commit: %v", err)
+			}
+			if names, err := os.ReadDir(moved); err != nil || len(names) != 0 {
+				t.Errorf("left in the directory that the writer made: %v, %v", names, err)
+			}
+		})
+	}
+}
+
 func TestCommit_NameThatIsTakenMeanwhile(t *testing.T) {
 	d, path := newDir(t)
 	w, err := d.Create("o")

@@ -29,6 +29,16 @@ const (
 	maxGrowth         = 10
 )
 
+// firstObjectSize returns about how large the first objects get below a bound.
+// Superseded pages make room again by whole objects: so none is a large part of
+// the bound.
+func firstObjectSize(bound int64) int64 {
+	if bound == 0 {
+		return defaultObjectSize
+	}
+	return min(defaultObjectSize, max(bound/64, 64<<10))
+}
+
 // objectSize returns about how large page object number n gets.
 func objectSize(first int64, n int) int64 {
 	return first << min(n/growthStep, maxGrowth)

@@ -12,16 +12,17 @@ import (
 // writer makes, and the most blocks with the longest names.
 func TestManifest_TheLargestThatIsWrittenCanBeRead(t *testing.T) {
 	m := seedManifest()
-	m.Objects = m.Objects[1:]
+	m.Objects, m.Totals.PageBytes = m.Objects[1:], 0
 	digest := strings.Repeat("f", 64)
 	for i := range maxNewPageObjects {
-		m.Objects = append(m.Objects, ObjectInfo{fmt.Sprintf("pages-%09d", i), RolePages, 64<<30 + int64(i), digest})
+		m.Objects = append(m.Objects, ObjectInfo{fmt.Sprintf("pages-%09d", i), RolePages, 1<<30 + int64(i), digest})
+		m.Totals.PageBytes += 1<<30 + int64(i)
 	}
-	m.Blocks[0].Length, m.Totals.Zero = 4096*3, 0
+	m.Blocks[0].Length, m.Totals.Zero = 4096*3, 4096*3/4096-m.Totals.Pages
 	for i := 1; i < guest.MaxBlocks; i++ {
 		name := fmt.Sprintf("%04d", i) + strings.Repeat("\x01", guest.MaxNameLen-4)
-		m.Blocks = append(m.Blocks, BlockInfo{Name: name, Length: 1 << 32, HugePage: 1 << 30})
-		m.Totals.Zero += 1 << 20
+		m.Blocks = append(m.Blocks, BlockInfo{Name: name, Length: 1 << 32, HugePage: 1 << 30, Pages: 1 << 20})
+		m.Totals.Pages, m.Totals.Extents = m.Totals.Pages+(1<<20), m.Totals.Extents+(1<<14)
 	}
 	text, err := m.encode()
 	if err != nil {

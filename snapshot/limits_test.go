@@ -238,11 +238,14 @@ func fillRAM(t *testing.T, w *snapshot.Writer, l *guest.Layout) error {
 // TestWriter_RoundsWithoutAnEndStayBelowTheirBound sends the same pages again and
 // again, eight times what fits.
 func TestWriter_RoundsWithoutAnEndStayBelowTheirBound(t *testing.T) {
-	for _, store := range []snapshot.Store{snapshot.StoreRaw, snapshot.StoreFast} {
+	for _, opts := range []snapshot.Options{
+		{Store: snapshot.StoreRaw, ObjectSize: 32 << 10}, {Store: snapshot.StoreFast, ObjectSize: 32 << 10}, {Store: snapshot.StoreRaw},
+	} {
 		l := pcLayout(t, 1024)
 		bucket := snapshottest.NewBucket()
 		const bound = 3 << 20
-		w := create(t, bucket, l, snapshot.Options{Store: store, ObjectSize: 32 << 10, MaxSize: bound})
+		opts.MaxSize = bound
+		w := create(t, bucket, l, opts)
 		m, r := newModel(l), seeded("rounds")
 		lanes := []guest.Lane{openLane(t, w), openLane(t, w)}
 		text := make([]byte, 1024)

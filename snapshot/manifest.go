@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"reflect"
 	"slices"
 	"time"
 
@@ -145,11 +146,11 @@ func decodeManifest(text []byte) (*Manifest, error) {
 	if want := fmt.Appendf(nil, "%s%x\"\n}\n", digestKey, sum); !bytes.Equal(text[len(body):], want) {
 		return nil, corrupt(manifestName, "its digest is %s, not what it says", hex.EncodeToString(sum[:]))
 	}
-	if err := strictjson.Check(text, new(Manifest), strictjson.Options{MaxBytes: maxManifestSize}); err != nil {
+	if err := strictjson.Check(text, new(Manifest), strictjson.Options{MaxBytes: maxManifestSize, MaxEntries: maxEntries}); err != nil {
 		return nil, corrupt(manifestName, "%v", err)
 	}
 	m := new(Manifest)
-	if err := m.unmarshal(text); err != nil {
+	if err := json.Unmarshal(text, m); err != nil {
 		return nil, corrupt(manifestName, "%v", err)
 	}
 	if m.Format != formatName {
@@ -161,54 +162,19 @@ func decodeManifest(text []byte) (*Manifest, error) {
 	return m, m.check()
 }
 
-// unmarshal takes the JSON in. The lists are bounded as they are read: a line
+// maxEntries bounds the manifest's lists and maps before they are read: an entry
 // of no members is 3 bytes of text and a hundred of memory.
-func (m *Manifest) unmarshal(text []byte) error {
-	type members Manifest
-	all := struct {
-		*members
-		Blocks  boundedList[BlockInfo]  `json:"blocks"`
-		Objects boundedList[ObjectInfo] `json:"objects"`
-	}{(*members)(m), boundedList[BlockInfo]{max: guest.MaxBlocks}, boundedList[ObjectInfo]{max: maxPageObjects + 4}}
-	err := json.Unmarshal(text, &all)
-	m.Blocks, m.Objects = all.Blocks.list, all.Objects.list
-	return err
-}
-
-// boundedList is a JSON list of at most max elements.
-type boundedList[T any] struct {
-	list []T
-	max  int
-}
-
-func (l *boundedList[T]) UnmarshalJSON(text []byte) error {
-	l.list = nil
-	if string(text) == "null" {
-		return nil
-	}
-	if text[0] != '[' {
-		return fmt.Errorf("%.20q is no list", text)
-	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	if _, err := d.Token(); err != nil {
-		return err
-	}
-	for d.More() {
-		if len(l.list) == l.max {
-			return fmt.Errorf("a list of more than %d elements", l.max)
-		}
-		var element T
-		if err := d.Decode(&element); err != nil {
-			return err
-		}
-		l.list = append(l.list, element)
-	}
-	return nil
+var maxEntries = map[reflect.Type]int{
+	reflect.TypeFor[[]BlockInfo]():       guest.MaxBlocks,
+	reflect.TypeFor[[]ObjectInfo]():      maxPageObjects + 4,
+	reflect.TypeFor[[]DeviceInfo]():      maxHardwareEntries,
+	reflect.TypeFor[map[string]int]():    maxHardwareEntries,
+	reflect.TypeFor[map[string]uint32](): maxHardwareEntries,
 }
 
 // readManifest reads the manifest of a bucket.
 func readManifest(b Bucket) (*Manifest, error) {
-	text, err := readObject(b, manifestName, maxManifestSize)
+	text, err := readObject(b, manifestName, maxManifestSize, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w in %v: it has no %s (save writes it last: either that save did not complete, or this is not the directory of a snapshot)", ErrIncomplete, b, manifestName)
 	}
@@ -218,9 +184,14 @@ func readManifest(b Bucket) (*Manifest, error) {
 	return decodeManifest(text)
 }
 
+// readStep is how many bytes of an object are read before memory is taken for
+// more of them.
+const readStep = 1 << 20
+
 // readObject reads a whole object of at most limit bytes. Its memory grows with
-// the bytes that come, not with those that the object claims.
-func readObject(b Bucket, name string, limit int64) ([]byte, error) {
+// the bytes that come, not with those that the object claims; sure bytes are
+// known to be right.
+func readObject(b Bucket, name string, limit, sure int64) ([]byte, error) {
 	o, err := b.Open(name)
 	if err != nil {
 		return nil, err
@@ -232,7 +203,7 @@ func readObject(b Bucket, name string, limit int64) ([]byte, error) {
 	var data []byte
 	for size := int(o.Size()); len(data) < size; {
 		n := len(data)
-		step := min(size-n, max(n, 1<<20))
+		step := min(size-n, max(n, readStep, int(sure)))
 		data = slices.Grow(data, step)[:n+step]
 		if _, err := o.ReadAt(data[n:], int64(n)); err != nil && err != io.EOF {
 			return nil, fmt.Errorf("reading %s: %w", name, err)

@@ -29,6 +29,9 @@ func CreateFile(path string) (*NewFile, error) { return createFile(osFS{}, path)
 
 func createFile(fsys fsys, path string) (_ *NewFile, err error) {
 	above, name := splitPath(path)
+	if name == "" {
+		return nil, fmt.Errorf("create %q: it has no name for a file", path)
+	}
 	dir, err := fsys.openDir(above)
 	if err != nil {
 		return nil, err

@@ -79,6 +79,15 @@ func TestCreateFile_NameThatIsTaken(t *testing.T) {
 	}
 }
 
+func TestCreateFile_PathsWithoutANameAreRefused(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, path := range []string{"", "/", "//"} {
+		if f, err := snapshot.CreateFile(path); err == nil || !strings.Contains(err.Error(), "no name") {
+			t.Errorf("%q: %v, %v", path, f, err)
+		}
+	}
+}
+
 func TestCreateFile_NameThatIsTakenMeanwhile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "out")
 	f, err := snapshot.CreateFile(path)

@@ -54,6 +54,7 @@ type Object interface {
 type Dir struct {
 	path   string
 	dir    directory
+	fsys   fsys // nil unless it writes
 	writes bool
 	made   []madeDir // the outermost first
 
@@ -136,6 +137,11 @@ type dirObjectWriter struct {
 
 func (w *dirObjectWriter) Commit() error {
 	d := w.dir.dir
+	if w.name == manifestName {
+		if err := w.dir.checkPath(); err != nil {
+			return errors.Join(err, w.Abort())
+		}
+	}
 	before := w.dir.own(w.name, w.id) // Remove may come once it is visible
 	if err := publish(d, w.f, w.id, w.name+partial, w.name); err != nil {
 		w.dir.own(w.name, before)

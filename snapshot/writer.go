@@ -25,7 +25,7 @@ type Options struct {
 	// owner closes it when the lanes are closed or the writer is aborted.
 	Accelerator *multifd.Accelerator
 	// ObjectSize is about how large the first objects of pages get, in
-	// bytes; 0 is 64 MiB. Later ones get larger, so that even a hundred TiB
+	// bytes; 0 is 64 MiB, and less where MaxSize is small. Later ones get larger, so that even a hundred TiB
 	// are some thousand objects.
 	ObjectSize int64
 	// MaxSize bounds the bytes of all objects at any moment, those of
@@ -64,7 +64,7 @@ func Create(b Bucket, opts Options) (*Writer, error) {
 		opts.Store = StoreFast
 	}
 	if opts.ObjectSize == 0 {
-		opts.ObjectSize = defaultObjectSize
+		opts.ObjectSize = firstObjectSize(opts.MaxSize)
 	}
 	c, err := opts.Store.codec()
 	if err != nil {

@@ -27,6 +27,9 @@ type Options struct {
 	// KnownKeysOnly refuses keys without a field, as
 	// json.Decoder.DisallowUnknownFields does.
 	KnownKeysOnly bool
+	// MaxEntries bounds the lists and maps of some types: their entries take
+	// much more memory than their text.
+	MaxEntries map[reflect.Type]int
 }
 
 const (
@@ -107,10 +110,21 @@ func (c *checker) value(t reflect.Type, depth int) error {
 }
 
 func (c *checker) array(t reflect.Type, depth int) error {
-	for c.in.More() {
+	for n := 1; c.in.More(); n++ {
+		if err := c.entries(t, n); err != nil {
+			return err
+		}
 		if err := c.value(elementOf(t), depth); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// entries refuses a list or map of n entries if its type may have fewer.
+func (c *checker) entries(t reflect.Type, n int) error {
+	if most, ok := c.opts.MaxEntries[t]; ok && n > most {
+		return fmt.Errorf("%w: a list of more than %d entries at byte %d", ErrAmbiguous, most, c.in.InputOffset())
 	}
 	return nil
 }
@@ -134,6 +148,9 @@ func (c *checker) object(t reflect.Type, depth int) error {
 			seen = make(map[string]bool)
 		}
 		seen[key] = true
+		if err := c.entries(t, len(seen)); err != nil {
+			return err
+		}
 		field, err := c.field(t, fields, key)
 		if err != nil {
 			return err

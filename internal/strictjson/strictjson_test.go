@@ -113,3 +113,22 @@ func FuzzUnmarshal(f *testing.F) {
 		}
 	})
 }
+
+func TestCheck_ListsAndMapsOfATypeAreBounded(t *testing.T) {
+	opts := strictjson.Options{MaxEntries: map[reflect.Type]int{reflect.TypeFor[[]record](): 2, reflect.TypeFor[map[string]record](): 1}}
+	for _, text := range []string{
+		`{"list": [{}, {}], "map": {"a": {}}}`, `{"next": {"list": [{}, {}]}, "list": [{}, {}]}`,
+		`{"raw": [1, 2, 3], "unknown": [1, 2, 3]}`,
+	} {
+		if err := strictjson.Check([]byte(text), new(record), opts); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	for _, text := range []string{
+		`{"list": [{}, {}, {}]}`, `{"map": {"a": {}, "b": {}}}`, `{"next": {"map": {"x": {"list": [{}, null, {}]}}}}`,
+	} {
+		if err := strictjson.Check([]byte(text), new(record), opts); !errors.Is(err, strictjson.ErrAmbiguous) {
+			t.Errorf("%s: %v, want ErrAmbiguous", text, err)
+		}
+	}
+}

@@ -116,6 +116,11 @@ func (g *gathering) wait(ctx context.Context) error {
 	var patience <-chan time.Time
 	quiet := newQuietTimer(a.cfg.StallTimeout)
 	defer quiet.Stop()
+	begin := func() { // without a stall timeout the timer stays stopped
+		if most := stallTimeout(a.cfg.StallTimeout); most > 0 {
+			quiet.Reset(most)
+		}
+	}
 	for {
 		if g.whole() {
 			// What is dead may be of a source that gave up connecting. If it
@@ -129,7 +134,7 @@ func (g *gathering) wait(ctx context.Context) error {
 		}
 		select {
 		case c := <-a.arrivals:
-			quiet.Reset(stallTimeout(a.cfg.StallTimeout))
+			begin()
 			if c.err != nil && !g.whole() {
 				return c.err
 			}
@@ -138,7 +143,7 @@ func (g *gathering) wait(ctx context.Context) error {
 			}
 		case <-a.idle:
 		case <-quiet.C:
-			quiet.Reset(stallTimeout(a.cfg.StallTimeout))
+			begin()
 			if have := g.count(); have > 0 && !g.whole() && a.cfg.ConnectTimeout <= 0 {
 				a.turnAway(fmt.Errorf("%w: %d of %d connections came, and no other for %v", ErrChannels, have, a.cfg.Channels+1, stallTimeout(a.cfg.StallTimeout)))
 				g.giveUp()

@@ -22,6 +22,7 @@ const identifyWithin = 10 * time.Second
 
 var (
 	errSilent    = fmt.Errorf("it did not say what it is within %v", identifyWithin)
+	errHurried   = fmt.Errorf("it did not say what it is within %v, and the migration is at its end", settleTime)
 	errDisplaced = errors.New("it did not say what it is, and a newer connection needed its place")
 )
 
@@ -114,7 +115,7 @@ func (n *newcomers) hurry() {
 }
 
 func (c *newcomer) hurry() {
-	time.AfterFunc(settleTime-time.Since(c.since), func() { c.drop(errSilent) })
+	time.AfterFunc(settleTime-time.Since(c.since), func() { c.drop(errHurried) })
 }
 
 // acceptNext accepts a connection. A failure that passes, such as the want of

@@ -150,7 +150,32 @@ func TestReceive_SilentConnectionsMakeRoomForTheSource(t *testing.T) {
 				t.Fatal(err)
 			}
 			log.await(t, "needed its place", 1)
+			log.await(t, "within 2s, and the migration is at its end", 1)
 		})
+	}
+}
+
+// The timer that such a wait does without would end it at once.
+func TestReceive_NoTimeoutWaitsForTheRestOfTheSource(t *testing.T) {
+	rec, log := smallRecording(t), newWarnings()
+	ln := listenOn(t, "unix")
+	done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.ConnectTimeout, c.StallTimeout = 0, -1 })
+	main := hold(t, ln, rec.conns[0][:100])
+	hold(t, ln, rec.conns[0][:100])
+	log.await(t, "a second main channel, while the first is open", 1)
+	var written sync.WaitGroup
+	for _, data := range rec.conns[1:] {
+		channel := hold(t, ln, nil)
+		written.Go(func() { channel.Write(data) })
+	}
+	main.Write(rec.conns[0][100:])
+	main.Close()
+	if err := ended(t, done); err != nil {
+		t.Fatal(err)
+	}
+	written.Wait()
+	if n := log.count("connections came"); n != 0 {
+		t.Errorf("the source was given up %d times: %q", n, log.said)
 	}
 }
 

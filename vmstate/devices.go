@@ -16,10 +16,9 @@ func (r *Reader) readDevices() error {
 	}
 	for {
 		chunk := r.in.buf[r.in.at:r.in.end]
-		r.devices = append(r.devices, chunk...)
 		r.in.offset += uint64(len(chunk))
 		r.in.at, r.in.end = 0, 0
-		if uint64(len(r.devices)) > r.opts.MaxDevices {
+		if uint64(len(r.devices)+len(chunk)) > r.opts.MaxDevices {
 			return r.fail("device state", fmt.Errorf("%w: more than %d bytes", ErrMalformed, r.opts.MaxDevices))
 		}
 		if r.opts.Budget != nil {
@@ -27,6 +26,7 @@ func (r *Reader) readDevices() error {
 				return r.fail("device state", err)
 			}
 		}
+		r.keepDevices(chunk)
 		// A source with a return path goes quiet here and waits.
 		if r.returnPath && complete() {
 			return nil
@@ -49,6 +49,18 @@ func (r *Reader) readDevices() error {
 		}
 		return r.fail("device state", fmt.Errorf("%w: %d bytes of device state came, without the description that ends it (is the machine option suppress-vmdesc on?)", ErrTruncated, len(r.devices)))
 	}
+}
+
+// keepDevices appends to the device state. What append leaves behind while it
+// grows a large slice by quarters is several times the slice; by doubling it is one
+// time, and what is not used yet takes no memory.
+func (r *Reader) keepDevices(chunk []byte) {
+	if need := len(r.devices) + len(chunk); need > cap(r.devices) {
+		grown := make([]byte, len(r.devices), max(2*cap(r.devices), need))
+		copy(grown, r.devices)
+		r.devices = grown
+	}
+	r.devices = append(r.devices, chunk...)
 }
 
 // Description is the part of the description that is of use here. Its devices

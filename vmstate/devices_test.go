@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -120,6 +121,26 @@ func TestDeviceStateIsBounded(t *testing.T) {
 	}
 	_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{MaxDevices: size - 1}, new(notebook))
 	wantStreamError(t, err, vmstate.ErrMalformed, "device state", fmt.Sprint(size-1))
+}
+
+// What is left behind while the slice grows counts, too: it is in memory until the
+// garbage is collected.
+func TestReadDevices_AllocatesLittleMoreThanItKeeps(t *testing.T) {
+	const size = 15 << 20
+	s := new(stream).ready().emptyEnd().device(3, "large", make([]byte, size)...).devices()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{}, new(notebook))
+	runtime.ReadMemStats(&after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Devices()) < size {
+		t.Fatalf("%d bytes of device state were kept", len(r.Devices()))
+	}
+	if all := after.TotalAlloc - before.TotalAlloc; all > 3*size {
+		t.Errorf("%d bytes were allocated for %d bytes of device state (want 3 times as many at most)", all, size)
+	}
 }
 
 func TestFindEndReadsTheDescription(t *testing.T) {

@@ -23,7 +23,7 @@ type iaaFlags struct {
 // deflated pages. store is "" where nothing is stored. Its Close is to be
 // called in any case.
 func (f *iaaFlags) accelerator(a *app, method multifd.Method, store snapshot.Store) (*multifd.Accelerator, error) {
-	if f.IAACPU < 0 || f.IAACPU > 1 {
+	if !(f.IAACPU >= 0 && f.IAACPU <= 1) { // neither is NaN
 		return nil, usagef("--iaa-cpu: want 0 to 1")
 	}
 	qpl, deflates := method == multifd.QPL, store == snapshot.StoreFast || store == snapshot.StoreDense

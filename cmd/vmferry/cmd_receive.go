@@ -31,6 +31,9 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
+	if c.MaxMemory == 0 {
+		return errNoMemory
+	}
 	addr, err := address("listen", c.Listen)
 	if err != nil {
 		return err

@@ -40,6 +40,9 @@ func (c *saveCmd) Run(a *app) error {
 	if err := levelFlag(qemu.SourceLevels(method).Check("QEMU's "+method.Name(), c.Level)); err != nil {
 		return err
 	}
+	if c.MaxMemory == 0 {
+		return errNoMemory
+	}
 	if c.DowntimeLimit <= 0 || c.AtPauseTimeout <= 0 || c.MaxRounds < 1 {
 		return usagef("--downtime-limit, --at-pause-timeout and --max-rounds have to be more than 0")
 	}

@@ -29,6 +29,9 @@ func usagef(format string, args ...any) error {
 	return &usageError{fmt.Errorf(format, args...)}
 }
 
+// errNoMemory is the error of a bound that every machine is over.
+var errNoMemory = usagef("--max-memory: want more than 0 (leave the flag out for its default)")
+
 // asUsage marks an error about the command line as one; nil stays nil.
 func asUsage(err error) error {
 	if err == nil {

@@ -70,7 +70,7 @@ func tryCreateDir(fsys fsys, path string) (_ *Dir, err error) {
 	}
 	switch err := d.dir.lock(); {
 	case err == errLocked:
-		return nil, fmt.Errorf("%w: %s is writing a snapshot to %s; wait for its end or save to another name", ErrInUse, holder(d.dir.id()), path)
+		return nil, fmt.Errorf("%w: %s is writing a snapshot to %s; wait for its end or save to another name", ErrInUse, holder(d.dir.id(), path), path)
 	case err != nil:
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -71,5 +72,33 @@ func TestLockPID_FindsTheHolder(t *testing.T) {
 		if got := lockPID(strings.NewReader(locks), id); got != want {
 			t.Errorf("%x: %d, want %d", id, got, want)
 		}
+	}
+}
+
+func TestOpenedBy_FindsAnotherProcess(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	var is unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &is); err != nil {
+		t.Fatal(err)
+	}
+	id := fileID{dev: is.Dev, ino: is.Ino}
+	if pid := openedBy(id, filepath.Base(dir.Name())); pid != 0 {
+		t.Errorf("process %d is said to have a new directory open", pid)
+	}
+	cmd := exec.Command("sleep", "1000")
+	cmd.ExtraFiles = []*os.File{dir}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	if pid := openedBy(id, filepath.Base(dir.Name())); pid != cmd.Process.Pid {
+		t.Errorf("process %d has the directory open, found %d", cmd.Process.Pid, pid)
 	}
 }

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
-	"time"
 	"unicode"
 
 	"golang.org/x/sys/unix"
@@ -15,18 +16,13 @@ import (
 
 // holder says who has the lock of a directory, for an error: as much as /proc
 // shows of it.
-func holder(id fileID) string {
+func holder(id fileID, path string) string {
 	pid := 0
-	// The kernel skips lines while locks come and go between two reads.
-	for try := 0; try < 20 && pid == 0; try++ {
-		if try > 0 {
-			time.Sleep(10 * time.Millisecond)
-		}
-		text, err := readOnce("/proc/locks")
-		if err != nil {
-			break
-		}
+	if text, err := readOnce("/proc/locks"); err == nil {
 		pid = lockPID(bytes.NewReader(text), id)
+	}
+	if pid == 0 {
+		pid = openedBy(id, filepath.Base(path)) // not every kernel and file system lists the lock there
 	}
 	switch {
 	case pid <= 0:
@@ -50,6 +46,38 @@ func readOnce(path string) ([]byte, error) {
 	text := bytes.NewBuffer(make([]byte, 0, 256<<10))
 	_, err = text.ReadFrom(io.LimitReader(f, 16<<20))
 	return text.Bytes(), err
+}
+
+// openedBy finds another process that has the file open, 0 if this process may look at
+// none that has: the process that holds a lock has the file open. Only files of that
+// name are looked at, because a file of a network that is gone would not answer.
+func openedBy(id fileID, name string) int {
+	processes, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0
+	}
+	for _, p := range processes {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		dir := "/proc/" + p.Name() + "/fd/"
+		fds, err := os.ReadDir(dir)
+		if err != nil {
+			continue // it has ended, or is another user's
+		}
+		for _, fd := range fds {
+			link, err := os.Readlink(dir + fd.Name())
+			if err != nil || filepath.Base(link) != name {
+				continue
+			}
+			var is unix.Stat_t
+			if unix.Stat(dir+fd.Name(), &is) == nil && is.Dev == id.dev && is.Ino == id.ino {
+				return pid
+			}
+		}
+	}
+	return 0
 }
 
 // lockPID finds the process that locked a file in the text of /proc/locks, 0 if

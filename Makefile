@@ -68,8 +68,9 @@ test-noasm:
 test-race:
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TESTTIMEOUT) $(RACED)
 
+# Two packages at a time: a guest keeps one processor busy.
 test-qemu:
-	$(GO) test -tags realqemu -count=1 -p 1 -timeout $(TESTTIMEOUT) ./qmp ./internal/qemutest ./qemu
+	$(GO) test -tags realqemu -count=1 -p 2 -timeout $(TESTTIMEOUT) ./qemu ./qmp ./internal/qemutest
 	$(GO) test -tags realqemu -count=1 -p 1 -timeout $(TESTTIMEOUT) -run RealQEMU ./dirty ./internal/bench/faults
 
 # A machine that moves between two network namespaces while links break and

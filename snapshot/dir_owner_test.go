@@ -28,8 +28,12 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	fmt.Println("ready")
-	select {} // until it is killed
+	select {} // until it is killed, with what it holds
 }
+
+// held is what a role keeps open: a directory that is collected as garbage is closed,
+// and its lock with it.
+var held any
 
 func playRole(role, path string) error {
 	switch role {
@@ -38,6 +42,7 @@ func playRole(role, path string) error {
 		if err != nil {
 			return err
 		}
+		held = d
 		_, err = d.Create("pages-000000")
 		return err
 	case "exporter":
@@ -45,6 +50,7 @@ func playRole(role, path string) error {
 		if err != nil {
 			return err
 		}
+		held = f
 		_, err = f.WriteAt([]byte("half"), 0)
 		return err
 	}

@@ -81,6 +81,7 @@ func fileOfDisk(t *testing.T, c *qmp.Client) string {
 
 // The recipes of docs/at-pause.md.
 func TestRealQEMUAtPause_DisksOfTheSameMoment(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"7.2", "10.0"} {
 		t.Run(version, func(t *testing.T) {
 			dir := t.TempDir()

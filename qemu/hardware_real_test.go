@@ -56,6 +56,7 @@ var (
 func machineArgs() []string { return slices.Concat(cpuArgs, netArgs, rngArgs) }
 
 func TestRealQEMURestoreNamesEachDifference(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name   string
 		change func(*qemutest.Config)

@@ -138,6 +138,7 @@ func noSnapshot(t *testing.T, path string) {
 }
 
 func TestRealQEMUSaveAndRestore(t *testing.T) {
+	t.Parallel()
 	for _, version := range qemutest.Versions() {
 		t.Run(version, func(t *testing.T) {
 			src := source(t, version)
@@ -227,6 +228,7 @@ func sameFiles(t *testing.T, got, want string) {
 
 // A machine moves up and down through the versions that know its type.
 func TestRealQEMURestoresAcrossVersions(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		from, machine string
 		to            []string
@@ -284,6 +286,7 @@ func restoreAcross(t *testing.T, from, machine string, to []string) {
 
 // A 7.2 of the usual size would lose writes of a machine that runs.
 func TestRealQEMUThatLosesWritesIsPausedFirst(t *testing.T) {
+	t.Parallel()
 	cfg := config("7.2")
 	cfg.MemoryBytes = guestMiB << 20
 	cfg.MemFile = filepath.Join(t.TempDir(), "ram0")
@@ -320,6 +323,7 @@ func TestRealQEMUThatLosesWritesIsPausedFirst(t *testing.T) {
 }
 
 func TestRealQEMUEveryStoreRestores(t *testing.T) {
+	t.Parallel()
 	src := source(t, "10.0")
 	for _, store := range []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense, snapshot.StoreZstd, snapshot.StoreRaw} {
 		t.Run(string(store), func(t *testing.T) {
@@ -342,6 +346,7 @@ func TestRealQEMUEveryStoreRestores(t *testing.T) {
 }
 
 func TestRealQEMULoadsMappedRAM(t *testing.T) {
+	t.Parallel()
 	src := source(t, "10.0")
 	dir := t.TempDir()
 	path, file := filepath.Join(dir, "snapshot"), filepath.Join(dir, "mapped")
@@ -559,7 +564,7 @@ func TestRealQEMUThatIsNotLikeTheSavedOneIsRefused(t *testing.T) {
 		want   string
 	}{
 		{"another machine type", func(c *qemutest.Config) { c.Machine = "pc-q35-7.1" }, "pc-q35-7.1"},
-		{"another size of memory", func(c *qemutest.Config) { c.MemoryMiB = 2 * guestMiB }, "ram0"},
+		{"another size of memory", func(c *qemutest.Config) { c.MemoryMiB = 2 * guestMiB }, "the snapshot has 160M, this QEMU has 320M"},
 		{"not waiting", func(c *qemutest.Config) { c.Incoming = false }, "-incoming defer"},
 	}
 	for _, tt := range tests {

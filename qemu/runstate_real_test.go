@@ -64,6 +64,7 @@ func whileSaving(t *testing.T, vm *qemutest.VM, look *qmp.Client, path string, c
 }
 
 func TestRealQEMURunState_StoppedDuringSaveStaysSo(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name string
 		stop func(*testing.T, *qmp.Client)
@@ -120,6 +121,7 @@ func TestRealQEMURunState_StoppedDuringSaveStaysSo(t *testing.T) {
 
 // A nightly job saves the same paused machine again and again.
 func TestRealQEMURunState_PausedMachineIsSavedTwice(t *testing.T) {
+	t.Parallel()
 	src := idle(t, "10.0", false)
 	look := dial(t, src.QMPPath2())
 	if err := look.Stop(t.Context()); err != nil {
@@ -142,6 +144,7 @@ func TestRealQEMURunState_PausedMachineIsSavedTwice(t *testing.T) {
 }
 
 func TestRealQEMURunState_PostmigrateIsExplained(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"7.2", "10.0"} {
 		t.Run(version, func(t *testing.T) {
 			src := idle(t, version, false)

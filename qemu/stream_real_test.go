@@ -24,6 +24,7 @@ import (
 // of it. This holds also for QEMU 7.2 without KVM, which sends something else
 // than its memory (see standStill).
 func TestRealQEMUAndVmferryMakeTheSameOfALiveStream(t *testing.T) {
+	t.Parallel()
 	for _, version := range qemutest.Versions() {
 		for _, method := range []multifd.Method{multifd.None, multifd.Zlib, multifd.Zstd} {
 			t.Run(version+"/"+method.Name(), func(t *testing.T) {

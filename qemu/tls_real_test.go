@@ -60,6 +60,7 @@ func useTLS(t *testing.T, c *qmp.Client, method multifd.Method, channels int) {
 // A machine is received from a QEMU over TLS and sent to another, each side
 // showing a certificate to the other, on the main channel as on all others.
 func TestRealQEMUMigratesOverTLS(t *testing.T) {
+	t.Parallel()
 	for _, version := range qemutest.Versions() {
 		t.Run(version, func(t *testing.T) {
 			ca, err := certtest.NewAuthority()

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/vmferry/vmferry/internal/sleep"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
 )
@@ -71,7 +72,7 @@ func (s *restore) awaitFailure(ctx context.Context) (m qmp.Migration, err error)
 		if m, err = s.c.QueryMigrate(ctx); err != nil || m.Ended() {
 			return m, err
 		}
-		if sleep(ctx, 50*time.Millisecond) != nil {
+		if sleep.For(ctx, 50*time.Millisecond) != nil {
 			return m, nil
 		}
 	}

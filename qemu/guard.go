@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmferry/vmferry/internal/sleep"
 	"github.com/vmferry/vmferry/qmp"
 )
 
@@ -190,7 +191,7 @@ func (r *recovery) rescue(ctx context.Context) error {
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
 			return fmt.Errorf("%w: %w", ErrGone, err)
 		}
-		if sleep(ctx, guardRetry) != nil {
+		if sleep.For(ctx, guardRetry) != nil {
 			return err
 		}
 	}

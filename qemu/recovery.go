@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vmferry/vmferry/internal/sleep"
 	"github.com/vmferry/vmferry/qmp"
 )
 
@@ -97,7 +98,7 @@ func endMigration(ctx context.Context, c *qmp.Client) error {
 			}
 			cancelled = true
 		}
-		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+		if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
 			return fmt.Errorf("the migration is %q: %w", m.Status, err)
 		}
 	}
@@ -119,7 +120,7 @@ func (r *recovery) restoreRunState(ctx context.Context, c *qmp.Client) error {
 		case qmp.StatePaused:
 			resume = r.Stopped && r.ranAtPause() && !r.KeepPaused
 		case stateFinishMigrate:
-			if err := sleep(ctx, 10*time.Millisecond); err != nil {
+			if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
 				return fmt.Errorf("the machine is %q: %w", s.Status, err)
 			}
 			continue
@@ -130,7 +131,7 @@ func (r *recovery) restoreRunState(ctx context.Context, c *qmp.Client) error {
 		if err := c.Cont(ctx); err != nil {
 			return fmt.Errorf("letting the machine run on: %w", err)
 		}
-		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+		if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
 			return fmt.Errorf("the machine is %q: %w", s.Status, err)
 		}
 	}

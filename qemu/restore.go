@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/vmferry/vmferry/internal/sleep"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
@@ -232,7 +233,7 @@ func (s *restore) dialer(dir *socketDir) migration.Dialer {
 // sending.
 func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 	for {
-		if sleep(ctx, 50*time.Millisecond) != nil {
+		if sleep.For(ctx, 50*time.Millisecond) != nil {
 			return
 		}
 		s.opts.Progress(RestoreProgress{
@@ -270,7 +271,7 @@ func (s *restore) goOn(ctx context.Context) (string, error) {
 		if m.Status == qmp.MigrationCompleted && status.Status != qmp.StateInmigrate {
 			return s.settleState(ctx, status.Status)
 		}
-		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+		if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
 			return "", err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmferry/vmferry/internal/sleep"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/vmstate"
@@ -107,7 +108,7 @@ func (r *receiving) untilEnd(ctx context.Context) (context.Context, context.Canc
 		defer cancel()
 		select {
 		case <-r.done:
-			sleep(ctx, failedGrace)
+			sleep.For(ctx, failedGrace)
 		case <-ctx.Done():
 		}
 	}()
@@ -227,7 +228,7 @@ func (s *save) awaitSource(ctx context.Context, r *receiving) error {
 		if s.last.Ended() {
 			return s.outcome(r)
 		}
-		if sleep(short, watchInterval) != nil {
+		if sleep.For(short, watchInterval) != nil {
 			break
 		}
 	}

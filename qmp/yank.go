@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"github.com/vmferry/vmferry/internal/sleep"
 )
 
 // yankMigration is the type of the yank instances that a migration registers.
@@ -39,26 +41,15 @@ func (c *Client) AwaitMigrationCleanup(ctx context.Context) error {
 		var refused *Error
 		switch {
 		case errors.As(err, &refused) && refused.Class == ClassCommandNotFound:
-			return pause(ctx, time.Second)
+			return sleep.For(ctx, time.Second)
 		case err != nil:
 			return err
 		}
 		if !slices.Contains(types, yankMigration) {
 			return nil
 		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
+		if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
 			return err
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }

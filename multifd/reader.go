@@ -17,11 +17,8 @@ type Reader struct {
 	pending []byte // read ahead of a packet's end, oldest first
 	total   uint64
 
-	raw  syscall.RawConn
-	iov  []unix.Iovec
-	left int // first vector of iov that is not full yet
-	n    int
-	err  error
+	raw syscall.RawConn
+	vectors
 	step func(fd uintptr) bool
 }
 
@@ -61,9 +58,6 @@ func (r *Reader) ReadFull(p []byte) error {
 	return truncated(err)
 }
 
-// maxVectors is the kernel's limit on the vectors of one readv.
-const maxVectors = 1024
-
 // ReadVectors fills every buffer in turn. Buffers that follow one another in
 // memory count as one vector.
 func (r *Reader) ReadVectors(bufs [][]byte) error {
@@ -99,6 +93,7 @@ func (r *Reader) ReadVectors(bufs [][]byte) error {
 		if err != nil {
 			return truncated(err)
 		}
+		r.total += uint64(r.n)
 		r.advance()
 	}
 	clear(r.iov)            // hold on to no memory of the caller's
@@ -106,46 +101,4 @@ func (r *Reader) ReadVectors(bufs [][]byte) error {
 	return nil
 }
 
-// readvOnce is one readv; it says false to be called again when the
-// descriptor is readable.
-func (r *Reader) readvOnce(fd uintptr) bool {
-	iov := r.iov[r.left:]
-	if len(iov) > maxVectors {
-		iov = iov[:maxVectors]
-	}
-	for {
-		n, _, errno := unix.Syscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
-		switch {
-		case errno == unix.EINTR:
-			continue
-		case errno == unix.EAGAIN:
-			return false
-		case errno != 0:
-			r.n, r.err = 0, errno
-		case n == 0:
-			r.n, r.err = 0, io.ErrUnexpectedEOF
-		default:
-			r.n, r.err = int(n), nil
-		}
-		return true
-	}
-}
-
-// advance takes the bytes of the last readv off the vectors. One vector can
-// span buffers that are objects of their own to the runtime, which its check
-// of pointer arithmetic would not allow; ReadVectors keeps all of them alive.
-//
-//go:nocheckptr
-func (r *Reader) advance() {
-	r.total += uint64(r.n)
-	for n := r.n; n > 0; {
-		v := &r.iov[r.left]
-		if n < int(v.Len) {
-			v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n))
-			v.SetLen(int(v.Len) - n)
-			return
-		}
-		n -= int(v.Len)
-		r.left++
-	}
-}
+func (r *Reader) readvOnce(fd uintptr) bool { return r.once(unix.SYS_READV, fd) }

@@ -15,12 +15,9 @@ import (
 // out a RawConn of its own sees every writev, which net.Buffers would hide from
 // it. Other connections (TLS, tests) get a Write for each vector.
 type vectorWriter struct {
-	w    io.Writer
-	raw  syscall.RawConn
-	iov  []unix.Iovec
-	left int // first vector of iov that is not written yet
-	n    int
-	err  error
+	w   io.Writer
+	raw syscall.RawConn
+	vectors
 	step func(fd uintptr) bool
 }
 
@@ -64,41 +61,4 @@ func (v *vectorWriter) write(bufs *net.Buffers) (written int64, err error) {
 	return written, err
 }
 
-// writevOnce is one writev; it says false to be called again when the
-// descriptor is writable.
-func (v *vectorWriter) writevOnce(fd uintptr) bool {
-	iov := v.iov[v.left:]
-	if len(iov) > maxVectors {
-		iov = iov[:maxVectors]
-	}
-	for {
-		n, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
-		switch {
-		case errno == unix.EINTR:
-			continue
-		case errno == unix.EAGAIN:
-			return false
-		case errno != 0:
-			v.n, v.err = 0, errno
-		case n == 0:
-			v.n, v.err = 0, io.ErrUnexpectedEOF
-		default:
-			v.n, v.err = int(n), nil
-		}
-		return true
-	}
-}
-
-// advance takes the bytes of the last writev off the vectors.
-func (v *vectorWriter) advance() {
-	for n := v.n; n > 0; {
-		one := &v.iov[v.left]
-		if n < int(one.Len) {
-			one.Base = (*byte)(unsafe.Add(unsafe.Pointer(one.Base), n))
-			one.SetLen(int(one.Len) - n)
-			return
-		}
-		n -= int(one.Len)
-		v.left++
-	}
-}
+func (v *vectorWriter) writevOnce(fd uintptr) bool { return v.once(unix.SYS_WRITEV, fd) }

@@ -194,22 +194,12 @@ func (d *socketDir) checkPeer(conn *net.UnixConn) error {
 	if !d.give {
 		return nil
 	}
-	raw, err := conn.SyscallConn()
+	peer, err := qmp.PeerCredOf(conn)
 	if err != nil {
-		return err
+		return fmt.Errorf("user behind the socket %s: %w", d.socket(), err)
 	}
-	var peer *unix.Ucred
-	var sockErr error
-	if err := raw.Control(func(fd uintptr) {
-		peer, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return err
-	}
-	if sockErr != nil {
-		return fmt.Errorf("user of the process that listens on %s: %w", d.socket(), sockErr)
-	}
-	if int(peer.Uid) != d.qemu.UID {
-		return fmt.Errorf("a process of user %[2]d listens on %[1]s, not one of QEMU's user %[3]d", d.socket(), peer.Uid, d.qemu.UID)
+	if peer.UID != d.qemu.UID {
+		return fmt.Errorf("a process of user %[2]d listens on %[1]s, not one of QEMU's user %[3]d", d.socket(), peer.UID, d.qemu.UID)
 	}
 	return nil
 }

@@ -13,9 +13,14 @@ import (
 // handed a socket that is listening already (libvirt does this), it is the
 // one who made it that is named.
 func (c *Client) PeerCred() (Credentials, error) {
-	conn, ok := c.conn.(*net.UnixConn)
+	return PeerCredOf(c.conn)
+}
+
+// PeerCredOf is [Client.PeerCred] of any connection over a unix socket.
+func PeerCredOf(c net.Conn) (Credentials, error) {
+	conn, ok := c.(*net.UnixConn)
 	if !ok {
-		return Credentials{}, fmt.Errorf("qmp: credentials of the peer: %T is no unix socket", c.conn)
+		return Credentials{}, fmt.Errorf("qmp: credentials of the peer: %T is no unix socket", c)
 	}
 	raw, err := conn.SyscallConn()
 	if err != nil {

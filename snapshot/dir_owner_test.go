@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -28,7 +29,9 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	fmt.Println("ready")
-	select {} // until it is killed, with what it holds
+	// It waits until it is killed, with what it holds. A read and not select{}: without
+	// cgo the runtime takes a process that nothing can wake for a deadlock and ends it.
+	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
 // held is what a role keeps open: a directory that is collected as garbage is closed,
@@ -68,6 +71,9 @@ func startRole(t *testing.T, role, path string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), roleVariable+"="+role)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cmd.StdinPipe(); err != nil { // which the role reads to the end
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {

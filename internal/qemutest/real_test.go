@@ -173,7 +173,7 @@ func TestNoProcessIsLeaked(t *testing.T) {
 		vm, err := Launch(t.Context(), Config{Paused: true, Dir: dir})
 		must(t, err)
 		fmt.Println("pid", vm.Pid())
-		select {}
+		time.Sleep(time.Hour) // select{} could be taken for a deadlock by the runtime
 	}
 	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNoProcessIsLeaked$")
 	child.Env = append(os.Environ(), folder+"="+t.TempDir())

@@ -6,15 +6,16 @@ import (
 
 	"github.com/vmferry/vmferry/dirty"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 // newRAM maps a machine's memory.
-func newRAM() *guest.Memory {
+func newRAM() *guestmem.Memory {
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "ram", Length: 1 << 20}})
 	if err != nil {
 		log.Fatal(err)
 	}
-	memory, err := guest.NewMemory(layout)
+	memory, err := guestmem.New(layout)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 // Mode is how writes are noticed.
@@ -64,7 +65,7 @@ type tracker interface {
 
 // New returns a log of m's memory, which has to have its blocks, at whole pages
 // of the kernel's. Nothing is protected before Start.
-func New(m *guest.Memory, opts Options) (*Log, error) {
+func New(m *guestmem.Memory, opts Options) (*Log, error) {
 	l := &Log{mode: opts.Mode, workers: opts.Workers, layout: m.Layout()}
 	if l.layout == nil {
 		return nil, fmt.Errorf("%w: the memory has no blocks yet", ErrState)

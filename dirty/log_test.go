@@ -14,10 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/hugepages"
 )
 
-func newMemory(t testing.TB, opts guest.MapOptions, pageSize int, lengths ...uint64) *guest.Memory {
+func newMemory(t testing.TB, opts guestmem.Options, pageSize int, lengths ...uint64) *guestmem.Memory {
 	t.Helper()
 	var blocks []guest.Block
 	for i, n := range lengths {
@@ -27,7 +28,7 @@ func newMemory(t testing.TB, opts guest.MapOptions, pageSize int, lengths ...uin
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := guest.NewMemoryWith(l, opts)
+	m, err := guestmem.NewWith(l, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +36,7 @@ func newMemory(t testing.TB, opts guest.MapOptions, pageSize int, lengths ...uin
 	return m
 }
 
-func start(t testing.TB, m *guest.Memory, mode Mode) *Log {
+func start(t testing.TB, m *guestmem.Memory, mode Mode) *Log {
 	t.Helper()
 	l, err := New(m, Options{Mode: mode})
 	if err != nil {
@@ -117,13 +118,13 @@ func modes() []Mode {
 }
 
 // eachMode runs a test in both modes on memory of each kind.
-func eachMode(t *testing.T, run func(t *testing.T, mode Mode, opts guest.MapOptions)) {
+func eachMode(t *testing.T, run func(t *testing.T, mode Mode, opts guestmem.Options)) {
 	for _, mode := range modes() {
-		for name, opts := range map[string]guest.MapOptions{
+		for name, opts := range map[string]guestmem.Options{
 			"anonymous":   {},
-			"memfd":       {Backing: guest.Memfd},
-			"transparent": {Pages: guest.TransparentHuge, Prealloc: guest.PreallocPopulate},
-			"populated":   {Prealloc: guest.PreallocPopulate},
+			"memfd":       {Backing: guestmem.Memfd},
+			"transparent": {Pages: guestmem.TransparentHuge, Prealloc: guestmem.PreallocPopulate},
+			"populated":   {Prealloc: guestmem.PreallocPopulate},
 		} {
 			t.Run(string(mode)+"/"+name, func(t *testing.T) { run(t, mode, opts) })
 		}
@@ -131,7 +132,7 @@ func eachMode(t *testing.T, run func(t *testing.T, mode Mode, opts guest.MapOpti
 }
 
 func TestEveryWrittenPageIsFoundOnceAndNoOther(t *testing.T) {
-	eachMode(t, func(t *testing.T, mode Mode, opts guest.MapOptions) {
+	eachMode(t, func(t *testing.T, mode Mode, opts guestmem.Options) {
 		m := newMemory(t, opts, 4096, 4<<20, 1<<20)
 		a, b := m.Bytes(m.Layout().Blocks[0]), m.Bytes(m.Layout().Blocks[1])
 		a[0], a[4096*100] = 1, 1 // before Start: not dirty
@@ -159,7 +160,7 @@ func TestEveryWrittenPageIsFoundOnceAndNoOther(t *testing.T) {
 }
 
 func TestCollectLeavesOtherBitsAlone(t *testing.T) {
-	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+	m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 	l := start(t, m, Auto)
 	m.Bytes(m.Layout().Blocks[0])[4096] = 1
 	b := guest.NewBitmap(m.Layout())
@@ -181,7 +182,7 @@ func TestTargetPagesOfAnySize(t *testing.T) {
 		{4096, [][2]int{{0, 3}}},
 		{65536, [][2]int{{0, 0}}},
 	} {
-		m := newMemory(t, guest.MapOptions{}, tt.pageSize, 1<<20)
+		m := newMemory(t, guestmem.Options{}, tt.pageSize, 1<<20)
 		l := start(t, m, Auto)
 		m.Bytes(m.Layout().Blocks[0])[3*4096+5] = 1
 		if got := pages(collect(t, l)); !equal(got, tt.want) {
@@ -191,7 +192,7 @@ func TestTargetPagesOfAnySize(t *testing.T) {
 }
 
 func TestWritesBySystemCallsAreFound(t *testing.T) {
-	eachMode(t, func(t *testing.T, mode Mode, opts guest.MapOptions) {
+	eachMode(t, func(t *testing.T, mode Mode, opts guestmem.Options) {
 		m := newMemory(t, opts, 4096, 1<<20)
 		l := start(t, m, mode)
 		var p [2]int
@@ -213,7 +214,7 @@ func TestWritesBySystemCallsAreFound(t *testing.T) {
 
 func TestDiscardedPagesCountAsWritten(t *testing.T) {
 	for _, mode := range modes() {
-		m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+		m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 		mem := m.Bytes(m.Layout().Blocks[0])
 		mem[0], mem[4096] = 1, 1
 		l := start(t, m, mode)
@@ -235,15 +236,15 @@ func TestDiscardedPagesCountAsWritten(t *testing.T) {
 }
 
 // absentLogs are the logs that know what is absent.
-var absentLogs = map[string]func(testing.TB, *guest.Memory) guest.AbsentLog{
-	"async": func(t testing.TB, m *guest.Memory) guest.AbsentLog { return start(t, m, Async) },
-	"marks": func(t testing.TB, m *guest.Memory) guest.AbsentLog { return startMarks(t, m) },
+var absentLogs = map[string]func(testing.TB, *guestmem.Memory) guest.AbsentLog{
+	"async": func(t testing.TB, m *guestmem.Memory) guest.AbsentLog { return start(t, m, Async) },
+	"marks": func(t testing.TB, m *guestmem.Memory) guest.AbsentLog { return startMarks(t, m) },
 }
 
 func TestAbsentPagesAreKnownWithoutALook(t *testing.T) {
 	for name, log := range absentLogs {
 		for _, pageSize := range []int{1024, 4096, 16384} {
-			m := newMemory(t, guest.MapOptions{}, pageSize, 1<<20, 64<<10)
+			m := newMemory(t, guestmem.Options{}, pageSize, 1<<20, 64<<10)
 			mem := m.Bytes(m.Layout().Blocks[0])
 			mem[0], mem[5*4096], mem[255*4096] = 1, 1, 1
 			l := log(t, m)
@@ -267,7 +268,7 @@ func TestAbsentPagesAreKnownWithoutALook(t *testing.T) {
 
 func TestAPageThatComesIntoBeingIsDirty(t *testing.T) {
 	for _, pageSize := range []int{1024, 4096, 16384} {
-		m := newMemory(t, guest.MapOptions{}, pageSize, 1<<20)
+		m := newMemory(t, guestmem.Options{}, pageSize, 1<<20)
 		l := start(t, m, Async)
 		if err := l.Absent(guest.NewBitmap(m.Layout())); err != nil {
 			t.Fatal(err)
@@ -281,7 +282,7 @@ func TestAPageThatComesIntoBeingIsDirty(t *testing.T) {
 }
 
 func TestNothingIsAbsentOfMemoryThatOthersMayHaveWritten(t *testing.T) {
-	m := newMemory(t, guest.MapOptions{Backing: guest.Memfd}, 4096, 1<<20)
+	m := newMemory(t, guestmem.Options{Backing: guestmem.Memfd}, 4096, 1<<20)
 	if _, err := m.File(m.Layout().Blocks[0]).WriteAt([]byte("hidden"), 8192); err != nil {
 		t.Fatal(err)
 	}
@@ -305,13 +306,13 @@ func TestHugetlbPagesAreDirtyWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer giveBack()
-	for _, backing := range []guest.Backing{guest.Anonymous, guest.Memfd} {
+	for _, backing := range []guestmem.Backing{guestmem.Anonymous, guestmem.Memfd} {
 		for _, mode := range []Mode{Async, Sync} {
 			if mode == Sync && !haveWatcher {
 				continue
 			}
 			t.Run(string(backing)+"/"+string(mode), func(t *testing.T) {
-				m := newMemory(t, guest.MapOptions{Backing: backing, Pages: guest.HugeTLB, HugePageSize: hugepages.Size}, 4096, 8<<20)
+				m := newMemory(t, guestmem.Options{Backing: backing, Pages: guestmem.HugeTLB, HugePageSize: hugepages.Size}, 4096, 8<<20)
 				l := start(t, m, mode)
 				m.Bytes(m.Layout().Blocks[0])[3<<20] = 1
 				settle(l)
@@ -334,7 +335,7 @@ func TestHugetlbPagesAreDirtyWhole(t *testing.T) {
 }
 
 func TestNoWriteIsMissedUnderLoad(t *testing.T) {
-	eachMode(t, func(t *testing.T, mode Mode, opts guest.MapOptions) {
+	eachMode(t, func(t *testing.T, mode Mode, opts guestmem.Options) {
 		m := newMemory(t, opts, 4096, 4<<20)
 		gc := time.NewTicker(3 * time.Millisecond)
 		defer gc.Stop()
@@ -351,7 +352,7 @@ func TestNoWriteIsMissedUnderLoad(t *testing.T) {
 // noWriteIsMissed has writers raise counters in pages at random and say so by
 // mark; a reader copies each page after Collect has named it, and does something
 // between. Whatever the timing, at the end the copy is equal.
-func noWriteIsMissed(t *testing.T, m *guest.Memory, l guest.DirtyLog, mark func(at, length uint64), between func()) {
+func noWriteIsMissed(t *testing.T, m *guestmem.Memory, l guest.DirtyLog, mark func(at, length uint64), between func()) {
 	mem := m.Bytes(m.Layout().Blocks[0])
 	mirror := make([]byte, len(mem))
 	var stop atomic.Bool
@@ -391,7 +392,7 @@ func noWriteIsMissed(t *testing.T, m *guest.Memory, l guest.DirtyLog, mark func(
 }
 
 func TestALogThatStoppedLeavesMemoryFreeAndCanBeStartedAgain(t *testing.T) {
-	eachMode(t, func(t *testing.T, mode Mode, opts guest.MapOptions) {
+	eachMode(t, func(t *testing.T, mode Mode, opts guestmem.Options) {
 		m := newMemory(t, opts, 4096, 1<<20)
 		mem := m.Bytes(m.Layout().Blocks[0])
 		l := start(t, m, mode)
@@ -427,7 +428,7 @@ func TestProbeSaysWhatTheKernelHas(t *testing.T) {
 }
 
 func TestAutoIsTheBestThatThereIs(t *testing.T) {
-	l, err := New(newMemory(t, guest.MapOptions{}, 4096, 1<<20), Options{})
+	l, err := New(newMemory(t, guestmem.Options{}, 4096, 1<<20), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -442,7 +443,7 @@ func TestAutoIsTheBestThatThereIs(t *testing.T) {
 }
 
 func TestMisuseIsAnError(t *testing.T) {
-	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+	m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 	l, err := New(m, Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -477,12 +478,12 @@ func TestMisuseIsAnError(t *testing.T) {
 	if _, err := New(m, Options{Mode: "soon"}); !errors.Is(err, ErrState) {
 		t.Errorf("an unknown mode: %v", err)
 	}
-	if _, err := New(new(guest.Memory), Options{}); !errors.Is(err, ErrState) {
+	if _, err := New(new(guestmem.Memory), Options{}); !errors.Is(err, ErrState) {
 		t.Errorf("memory without blocks: %v", err)
 	}
 	odd := make([]byte, 3*4096)
 	layout, _ := guest.NewLayout(1024, []guest.Block{{Name: "a", Length: 1024}})
-	at, err := guest.Attach(layout, [][]byte{odd[1024:2048]})
+	at, err := guestmem.Attach(layout, [][]byte{odd[1024:2048]})
 	if err != nil {
 		t.Fatal(err)
 	}

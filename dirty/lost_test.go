@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/hugepages"
 )
 
@@ -50,7 +51,7 @@ func TestMemoryOfAFileThatIsDiscardedIsDirty(t *testing.T) {
 	for _, mode := range modes() {
 		for how, discard := range discards {
 			t.Run(string(mode)+"/"+how, func(t *testing.T) {
-				m := newMemory(t, guest.MapOptions{Backing: guest.Memfd}, 4096, 64<<10, 4<<20)
+				m := newMemory(t, guestmem.Options{Backing: guestmem.Memfd}, 4096, 64<<10, 4<<20)
 				b := m.Layout().Blocks[1]
 				f, mem := m.File(b), m.Bytes(b)
 				fill(mem[:512*4096]) // the rest stays a hole
@@ -105,7 +106,7 @@ func TestMemoryOfAFileThatOnlyItsOwnerKnowsIsDirtyWhenItIsDiscarded(t *testing.T
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := guest.Attach(layout, [][]byte{mem})
+		m, err := guestmem.Attach(layout, [][]byte{mem})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -133,15 +134,15 @@ func TestHugetlbPagesThatAreDiscardedAreDirty(t *testing.T) {
 	}
 	defer giveBack()
 	for _, mode := range modes() {
-		for _, backing := range []guest.Backing{guest.Anonymous, guest.Memfd} {
+		for _, backing := range []guestmem.Backing{guestmem.Anonymous, guestmem.Memfd} {
 			t.Run(string(mode)+"/"+string(backing), func(t *testing.T) {
-				m := newMemory(t, guest.MapOptions{Backing: backing, Pages: guest.HugeTLB, HugePageSize: hugepages.Size}, 4096, 8<<20)
+				m := newMemory(t, guestmem.Options{Backing: backing, Pages: guestmem.HugeTLB, HugePageSize: hugepages.Size}, 4096, 8<<20)
 				mem := m.Bytes(m.Layout().Blocks[0])
 				fill(mem)
 				l := start(t, m, mode)
 				l.expect(t, "at the start")
 				advice := unix.MADV_DONTNEED
-				if backing == guest.Memfd {
+				if backing == guestmem.Memfd {
 					advice = unix.MADV_REMOVE
 				}
 				if err := unix.Madvise(mem[2<<20:4<<20], advice); err != nil {
@@ -167,7 +168,7 @@ func TestHugetlbPagesThatAreDiscardedAreDirty(t *testing.T) {
 
 func TestDiscardedPagesAreFoundPageByPageWhereThereIsNoScan(t *testing.T) {
 	for _, mode := range modes() {
-		m := newMemory(t, guest.MapOptions{Backing: guest.Memfd}, 4096, 64<<10, 1<<20)
+		m := newMemory(t, guestmem.Options{Backing: guestmem.Memfd}, 4096, 64<<10, 1<<20)
 		b := m.Layout().Blocks[1]
 		fill(m.Bytes(b)[:100*4096])
 		l := start(t, m, mode)
@@ -191,7 +192,7 @@ func TestDiscardedPagesAreFoundPageByPageWhereThereIsNoScan(t *testing.T) {
 func BenchmarkLookForDiscardedPages(b *testing.B) {
 	for name, filled := range map[string]int{"all there": 1 << 30, "nothing there": 0} {
 		b.Run(name, func(b *testing.B) {
-			m := newMemory(b, guest.MapOptions{Backing: guest.Memfd}, 4096, 1<<30)
+			m := newMemory(b, guestmem.Options{Backing: guestmem.Memfd}, 4096, 1<<30)
 			fill(m.Bytes(m.Layout().Blocks[0])[:filled])
 			l := start(b, m, Async)
 			bitmap := guest.NewBitmap(m.Layout())

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 // Marks is a guest.DirtyLog that is kept by whoever writes: a VMM's device
@@ -16,7 +17,7 @@ import (
 // It misses what is not marked. For memory that others write to as well, join
 // their logs: see guest.JoinLogs.
 type Marks struct {
-	memory  *guest.Memory
+	memory  *guestmem.Memory
 	layout  *guest.Layout
 	bits    guest.Bitmap
 	started bool
@@ -24,7 +25,7 @@ type Marks struct {
 
 // NewMarks returns a log of m's memory, which has to have its blocks. It may be
 // marked from now on.
-func NewMarks(m *guest.Memory) (*Marks, error) {
+func NewMarks(m *guestmem.Memory) (*Marks, error) {
 	l := m.Layout()
 	if l == nil {
 		return nil, fmt.Errorf("%w: the memory has no blocks yet", ErrState)

@@ -5,9 +5,10 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
-func startMarks(t testing.TB, m *guest.Memory) *Marks {
+func startMarks(t testing.TB, m *guestmem.Memory) *Marks {
 	t.Helper()
 	l, err := NewMarks(m)
 	if err != nil {
@@ -34,7 +35,7 @@ func TestAMarkNamesEveryPageThatItsBytesAreIn(t *testing.T) {
 		{"large pages", 65536, 1, 65535, 2, [][2]int{{1, 0}, {1, 1}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			m := newMemory(t, guest.MapOptions{}, tt.pageSize, 1<<20, 1<<20)
+			m := newMemory(t, guestmem.Options{}, tt.pageSize, 1<<20, 1<<20)
 			l := startMarks(t, m)
 			l.Mark(m.Layout().Blocks[tt.block], tt.offset, tt.length)
 			if got := pages(collected(t, l, m.Layout())); !equal(got, tt.want) {
@@ -55,7 +56,7 @@ func span64(first, end int) (list [][2]int) {
 }
 
 func TestMarksOutsideOfABlockPanicAndMarkNothing(t *testing.T) {
-	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+	m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 	l := startMarks(t, m)
 	for _, at := range [][2]uint64{{1 << 20, 1}, {1<<20 - 1, 2}, {0, 1<<20 + 1}, {4096, ^uint64(0)}} {
 		func() {
@@ -73,7 +74,7 @@ func TestMarksOutsideOfABlockPanicAndMarkNothing(t *testing.T) {
 }
 
 func TestMarksFromBeforeTheStartDoNotCount(t *testing.T) {
-	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+	m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 	l, err := NewMarks(m)
 	if err != nil {
 		t.Fatal(err)
@@ -95,16 +96,16 @@ func TestMarksFromBeforeTheStartDoNotCount(t *testing.T) {
 }
 
 func TestNoMarkedWriteIsMissedUnderLoad(t *testing.T) {
-	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+	m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 	l, block := startMarks(t, m), m.Layout().Blocks[0]
 	noWriteIsMissed(t, m, l, func(at, length uint64) { l.Mark(block, at, length) }, func() {})
 }
 
 func TestMarksThatAreMisusedAreAnError(t *testing.T) {
-	if _, err := NewMarks(new(guest.Memory)); !errors.Is(err, ErrState) {
+	if _, err := NewMarks(new(guestmem.Memory)); !errors.Is(err, ErrState) {
 		t.Errorf("memory without blocks: %v", err)
 	}
-	m := newMemory(t, guest.MapOptions{}, 4096, 1<<20)
+	m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 	l, err := NewMarks(m)
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +133,7 @@ func TestMarksThatAreMisusedAreAnError(t *testing.T) {
 }
 
 func BenchmarkMark(b *testing.B) {
-	m := newMemory(b, guest.MapOptions{}, 4096, 1<<30)
+	m := newMemory(b, guestmem.Options{}, 4096, 1<<30)
 	l, block := startMarks(b, m), m.Layout().Blocks[0]
 	b.ReportAllocs()
 	for at := uint64(0); b.Loop(); at = (at + 4096*67) % (1 << 30) {

@@ -2,15 +2,13 @@
 // pages in them, and where pages come from and go to.
 //
 // Data flows one way. A [Source] yields [Batch]es of pages, a multifd method
-// carries them, and a [Sink] takes them in. [Memory] is memory of this process
-// and is both; a snapshot is both too (package snapshot).
+// carries them, and a [Sink] takes them in. Memory of this process is both (package
+// guestmem), and so is a snapshot (package snapshot).
 //
 // It is for programs that migrate memory of their own, such as a VMM written
 // in Go, and for the rest of vmferry.
 //
-// Memory is mapped as [MapOptions] say: anonymous or shared, of small or huge
-// pages, present from the start or not, on the nodes named. A [DirtyLog] says
-// what its owner writes.
+// A [DirtyLog] says which pages the owner of a memory writes.
 //
 // An interface that is looked for by a type assertion ([DeflatedLane], [StableLane],
 // [AbsentLog]) offers speed only: a wrapper that does not forward it costs time,

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
 	"github.com/vmferry/vmferry/internal/soak"
@@ -47,18 +48,18 @@ func model(t *testing.T, change func(*iaamodel.Config), opts multifd.Accelerator
 }
 
 // modelMemory is guest memory that the model's page table knows.
-func modelMemory(m *iaamodel.Machine, present bool) *guest.Memory {
-	return &guest.Memory{Map: func(b *guest.Block) ([]byte, error) { return m.Guest(int(b.Length), present) }}
+func modelMemory(m *iaamodel.Machine, present bool) *guestmem.Memory {
+	return &guestmem.Memory{Map: func(b *guest.Block) ([]byte, error) { return m.Guest(int(b.Length), present) }}
 }
 
 // throughAccelerator sends memory through the accelerator at both ends, in two rounds.
-func throughAccelerator(t *testing.T, acc *multifd.Accelerator, got *guest.Memory) (sent *guest.Memory) {
+func throughAccelerator(t *testing.T, acc *multifd.Accelerator, got *guestmem.Memory) (sent *guestmem.Memory) {
 	t.Helper()
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: uint64(soak.Times(2, 8)) << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	sent, err = guest.NewMemory(layout)
+	sent, err = guestmem.New(layout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +157,7 @@ func TestAcceleratorRequiredAndMissingFailsBeforeAByteIsSent(t *testing.T) {
 		checkRequired(t, err)
 	})
 	t.Run("receiving", func(t *testing.T) {
-		_, err := Receive(t.Context(), listen(t), ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: new(guest.Memory), Accelerator: acc})
+		_, err := Receive(t.Context(), listen(t), ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: new(guestmem.Memory), Accelerator: acc})
 		checkRequired(t, err)
 	})
 }
@@ -170,7 +171,7 @@ func checkRequired(t *testing.T, err error) {
 
 func TestAcceleratorInAutoFallsBackToSoftware(t *testing.T) {
 	acc := multifd.NewAccelerator(multifd.AcceleratorOptions{Mode: multifd.AcceleratorAuto, Device: iaa.Options{SysfsRoot: t.TempDir(), DevRoot: t.TempDir()}})
-	got := new(guest.Memory)
+	got := new(guestmem.Memory)
 	defer got.Close()
 	sent := throughAccelerator(t, acc, got)
 	if !bytes.Equal(sent.Bytes(sent.Layout().Blocks[0]), got.Bytes(got.Layout().Blocks[0])) {

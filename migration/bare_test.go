@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -26,7 +27,7 @@ func sendBare(t *testing.T, noDescription bool, late string) (devices []byte, so
 	go func() {
 		var err error
 		received, err = Receive(t.Context(), ln, ReceiveConfig{
-			Channels: 1, Method: multifd.None, Sink: new(guest.Memory), ConnectTimeout: time.Minute,
+			Channels: 1, Method: multifd.None, Sink: new(guestmem.Memory), ConnectTimeout: time.Minute,
 			Reader: vmstate.ReaderOptions{NoDescription: noDescription, Quiet: 100 * time.Millisecond},
 		})
 		done <- err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 // What was committed stays, and the source goes by it: what a channel carries then
@@ -33,7 +34,7 @@ func TestReceive_PagesBehindTheEndAreNoErrorOnceAllWasCommitted(t *testing.T) {
 		ln.conns <- e
 	}
 	var log bytes.Buffer
-	mem := new(guest.Memory)
+	mem := new(guestmem.Memory)
 	defer mem.Close()
 	committed := false
 	_, err := Receive(t.Context(), ln, ReceiveConfig{

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -180,7 +181,7 @@ func (d *destination) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 		d.named = newNamedPages(l)
 	}
 	// Speed only: the device copies pages into memory that is not registered.
-	if mem, ok := d.cfg.Sink.(*guest.Memory); ok && d.cfg.Method == multifd.QPL {
+	if mem, ok := d.cfg.Sink.(*guestmem.Memory); ok && d.cfg.Method == multifd.QPL {
 		release, err := d.cfg.Accelerator.Register(mem)
 		if err != nil {
 			return err

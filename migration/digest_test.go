@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/snapshot/snapshottest"
@@ -67,7 +68,7 @@ func TestSendSnapshot_AChangedObjectEndsItBeforeTheMachineStarts(t *testing.T) {
 		}
 		defer r.Close()
 		ln := listen(t)
-		mem := new(guest.Memory)
+		mem := new(guestmem.Memory)
 		defer mem.Close()
 		done := make(chan error, 1)
 		go func() {

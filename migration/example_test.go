@@ -9,6 +9,7 @@ import (
 
 	"github.com/vmferry/vmferry/dirty"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 )
@@ -18,7 +19,7 @@ import (
 func Example() {
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "ram", Length: 64 << 20}})
 	check(err)
-	memory, err := guest.NewMemory(layout)
+	memory, err := guestmem.New(layout)
 	check(err)
 	writes, err := dirty.New(memory, dirty.Options{})
 	check(err)
@@ -30,7 +31,7 @@ func Example() {
 	check(err)
 	arrived := make(chan *counter, 1)
 	go func() {
-		sink := new(guest.Memory) // as large as the stream says
+		sink := new(guestmem.Memory) // as large as the stream says
 		_, err := migration.Receive(context.Background(), listener, migration.ReceiveConfig{
 			Channels: 2, Method: multifd.QPL, Sink: sink,
 			Start: func(r *migration.Received) error { // called once, when the source may not run any more
@@ -70,7 +71,7 @@ type counter struct {
 	done sync.WaitGroup
 }
 
-func newCounter(m *guest.Memory, b *guest.Block) *counter { return &counter{page: m.Bytes(b)[:8]} }
+func newCounter(m *guestmem.Memory, b *guest.Block) *counter { return &counter{page: m.Bytes(b)[:8]} }
 
 func (c *counter) start() {
 	c.quit = make(chan struct{})

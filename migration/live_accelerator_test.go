@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/internal/soak"
@@ -27,7 +28,7 @@ func TestTheAcceleratorMovesAMachineThatIsWrittenTo(t *testing.T) {
 				p := newPairOf(t, machine.Config{Memory: uint64(soak.Times(8, 24)) << 20, Writers: 2, Rate: testRate, Seed: 7}, "unix", 2, multifd.QPL)
 				p.cfg.Level = level
 				p.cfg.Accelerator, p.recv.Accelerator = acc, acc
-				p.recv.Sink.(*guest.Memory).Map = func(b *guest.Block) ([]byte, error) { return m.Guest(int(b.Length), true) }
+				p.recv.Sink.(*guestmem.Memory).Map = func(b *guest.Block) ([]byte, error) { return m.Guest(int(b.Length), true) }
 				out, source, destination := p.run(t.Context(), p.dial)
 				if source != nil || destination != nil {
 					t.Fatal(source, destination)

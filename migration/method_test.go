@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/vmstate"
@@ -46,7 +47,7 @@ func TestMethod_OneThatIsWrappedLosesNoPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	memory, err := guest.NewMemory(layout)
+	memory, err := guestmem.New(layout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +62,7 @@ func TestMethod_OneThatIsWrappedLosesNoPage(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	sink := new(guest.Memory)
+	sink := new(guestmem.Memory)
 	defer sink.Close()
 	ended := make(chan error, 1)
 	go func() {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -25,7 +26,7 @@ type MigrateConfig struct {
 	Accelerator *multifd.Accelerator
 
 	// Memory is what goes. Its owner keeps writing to it until Pause.
-	Memory *guest.Memory
+	Memory *guestmem.Memory
 	// Dirty knows what the owner writes. Migrate starts and stops it.
 	Dirty guest.DirtyLog
 	// Pause stops all writing to the memory and returns the owner's state,

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/certtest"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/internal/soak"
@@ -87,7 +88,7 @@ func newPairOf(t testing.TB, config machine.Config, network string, channels int
 		Downtime: time.Minute, StandStill: hang, LinkTimeout: hang,
 	}
 	p.pace(func() int { return roundPages }, false)
-	sink := new(guest.Memory)
+	sink := new(guestmem.Memory)
 	t.Cleanup(func() {
 		if p.arrived != nil {
 			p.arrived.Pause()
@@ -322,7 +323,7 @@ func TestASourceThatGaveUpCameAgainAndWent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		mem, err := guest.NewMemory(small)
+		mem, err := guestmem.New(small)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -342,7 +343,7 @@ func TestASourceThatGaveUpCameAgainAndWent(t *testing.T) {
 		if err := errors.Join(send.Round(t.Context(), mem.All()), send.Finish(t.Context(), state), send.Close()); err != nil {
 			t.Fatal(err)
 		}
-		got := new(guest.Memory)
+		got := new(guestmem.Memory)
 		received, err := migration.Receive(t.Context(), p.ln, migration.ReceiveConfig{Channels: 2, Method: multifd.None, Sink: got, ConnectTimeout: hang})
 		if err != nil {
 			t.Fatalf("after an attempt of %d connections: %v", made, err)
@@ -547,7 +548,7 @@ func TestMisuseIsRefused(t *testing.T) {
 	p := newPair(t, "unix", 1, multifd.None)
 	for name, change := range map[string]func(*migration.MigrateConfig){
 		"no memory":       func(c *migration.MigrateConfig) { c.Memory = nil },
-		"no blocks":       func(c *migration.MigrateConfig) { c.Memory = new(guest.Memory) },
+		"no blocks":       func(c *migration.MigrateConfig) { c.Memory = new(guestmem.Memory) },
 		"no log":          func(c *migration.MigrateConfig) { c.Dirty = nil },
 		"no pause":        func(c *migration.MigrateConfig) { c.Pause = nil },
 		"no method":       func(c *migration.MigrateConfig) { c.Method = nil },

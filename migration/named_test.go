@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/vmstate"
@@ -46,14 +47,14 @@ func (n *nowhere) Close() error                      { return nil }
 // sinksOfTheTree is every kind of sink that this module has. A new one has to be
 // named here.
 func sinksOfTheTree(t *testing.T) map[string]func() guest.Sink {
-	memory := func() *guest.Memory {
-		m := new(guest.Memory)
+	memory := func() *guestmem.Memory {
+		m := new(guestmem.Memory)
 		t.Cleanup(func() { m.Close() })
 		return m
 	}
 	return map[string]func() guest.Sink{
-		"guest.Memory":  func() guest.Sink { return memory() },
-		"guest.Bounced": func() guest.Sink { return guest.Bounced(memory()) },
+		"guestmem.Memory":  func() guest.Sink { return memory() },
+		"guestmem.Bounced": func() guest.Sink { return guestmem.Bounced(memory()) },
 		"snapshot.Writer": func() guest.Sink {
 			dir, err := snapshot.CreateDir(filepath.Join(t.TempDir(), "snapshot"))
 			if err != nil {
@@ -138,7 +139,7 @@ func sourceOf(t *testing.T, ln net.Listener, pages uint64) *Sender {
 	if err != nil {
 		t.Fatal(err)
 	}
-	memory, err := guest.NewMemory(layout)
+	memory, err := guestmem.New(layout)
 	if err != nil {
 		t.Fatal(err)
 	}

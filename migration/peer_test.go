@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -105,7 +105,7 @@ func listenOn(t *testing.T, network string) net.Listener {
 // start receives a recording's migration.
 func start(t *testing.T, ln net.Listener, rec recording, log *warnings, change func(*ReceiveConfig)) chan error {
 	t.Helper()
-	mem := new(guest.Memory)
+	mem := new(guestmem.Memory)
 	cfg := ReceiveConfig{Channels: len(rec.conns) - 1, Method: rec.method, Sink: mem, ConnectTimeout: time.Minute, Logger: slog.New(log)}
 	if change != nil {
 		change(&cfg)
@@ -185,7 +185,7 @@ func TestReceive_SilentConnectionsAreClosedAfterAWhile(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		_, err := Receive(ctx, ln, ReceiveConfig{Channels: 1, Method: multifd.None, Sink: new(guest.Memory), Logger: slog.New(log), identifyWithin: 50 * time.Millisecond})
+		_, err := Receive(ctx, ln, ReceiveConfig{Channels: 1, Method: multifd.None, Sink: new(guestmem.Memory), Logger: slog.New(log), identifyWithin: 50 * time.Millisecond})
 		done <- err
 	}()
 	for _, said := range []string{"", "QEVM", "QEVM\x00\x00\x00\x03\x07\x00\x00\x00\x09pc", "\x11\x22\x33\x44"} {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 func TestARoundMoreIsMadeWhereItPromisesToLeaveHalf(t *testing.T) {
@@ -12,7 +13,7 @@ func TestARoundMoreIsMadeWhereItPromisesToLeaveHalf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mem, err := guest.NewMemory(l)
+	mem, err := guestmem.New(l)
 	if err != nil {
 		t.Fatal(err)
 	}

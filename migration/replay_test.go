@@ -17,6 +17,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/vmstate"
@@ -134,7 +135,7 @@ func sha(b []byte) string {
 func TestRecordedMigrationsArriveInMemory(t *testing.T) {
 	for name, rec := range recordings(t) {
 		t.Run(name, func(t *testing.T) {
-			mem := new(guest.Memory)
+			mem := new(guestmem.Memory)
 			got, err := receiveRecording(t, rec, mem)
 			if err != nil {
 				t.Fatal(err)
@@ -165,7 +166,7 @@ func TestRecordedMigrationsArriveInMemory(t *testing.T) {
 func TestAChannelThatNeverComesIsMissed(t *testing.T) {
 	for name, rec := range recordings(t) {
 		rec.conns = [][]byte{rec.conns[0], channelZero(t, rec)}
-		mem := new(guest.Memory)
+		mem := new(guestmem.Memory)
 		_, err := receiveRecording(t, rec, mem)
 		if !errors.Is(err, ErrChannels) || !strings.Contains(err.Error(), "set the same multifd-channels on both") {
 			t.Errorf("%s: error %v", name, err)
@@ -247,7 +248,7 @@ func keep(t *testing.T, rec recording, opts snapshot.Options) (*snapshot.Reader,
 func sendAgain(t *testing.T, r *snapshot.Reader, received *Received, method multifd.Method, want string) {
 	t.Helper()
 	ln := listen(t)
-	mem := new(guest.Memory)
+	mem := new(guestmem.Memory)
 	defer mem.Close()
 	var again *Received
 	done := make(chan error, 1)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
@@ -258,7 +259,7 @@ func schedules() uint64 { return uint64(soak.Times(300, 5000)) }
 func TestNewestWriteWinsInEveryOrderOfArrival(t *testing.T) {
 	for seed := range schedules() {
 		s := newSchedule(t, seed)
-		mem := new(guest.Memory)
+		mem := new(guestmem.Memory)
 		if _, err := s.receive(mem); err != nil {
 			t.Fatalf("seed %d (%s, sync per %v, %d channels): %v", seed, s.method.Name(), s.mode, len(s.conns)-1, err)
 		}

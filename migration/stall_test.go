@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -144,7 +145,7 @@ func sendAll(t *testing.T, dial Dialer, cfg SendConfig) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mem, err := guest.NewMemory(layout)
+	mem, err := guestmem.New(layout)
 	if err != nil {
 		t.Fatal(err)
 	}

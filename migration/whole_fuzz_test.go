@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/snapshot/snapshottest"
 	"github.com/vmferry/vmferry/vmstate"
@@ -37,7 +38,7 @@ func FuzzReceiveWhole(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		s := newWholeScript(t, in)
 		t.Run("memory", func(t *testing.T) {
-			mem := new(guest.Memory)
+			mem := new(guestmem.Memory)
 			if s.receiveInto(t, mem) == nil {
 				return
 			}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/hybrid"
 )
@@ -110,7 +111,7 @@ func (a *Accelerator) Ready() error {
 
 // Register lets the device work on guest memory in place. The returned
 // function takes that back; the channels are cleaned up before.
-func (a *Accelerator) Register(m *guest.Memory) (unregister func() error, err error) {
+func (a *Accelerator) Register(m *guestmem.Memory) (unregister func() error, err error) {
 	dev, err := a.device()
 	if err != nil || dev == nil {
 		return func() error { return nil }, err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -16,7 +17,7 @@ const benchPackets = 512 // of 512 KiB: 256 MiB a pass
 
 // wire is a unix socket with a source that sends passes over the memory.
 type wire struct {
-	mem    *guest.Memory
+	mem    *guestmem.Memory
 	block  *guest.Block
 	in     *net.UnixConn
 	passes chan bool // true: with headers
@@ -28,7 +29,7 @@ func newWire(b *testing.B) *wire {
 	if err != nil {
 		b.Fatal(err)
 	}
-	mem, err := guest.NewMemory(layout)
+	mem, err := guestmem.New(layout)
 	if err != nil {
 		b.Fatal(err)
 	}

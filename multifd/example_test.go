@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -20,7 +21,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	ram := layout.Block("pc.ram")
-	source, err := guest.NewMemory(layout)
+	source, err := guestmem.New(layout)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -57,7 +58,7 @@ func Example() {
 	}
 
 	// The destination.
-	destination, err := guest.NewMemory(layout)
+	destination, err := guestmem.New(layout)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -43,7 +43,7 @@ func FuzzReceiver(f *testing.F) {
 		}
 	}
 	l := layout(f, fuzzPageSize)
-	mem, err := guest.NewMemory(l)
+	mem, err := guestmem.New(l)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -34,9 +35,9 @@ func layout(t testing.TB, pageSize int) *guest.Layout {
 	return l
 }
 
-func memory(t testing.TB, l *guest.Layout) *guest.Memory {
+func memory(t testing.TB, l *guest.Layout) *guestmem.Memory {
 	t.Helper()
-	m, err := guest.NewMemory(l)
+	m, err := guestmem.New(l)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +228,7 @@ func socketpair(t testing.TB) (a, b *net.UnixConn) {
 }
 
 // checkMemory compares a block with what the batches said, the last winning.
-func checkMemory(t testing.TB, m *guest.Memory, batches ...*guest.Batch) {
+func checkMemory(t testing.TB, m *guestmem.Memory, batches ...*guest.Batch) {
 	t.Helper()
 	want := map[string][]byte{}
 	for _, b := range m.Layout().Blocks {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 // A machine writes to its pages while they are sent. What arrives of such a page
@@ -23,12 +24,12 @@ func TestPagesThatChangeWhileTheyAreSentMakeAStreamAllTheSame(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				from, err := guest.NewMemory(layout)
+				from, err := guestmem.New(layout)
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer from.Close()
-				to, err := guest.NewMemory(layout)
+				to, err := guestmem.New(layout)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -55,7 +56,7 @@ func TestPagesThatChangeWhileTheyAreSentMakeAStreamAllTheSame(t *testing.T) {
 }
 
 // sendLive sends all of the memory again and again for a while.
-func sendLive(t *testing.T, method Method, level int, from *guest.Memory) *bytes.Buffer {
+func sendLive(t *testing.T, method Method, level int, from *guestmem.Memory) *bytes.Buffer {
 	t.Helper()
 	var out bytes.Buffer
 	var num atomic.Uint64
@@ -82,7 +83,7 @@ func sendLive(t *testing.T, method Method, level int, from *guest.Memory) *bytes
 	return &out
 }
 
-func receiveAll(t *testing.T, method Method, in io.Reader, to *guest.Memory) (packets int) {
+func receiveAll(t *testing.T, method Method, in io.Reader, to *guestmem.Memory) (packets int) {
 	t.Helper()
 	r, err := NewReceiver(in, method, ChannelConfig{PageSize: 4096})
 	if err != nil {

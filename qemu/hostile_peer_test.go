@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
@@ -85,7 +86,7 @@ func (p *hostilePeer) receive(ctx context.Context, ln net.Listener) error {
 		_, err = conn.Write([]byte{0, 1, 0, p.kind, 0xff, 0xff, 0, 0, 0, 0})
 		return err
 	}
-	mem := new(guest.Memory)
+	mem := new(guestmem.Memory)
 	_, err := migration.Receive(ctx, ln, migration.ReceiveConfig{Channels: p.channels, Method: p.method, Sink: mem, ConnectTimeout: 10 * time.Second})
 	mem.Close()
 	return err
@@ -116,7 +117,7 @@ func savedMachine(tb testing.TB) *snapshot.Reader {
 	}
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 64 << 10}})
 	must(err)
-	mem, err := guest.NewMemory(layout)
+	mem, err := guestmem.New(layout)
 	must(err)
 	defer mem.Close()
 	copy(mem.Bytes(layout.Blocks[0]), "the memory of a machine")

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
@@ -152,7 +152,7 @@ func playToQEMU(t *testing.T, version string, method multifd.Method, conns [][]b
 	return memory
 }
 
-func playToMemory(t *testing.T, method multifd.Method, conns [][]byte) *guest.Memory {
+func playToMemory(t *testing.T, method multifd.Method, conns [][]byte) *guestmem.Memory {
 	t.Helper()
 	addr := migration.Address{Network: "unix", Addr: filepath.Join(t.TempDir(), "s")}
 	ln, err := addr.Listen(t.Context())
@@ -160,7 +160,7 @@ func playToMemory(t *testing.T, method multifd.Method, conns [][]byte) *guest.Me
 		t.Fatal(err)
 	}
 	play(t, addr.Addr, conns)
-	mem := new(guest.Memory)
+	mem := new(guestmem.Memory)
 	if _, err := migration.Receive(t.Context(), ln, migration.ReceiveConfig{
 		Channels: len(conns) - 1, Method: method, Sink: mem, ConnectTimeout: 10 * time.Second,
 	}); err != nil {

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
@@ -59,7 +59,7 @@ func TestRealQEMUWithoutADescriptionThatWaitsForTheAnswer(t *testing.T) {
 			if err := c.Migrate(t.Context(), "unix:"+ln.Addr().String()); err != nil {
 				t.Fatal(err)
 			}
-			mem := new(guest.Memory)
+			mem := new(guestmem.Memory)
 			_, err = migration.Receive(soon(t), ln, migration.ReceiveConfig{
 				Channels: 2, Method: multifd.None, Sink: mem, ConnectTimeout: 20 * time.Second,
 				Reader: vmstate.ReaderOptions{NoDescription: accept},

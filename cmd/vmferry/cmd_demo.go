@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/godemo"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/migration"
@@ -47,13 +47,13 @@ func (c *demoCmd) config() (godemo.Config, error) {
 	if _, err := f.method(); err != nil {
 		return godemo.Config{}, err
 	}
-	pages := guest.PageKind(c.Pages)
-	if !guest.Available(guest.MapOptions{Pages: pages}) {
-		pages = guest.SmallPages
+	pages := guestmem.PageKind(c.Pages)
+	if !guestmem.Available(guestmem.Options{Pages: pages}) {
+		pages = guestmem.SmallPages
 	}
 	return godemo.Config{
 		Machine: machine.Config{
-			Map: guest.MapOptions{Pages: pages}, Log: c.DirtyLog, Memory: uint64(c.Memory), Writers: c.Writers, Rate: rate, Seed: 1,
+			Map: guestmem.Options{Pages: pages}, Log: c.DirtyLog, Memory: uint64(c.Memory), Writers: c.Writers, Rate: rate, Seed: 1,
 		},
 		Channels: c.Channels, Method: c.Compression, Bandwidth: uint64(c.Bandwidth),
 		Downtime: 20 * time.Millisecond, WarmUp: 300 * time.Millisecond, GoOn: 500 * time.Millisecond,

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
@@ -210,7 +210,7 @@ func Destination(ctx context.Context, cfg Config, at migration.Address, out io.W
 		return err
 	}
 	at.Addr = ln.Addr().String()
-	memory := &guest.Memory{Options: cfg.Machine.Map}
+	memory := &guestmem.Memory{Options: cfg.Machine.Map}
 	defer memory.Close()
 	var m *machine.Machine
 	rc := migration.ReceiveConfig{
@@ -243,7 +243,7 @@ func Destination(ctx context.Context, cfg Config, at migration.Address, out io.W
 }
 
 // arrive makes the machine of what came, and tells what that is.
-func arrive(say *teller, cfg Config, memory *guest.Memory, r *migration.Received) (*machine.Machine, error) {
+func arrive(say *teller, cfg Config, memory *guestmem.Memory, r *migration.Received) (*machine.Machine, error) {
 	var usage unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vmferry/vmferry/dirty"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 // Config describes a machine.
@@ -30,7 +31,7 @@ type Config struct {
 	// Seed makes the contents.
 	Seed uint64
 	// Map says how memory is mapped.
-	Map guest.MapOptions
+	Map guestmem.Options
 	// Log is who knows what was written: Marks, or a mode of package dirty;
 	// "" is dirty.Auto.
 	Log string
@@ -45,7 +46,7 @@ const PageSize = 4096
 // Machine is a machine. It is made paused.
 type Machine struct {
 	cfg     Config
-	mem     *guest.Memory
+	mem     *guestmem.Memory
 	ram     []byte
 	writers []*writer
 	marks   *dirty.Marks  // nil if the writers keep no log
@@ -86,7 +87,7 @@ func New(cfg Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	mem, err := guest.NewMemoryWith(l, cfg.Map)
+	mem, err := guestmem.NewWith(l, cfg.Map)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +102,7 @@ func New(cfg Config) (*Machine, error) {
 
 // On makes a machine on memory that a migration filled, or will. Load gives it
 // its state.
-func On(mem *guest.Memory, cfg Config) (*Machine, error) {
+func On(mem *guestmem.Memory, cfg Config) (*Machine, error) {
 	if cfg.WorkingSet == 0 {
 		cfg.WorkingSet = 0.125
 	}
@@ -130,7 +131,7 @@ func On(mem *guest.Memory, cfg Config) (*Machine, error) {
 }
 
 // Memory returns the machine's memory.
-func (m *Machine) Memory() *guest.Memory { return m.mem }
+func (m *Machine) Memory() *guestmem.Memory { return m.mem }
 
 // DirtyLog returns the log of the machine's memory that its Config asks for.
 func (m *Machine) DirtyLog() (guest.DirtyLog, error) {

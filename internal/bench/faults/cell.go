@@ -8,7 +8,7 @@ const (
 	// destination did so.
 	ScanZeros Policy = "scan zeros"
 	// ReceivedBitmap leaves alone a page that no data came for. This is
-	// guest.Memory.
+	// guestmem.Memory.
 	ReceivedBitmap Policy = "received bitmap"
 )
 
@@ -18,7 +18,7 @@ type Path string
 const (
 	// Direct inflates into guest memory itself.
 	Direct Path = "direct"
-	// Bounce inflates into a buffer and copies: guest.Bounced.
+	// Bounce inflates into a buffer and copies: guestmem.Bounced.
 	Bounce Path = "bounce"
 )
 

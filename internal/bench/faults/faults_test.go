@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 // measured is a small memory's report, for all tests that look at one.
@@ -191,7 +192,7 @@ func TestScanningClearsWhatIsNotZero(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := guest.NewMemory(l)
+	m, err := guestmem.New(l)
 	if err != nil {
 		t.Fatal(err)
 	}

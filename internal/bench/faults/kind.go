@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 // Kind is how guest memory is mapped and made present.
@@ -31,25 +32,25 @@ const (
 // kinds lists all in the order in which they are reported.
 func kinds() []Kind { return []Kind{None, PrivateFile, Touch, Populate, HugeTLB, Transparent} }
 
-// options are how guest.Memory maps memory of that kind.
-func (k Kind) options() (guest.MapOptions, error) {
+// options are how guestmem.Memory maps memory of that kind.
+func (k Kind) options() (guestmem.Options, error) {
 	switch k {
 	case None:
-		return guest.MapOptions{}, nil
+		return guestmem.Options{}, nil
 	case Touch:
-		return guest.MapOptions{Prealloc: guest.PreallocTouch}, nil
+		return guestmem.Options{Prealloc: guestmem.PreallocTouch}, nil
 	case Populate:
-		return guest.MapOptions{Prealloc: guest.PreallocPopulate}, nil
+		return guestmem.Options{Prealloc: guestmem.PreallocPopulate}, nil
 	case HugeTLB:
-		return guest.MapOptions{Pages: guest.HugeTLB, HugePageSize: hugePage, Prealloc: guest.PreallocPopulate}, nil
+		return guestmem.Options{Pages: guestmem.HugeTLB, HugePageSize: hugePage, Prealloc: guestmem.PreallocPopulate}, nil
 	case Transparent:
-		return guest.MapOptions{Pages: guest.TransparentHuge}, nil
+		return guestmem.Options{Pages: guestmem.TransparentHuge}, nil
 	}
-	return guest.MapOptions{}, fmt.Errorf("faults: unknown kind of memory %q", k)
+	return guestmem.Options{}, fmt.Errorf("faults: unknown kind of memory %q", k)
 }
 
 // memory maps the layout, of one block, and returns what unmaps it.
-func (k Kind) memory(l *guest.Layout) (m *guest.Memory, unmap func() error, err error) {
+func (k Kind) memory(l *guest.Layout) (m *guestmem.Memory, unmap func() error, err error) {
 	if k == PrivateFile {
 		return privateFile(l)
 	}
@@ -57,13 +58,13 @@ func (k Kind) memory(l *guest.Layout) (m *guest.Memory, unmap func() error, err 
 	if err != nil {
 		return nil, nil, err
 	}
-	if m, err = guest.NewMemoryWith(l, opts); err != nil {
+	if m, err = guestmem.NewWith(l, opts); err != nil {
 		return nil, nil, err
 	}
 	return m, m.Close, nil
 }
 
-func privateFile(l *guest.Layout) (*guest.Memory, func() error, error) {
+func privateFile(l *guest.Layout) (*guestmem.Memory, func() error, error) {
 	size := l.Size()
 	fd, err := unix.MemfdCreate("vmferry-bench", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -78,7 +79,7 @@ func privateFile(l *guest.Layout) (*guest.Memory, func() error, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("faults: mapping %d bytes of a memfd: %w", size, err)
 	}
-	m := &guest.Memory{Map: func(*guest.Block) ([]byte, error) { return mem, nil }}
+	m := &guestmem.Memory{Map: func(*guest.Block) ([]byte, error) { return mem, nil }}
 	if err := m.Setup(l); err != nil {
 		return nil, nil, errors.Join(err, unix.Munmap(mem))
 	}

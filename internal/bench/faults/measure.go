@@ -9,6 +9,7 @@ import (
 
 	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 // written is the byte that the guest writes later.
@@ -78,10 +79,10 @@ func (b *bench) measure(c Cell) (f Figures, err error) {
 }
 
 // lane opens the cell's way into m.
-func (c Cell) lane(m *guest.Memory) (guest.Lane, error) {
+func (c Cell) lane(m *guestmem.Memory) (guest.Lane, error) {
 	var sink guest.Sink = m
 	if c.Path == Bounce {
-		sink = guest.Bounced(m)
+		sink = guestmem.Bounced(m)
 	}
 	if c.Policy == ScanZeros {
 		sink = scanning{sink, m}

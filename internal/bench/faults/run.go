@@ -7,7 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/hugepages"
 )
 
@@ -140,7 +140,7 @@ func (s *series) run(ctx context.Context, run int) error {
 		runtime.GC()
 		f, err := s.measure(s.cells[i])
 		switch {
-		case errors.Is(err, guest.ErrNoHugePages), errors.Is(err, guest.ErrNoMemory):
+		case errors.Is(err, guestmem.ErrNoHugePages), errors.Is(err, guestmem.ErrNoMemory):
 			s.unavailable[i] = err
 		case err != nil:
 			return fmt.Errorf("memory %s, %s, %s: %w", s.cells[i].Memory, s.cells[i].Policy, s.cells[i].Path, err)

@@ -3,14 +3,15 @@ package faults
 import (
 	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 // scanning is a sink that looks at every zero page before it decides what to do
-// with it, whether data came for the page or not. It is what guest.Memory
+// with it, whether data came for the page or not. It is what guestmem.Memory
 // exists to be better than.
 type scanning struct {
 	guest.Sink
-	m *guest.Memory
+	m *guestmem.Memory
 }
 
 func (s scanning) Lane() (guest.Lane, error) {
@@ -21,7 +22,7 @@ func (s scanning) Lane() (guest.Lane, error) {
 // scanLane embeds the interface, so that it has no Stable: nobody here asks.
 type scanLane struct {
 	guest.Lane
-	m *guest.Memory
+	m *guestmem.Memory
 }
 
 // Zero reads each page, which maps the kernel's own zero page where there is

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 )
@@ -21,7 +22,7 @@ import (
 // The destination answers with a byte when it has all.
 
 // pieces calls do for all pieces of memory that a connection carries.
-func pieces(mem *guest.Memory, channel, channels int, do func([]byte) error) error {
+func pieces(mem *guestmem.Memory, channel, channels int, do func([]byte) error) error {
 	ram := mem.Bytes(mem.Layout().Blocks[0])
 	for at := channel * guest.PacketBytes; at < len(ram); at += channels * guest.PacketBytes {
 		if err := do(ram[at:min(at+guest.PacketBytes, len(ram))]); err != nil {
@@ -31,7 +32,7 @@ func pieces(mem *guest.Memory, channel, channels int, do func([]byte) error) err
 	return nil
 }
 
-func sendBare(j job, to migration.Address, mem *guest.Memory) (t told, err error) {
+func sendBare(j job, to migration.Address, mem *guestmem.Memory) (t told, err error) {
 	t.Usage, err = j.measured(func() error {
 		began := time.Now()
 		defer func() { t.Total = time.Since(began) }()
@@ -64,7 +65,7 @@ func sendBare(j job, to migration.Address, mem *guest.Memory) (t told, err error
 	return t, err
 }
 
-func receiveBare(j job, ln net.Listener, mem *guest.Memory) (t told, err error) {
+func receiveBare(j job, ln net.Listener, mem *guestmem.Memory) (t told, err error) {
 	t.Usage, err = j.measured(func() error {
 		conns := make([]net.Conn, j.Channels)
 		for range conns {

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/chart"
 	"github.com/vmferry/vmferry/internal/machine"
 )
@@ -18,14 +18,14 @@ const growthRate = 4000
 // line is what one line of a chart is of.
 type line struct {
 	name, method string
-	pages        guest.PageKind
+	pages        guestmem.PageKind
 	log          string
 }
 
 var (
-	bothMethods = []line{{"none", "none", guest.TransparentHuge, ""}, {"qpl", "qpl", guest.TransparentHuge, ""}}
+	bothMethods = []line{{"none", "none", guestmem.TransparentHuge, ""}, {"qpl", "qpl", guestmem.TransparentHuge, ""}}
 	growing     = append(bothMethods[:2:2],
-		line{"none, small pages", "none", guest.SmallPages, ""}, line{"none, small pages, marks", "none", guest.SmallPages, machine.Marks})
+		line{"none, small pages", "none", guestmem.SmallPages, ""}, line{"none, small pages, marks", "none", guestmem.SmallPages, machine.Marks})
 )
 
 // series is a line of cells over one value.

@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/internal/side"
 	"github.com/vmferry/vmferry/migration"
@@ -37,10 +37,10 @@ type job struct {
 	MemoryMiB int
 	DataMiB   int // of it that is not zero
 	Channels  int
-	Pages     guest.PageKind // of both sides' memory
-	Prealloc  guest.Prealloc // of the destination's memory
-	Method    string         // "" is the bare copy
-	Log       string         // who knows what was written, as in machine.Config
+	Pages     guestmem.PageKind // of both sides' memory
+	Prealloc  guestmem.Prealloc // of the destination's memory
+	Method    string            // "" is the bare copy
+	Log       string            // who knows what was written, as in machine.Config
 	Level     int
 	// WorkMiB of memory are written to, at Rate pages a second; 0 is not at all.
 	WorkMiB, Rate int

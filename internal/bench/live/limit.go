@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/chart"
 	"github.com/vmferry/vmferry/internal/machine"
 )
@@ -12,15 +12,15 @@ import (
 // memoryKind is how memory is mapped, at both sides, and made present at the
 // destination.
 type memoryKind struct {
-	pages    guest.PageKind
-	prealloc guest.Prealloc
+	pages    guestmem.PageKind
+	prealloc guestmem.Prealloc
 }
 
 func (k memoryKind) String() string {
 	return map[memoryKind]string{
-		{guest.SmallPages, guest.PreallocNone}:      "small pages",
-		{guest.SmallPages, guest.PreallocPopulate}:  "small pages, preallocated",
-		{guest.TransparentHuge, guest.PreallocNone}: "transparent huge pages",
+		{guestmem.SmallPages, guestmem.PreallocNone}:      "small pages",
+		{guestmem.SmallPages, guestmem.PreallocPopulate}:  "small pages, preallocated",
+		{guestmem.TransparentHuge, guestmem.PreallocNone}: "transparent huge pages",
 	}[k]
 }
 
@@ -33,7 +33,7 @@ var limitWays = []struct{ name, method, log string }{
 
 // limit compares none with the bare copy, with memory of which no page is zero.
 func (b *bench) limit(ctx context.Context) (section, error) {
-	kinds := []memoryKind{{guest.SmallPages, guest.PreallocNone}, {guest.SmallPages, guest.PreallocPopulate}, {guest.TransparentHuge, guest.PreallocNone}}
+	kinds := []memoryKind{{guestmem.SmallPages, guestmem.PreallocNone}, {guestmem.SmallPages, guestmem.PreallocPopulate}, {guestmem.TransparentHuge, guestmem.PreallocNone}}
 	var cells []cell
 	for _, k := range kinds {
 		for _, w := range limitWays {

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/chart"
 	"github.com/vmferry/vmferry/migration"
 )
@@ -160,7 +160,7 @@ func TestMiddleAndSlope(t *testing.T) {
 }
 
 func TestFillIsOfTheShareAskedFor(t *testing.T) {
-	for _, pages := range []guest.PageKind{guest.SmallPages, guest.TransparentHuge} {
+	for _, pages := range []guestmem.PageKind{guestmem.SmallPages, guestmem.TransparentHuge} {
 		m, err := newMemory(job{MemoryMiB: 16, DataMiB: 10, Pages: pages})
 		if err != nil {
 			t.Fatal(err)

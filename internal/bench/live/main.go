@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 func main() {
@@ -113,7 +113,7 @@ func (b *bench) run(ctx context.Context) error {
 func (b *bench) job() job {
 	return job{
 		MemoryMiB: b.memoryMiB, DataMiB: dataOf(b.memoryMiB), Channels: b.channels, Method: "none",
-		Pages: guest.TransparentHuge, Prealloc: guest.PreallocNone, Downtime: downtime, Profiles: b.profiles,
+		Pages: guestmem.TransparentHuge, Prealloc: guestmem.PreallocNone, Downtime: downtime, Profiles: b.profiles,
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/machine"
 )
 
@@ -28,12 +29,12 @@ func layout(bytes uint64) (*guest.Layout, error) {
 }
 
 // newMemory is the source's memory.
-func newMemory(j job) (*guest.Memory, error) {
+func newMemory(j job) (*guestmem.Memory, error) {
 	l, err := layout(j.memory())
 	if err != nil {
 		return nil, err
 	}
-	m, err := guest.NewMemoryWith(l, guest.MapOptions{Pages: j.Pages})
+	m, err := guestmem.NewWith(l, guestmem.Options{Pages: j.Pages})
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +112,7 @@ func touch(j job) (told, error) {
 	if err != nil {
 		return told{}, err
 	}
-	m, err := guest.NewMemoryWith(l, guest.MapOptions{Pages: guest.TransparentHuge, Prealloc: guest.PreallocPopulate})
+	m, err := guestmem.NewWith(l, guestmem.Options{Pages: guestmem.TransparentHuge, Prealloc: guestmem.PreallocPopulate})
 	if err != nil {
 		return told{}, err
 	}
@@ -119,6 +120,6 @@ func touch(j job) (told, error) {
 }
 
 // digest is a checksum of all of m. It is made after what is measured.
-func digest(m *guest.Memory) uint32 {
+func digest(m *guestmem.Memory) uint32 {
 	return crc32.Checksum(m.Bytes(m.Layout().Blocks[0]), crc32.MakeTable(crc32.Castagnoli))
 }

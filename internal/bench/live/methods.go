@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/chart"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/internal/qemutest"
@@ -23,8 +23,8 @@ type way struct {
 	name   string
 	method string
 	level  int
-	pages  guest.PageKind // of vmferry's memory
-	log    string         // of vmferry's writers, as in machine.Config
+	pages  guestmem.PageKind // of vmferry's memory
+	log    string            // of vmferry's writers, as in machine.Config
 	qemu   bool
 }
 
@@ -36,7 +36,7 @@ func ways(qemu bool) []way {
 		{name: "vmferry zstd", method: "zstd"}, {name: "vmferry zlib", method: "zlib"},
 	}
 	for i := range w {
-		w[i].pages = guest.TransparentHuge
+		w[i].pages = guestmem.TransparentHuge
 	}
 	for _, marked := range w {
 		if marked.method != "qpl" { // QEMU has the others
@@ -44,7 +44,7 @@ func ways(qemu bool) []way {
 			w = append(w, marked)
 		}
 	}
-	w = append(w, way{name: "vmferry none, small pages", method: "none", pages: guest.SmallPages})
+	w = append(w, way{name: "vmferry none, small pages", method: "none", pages: guestmem.SmallPages})
 	if qemu {
 		w = append(w, way{name: "QEMU none", method: "none", qemu: true}, way{name: "QEMU zstd", method: "zstd", qemu: true}, way{name: "QEMU zlib", method: "zlib", qemu: true})
 	}

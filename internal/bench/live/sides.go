@@ -6,7 +6,7 @@ import (
 	"net"
 	"time"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/migration"
 )
@@ -92,7 +92,7 @@ func receive(j job, tell func(told) error) (told, error) {
 	if err := tell(told{Address: "tcp:" + ln.Addr().String()}); err != nil {
 		return told{}, err
 	}
-	mem := &guest.Memory{Options: guest.MapOptions{Pages: j.Pages, Prealloc: j.Prealloc}}
+	mem := &guestmem.Memory{Options: guestmem.Options{Pages: j.Pages, Prealloc: j.Prealloc}}
 	defer mem.Close()
 	if j.Method == "" {
 		return receiveBare(j, ln, mem)
@@ -102,7 +102,7 @@ func receive(j job, tell func(told) error) (told, error) {
 
 // take receives a machine. Its Commit and its Start do next to nothing, so that
 // the downtime is the migration's; the writers' numbers are read off afterwards.
-func take(j job, ln net.Listener, mem *guest.Memory) (t told, err error) {
+func take(j job, ln net.Listener, mem *guestmem.Memory) (t told, err error) {
 	cfg := migration.ReceiveConfig{Channels: j.Channels, Sink: mem}
 	if cfg.Method, err = j.method(); err != nil {
 		return t, err

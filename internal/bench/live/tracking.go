@@ -11,6 +11,7 @@ import (
 
 	"github.com/vmferry/vmferry/dirty"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/machine"
 )
 
@@ -53,7 +54,7 @@ func track(j job) (t told, err error) {
 }
 
 // tracked measures a log of one mode.
-func (k *tracker) tracked(mem *guest.Memory, mode string) error {
+func (k *tracker) tracked(mem *guestmem.Memory, mode string) error {
 	if mode != machine.Marks {
 		l, err := dirty.New(mem, dirty.Options{Mode: dirty.Mode(mode)})
 		if err != nil {
@@ -111,7 +112,7 @@ func (k *tracker) writers(mode string, collect func(), mark func(at uint64)) {
 	}
 }
 
-func (k *tracker) mode(mem *guest.Memory, mode string, l guest.DirtyLog, mark func(at uint64)) (err error) {
+func (k *tracker) mode(mem *guestmem.Memory, mode string, l guest.DirtyLog, mark func(at uint64)) (err error) {
 	k.time(mode, "start", func() { err = l.Start() })
 	if err != nil {
 		return err
@@ -149,7 +150,7 @@ func (b *bench) tracking(ctx context.Context) (section, error) {
 	for run := range b.runs {
 		fmt.Fprintf(os.Stderr, "tracking: run %d of %d\n", run+1, b.runs)
 		j := b.job()
-		j.Side, j.Pages = tracking, guest.SmallPages
+		j.Side, j.Pages = tracking, guestmem.SmallPages
 		t, err := alone(ctx, j)
 		if err != nil {
 			return section{}, err

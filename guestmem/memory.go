@@ -1,4 +1,4 @@
-package guest
+package guestmem
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/deflate"
+	"github.com/vmferry/vmferry/guest"
 )
 
 // Memory is guest memory in this process: a sink that pages are put straight
@@ -19,18 +20,18 @@ import (
 //
 // Each block has a bitmap of the pages that were received. A page with data
 // costs the one page fault of its first write, or none if it is there already
-// (see MapOptions). A zero page whose bit is clear is fresh, and is neither
+// (see Options). A zero page whose bit is clear is fresh, and is neither
 // read nor written: it costs none. The bitmap knows what came by lanes. Whoever
 // writes to the memory by another way (Bytes, File) before a migration has
 // ended keeps what he wrote where a zero page comes.
 type Memory struct {
 	// Options say how Setup maps the blocks.
-	Options MapOptions
+	Options Options
 	// Map, if it is set before Setup, gives the memory of a block, zeroed. It
 	// stays its owner's to free.
-	Map func(*Block) ([]byte, error)
+	Map func(*guest.Block) ([]byte, error)
 
-	layout *Layout
+	layout *guest.Layout
 	blocks []memoryBlock
 }
 
@@ -43,12 +44,12 @@ type memoryBlock struct {
 	received, named []atomic.Uint64
 }
 
-// NewMemory maps zeroed memory for every block of the layout, as the zero value
-// of MapOptions says. Close unmaps it.
-func NewMemory(l *Layout) (*Memory, error) { return NewMemoryWith(l, MapOptions{}) }
+// New maps zeroed memory for every block of the layout, as the zero value
+// of Options says. Close unmaps it.
+func New(l *guest.Layout) (*Memory, error) { return NewWith(l, Options{}) }
 
-// NewMemoryWith maps memory in the way that opts say.
-func NewMemoryWith(l *Layout, opts MapOptions) (*Memory, error) {
+// NewWith maps memory in the way that opts say.
+func NewWith(l *guest.Layout, opts Options) (*Memory, error) {
 	m := &Memory{Options: opts}
 	if err := m.Setup(l); err != nil {
 		return nil, err
@@ -58,16 +59,16 @@ func NewMemoryWith(l *Layout, opts MapOptions) (*Memory, error) {
 
 // Setup maps the layout's memory. A Memory made by new(Memory) is thus a sink
 // whose size the stream decides.
-func (m *Memory) Setup(l *Layout) error {
+func (m *Memory) Setup(l *guest.Layout) error {
 	if m.layout != nil {
-		return fmt.Errorf("%w: this memory has its blocks already", ErrLayout)
+		return fmt.Errorf("%w: this memory has its blocks already", guest.ErrLayout)
 	}
 	blocks := make([]memoryBlock, 0, len(l.Blocks))
 	for _, b := range l.Blocks {
 		mb, err := m.mapBlock(b, l.PageSize)
 		if err != nil {
 			unmap(blocks)
-			return fmt.Errorf("guest: mapping %d bytes for RAM block %q: %w", b.Length, b.Name, err)
+			return fmt.Errorf("guestmem: mapping %d bytes for RAM block %q: %w", b.Length, b.Name, err)
 		}
 		words := (l.Pages(b) + 63) / 64
 		mb.received, mb.named = make([]atomic.Uint64, words), make([]atomic.Uint64, words)
@@ -77,7 +78,7 @@ func (m *Memory) Setup(l *Layout) error {
 	return nil
 }
 
-func (m *Memory) mapBlock(b *Block, pageSize int) (memoryBlock, error) {
+func (m *Memory) mapBlock(b *guest.Block, pageSize int) (memoryBlock, error) {
 	if m.Map == nil {
 		mapped, err := mapMemory(b.Name, b.Length, &m.Options)
 		if err != nil {
@@ -89,21 +90,21 @@ func (m *Memory) mapBlock(b *Block, pageSize int) (memoryBlock, error) {
 	}
 	mem, err := m.Map(b)
 	if err == nil && uint64(len(mem)) != b.Length {
-		err = fmt.Errorf("%w: Map gave %d bytes", ErrLayout, len(mem))
+		err = fmt.Errorf("%w: Map gave %d bytes", guest.ErrLayout, len(mem))
 	}
 	return memoryBlock{mem: mem}, err
 }
 
 // Attach makes memory that the caller owns, one slice a block, a Memory. Its
 // pages are taken to hold something: a zero page that arrives is written.
-func Attach(l *Layout, mem [][]byte) (*Memory, error) {
+func Attach(l *guest.Layout, mem [][]byte) (*Memory, error) {
 	if len(mem) != len(l.Blocks) {
-		return nil, fmt.Errorf("%w: %d slices for %d RAM blocks", ErrLayout, len(mem), len(l.Blocks))
+		return nil, fmt.Errorf("%w: %d slices for %d RAM blocks", guest.ErrLayout, len(mem), len(l.Blocks))
 	}
 	m := &Memory{layout: l}
 	for i, b := range l.Blocks {
 		if uint64(len(mem[i])) != b.Length {
-			return nil, fmt.Errorf("%w: %d bytes of memory for RAM block %q of %d", ErrLayout, len(mem[i]), b.Name, b.Length)
+			return nil, fmt.Errorf("%w: %d bytes of memory for RAM block %q of %d", guest.ErrLayout, len(mem[i]), b.Name, b.Length)
 		}
 		words := (l.Pages(b) + 63) / 64
 		mb := memoryBlock{mem: mem[i], received: make([]atomic.Uint64, words), named: make([]atomic.Uint64, words)}
@@ -116,13 +117,13 @@ func Attach(l *Layout, mem [][]byte) (*Memory, error) {
 }
 
 // Layout returns the memory's blocks, nil before Setup.
-func (m *Memory) Layout() *Layout { return m.layout }
+func (m *Memory) Layout() *guest.Layout { return m.layout }
 
 // Bytes returns the memory of b itself.
-func (m *Memory) Bytes(b *Block) []byte { return m.blocks[b.Index].mem }
+func (m *Memory) Bytes(b *guest.Block) []byte { return m.blocks[b.Index].mem }
 
 // Received reports whether the page at offset of b was written by a lane.
-func (m *Memory) Received(b *Block, offset uint64) bool {
+func (m *Memory) Received(b *guest.Block, offset uint64) bool {
 	page := offset / uint64(m.layout.PageSize)
 	return m.blocks[b.Index].received[page/64].Load()&(1<<(page%64)) != 0
 }
@@ -130,11 +131,11 @@ func (m *Memory) Received(b *Block, offset uint64) bool {
 // File returns the memfd that b's memory is, which other processes can map; nil
 // if it is none. The file is as long as the block, up to a whole number of the
 // pages that back it. It is the Memory's to close.
-func (m *Memory) File(b *Block) *os.File { return m.blocks[b.Index].mapping.file }
+func (m *Memory) File(b *guest.Block) *os.File { return m.blocks[b.Index].mapping.file }
 
 // BackingPage returns the bytes of the pages that back b, which for memory that
 // Setup did not map are taken to be small ones.
-func (m *Memory) BackingPage(b *Block) uint64 {
+func (m *Memory) BackingPage(b *guest.Block) uint64 {
 	if page := m.blocks[b.Index].mapping.page; page != 0 && m.Options.Pages == HugeTLB {
 		return page
 	}
@@ -143,14 +144,14 @@ func (m *Memory) BackingPage(b *Block) uint64 {
 
 // AbsentIsZero says that a page of b that has no memory yet is zero: it is
 // anonymous memory that Setup mapped. Of other memory only its owner knows.
-func (m *Memory) AbsentIsZero(b *Block) bool {
+func (m *Memory) AbsentIsZero(b *guest.Block) bool {
 	return m.blocks[b.Index].mapping.mem != nil && m.blocks[b.Index].mapping.file == nil
 }
 
 // Missing counts the pages of b that no lane was told of, neither with data nor
 // as zero: after a whole migration of a source that names every page there are
 // none.
-func (m *Memory) Missing(b *Block) uint64 {
+func (m *Memory) Missing(b *guest.Block) uint64 {
 	missing := m.layout.Pages(b)
 	for i := range m.blocks[b.Index].named {
 		missing -= uint64(bits.OnesCount64(m.blocks[b.Index].named[i].Load()))
@@ -158,7 +159,7 @@ func (m *Memory) Missing(b *Block) uint64 {
 	return missing
 }
 
-// Close unmaps the memory if NewMemory or Setup mapped it. Nothing may use it
+// Close unmaps the memory if New or Setup mapped it. Nothing may use it
 // any more.
 func (m *Memory) Close() error { return unmap(m.blocks) }
 
@@ -170,16 +171,16 @@ func unmap(blocks []memoryBlock) error {
 		}
 		blocks[i].mem = nil
 		if err := blocks[i].mapping.unmap(); err != nil {
-			errs = append(errs, fmt.Errorf("guest: unmapping memory: %w", err))
+			errs = append(errs, fmt.Errorf("guestmem: unmapping memory: %w", err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // Lane opens a way into the memory for one goroutine.
-func (m *Memory) Lane() (Lane, error) {
+func (m *Memory) Lane() (guest.Lane, error) {
 	if m.layout == nil {
-		return nil, fmt.Errorf("%w: no blocks set up yet", ErrLayout)
+		return nil, fmt.Errorf("%w: no blocks set up yet", guest.ErrLayout)
 	}
 	return &memoryLane{m: m}, nil
 }
@@ -189,7 +190,7 @@ type memoryLane struct {
 	pages [][]byte
 }
 
-func (l *memoryLane) Pages(b *Block, offsets []uint64) ([][]byte, error) {
+func (l *memoryLane) Pages(b *guest.Block, offsets []uint64) ([][]byte, error) {
 	mb, size := &l.m.blocks[b.Index], uint64(l.m.layout.PageSize)
 	l.pages = l.pages[:0]
 	var marks marker
@@ -234,7 +235,7 @@ func (mb *memoryBlock) populate(r run, size uint64) {
 
 func (l *memoryLane) Commit() error { return nil }
 
-func (l *memoryLane) Zero(b *Block, offsets []uint64) error {
+func (l *memoryLane) Zero(b *guest.Block, offsets []uint64) error {
 	mb, size := &l.m.blocks[b.Index], uint64(l.m.layout.PageSize)
 	var marks marker
 	for _, off := range offsets {
@@ -288,11 +289,11 @@ func (l *memoryLane) Close() error { return nil }
 func (l *memoryLane) Stable() bool { return true }
 
 // All returns a source of every page of the memory.
-func (m *Memory) All() Source { return &memorySource{m: m} }
+func (m *Memory) All() guest.Source { return &memorySource{m: m} }
 
 // AllBut returns a source of every page, those whose bit is set as zero without
 // a look at them: see AbsentLog.
-func (m *Memory) AllBut(absent Bitmap) (Source, error) {
+func (m *Memory) AllBut(absent guest.Bitmap) (guest.Source, error) {
 	if err := absent.Fits(m.layout); err != nil {
 		return nil, err
 	}
@@ -300,7 +301,7 @@ func (m *Memory) AllBut(absent Bitmap) (Source, error) {
 }
 
 // Dirty returns a source of the pages whose bit is set.
-func (m *Memory) Dirty(dirty Bitmap) (Source, error) {
+func (m *Memory) Dirty(dirty guest.Bitmap) (guest.Source, error) {
 	if err := dirty.Fits(m.layout); err != nil {
 		return nil, err
 	}
@@ -311,14 +312,14 @@ func (m *Memory) Dirty(dirty Bitmap) (Source, error) {
 // cursor over all blocks.
 type memorySource struct {
 	m      *Memory
-	dirty  Bitmap        // nil for all pages
-	absent Bitmap        // nil for none
+	dirty  guest.Bitmap  // nil for all pages
+	absent guest.Bitmap  // nil for none
 	cursor atomic.Uint64 // in runs, over the blocks end to end
 }
 
-func (s *memorySource) Layout() *Layout { return s.m.layout }
+func (s *memorySource) Layout() *guest.Layout { return s.m.layout }
 
-func (s *memorySource) Next(ctx context.Context, b *Batch) error {
+func (s *memorySource) Next(ctx context.Context, b *guest.Batch) error {
 	run := uint64(s.m.layout.PacketPages())
 	for {
 		if ctx.Err() != nil {
@@ -347,7 +348,7 @@ func (s *memorySource) Next(ctx context.Context, b *Batch) error {
 
 // fill puts pages from first up to end of b's block into b, the dirty ones
 // where there is a bitmap.
-func (s *memorySource) fill(b *Batch, first, end uint64) {
+func (s *memorySource) fill(b *guest.Batch, first, end uint64) {
 	size := uint64(s.m.layout.PageSize)
 	mem := s.m.blocks[b.Block.Index].mem
 	add := func(page uint64) {

@@ -1,4 +1,4 @@
-package guest
+package guestmem
 
 import (
 	"bytes"
@@ -6,9 +6,11 @@ import (
 	"math"
 	"os"
 	"testing"
+
+	"github.com/vmferry/vmferry/guest"
 )
 
-func bounceLaneOf(t testing.TB, m *Memory) Lane {
+func bounceLaneOf(t testing.TB, m *Memory) guest.Lane {
 	t.Helper()
 	l, err := Bounced(m).Lane()
 	if err != nil {
@@ -18,7 +20,7 @@ func bounceLaneOf(t testing.TB, m *Memory) Lane {
 }
 
 func TestABouncedPageComesAtCommitAndNotBefore(t *testing.T) {
-	l := mustLayout(t, 4096, Block{Name: "a", Length: 4 * 4096})
+	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 4 * 4096})
 	m := newMemory(t, l)
 	in, a := bounceLaneOf(t, m), l.Blocks[0]
 	defer in.Close()
@@ -52,20 +54,20 @@ func TestABouncedPageComesAtCommitAndNotBefore(t *testing.T) {
 }
 
 func TestABouncedLaneIsNotStable(t *testing.T) {
-	in := bounceLaneOf(t, newMemory(t, mustLayout(t, 4096, Block{Name: "a", Length: 4096})))
+	in := bounceLaneOf(t, newMemory(t, mustLayout(t, 4096, guest.Block{Name: "a", Length: 4096})))
 	defer in.Close()
-	if _, ok := in.(StableLane); ok {
+	if _, ok := in.(guest.StableLane); ok {
 		t.Error("a lane whose pages are filled after Commit would lose them")
 	}
-	if _, ok := in.(DeflatedLane); ok {
+	if _, ok := in.(guest.DeflatedLane); ok {
 		t.Error("memory does not keep deflated pages")
 	}
 }
 
 func TestABounceBufferIsPresentAndTheMemoryFaultsOnce(t *testing.T) {
 	size := os.Getpagesize()
-	count := PacketBytes / size
-	l := mustLayout(t, size, Block{Name: "a", Length: uint64(count * size)})
+	count := guest.PacketBytes / size
+	l := mustLayout(t, size, guest.Block{Name: "a", Length: uint64(count * size)})
 	var all []uint64
 	for i := range count {
 		all = append(all, uint64(i*size))
@@ -109,7 +111,7 @@ func TestABounceBufferIsPresentAndTheMemoryFaultsOnce(t *testing.T) {
 
 func TestABouncedZeroPageGoesStraightToTheMemory(t *testing.T) {
 	size := os.Getpagesize()
-	l := mustLayout(t, size, Block{Name: "a", Length: uint64(4 * size)})
+	l := mustLayout(t, size, guest.Block{Name: "a", Length: uint64(4 * size)})
 	m := newMemory(t, l)
 	in, a := bounceLaneOf(t, m), l.Blocks[0]
 	defer in.Close()
@@ -129,8 +131,8 @@ func TestABouncedZeroPageGoesStraightToTheMemory(t *testing.T) {
 }
 
 func TestABounceBufferGrowsForMorePagesThanAPacket(t *testing.T) {
-	const count = PacketBytes/4096 + 3
-	l := mustLayout(t, 4096, Block{Name: "a", Length: count * 4096})
+	const count = guest.PacketBytes/4096 + 3
+	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: count * 4096})
 	m := newMemory(t, l)
 	in, a := bounceLaneOf(t, m), l.Blocks[0]
 	defer in.Close()
@@ -157,16 +159,16 @@ func TestABounceBufferGrowsForMorePagesThanAPacket(t *testing.T) {
 
 func TestABouncedLaneRefusesWhatTheMemoryRefuses(t *testing.T) {
 	m := new(Memory)
-	if _, err := Bounced(m).Lane(); !errors.Is(err, ErrLayout) {
+	if _, err := Bounced(m).Lane(); !errors.Is(err, guest.ErrLayout) {
 		t.Errorf("a lane before Setup: %v", err)
 	}
-	l := mustLayout(t, 4096, Block{Name: "a", Length: 4096})
+	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 4096})
 	if err := Bounced(m).Setup(l); err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
 	in := bounceLaneOf(t, m)
-	if _, err := in.Pages(l.Blocks[0], []uint64{4096}); !errors.Is(err, ErrLayout) {
+	if _, err := in.Pages(l.Blocks[0], []uint64{4096}); !errors.Is(err, guest.ErrLayout) {
 		t.Errorf("a page outside the block: %v", err)
 	}
 	// Nothing is left over from the call that failed.
@@ -179,8 +181,8 @@ func TestABouncedLaneRefusesWhatTheMemoryRefuses(t *testing.T) {
 }
 
 func TestClosingABouncedLaneUnmapsItsBuffer(t *testing.T) {
-	in := bounceLaneOf(t, newMemory(t, mustLayout(t, 4096, Block{Name: "a", Length: 4096}))).(*bounceLane)
-	if len(in.buffer.mem) < PacketBytes {
+	in := bounceLaneOf(t, newMemory(t, mustLayout(t, 4096, guest.Block{Name: "a", Length: 4096}))).(*bounceLane)
+	if len(in.buffer.mem) < guest.PacketBytes {
 		t.Errorf("a buffer of %d bytes", len(in.buffer.mem))
 	}
 	if err := in.Close(); err != nil || in.buffer.mem != nil {

@@ -1,4 +1,4 @@
-package guest
+package guestmem
 
 import "errors"
 
@@ -69,9 +69,9 @@ const (
 	NUMAInterleave NUMAPolicy = "interleave"
 )
 
-// MapOptions say how the memory of RAM blocks is mapped. The zero value is
+// Options say how the memory of RAM blocks is mapped. The zero value is
 // anonymous memory of small pages, none of them present.
-type MapOptions struct {
+type Options struct {
 	Backing Backing
 	Pages   PageKind
 	// HugePageSize in bytes is for HugeTLB, such as 2 MiB or 1 GiB; 0 is the

@@ -1,4 +1,4 @@
-package guest
+package guestmem
 
 import (
 	"bytes"
@@ -8,11 +8,22 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/guest"
 )
 
-func newMemory(t testing.TB, l *Layout) *Memory {
+func mustLayout(t testing.TB, pageSize int, blocks ...guest.Block) *guest.Layout {
 	t.Helper()
-	m, err := NewMemory(l)
+	l, err := guest.NewLayout(pageSize, blocks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func newMemory(t testing.TB, l *guest.Layout) *Memory {
+	t.Helper()
+	m, err := New(l)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -20,7 +31,7 @@ func newMemory(t testing.TB, l *Layout) *Memory {
 	return m
 }
 
-func lane(t testing.TB, m *Memory) Lane {
+func lane(t testing.TB, m *Memory) guest.Lane {
 	t.Helper()
 	l, err := m.Lane()
 	if err != nil {
@@ -30,7 +41,7 @@ func lane(t testing.TB, m *Memory) Lane {
 }
 
 // put writes one page, filled with a byte.
-func put(t testing.TB, l Lane, b *Block, offset uint64, fill byte) {
+func put(t testing.TB, l guest.Lane, b *guest.Block, offset uint64, fill byte) {
 	t.Helper()
 	pages, err := l.Pages(b, []uint64{offset})
 	if err != nil {
@@ -60,7 +71,7 @@ func resident(t testing.TB, mem []byte) []bool {
 }
 
 func TestPagesPointsIntoTheMemoryItself(t *testing.T) {
-	l := mustLayout(t, 4096, Block{Name: "a", Length: 4 * 4096}, Block{Name: "b", Length: 2 * 4096})
+	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 4 * 4096}, guest.Block{Name: "b", Length: 2 * 4096})
 	m := newMemory(t, l)
 	in := lane(t, m)
 	b := l.Block("b")
@@ -79,14 +90,14 @@ func TestPagesPointsIntoTheMemoryItself(t *testing.T) {
 }
 
 func TestALaneRefusesOffsetsOutsideTheBlock(t *testing.T) {
-	l := mustLayout(t, 4096, Block{Name: "a", Length: 4 * 4096})
+	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 4 * 4096})
 	m := newMemory(t, l)
 	in := lane(t, m)
 	for _, off := range []uint64{4 * 4096, 1, ^uint64(0) &^ 4095} {
-		if _, err := in.Pages(l.Blocks[0], []uint64{0, off}); !errors.Is(err, ErrLayout) {
+		if _, err := in.Pages(l.Blocks[0], []uint64{0, off}); !errors.Is(err, guest.ErrLayout) {
 			t.Errorf("Pages at %#x: %v", off, err)
 		}
-		if err := in.Zero(l.Blocks[0], []uint64{off}); !errors.Is(err, ErrLayout) {
+		if err := in.Zero(l.Blocks[0], []uint64{off}); !errors.Is(err, guest.ErrLayout) {
 			t.Errorf("Zero at %#x: %v", off, err)
 		}
 	}
@@ -95,7 +106,7 @@ func TestALaneRefusesOffsetsOutsideTheBlock(t *testing.T) {
 func TestAFreshZeroPageIsNotTouched(t *testing.T) {
 	const pages = 64
 	size := os.Getpagesize()
-	l := mustLayout(t, size, Block{Name: "a", Length: uint64(pages * size)})
+	l := mustLayout(t, size, guest.Block{Name: "a", Length: uint64(pages * size)})
 	m := newMemory(t, l)
 	in := lane(t, m)
 	a := l.Blocks[0]
@@ -123,7 +134,7 @@ func TestAFreshZeroPageIsNotTouched(t *testing.T) {
 }
 
 func TestAZeroPageClearsWhatCameBefore(t *testing.T) {
-	l := mustLayout(t, 4096, Block{Name: "a", Length: 200 * 4096})
+	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 200 * 4096})
 	m := newMemory(t, l)
 	in := lane(t, m)
 	a := l.Blocks[0]
@@ -149,7 +160,7 @@ func TestAZeroPageClearsWhatCameBefore(t *testing.T) {
 }
 
 func TestAttachedMemoryIsTakenToHoldSomething(t *testing.T) {
-	l := mustLayout(t, 4096, Block{Name: "a", Length: 2 * 4096}, Block{Name: "b", Length: 4096})
+	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 2 * 4096}, guest.Block{Name: "b", Length: 4096})
 	mem := [][]byte{bytes.Repeat([]byte{1}, 2*4096), bytes.Repeat([]byte{2}, 4096)}
 	m, err := Attach(l, mem)
 	if err != nil {
@@ -170,14 +181,14 @@ func TestAttachedMemoryIsTakenToHoldSomething(t *testing.T) {
 }
 
 func TestAttachRefusesMemoryThatIsNotTheLayouts(t *testing.T) {
-	l := mustLayout(t, 4096, Block{Name: "a", Length: 2 * 4096}, Block{Name: "b", Length: 4096})
+	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 2 * 4096}, guest.Block{Name: "b", Length: 4096})
 	for name, mem := range map[string][][]byte{
 		"a slice too few":  {make([]byte, 2*4096)},
 		"a slice too many": {make([]byte, 2*4096), make([]byte, 4096), nil},
 		"a slice too long": {make([]byte, 2*4096), make([]byte, 4097)},
 		"an empty slice":   {nil, make([]byte, 4096)},
 	} {
-		if _, err := Attach(l, mem); !errors.Is(err, ErrLayout) {
+		if _, err := Attach(l, mem); !errors.Is(err, guest.ErrLayout) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -185,13 +196,13 @@ func TestAttachRefusesMemoryThatIsNotTheLayouts(t *testing.T) {
 
 func TestTheStreamMayDecideTheSizeOnce(t *testing.T) {
 	m := new(Memory)
-	if _, err := m.Lane(); !errors.Is(err, ErrLayout) {
+	if _, err := m.Lane(); !errors.Is(err, guest.ErrLayout) {
 		t.Errorf("a lane before Setup: %v", err)
 	}
 	if m.Layout() != nil {
 		t.Error("a layout before Setup")
 	}
-	l := mustLayout(t, 4096, Block{Name: "a", Length: 4096})
+	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 4096})
 	if err := m.Setup(l); err != nil {
 		t.Fatal(err)
 	}
@@ -199,13 +210,13 @@ func TestTheStreamMayDecideTheSizeOnce(t *testing.T) {
 	if m.Layout() != l {
 		t.Error("another layout than that of Setup")
 	}
-	if err := m.Setup(l); !errors.Is(err, ErrLayout) {
+	if err := m.Setup(l); !errors.Is(err, guest.ErrLayout) {
 		t.Errorf("a second Setup: %v", err)
 	}
 }
 
 func TestCloseMayBeCalledTwice(t *testing.T) {
-	m, err := NewMemory(mustLayout(t, 4096, Block{Name: "a", Length: 4096}))
+	m, err := New(mustLayout(t, 4096, guest.Block{Name: "a", Length: 4096}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +228,7 @@ func TestCloseMayBeCalledTwice(t *testing.T) {
 }
 
 func TestALaneDoesNotAllocateInTheSteadyState(t *testing.T) {
-	l := mustLayout(t, 4096, Block{Name: "a", Length: 256 * 4096})
+	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 256 * 4096})
 	m := newMemory(t, l)
 	in := lane(t, m)
 	var normal, zero []uint64

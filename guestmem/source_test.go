@@ -1,4 +1,4 @@
-package guest
+package guestmem
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/vmferry/vmferry/guest"
 )
 
 // yielded is what came out of a source: how often each page, by block, as
@@ -16,7 +18,7 @@ import (
 type yielded struct{ normal, zero []map[uint64]int }
 
 // drain empties a source with several goroutines and checks every batch.
-func drain(t testing.TB, src Source, goroutines int) yielded {
+func drain(t testing.TB, src guest.Source, goroutines int) yielded {
 	t.Helper()
 	l := src.Layout()
 	y := yielded{make([]map[uint64]int, len(l.Blocks)), make([]map[uint64]int, len(l.Blocks))}
@@ -27,7 +29,7 @@ func drain(t testing.TB, src Source, goroutines int) yielded {
 	var wg sync.WaitGroup
 	for range goroutines {
 		wg.Go(func() {
-			var b Batch
+			var b guest.Batch
 			for {
 				err := src.Next(context.Background(), &b)
 				if err == io.EOF {
@@ -47,9 +49,9 @@ func drain(t testing.TB, src Source, goroutines int) yielded {
 	return y
 }
 
-func (y yielded) take(t testing.TB, l *Layout, b *Batch) {
+func (y yielded) take(t testing.TB, l *guest.Layout, b *guest.Batch) {
 	t.Helper()
-	if n := len(b.Normal) + len(b.Zero); n == 0 || n > l.PacketPages() || len(b.Data) != len(b.Normal) || b.Form != Raw {
+	if n := len(b.Normal) + len(b.Zero); n == 0 || n > l.PacketPages() || len(b.Data) != len(b.Normal) || b.Form != guest.Raw {
 		t.Errorf("a batch of %d normal and %d zero pages with %d of data, form %d", len(b.Normal), len(b.Zero), len(b.Data), b.Form)
 	}
 	for _, off := range append(append([]uint64(nil), b.Normal...), b.Zero...) {
@@ -69,9 +71,9 @@ func (y yielded) take(t testing.TB, l *Layout, b *Batch) {
 // every third page not zero.
 func scattered(t testing.TB, pageSize int) (*Memory, yielded) {
 	t.Helper()
-	run := uint64(PacketPages(pageSize))
+	run := uint64(guest.PacketPages(pageSize))
 	size := uint64(pageSize)
-	l := mustLayout(t, pageSize, Block{Name: "a", Length: (3*run + 5) * size}, Block{Name: "b", Length: size}, Block{Name: "c", Length: (run + 1) * size})
+	l := mustLayout(t, pageSize, guest.Block{Name: "a", Length: (3*run + 5) * size}, guest.Block{Name: "b", Length: size}, guest.Block{Name: "c", Length: (run + 1) * size})
 	m := newMemory(t, l)
 	want := yielded{}
 	for _, b := range l.Blocks {
@@ -103,7 +105,7 @@ func TestAllYieldsEachPageOnce(t *testing.T) {
 
 func TestASourceYieldsTheMemoryItself(t *testing.T) {
 	m, _ := scattered(t, 4096)
-	var b Batch
+	var b guest.Batch
 	if err := m.All().Next(t.Context(), &b); err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +161,7 @@ func TestDirtyYieldsThePagesWhoseBitIsSet(t *testing.T) {
 }
 
 func TestBitsBeyondABlocksEndAreNotPages(t *testing.T) {
-	l := mustLayout(t, 4096, Block{Name: "a", Length: 3 * 4096})
+	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 3 * 4096})
 	src, err := newMemory(t, l).Dirty([][]uint64{{^uint64(0)}})
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +178,7 @@ func TestDirtyRefusesBitmapsThatAreNotTheLayouts(t *testing.T) {
 		"a word short":  {make([]uint64, 6), make([]uint64, 1), make([]uint64, 3)},
 		"a word beyond": {make([]uint64, 7), make([]uint64, 2), make([]uint64, 3)},
 	} {
-		if _, err := m.Dirty(dirty); !errors.Is(err, ErrLayout) {
+		if _, err := m.Dirty(dirty); !errors.Is(err, guest.ErrLayout) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -186,7 +188,7 @@ func TestASourceEndsWithItsContext(t *testing.T) {
 	m, _ := scattered(t, 4096)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := m.All().Next(ctx, new(Batch)); !errors.Is(err, context.Canceled) {
+	if err := m.All().Next(ctx, new(guest.Batch)); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -196,7 +198,7 @@ func TestASourceThatIsOverStaysOver(t *testing.T) {
 	src := m.All()
 	drain(t, src, 1)
 	for range 3 {
-		if err := src.Next(t.Context(), new(Batch)); err != io.EOF {
+		if err := src.Next(t.Context(), new(guest.Batch)); err != io.EOF {
 			t.Errorf("got %v", err)
 		}
 	}

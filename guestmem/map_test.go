@@ -1,4 +1,4 @@
-package guest
+package guestmem
 
 import (
 	"bytes"
@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/hugepages"
 )
 
@@ -27,9 +28,9 @@ func reserveHugePages(t testing.TB, n int) {
 	t.Cleanup(giveBack)
 }
 
-func mapped(t testing.TB, opts MapOptions, length uint64) *Memory {
+func mapped(t testing.TB, opts Options, length uint64) *Memory {
 	t.Helper()
-	m, err := NewMemoryWith(mustLayout(t, 4096, Block{Name: "pc.ram", Length: length}), opts)
+	m, err := NewWith(mustLayout(t, 4096, guest.Block{Name: "pc.ram", Length: length}), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,9 +67,9 @@ func TestMemoryOfEveryKindIsZeroedWritableAndPresentIfAskedFor(t *testing.T) {
 		for _, kind := range []PageKind{"", SmallPages, TransparentHuge, HugeTLB} {
 			for _, prealloc := range []Prealloc{"", PreallocNone, PreallocTouch, PreallocPopulate} {
 				t.Run(string(backing)+"/"+string(kind)+"/"+string(prealloc), func(t *testing.T) {
-					opts := MapOptions{Backing: backing, Pages: kind, Prealloc: prealloc, Workers: 2}
+					opts := Options{Backing: backing, Pages: kind, Prealloc: prealloc, Workers: 2}
 					if _, err := transparentPage(backing); kind == TransparentHuge && err != nil {
-						if _, err := NewMemoryWith(mustLayout(t, 4096, Block{Name: "a", Length: length}), opts); !errors.Is(err, ErrNoHugePages) {
+						if _, err := NewWith(mustLayout(t, 4096, guest.Block{Name: "a", Length: length}), opts); !errors.Is(err, ErrNoHugePages) {
 							t.Errorf("transparent huge pages are off here, and mapping says %v", err)
 						}
 						return
@@ -103,7 +104,7 @@ func TestMemoryOfEveryKindIsZeroedWritableAndPresentIfAskedFor(t *testing.T) {
 }
 
 func TestAMemfdIsSharedAndCannotBeShrunk(t *testing.T) {
-	m := mapped(t, MapOptions{Backing: Memfd}, 1<<20)
+	m := mapped(t, Options{Backing: Memfd}, 1<<20)
 	b := m.Layout().Blocks[0]
 	other, err := unix.Mmap(int(m.File(b).Fd()), 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
@@ -117,16 +118,16 @@ func TestAMemfdIsSharedAndCannotBeShrunk(t *testing.T) {
 	if err := m.File(b).Truncate(0); err == nil {
 		t.Error("the file was shrunk under the memory")
 	}
-	if anonymous := mapped(t, MapOptions{}, 1<<20); anonymous.File(anonymous.Layout().Blocks[0]) != nil {
+	if anonymous := mapped(t, Options{}, 1<<20); anonymous.File(anonymous.Layout().Blocks[0]) != nil {
 		t.Error("anonymous memory has a file")
 	}
 }
 
 func TestTransparentHugePagesComeWhole(t *testing.T) {
-	if !Available(MapOptions{Pages: TransparentHuge}) || Available(MapOptions{Pages: HugeTLB, HugePageSize: 3 << 20}) {
+	if !Available(Options{Pages: TransparentHuge}) || Available(Options{Pages: HugeTLB, HugePageSize: 3 << 20}) {
 		t.Error("what is available is not what is there")
 	}
-	m := mapped(t, MapOptions{Pages: TransparentHuge}, 8<<20)
+	m := mapped(t, Options{Pages: TransparentHuge}, 8<<20)
 	mem := m.Bytes(m.Layout().Blocks[0])
 	if at := uintptr(unsafe.Pointer(&mem[0])); at%(2<<20) != 0 {
 		t.Errorf("mapped at %#x, where no huge page begins", at)
@@ -149,27 +150,27 @@ func TestMemoryThatCannotBeHadIsATypedError(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		length uint64
-		opts   MapOptions
+		opts   Options
 		want   error
 		text   string
 	}{
-		{"more than there is, populated", 1 << 45, MapOptions{Prealloc: PreallocPopulate}, ErrNoMemory, "MiB are available"},
-		{"more than there is, touched", 1 << 45, MapOptions{Prealloc: PreallocTouch}, ErrNoMemory, "MiB are available"},
-		{"too few huge pages", (free + 10) * hugepages.Size, MapOptions{Pages: HugeTLB, HugePageSize: hugepages.Size}, ErrNoHugePages, "nr_hugepages"},
-		{"too few huge pages for a memfd", (free + 10) * hugepages.Size, MapOptions{Backing: Memfd, Pages: HugeTLB, HugePageSize: hugepages.Size}, ErrNoHugePages, "nr_hugepages"},
-		{"huge pages of a size that is none", 4096, MapOptions{Pages: HugeTLB, HugePageSize: 3 << 20}, ErrNoHugePages, "power of two"},
-		{"huge pages of a size that the system lacks", 4096, MapOptions{Pages: HugeTLB, HugePageSize: 1 << 40}, ErrNoHugePages, "this system has none"},
-		{"a node that does not exist", 4096, MapOptions{NUMA: NUMABind, Nodes: []int{1000}}, ErrNUMA, "1000"},
-		{"a node that cannot be", 4096, MapOptions{NUMA: NUMABind, Nodes: []int{-1}}, ErrNUMA, "-1"},
-		{"a policy without nodes", 4096, MapOptions{NUMA: NUMAInterleave}, ErrNUMA, "without a node"},
-		{"nodes without a policy", 4096, MapOptions{Nodes: []int{0}}, ErrNUMA, "without a policy"},
-		{"an unknown policy", 4096, MapOptions{NUMA: "near", Nodes: []int{0}}, ErrNUMA, "near"},
-		{"an unknown backing", 4096, MapOptions{Backing: "paper"}, ErrLayout, "paper"},
-		{"an unknown kind of pages", 4096, MapOptions{Pages: "large"}, ErrLayout, "large"},
-		{"an unknown way to preallocate", 4096, MapOptions{Prealloc: "hope"}, ErrLayout, "hope"},
+		{"more than there is, populated", 1 << 45, Options{Prealloc: PreallocPopulate}, ErrNoMemory, "MiB are available"},
+		{"more than there is, touched", 1 << 45, Options{Prealloc: PreallocTouch}, ErrNoMemory, "MiB are available"},
+		{"too few huge pages", (free + 10) * hugepages.Size, Options{Pages: HugeTLB, HugePageSize: hugepages.Size}, ErrNoHugePages, "nr_hugepages"},
+		{"too few huge pages for a memfd", (free + 10) * hugepages.Size, Options{Backing: Memfd, Pages: HugeTLB, HugePageSize: hugepages.Size}, ErrNoHugePages, "nr_hugepages"},
+		{"huge pages of a size that is none", 4096, Options{Pages: HugeTLB, HugePageSize: 3 << 20}, ErrNoHugePages, "power of two"},
+		{"huge pages of a size that the system lacks", 4096, Options{Pages: HugeTLB, HugePageSize: 1 << 40}, ErrNoHugePages, "this system has none"},
+		{"a node that does not exist", 4096, Options{NUMA: NUMABind, Nodes: []int{1000}}, ErrNUMA, "1000"},
+		{"a node that cannot be", 4096, Options{NUMA: NUMABind, Nodes: []int{-1}}, ErrNUMA, "-1"},
+		{"a policy without nodes", 4096, Options{NUMA: NUMAInterleave}, ErrNUMA, "without a node"},
+		{"nodes without a policy", 4096, Options{Nodes: []int{0}}, ErrNUMA, "without a policy"},
+		{"an unknown policy", 4096, Options{NUMA: "near", Nodes: []int{0}}, ErrNUMA, "near"},
+		{"an unknown backing", 4096, Options{Backing: "paper"}, guest.ErrLayout, "paper"},
+		{"an unknown kind of pages", 4096, Options{Pages: "large"}, guest.ErrLayout, "large"},
+		{"an unknown way to preallocate", 4096, Options{Prealloc: "hope"}, guest.ErrLayout, "hope"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			m, err := NewMemoryWith(mustLayout(t, 4096, Block{Name: "pc.ram", Length: tt.length}), tt.opts)
+			m, err := NewWith(mustLayout(t, 4096, guest.Block{Name: "pc.ram", Length: tt.length}), tt.opts)
 			if err == nil {
 				m.Close()
 			}
@@ -182,7 +183,7 @@ func TestMemoryThatCannotBeHadIsATypedError(t *testing.T) {
 
 func TestMemoryIsPlacedOnTheNodesNamed(t *testing.T) {
 	for _, policy := range []NUMAPolicy{NUMAPrefer, NUMABind, NUMAInterleave} {
-		m := mapped(t, MapOptions{NUMA: policy, Nodes: []int{0}, Prealloc: PreallocPopulate}, 1<<20)
+		m := mapped(t, Options{NUMA: policy, Nodes: []int{0}, Prealloc: PreallocPopulate}, 1<<20)
 		mem := m.Bytes(m.Layout().Blocks[0])
 		var mode uint32
 		var mask [16]uint64
@@ -199,7 +200,7 @@ func TestMemoryIsPlacedOnTheNodesNamed(t *testing.T) {
 
 // A hole is what populate may silently leave.
 func TestPagesThatArePromisedAndNotThereAreCounted(t *testing.T) {
-	m := mapped(t, MapOptions{Prealloc: PreallocPopulate}, 1<<20)
+	m := mapped(t, Options{Prealloc: PreallocPopulate}, 1<<20)
 	mem := m.Bytes(m.Layout().Blocks[0])
 	if n, err := absent(mem); n != 0 || err != nil {
 		t.Fatal(n, err)
@@ -230,7 +231,7 @@ func TestTouchTurnsASignalIntoAnError(t *testing.T) {
 }
 
 func TestMissingCountsPagesThatNobodySpokeOf(t *testing.T) {
-	m := mapped(t, MapOptions{}, 100*4096)
+	m := mapped(t, Options{}, 100*4096)
 	b := m.Layout().Blocks[0]
 	in := lane(t, m)
 	if n := m.Missing(b); n != 100 {
@@ -246,9 +247,9 @@ func TestMissingCountsPagesThatNobodySpokeOf(t *testing.T) {
 }
 
 func TestBitmapSetsRangesAcrossWords(t *testing.T) {
-	l := mustLayout(t, 4096, Block{Name: "a", Length: 200 * 4096})
+	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 200 * 4096})
 	for _, r := range [][2]uint64{{0, 0}, {0, 1}, {63, 65}, {0, 200}, {64, 128}, {5, 199}} {
-		b := NewBitmap(l)
+		b := guest.NewBitmap(l)
 		b.SetRange(0, r[0], r[1])
 		if b.Count() != r[1]-r[0] {
 			t.Errorf("%v: %d bits", r, b.Count())

@@ -1,4 +1,4 @@
-package guest
+package guestmem
 
 import (
 	"bufio"
@@ -17,13 +17,15 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/guest"
 )
 
 // stretch is how much memory a worker makes present before it takes the next.
 const stretch = 64 << 20
 
 // preallocate makes mem present and looks whether it is.
-func preallocate(mem []byte, page uint64, opts *MapOptions) error {
+func preallocate(mem []byte, page uint64, opts *Options) error {
 	step := touch
 	switch opts.Prealloc {
 	case "", PreallocNone:
@@ -32,7 +34,7 @@ func preallocate(mem []byte, page uint64, opts *MapOptions) error {
 	case PreallocPopulate:
 		step = populate
 	default:
-		return fmt.Errorf("%w: unknown way to preallocate %q", ErrLayout, opts.Prealloc)
+		return fmt.Errorf("%w: unknown way to preallocate %q", guest.ErrLayout, opts.Prealloc)
 	}
 	workers := opts.Workers
 	if workers <= 0 {

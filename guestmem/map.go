@@ -1,4 +1,4 @@
-package guest
+package guestmem
 
 import (
 	"errors"
@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/guest"
 )
 
 // mapping is memory that was mapped for one block: at least the block's length,
@@ -22,7 +24,7 @@ type mapping struct {
 
 // mapMemory maps size bytes as opts say, and makes them present if that is
 // asked for.
-func mapMemory(name string, size uint64, opts *MapOptions) (_ mapping, err error) {
+func mapMemory(name string, size uint64, opts *Options) (_ mapping, err error) {
 	page, err := backingPage(opts)
 	if err != nil {
 		return mapping{}, err
@@ -50,7 +52,7 @@ func mapMemory(name string, size uint64, opts *MapOptions) (_ mapping, err error
 		}
 		fd, flags = int(m.file.Fd()), unix.MAP_SHARED
 	default:
-		return mapping{}, fmt.Errorf("%w: unknown backing %q", ErrLayout, opts.Backing)
+		return mapping{}, fmt.Errorf("%w: unknown backing %q", guest.ErrLayout, opts.Backing)
 	}
 	if opts.Pages != HugeTLB { // whose pages are reserved now or not at all
 		flags |= unix.MAP_NORESERVE
@@ -71,13 +73,13 @@ func mapMemory(name string, size uint64, opts *MapOptions) (_ mapping, err error
 
 // Available says whether this system has the kind of memory that opts ask for, be
 // there enough of it or not.
-func Available(opts MapOptions) bool {
+func Available(opts Options) bool {
 	_, err := backingPage(&opts)
 	return err == nil
 }
 
 // prepare places the memory and makes it present.
-func (m *mapping) prepare(page uint64, opts *MapOptions) error {
+func (m *mapping) prepare(page uint64, opts *Options) error {
 	if opts.Pages == TransparentHuge {
 		if err := unix.Madvise(m.mem, unix.MADV_HUGEPAGE); err != nil {
 			return fmt.Errorf("%w: this kernel has no transparent ones (%w)", ErrNoHugePages, err)
@@ -174,7 +176,7 @@ const hugePagesFolder = "/sys/kernel/mm/hugepages"
 
 // backingPage returns the size of the pages that opts ask for, which has to be
 // one that the system has.
-func backingPage(opts *MapOptions) (uint64, error) {
+func backingPage(opts *Options) (uint64, error) {
 	switch opts.Pages {
 	case "", SmallPages:
 		return uint64(os.Getpagesize()), nil
@@ -182,7 +184,7 @@ func backingPage(opts *MapOptions) (uint64, error) {
 		return transparentPage(opts.Backing)
 	case HugeTLB:
 	default:
-		return 0, fmt.Errorf("%w: unknown kind of pages %q", ErrLayout, opts.Pages)
+		return 0, fmt.Errorf("%w: unknown kind of pages %q", guest.ErrLayout, opts.Pages)
 	}
 	size := opts.HugePageSize
 	if size == 0 {
@@ -245,7 +247,7 @@ func readNumber(path string) (uint64, error) {
 }
 
 // place sets the policy by which the kernel chooses nodes for mem.
-func place(mem []byte, opts *MapOptions) error {
+func place(mem []byte, opts *Options) error {
 	var mode uintptr
 	switch opts.NUMA {
 	case NUMADefault:

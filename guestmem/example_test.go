@@ -1,4 +1,4 @@
-package guest_test
+package guestmem_test
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"log"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
 )
 
 // A VMM that has its guest's memory mapped already says so, and gets a source
@@ -17,7 +18,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	ram := make([]byte, 1<<20) // what the VMM gave to the guest
-	memory, err := guest.Attach(layout, [][]byte{ram})
+	memory, err := guestmem.Attach(layout, [][]byte{ram})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -51,7 +52,7 @@ func ExampleMemory_Lane() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	memory, err := guest.NewMemory(layout)
+	memory, err := guestmem.New(layout)
 	if err != nil {
 		log.Fatal(err)
 	}

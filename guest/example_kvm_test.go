@@ -59,7 +59,7 @@ func (k *kvmLog) Stop() error {
 }
 
 // A VMM's dirty log of KVM is a guest.DirtyLog in a few lines, which is all that
-// migration.Migrate needs. What the VMM's own devices write to guest memory
+// live.Migrate needs. What the VMM's own devices write to guest memory
 // (virtio by its own threads, say) is in no log of KVM's: they keep dirty.Marks,
 // and guest.JoinLogs makes one log of both.
 func ExampleDirtyLog() {

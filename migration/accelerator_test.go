@@ -1,4 +1,4 @@
-package migration
+package migration_test
 
 import (
 	"bytes"
@@ -14,8 +14,10 @@ import (
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
 	"github.com/vmferry/vmferry/internal/soak"
+	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -71,15 +73,15 @@ func throughAccelerator(t *testing.T, acc *multifd.Accelerator, got *guestmem.Me
 			s.scribble(mem[off : off+4096])
 		}
 	}
-	ln := listen(t)
+	ln := migration.Listen(t)
 	done := make(chan error, 1)
 	go func() {
-		_, err := Receive(context.Background(), ln, ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: got, Accelerator: acc, ConnectTimeout: time.Minute})
+		_, err := migration.Receive(context.Background(), ln, migration.ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: got, Accelerator: acc, ConnectTimeout: time.Minute})
 		done <- err
 	}()
-	addr := Address{"unix", ln.Addr().String()}
-	sender, err := Connect(t.Context(), func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }, SendConfig{
-		Channels: 2, Method: multifd.QPL, Layout: layout, Accelerator: acc, ReturnPath: true, Zero: ZeroInPackets, Head: testHead,
+	addr := transport.Address{Network: "unix", Addr: ln.Addr().String()}
+	sender, err := migration.Connect(t.Context(), func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }, migration.SendConfig{
+		Channels: 2, Method: multifd.QPL, Layout: layout, Accelerator: acc, ReturnPath: true, Zero: migration.ZeroInPackets, Head: testHead,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -153,11 +155,11 @@ func TestAcceleratorRequiredAndMissingFailsBeforeAByteIsSent(t *testing.T) {
 			t.Error("it connected")
 			return nil, errors.New("no")
 		}
-		_, err := Connect(t.Context(), dial, SendConfig{Channels: 2, Method: multifd.QPL, Layout: layout, Head: testHead, Accelerator: acc})
+		_, err := migration.Connect(t.Context(), dial, migration.SendConfig{Channels: 2, Method: multifd.QPL, Layout: layout, Head: testHead, Accelerator: acc})
 		checkRequired(t, err)
 	})
 	t.Run("receiving", func(t *testing.T) {
-		_, err := Receive(t.Context(), listen(t), ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: new(guestmem.Memory), Accelerator: acc})
+		_, err := migration.Receive(t.Context(), migration.Listen(t), migration.ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: new(guestmem.Memory), Accelerator: acc})
 		checkRequired(t, err)
 	})
 }
@@ -183,20 +185,20 @@ func TestAcceleratorInAutoFallsBackToSoftware(t *testing.T) {
 }
 
 func TestAcceleratorTakesRecordedMigrations(t *testing.T) {
-	for name, rec := range recordings(t) {
-		if rec.method != multifd.QPL {
+	for name, rec := range migration.Recordings(t) {
+		if rec.Method != multifd.QPL {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
 			acc, m := model(t, nil, multifd.AcceleratorOptions{})
-			ln := listen(t)
-			go replay(t, ln, rec.conns)
+			ln := migration.Listen(t)
+			go migration.Replay(t, ln, rec.Conns)
 			mem := modelMemory(m, true)
-			if _, err := Receive(t.Context(), ln, ReceiveConfig{Channels: 2, Method: rec.method, Sink: mem, Accelerator: acc, ConnectTimeout: time.Minute}); err != nil {
+			if _, err := migration.Receive(t.Context(), ln, migration.ReceiveConfig{Channels: 2, Method: rec.Method, Sink: mem, Accelerator: acc, ConnectTimeout: time.Minute}); err != nil {
 				t.Fatal(err)
 			}
-			if sum := sha(mem.Bytes(mem.Layout().Block("ram0"))); sum != rec.ram0 {
-				t.Errorf("ram0 has the digest %s, want %s", sum, rec.ram0)
+			if sum := migration.Sha(mem.Bytes(mem.Layout().Block("ram0"))); sum != rec.RAM0 {
+				t.Errorf("ram0 has the digest %s, want %s", sum, rec.RAM0)
 			}
 			if s, _ := acc.Stats(); s.Pages.Hardware == 0 {
 				t.Errorf("no page was done by the device: %+v", s.Pages)
@@ -208,7 +210,7 @@ func TestAcceleratorTakesRecordedMigrations(t *testing.T) {
 func TestAcceleratorDeflatesASnapshot(t *testing.T) {
 	for _, store := range []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense} {
 		t.Run(string(store), func(t *testing.T) {
-			rec := recordings(t)["synthetic-none-2ch"]
+			rec := migration.Recordings(t)["synthetic-none-2ch"]
 			acc, _ := model(t, nil, multifd.AcceleratorOptions{})
 			r, _ := keep(t, rec, snapshot.Options{Store: store, Accelerator: acc})
 			mem := make([]byte, r.Layout().Block("ram0").Length)
@@ -217,8 +219,8 @@ func TestAcceleratorDeflatesASnapshot(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if sum := sha(mem); sum != rec.ram0 {
-				t.Errorf("ram0 has the digest %s, want %s", sum, rec.ram0)
+			if sum := migration.Sha(mem); sum != rec.RAM0 {
+				t.Errorf("ram0 has the digest %s, want %s", sum, rec.RAM0)
 			}
 			if s, _ := acc.Stats(); s.Pages.Hardware == 0 {
 				t.Errorf("no page was done by the device: %+v", s.Pages)

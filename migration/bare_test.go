@@ -11,6 +11,7 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -28,7 +29,7 @@ func sendBare(t *testing.T, noDescription bool, late string) (devices []byte, so
 		var err error
 		received, err = Receive(t.Context(), ln, ReceiveConfig{
 			Channels: 1, Method: multifd.None, Sink: new(guestmem.Memory), ConnectTimeout: time.Minute,
-			Reader: vmstate.ReaderOptions{NoDescription: noDescription, Quiet: 100 * time.Millisecond},
+			Main: vmstate.DestinationOptions{NoDescription: noDescription, Quiet: 100 * time.Millisecond},
 		})
 		done <- err
 	}()
@@ -36,7 +37,7 @@ func sendBare(t *testing.T, noDescription bool, late string) (devices []byte, so
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := Address{"unix", ln.Addr().String()}
+	addr := transport.Address{Network: "unix", Addr: ln.Addr().String()}
 	s, err := Connect(t.Context(), func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }, SendConfig{
 		Channels: 1, Method: multifd.None, Layout: layout, Zero: ZeroInPackets, ReturnPath: true,
 		Head: (&vmstate.Configuration{Machine: "small", PageBits: 12}).Head(),

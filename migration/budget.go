@@ -32,9 +32,9 @@ func (b *stateBudget) take(bytes int) error {
 	return nil
 }
 
-// readerOptions are cfg's for the main channel.
-func readerOptions(cfg *ReceiveConfig, states *stateBudget) vmstate.ReaderOptions {
-	opts := cfg.Reader
+// destinationOptions are those of the main channel.
+func destinationOptions(cfg *ReceiveConfig, states *stateBudget) vmstate.DestinationOptions {
+	opts := cfg.Main
 	if cfg.MaxMemory != 0 {
 		opts.MaxMemory = cfg.MaxMemory
 	}

@@ -1,4 +1,4 @@
-package migration
+package migration_test
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/migration"
 )
 
 // What was committed stays, and the source goes by it: what a channel carries then
@@ -37,9 +38,9 @@ func TestReceive_PagesBehindTheEndAreNoErrorOnceAllWasCommitted(t *testing.T) {
 	mem := new(guestmem.Memory)
 	defer mem.Close()
 	committed := false
-	_, err := Receive(t.Context(), ln, ReceiveConfig{
+	_, err := migration.Receive(t.Context(), ln, migration.ReceiveConfig{
 		Channels: len(s.conns) - 1, Method: s.method, Sink: mem, ConnectTimeout: time.Minute, Logger: slog.New(slog.NewTextHandler(&log, nil)),
-		Commit: func(*Received) error {
+		Commit: func(*migration.Received) error {
 			end.put(rest)
 			end.feed.Close()
 			committed = true

@@ -1,4 +1,4 @@
-package migration
+package migration_test
 
 import (
 	"context"
@@ -10,9 +10,12 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -67,17 +70,17 @@ func TestSendSnapshot_AChangedObjectEndsItBeforeTheMachineStarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer r.Close()
-		ln := listen(t)
+		ln := migration.Listen(t)
 		mem := new(guestmem.Memory)
 		defer mem.Close()
 		done := make(chan error, 1)
 		go func() {
-			_, err := Receive(context.Background(), ln, ReceiveConfig{Channels: 1, Method: multifd.None, Sink: mem, ConnectTimeout: time.Minute})
+			_, err := migration.Receive(context.Background(), ln, migration.ReceiveConfig{Channels: 1, Method: multifd.None, Sink: mem, ConnectTimeout: time.Minute})
 			done <- err
 		}()
-		addr := Address{"unix", ln.Addr().String()}
+		addr := transport.Address{Network: "unix", Addr: ln.Addr().String()}
 		dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }
-		err = SendSnapshot(t.Context(), dial, r, SnapshotConfig{Channels: 1, Method: multifd.None})
+		err = stored.Send(t.Context(), dial, r, stored.SendConfig{Channels: 1, Method: multifd.None})
 		received := <-done
 		if !changed && (err != nil || received != nil || !r.DigestsVerified()) {
 			t.Fatalf("unchanged: sent %v, received %v, digests verified %v", err, received, r.DigestsVerified())

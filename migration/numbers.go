@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // numbers are those of packets. A source numbers the packets of all its channels
@@ -48,5 +49,5 @@ func (n *numbers) check(channels int) error {
 		return nil
 	}
 	return fmt.Errorf("%w: of the packets %d to %d only %d came: the others went over a channel that this side, which was told %d, has not got (set the same multifd-channels on both)",
-		ErrChannels, n.lowest, n.highest, n.count, channels)
+		transport.ErrChannels, n.lowest, n.highest, n.count, channels)
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
 )
 
 func TestNumbersThatAreMissingAreNoticed(t *testing.T) {
@@ -43,7 +44,7 @@ func TestNumbersThatAreMissingAreNoticed(t *testing.T) {
 			}
 			all.merge(one)
 		}
-		if err := all.check(2); errors.Is(err, ErrChannels) != tt.missing || !tt.missing && err != nil {
+		if err := all.check(2); errors.Is(err, transport.ErrChannels) != tt.missing || !tt.missing && err != nil {
 			t.Errorf("%s, %d: error %v", tt.name, tt.channels, err)
 		}
 	}

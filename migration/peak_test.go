@@ -13,6 +13,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -51,10 +52,10 @@ func TestReceive_MemoryFollowsTheBytesThatCame(t *testing.T) {
 	}
 	devices := func(b []byte) func(*Sender) error {
 		return func(s *Sender) error {
-			if err := s.end(context.Background(), b); err != nil {
+			if err := s.End(context.Background(), b); err != nil {
 				return err
 			}
-			return s.mainConn.(*link).Conn.(*net.TCPConn).CloseWrite()
+			return s.mainConn.(*transport.Link).Conn.(*net.TCPConn).CloseWrite()
 		}
 	}
 	const some = 2 << 20
@@ -68,11 +69,11 @@ func TestReceive_MemoryFollowsTheBytesThatCame(t *testing.T) {
 		"a description with much beside": {send: devices(described(`{"devices": [{"name":"timer"}], "more": [{}` + strings.Repeat(",{}", some/3) + `]}`))},
 		"a device with much beside":      {send: devices(described(`{"devices": [{"name":"timer", "fields": [{}` + strings.Repeat(",{}", some/3) + `]}]}`))},
 		"device state on the main channel beyond the bound": {send: devices(bytes.Repeat([]byte{4}, some)),
-			cfg: ReceiveConfig{Reader: vmstate.ReaderOptions{MaxDevices: some / 2}}, want: vmstate.ErrMalformed, says: "more than 1048576 bytes"},
+			cfg: ReceiveConfig{Main: vmstate.DestinationOptions{MaxDevices: some / 2}}, want: vmstate.ErrMalformed, says: "more than 1048576 bytes"},
 		"device-state packets that claim much": {send: func(s *Sender) error { return sendStates(s, 100<<10, 64<<20) },
 			want: multifd.ErrTruncated, says: "data"},
 		"device-state packets beyond the bound, together": {send: func(s *Sender) error { return sendStates(s, 1<<20, 1<<20) },
-			cfg: ReceiveConfig{Reader: vmstate.ReaderOptions{MaxDevices: some / 2}}, want: vmstate.ErrMalformed, says: "on all channels together"},
+			cfg: ReceiveConfig{Main: vmstate.DestinationOptions{MaxDevices: some / 2}}, want: vmstate.ErrMalformed, says: "on all channels together"},
 		"a machine that is too large": {length: 20 << 40, want: vmstate.ErrTooLarge, says: "20 TiB (21990232555520 bytes), which takes the machine over the bound of 16 TiB"},
 		"a machine that is larger than asked for": {length: 2 << 30, cfg: ReceiveConfig{MaxMemory: 1 << 30},
 			want: vmstate.ErrTooLarge, says: "--max-memory"},
@@ -92,8 +93,8 @@ func TestReceive_MemoryFollowsTheBytesThatCame(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			return s.end(context.Background(), state)
-		}, cfg: ReceiveConfig{Start: func(*Received) error { return nil }}, want: ErrIncomplete, says: "268431360 of the 268435456 pages"},
+			return s.End(context.Background(), state)
+		}, cfg: ReceiveConfig{Handover: func(*Inbound) error { return nil }}, want: ErrIncomplete, says: "268431360 of the 268435456 pages"},
 	} {
 		t.Run(name, func(t *testing.T) { c.run(t) })
 	}
@@ -123,7 +124,7 @@ func (c *peakCase) run(t *testing.T) {
 	head := vmstate.Configuration{Machine: "some", PageBits: 12, HasUUID: true}
 	// Whatever the source runs into: the destination has turned it away.
 	s, err := Connect(t.Context(), func(context.Context) (net.Conn, error) { return net.Dial("tcp", ln.Addr().String()) }, SendConfig{
-		Channels: 4, Method: multifd.None, Head: head.Head(), Layout: layout, Zero: ZeroInMain, ReturnPath: true, words: []uint32{wordAsk},
+		Channels: 4, Method: multifd.None, Head: head.Head(), Layout: layout, Zero: ZeroInMain, ReturnPath: true, Words: []uint32{vmstate.WordAsk},
 	})
 	var sent uint64
 	if err == nil {

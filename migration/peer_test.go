@@ -17,7 +17,7 @@ import (
 
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
-	"github.com/vmferry/vmferry/vmstate"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // warnings is a logger's handler that keeps what was turned away.
@@ -66,13 +66,13 @@ func (w *warnings) await(t *testing.T, part string, n int) {
 	}
 }
 
-func smallRecording(t *testing.T) recording {
+func smallRecording(t *testing.T) Recording {
 	return load(t, "testdata/captures/synthetic-qpl-2ch")
 }
 
-func uuidOf(t *testing.T, rec recording) (uuid [16]byte) {
+func uuidOf(t *testing.T, rec Recording) (uuid [16]byte) {
 	t.Helper()
-	copy(uuid[:], rec.conns[1][8:24])
+	copy(uuid[:], rec.Conns[1][8:24])
 	return uuid
 }
 
@@ -90,7 +90,7 @@ func hold(t *testing.T, ln net.Listener, said []byte) net.Conn {
 
 func listenOn(t *testing.T, network string) net.Listener {
 	t.Helper()
-	addr := Address{network, "127.0.0.1:0"}
+	addr := transport.Address{Network: network, Addr: "127.0.0.1:0"}
 	if network == "unix" {
 		addr.Addr = filepath.Join(t.TempDir(), "s")
 	}
@@ -103,10 +103,10 @@ func listenOn(t *testing.T, network string) net.Listener {
 }
 
 // start receives a recording's migration.
-func start(t *testing.T, ln net.Listener, rec recording, log *warnings, change func(*ReceiveConfig)) chan error {
+func start(t *testing.T, ln net.Listener, rec Recording, log *warnings, change func(*ReceiveConfig)) chan error {
 	t.Helper()
 	mem := new(guestmem.Memory)
-	cfg := ReceiveConfig{Channels: len(rec.conns) - 1, Method: rec.method, Sink: mem, ConnectTimeout: time.Minute, Logger: slog.New(log)}
+	cfg := ReceiveConfig{Channels: len(rec.Conns) - 1, Method: rec.Method, Sink: mem, ConnectTimeout: time.Minute, Logger: slog.New(log)}
 	if change != nil {
 		change(&cfg)
 	}
@@ -115,8 +115,8 @@ func start(t *testing.T, ln net.Listener, rec recording, log *warnings, change f
 		defer mem.Close()
 		_, err := Receive(t.Context(), ln, cfg)
 		if err == nil {
-			if sum := sha(mem.Bytes(mem.Layout().Block("ram0"))); sum != rec.ram0 {
-				err = fmt.Errorf("ram0 has the digest %s, want %s", sum, rec.ram0)
+			if sum := Sha(mem.Bytes(mem.Layout().Block("ram0"))); sum != rec.RAM0 {
+				err = fmt.Errorf("ram0 has the digest %s, want %s", sum, rec.RAM0)
 			}
 		}
 		done <- err
@@ -145,7 +145,7 @@ func TestReceive_SilentConnectionsMakeRoomForTheSource(t *testing.T) {
 			for range 40 {
 				hold(t, ln, nil)
 			}
-			replay(t, ln, rec.conns)
+			Replay(t, ln, rec.Conns)
 			if err := ended(t, done); err != nil {
 				t.Fatal(err)
 			}
@@ -160,16 +160,16 @@ func TestReceive_NoTimeoutWaitsForTheRestOfTheSource(t *testing.T) {
 	rec, log := smallRecording(t), newWarnings()
 	ln := listenOn(t, "unix")
 	done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.ConnectTimeout, c.StallTimeout = 0, -1 })
-	main := hold(t, ln, rec.conns[0][:100])
+	main := hold(t, ln, rec.Conns[0][:100])
 	// A stranger takes a moment, in which the main channel stands alone.
 	hold(t, ln, []byte("GET / HTTP/1.1\r\n"))
 	log.await(t, "neither a migration's main channel", 1)
 	var written sync.WaitGroup
-	for _, data := range rec.conns[1:] {
+	for _, data := range rec.Conns[1:] {
 		channel := hold(t, ln, nil)
 		written.Go(func() { channel.Write(data) })
 	}
-	main.Write(rec.conns[0][100:])
+	main.Write(rec.Conns[0][100:])
 	main.Close()
 	if err := ended(t, done); err != nil {
 		t.Fatal(err)
@@ -231,7 +231,7 @@ func TestReceive_StrangersBeforeTheRunAreTurnedAway(t *testing.T) {
 	hold(t, ln, []byte("QEVM"))
 	hold(t, ln, handshake([16]byte{1}, 0))
 	hold(t, ln, handshake([16]byte{2}, 200))
-	replay(t, ln, rec.conns)
+	Replay(t, ln, rec.Conns)
 	if err := ended(t, done); err != nil {
 		t.Fatal(err)
 	}
@@ -239,12 +239,12 @@ func TestReceive_StrangersBeforeTheRunAreTurnedAway(t *testing.T) {
 
 // underWay receives a recording up to the middle of its main channel. The returned
 // function lets the rest come.
-func underWay(t *testing.T, ln net.Listener, rec recording) (goOn func()) {
+func underWay(t *testing.T, ln net.Listener, rec Recording) (goOn func()) {
 	t.Helper()
-	main := hold(t, ln, rec.conns[0][:200])
-	replay(t, ln, rec.conns[1:])
+	main := hold(t, ln, rec.Conns[0][:200])
+	Replay(t, ln, rec.Conns[1:])
 	return func() {
-		main.Write(rec.conns[0][200:])
+		main.Write(rec.Conns[0][200:])
 		main.(interface{ CloseWrite() error }).CloseWrite()
 	}
 }
@@ -259,7 +259,7 @@ func TestReceive_StrangersDuringTheRunAreTurnedAway(t *testing.T) {
 	uuid := uuidOf(t, rec)
 	other := uuid
 	other[0]++
-	hold(t, ln, rec.conns[0][:200])
+	hold(t, ln, rec.Conns[0][:200])
 	log.await(t, "a second main channel", 1)
 	hold(t, ln, handshake(other, 2))
 	log.await(t, "of another machine", 1)
@@ -295,19 +295,10 @@ func TestReceive_OneChannelMoreOfTheSourceIsAnError(t *testing.T) {
 		if !first {
 			hold(t, ln, handshake(uuidOf(t, rec), 2))
 		}
-		if err := ended(t, done); !errors.Is(err, ErrChannels) || !strings.Contains(err.Error(), "multifd channel 2") {
+		if err := ended(t, done); !errors.Is(err, transport.ErrChannels) || !strings.Contains(err.Error(), "multifd channel 2") {
 			t.Errorf("error %v", err)
 		}
 		goOn()
-	}
-}
-
-func TestReceive_TheLastStrangerIsQuotedIfTheSourceDoesNotCome(t *testing.T) {
-	a := &acceptor{cfg: &ReceiveConfig{Channels: 2, Logger: slog.New(newWarnings())}}
-	a.turnAway(errors.New("TLS: its certificate is of another authority"))
-	err := (&gathering{acc: a}).explain(fmt.Errorf("%w within 2m0s", ErrNobody))
-	if !errors.Is(err, ErrNobody) || !strings.Contains(err.Error(), "another authority") {
-		t.Errorf("error %v", err)
 	}
 }
 
@@ -334,7 +325,7 @@ func TestReceive_ErrorsOfAcceptingThatPassAreWaitedOut(t *testing.T) {
 	}
 	ln := &pressed{listenOn(t, "unix"), errs}
 	done := start(t, ln, rec, log, nil)
-	replay(t, ln, rec.conns)
+	Replay(t, ln, rec.Conns)
 	if err := ended(t, done); err != nil {
 		t.Fatal(err)
 	}
@@ -345,33 +336,5 @@ func TestReceive_ErrorsOfAcceptingThatPassAreWaitedOut(t *testing.T) {
 	log, ln = newWarnings(), &pressed{listenOn(t, "unix"), []error{broken}}
 	if err := ended(t, start(t, ln, rec, log, nil)); !errors.Is(err, broken) {
 		t.Errorf("error %v", err)
-	}
-}
-
-// A destination that has been told to run answers its source, whoever else
-// connects and says nothing.
-func TestInquiry_SilentConnectionsMakeRoomForTheSource(t *testing.T) {
-	ln := listenOn(t, "tcp")
-	uuid := [16]byte{7}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	d := &destination{ctx: ctx, cfg: &ReceiveConfig{Logger: slog.New(newWarnings())}, acc: &acceptor{ln: ln}}
-	v := newVerdict(func() {})
-	answering := d.answerInquiries(v, &Received{UUID: uuid})
-	defer answering.stop()
-	if !v.commit() {
-		t.Fatal("decided already")
-	}
-	v.settle(true)
-	for range 3 * maxInquiries {
-		hold(t, ln, nil)
-	}
-	config := vmstate.Configuration{Machine: "vmferry", PageBits: 12, UUID: uuid, HasUUID: true}
-	dial := func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "tcp", ln.Addr().String())
-	}
-	if runs, err := askUntilKnown(t.Context(), dial, config.Head(), 30*time.Second, func(error) bool { return false }); err != nil || !runs {
-		t.Errorf("runs: %v, error %v", runs, err)
 	}
 }

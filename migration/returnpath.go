@@ -9,19 +9,30 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmferry/vmferry/internal/cause"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// returnPath is what the destination says to the source. A goroutine reads it
-// until the destination's last word, or until the connection is closed.
-type returnPath struct {
+// ReturnPath is what the destination says to the source. A goroutine reads it until the
+// SHUT, or until the connection is closed.
+type ReturnPath struct {
 	pongs chan uint32
 	ended chan struct{} // closed at the end; err is then how it went
 	err   error
 }
 
-func readReturnPath(r io.Reader) *returnPath {
-	b := &returnPath{pongs: make(chan uint32, 16), ended: make(chan struct{})}
+// Pongs gets the values of the PONGs.
+func (b *ReturnPath) Pongs() <-chan uint32 { return b.pongs }
+
+// Ended is closed at the end of the return path.
+func (b *ReturnPath) Ended() <-chan struct{} { return b.ended }
+
+// Err is how the return path ended: nil for the SHUT of a success. It may be called when
+// Ended is closed.
+func (b *ReturnPath) Err() error { return b.err }
+
+func readReturnPath(r io.Reader) *ReturnPath {
+	b := &ReturnPath{pongs: make(chan uint32, 16), ended: make(chan struct{})}
 	go func() {
 		defer close(b.ended)
 		for {
@@ -51,7 +62,7 @@ const lastWordWithin = time.Second
 
 // endsBeside tells whether the return path has ended. If the destination broke a
 // connection, its reason can still be on the way.
-func (b *returnPath) endsBeside(ctx context.Context, err error) bool {
+func (b *ReturnPath) endsBeside(ctx context.Context, err error) bool {
 	if !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		select {
 		case <-b.ended:
@@ -81,7 +92,7 @@ func (s *Sender) Ping(ctx context.Context) (time.Duration, error) {
 	defer s.closeOn(ctx)()
 	s.pings++
 	value, asked := pingBase+s.pings, time.Now()
-	if err := s.say(vmstate.Ping(value)); err != nil {
+	if err := s.Say(vmstate.Ping(value)); err != nil {
 		return 0, s.explain(ctx, err)
 	}
 	err := s.awaitPong(ctx, value)
@@ -92,7 +103,8 @@ func (s *Sender) Ping(ctx context.Context) (time.Duration, error) {
 // path, and from the words of the handover.
 const pingBase = 0x1000
 
-func (s *Sender) say(c vmstate.Command) error {
+// Say writes a command at once.
+func (s *Sender) Say(c vmstate.Command) error {
 	if err := s.main.Command(c); err != nil {
 		return err
 	}
@@ -101,7 +113,7 @@ func (s *Sender) say(c vmstate.Command) error {
 
 // awaitPong waits for the PONG of that value.
 func (s *Sender) awaitPong(ctx context.Context, value uint32) error {
-	defer s.watch.awaitReply()()
+	defer s.watch.AwaitReply()()
 	for {
 		select {
 		case got := <-s.back.pongs:
@@ -112,7 +124,7 @@ func (s *Sender) awaitPong(ctx context.Context, value uint32) error {
 			if s.back.err == nil {
 				return fmt.Errorf("return path: %w: the destination says that it is done before the source is", vmstate.ErrMalformed)
 			}
-			return withCause(ctx, s.back.err)
+			return cause.Of(ctx, s.back.err, nil, "")
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

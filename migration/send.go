@@ -14,7 +14,9 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/cause"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -68,15 +70,10 @@ type SendConfig struct {
 	// Progress, if not nil, is kept up to date.
 	Progress *Progress
 
-	words []uint32 // PINGs with which the stream begins
+	// Words are the values of PINGs with which the stream begins, if ReturnPath is
+	// set: see vmstate.WordAsk.
+	Words []uint32
 }
-
-// ErrNoConnection is wrapped when dialing takes longer than LinkTimeout.
-var ErrNoConnection = errors.New("no connection to the destination")
-
-// Dialer makes a connection to the destination. The context is for the dialing, and
-// ends when that has: as with net.Dialer, the connection has to outlive it.
-type Dialer func(ctx context.Context) (net.Conn, error)
 
 // Sender is the source of one migration. Its calls are Connect, Round any
 // number of times, DeviceState, Finish; and Close in any case.
@@ -84,8 +81,8 @@ type Sender struct {
 	cfg      SendConfig
 	mainConn net.Conn
 	connsMu  sync.Mutex // a context that ends closes while channels are opened
-	conns    []*link
-	watch    *watch
+	conns    []*transport.Link
+	watch    *transport.Watch
 	closed   bool
 	senders  []*multifd.Sender
 	batches  [][2]*guest.Batch
@@ -95,20 +92,20 @@ type Sender struct {
 	main *vmstate.Writer
 
 	limit *rate.Limiter // nil without a bound
-	back  *returnPath   // nil without one
+	back  *ReturnPath   // nil without one
 	pings uint32
 }
 
 // Connect opens the main channel first and then the multifd channels, in
 // order, and sends the setup.
-func Connect(ctx context.Context, dial Dialer, cfg SendConfig) (_ *Sender, err error) {
+func Connect(ctx context.Context, dial transport.Dialer, cfg SendConfig) (_ *Sender, err error) {
 	if cfg.Channels < 1 || cfg.Channels > multifd.MaxChannels {
-		return nil, fmt.Errorf("%w: %d channels (want 1 to %d)", ErrChannels, cfg.Channels, multifd.MaxChannels)
+		return nil, fmt.Errorf("%w: %d channels (want 1 to %d)", transport.ErrChannels, cfg.Channels, multifd.MaxChannels)
 	}
 	if cfg.Progress == nil {
 		cfg.Progress = new(Progress)
 	}
-	s := &Sender{cfg: cfg, limit: newLimiter(cfg.Bandwidth), watch: startWatch(true, cfg.StallTimeout, cfg.LinkTimeout)}
+	s := &Sender{cfg: cfg, limit: newLimiter(cfg.Bandwidth), watch: transport.StartWatch(true, cfg.StallTimeout, cfg.LinkTimeout)}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -121,7 +118,10 @@ func Connect(ctx context.Context, dial Dialer, cfg SendConfig) (_ *Sender, err e
 			return nil, err
 		}
 	}
-	if s.mainConn, err = s.openFirst(ctx, dial); err != nil {
+	first := func(ctx context.Context) (*transport.Link, error) {
+		return dial.LinkOnceListening(ctx, cfg.LinkTimeout, cfg.ConnectTimeout)
+	}
+	if s.mainConn, err = s.open(ctx, first); err != nil {
 		return nil, err
 	}
 	s.main = vmstate.NewWriter(s.mainConn, cfg.Layout, cfg.SyncMode)
@@ -151,7 +151,7 @@ func (s *Sender) begin() error {
 	}
 	if s.cfg.ReturnPath {
 		commands := vmstate.OpenReturnPath()
-		for _, word := range s.cfg.words {
+		for _, word := range s.cfg.Words {
 			commands = append(commands, vmstate.Ping(word))
 		}
 		for _, c := range commands {
@@ -182,35 +182,24 @@ func (s *Sender) setUp(id int) error {
 }
 
 // open makes a connection that closeConns closes.
-func (s *Sender) open(ctx context.Context, dial Dialer) (net.Conn, error) {
-	most := s.cfg.LinkTimeout
-	if most <= 0 {
-		most = defaultLinkTimeout
-	}
-	dialing, cancel := context.WithTimeout(ctx, most)
-	defer cancel()
-	conn, err := dial(dialing)
-	if err != nil && dialing.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("%w within %v: %w", ErrNoConnection, most, err)
-	}
+func (s *Sender) open(ctx context.Context, dial func(context.Context) (*transport.Link, error)) (net.Conn, error) {
+	l, err := dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s.connsMu.Lock()
 	defer s.connsMu.Unlock()
 	if s.closed {
-		conn.Close()
+		l.Close()
 		return nil, context.Cause(ctx)
 	}
-	setLinkTimeout(conn, s.cfg.LinkTimeout)
-	l := newLink(conn)
 	s.conns = append(s.conns, l)
-	s.watch.add(l)
+	s.watch.Add(l)
 	return l, nil
 }
 
-func (s *Sender) openChannel(ctx context.Context, dial Dialer, id int) error {
-	conn, err := s.open(ctx, dial)
+func (s *Sender) openChannel(ctx context.Context, dial transport.Dialer, id int) error {
+	conn, err := s.open(ctx, func(ctx context.Context) (*transport.Link, error) { return dial.Link(ctx, s.cfg.LinkTimeout) })
 	if err != nil {
 		return fmt.Errorf("multifd channel %d: %w", id, err)
 	}
@@ -221,7 +210,7 @@ func (s *Sender) openChannel(ctx context.Context, dial Dialer, id int) error {
 // closeOn closes all connections when ctx ends, which ends all writing. The
 // returned function takes that back.
 func (s *Sender) closeOn(ctx context.Context) func() {
-	stop := context.AfterFunc(ctx, s.closeConns)
+	stop := context.AfterFunc(ctx, s.CloseConnections)
 	return func() { stop() }
 }
 
@@ -318,21 +307,22 @@ func (s *Sender) DeviceState(ctx context.Context, d multifd.DeviceState) error {
 // Finish ends RAM, sends the device state with the end of the stream, and with
 // a return path waits until the destination says how it went.
 func (s *Sender) Finish(ctx context.Context, devices []byte) error {
-	if err := s.end(ctx, devices); err != nil || s.back == nil {
+	if err := s.End(ctx, devices); err != nil || s.back == nil {
 		return err
 	}
 	defer s.closeOn(ctx)()
-	defer s.watch.awaitReply()()
+	defer s.watch.AwaitReply()()
 	select {
 	case <-s.back.ended:
-		return withCause(ctx, s.back.err)
+		return cause.Of(ctx, s.back.err, nil, "")
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-// end ends RAM and sends the device state with the end of the stream.
-func (s *Sender) end(ctx context.Context, devices []byte) error {
+// End ends RAM and sends the device state with the end of the stream. It does not wait
+// for the destination: see Finish.
+func (s *Sender) End(ctx context.Context, devices []byte) error {
 	defer s.closeOn(ctx)()
 	if err := s.main.BeginSection(true); err != nil {
 		return s.explain(ctx, err)
@@ -343,30 +333,32 @@ func (s *Sender) end(ctx context.Context, devices []byte) error {
 	return s.explain(ctx, s.main.Devices(devices))
 }
 
-// explain prefers what the destination said to how the writing then failed.
+// explain returns the error that explains why sending failed: see cause.Of.
 func (s *Sender) explain(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
+	var said error
 	if s.back != nil && s.back.endsBeside(ctx, err) {
-		if said := s.back.err; said != nil && !errors.Is(said, net.ErrClosed) && !errors.Is(said, ErrStalled) {
-			return fmt.Errorf("%w (while sending: %w)", adviseTLS(said), err)
+		if said = s.back.err; errors.Is(said, net.ErrClosed) || errors.Is(said, transport.ErrStalled) {
+			said = nil
 		}
 	}
-	return withCause(ctx, err)
+	return cause.Of(ctx, err, transport.AdviseAlert(said), "while sending")
 }
 
-func (s *Sender) closeConns() {
+// CloseConnections ends all reading and writing.
+func (s *Sender) CloseConnections() {
 	s.connsMu.Lock()
 	defer s.connsMu.Unlock()
 	s.closed = true
-	closeAll(s.conns)
+	transport.CloseAll(s.conns)
 }
 
 // Close closes the connections and frees what the method holds.
 func (s *Sender) Close() error {
-	s.closeConns()
-	s.watch.stop()
+	s.CloseConnections()
+	s.watch.Stop()
 	for _, sender := range s.senders {
 		sender.Close()
 	}
@@ -375,4 +367,28 @@ func (s *Sender) Close() error {
 		<-s.back.ended // its reader sees the closing
 	}
 	return nil
+}
+
+// ReturnPath returns what the destination says; nil without a return path.
+func (s *Sender) ReturnPath() *ReturnPath { return s.back }
+
+// SetWriteDeadline bounds the writing of the main channel.
+func (s *Sender) SetWriteDeadline(t time.Time) error { return s.mainConn.SetWriteDeadline(t) }
+
+// Sent is what each channel has carried.
+type Sent struct {
+	Pages multifd.SentPages // of all channels
+	Bytes []uint64          // of each channel
+}
+
+// Sent returns what was sent so far. No Round may be under way.
+func (s *Sender) Sent() (sum Sent) {
+	for _, c := range s.senders {
+		p := c.Pages()
+		sum.Pages.Zero += p.Zero
+		sum.Pages.Raw += p.Raw
+		sum.Pages.Compressed += p.Compressed
+		sum.Bytes = append(sum.Bytes, c.Bytes())
+	}
+	return sum
 }

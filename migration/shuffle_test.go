@@ -1,4 +1,4 @@
-package migration
+package migration_test
 
 import (
 	"bytes"
@@ -15,6 +15,8 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/soak"
+	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/snapshot/snapshottest"
@@ -238,7 +240,7 @@ func (l *feeds) Close() error   { l.once.Do(func() { close(l.conns) }); return n
 func (l *feeds) Addr() net.Addr { return &net.UnixAddr{Name: "here"} }
 
 // receive runs the schedule into a sink.
-func (s *schedule) receive(sink guest.Sink) (*Received, error) {
+func (s *schedule) receive(sink guest.Sink) (*migration.Received, error) {
 	readers := make([]*feed, len(s.conns))
 	ln := &feeds{conns: make(chan net.Conn, len(s.conns))}
 	for i := range readers {
@@ -248,7 +250,7 @@ func (s *schedule) receive(sink guest.Sink) (*Received, error) {
 		ln.conns <- readers[i]
 	}
 	go s.deliver(readers)
-	return Receive(context.Background(), ln, ReceiveConfig{
+	return migration.Receive(context.Background(), ln, migration.ReceiveConfig{
 		Channels: len(s.conns) - 1, Method: s.method, Sink: sink, ConnectTimeout: time.Minute,
 	})
 }
@@ -285,7 +287,7 @@ func TestNewestWriteWinsInASnapshot(t *testing.T) {
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
-		m, err := w.Finish(t.Context(), received.Meta())
+		m, err := w.Finish(t.Context(), stored.Meta(received))
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -21,7 +22,7 @@ func TestReceive_ASourceThatFallsSilentIsAStall(t *testing.T) {
 		done := start(t, ln, rec, newWarnings(), func(c *ReceiveConfig) { c.StallTimeout = 200 * time.Millisecond })
 		underWay(t, ln, rec)
 		err := ended(t, done)
-		if !errors.Is(err, ErrStalled) {
+		if !errors.Is(err, transport.ErrStalled) {
 			t.Fatalf("%s: error %v", network, err)
 		}
 		for _, part := range []string{"no byte moved on any connection for 200ms", "main channel: waiting for the source to send", "--stall-timeout", "the main channel was at byte 200"} {
@@ -35,11 +36,11 @@ func TestReceive_ASourceThatFallsSilentIsAStall(t *testing.T) {
 func TestReceive_AHeadThatNeverComesIsAStall(t *testing.T) {
 	rec, ln := smallRecording(t), listenOn(t, "unix")
 	done := start(t, ln, rec, newWarnings(), func(c *ReceiveConfig) { c.StallTimeout = 100 * time.Millisecond })
-	rec.conns[0] = rec.conns[0][:30] // with the machine's name, without what follows
-	for _, data := range rec.conns {
+	rec.Conns[0] = rec.Conns[0][:30] // with the machine's name, without what follows
+	for _, data := range rec.Conns {
 		hold(t, ln, data[:min(len(data), 100)])
 	}
-	if err := ended(t, done); !errors.Is(err, ErrStalled) {
+	if err := ended(t, done); !errors.Is(err, transport.ErrStalled) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -51,12 +52,12 @@ func TestReceive_AChannelThatStopsInsideAPacketIsAStall(t *testing.T) {
 	done := start(t, ln, rec, newWarnings(), func(c *ReceiveConfig) {
 		c.StallTimeout, c.Progress = 300*time.Millisecond, &progress
 	})
-	main, rest := rec.conns[0][:len(rec.conns[0])-100], rec.conns[0][len(rec.conns[0])-100:]
-	begun := firstPacket(t, rec.conns[1])
+	main, rest := rec.Conns[0][:len(rec.Conns[0])-100], rec.Conns[0][len(rec.Conns[0])-100:]
+	begun := firstPacket(t, rec.Conns[1])
 	conn := hold(t, ln, nil)
 	go conn.Write(main)
 	var all uint64
-	for i, data := range rec.conns[1:] {
+	for i, data := range rec.Conns[1:] {
 		channel := hold(t, ln, nil)
 		all += uint64(len(data)) - 64
 		if i == 1 {
@@ -68,7 +69,7 @@ func TestReceive_AChannelThatStopsInsideAPacketIsAStall(t *testing.T) {
 	awaitBytes(t, &progress, all)
 	conn.Write(rest)
 	err := ended(t, done)
-	if !errors.Is(err, ErrStalled) && (err == nil || !strings.Contains(err.Error(), "pages after the last sync point")) {
+	if !errors.Is(err, transport.ErrStalled) && (err == nil || !strings.Contains(err.Error(), "pages after the last sync point")) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -96,8 +97,8 @@ func TestReceive_WorkOfThisSideIsNoStall(t *testing.T) {
 			return nil
 		}
 	})
-	replay(t, ln, rec.conns[:1])
-	for _, data := range rec.conns[1:] { // which stay open
+	Replay(t, ln, rec.Conns[:1])
+	for _, data := range rec.Conns[1:] { // which stay open
 		conn := hold(t, ln, nil)
 		go conn.Write(data)
 	}
@@ -111,17 +112,17 @@ func TestReceive_WorkOfThisSideIsNoStall(t *testing.T) {
 func TestReceive_ASourceThatComesInPartIsForgotten(t *testing.T) {
 	rec, log, ln := smallRecording(t), newWarnings(), listenOn(t, "unix")
 	done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.ConnectTimeout, c.StallTimeout = 0, time.Second })
-	hold(t, ln, rec.conns[0][:200])
-	hold(t, ln, rec.conns[1][:64])
+	hold(t, ln, rec.Conns[0][:200])
+	hold(t, ln, rec.Conns[1][:64])
 	log.await(t, "2 of 3 connections came, and no other for 1s", 1)
-	replay(t, ln, rec.conns)
+	Replay(t, ln, rec.Conns)
 	if err := ended(t, done); err != nil {
 		t.Error(err)
 	}
 }
 
 // peer is a destination that does with each connection as it is told.
-func peer(t *testing.T, network string, serve func(net.Conn)) Dialer {
+func peer(t *testing.T, network string, serve func(net.Conn)) transport.Dialer {
 	t.Helper()
 	ln := listenOn(t, network)
 	go func() {
@@ -134,12 +135,12 @@ func peer(t *testing.T, network string, serve func(net.Conn)) Dialer {
 			go serve(conn)
 		}
 	}()
-	addr := Address{network, ln.Addr().String()}
+	addr := transport.Address{Network: network, Addr: ln.Addr().String()}
 	return func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }
 }
 
 // sendAll sends memory of 16 MiB that is not zero.
-func sendAll(t *testing.T, dial Dialer, cfg SendConfig) error {
+func sendAll(t *testing.T, dial transport.Dialer, cfg SendConfig) error {
 	t.Helper()
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "ram", Length: 16 << 20}})
 	if err != nil {
@@ -174,7 +175,7 @@ func TestSend_ADestinationThatStopsReadingIsAStall(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		dial := peer(t, network, func(net.Conn) {})
 		err := sendAll(t, dial, SendConfig{StallTimeout: 300 * time.Millisecond})
-		if !errors.Is(err, ErrStalled) || !strings.Contains(err.Error(), "waiting for the destination to read") {
+		if !errors.Is(err, transport.ErrStalled) || !strings.Contains(err.Error(), "waiting for the destination to read") {
 			t.Errorf("%s: error %v", network, err)
 		}
 	}
@@ -184,7 +185,7 @@ func TestSend_ADestinationThatNeverAnswersIsAStall(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		dial := peer(t, network, func(conn net.Conn) { io.Copy(io.Discard, conn) })
 		err := sendAll(t, dial, SendConfig{StallTimeout: 300 * time.Millisecond, ReturnPath: true})
-		if !errors.Is(err, ErrStalled) || !strings.Contains(err.Error(), "waiting for the destination's answer") {
+		if !errors.Is(err, transport.ErrStalled) || !strings.Contains(err.Error(), "waiting for the destination's answer") {
 			t.Errorf("%s: error %v", network, err)
 		}
 	}
@@ -212,7 +213,7 @@ func TestSend_ASlowReaderThatAcknowledgesIsAlive(t *testing.T) {
 
 func TestSend_TriesAgainUntilTheDestinationListens(t *testing.T) {
 	ln := listenOn(t, "unix")
-	addr := Address{"unix", ln.Addr().String()}
+	addr := transport.Address{Network: "unix", Addr: ln.Addr().String()}
 	ln.Close() // and removes the socket
 	dials := 0
 	dial := func(ctx context.Context) (net.Conn, error) {
@@ -242,12 +243,12 @@ func TestSend_TriesAgainUntilTheDestinationListens(t *testing.T) {
 func TestSend_SaysForHowLongItTried(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		ln := listenOn(t, network)
-		addr := Address{network, ln.Addr().String()}
+		addr := transport.Address{Network: network, Addr: ln.Addr().String()}
 		ln.Close()
 		dials := 0
 		dial := func(ctx context.Context) (net.Conn, error) { dials++; return addr.Dial(ctx, nil) }
 		err := sendAll(t, dial, SendConfig{ConnectTimeout: 100 * time.Millisecond})
-		if err == nil || !strings.Contains(err.Error(), "nobody listened there for 100ms") || dials < 2 {
+		if err == nil || !strings.Contains(err.Error(), "no process listened there for 100ms") || dials < 2 {
 			t.Errorf("%s: %d dials, error %v", network, dials, err)
 		}
 		dials = 0

@@ -1,4 +1,4 @@
-package migration
+package migration_test
 
 import (
 	"bytes"
@@ -14,6 +14,8 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/snapshot/snapshottest"
 	"github.com/vmferry/vmferry/vmstate"
@@ -50,7 +52,7 @@ func FuzzReceiveWhole(f *testing.F) {
 }
 
 // receiveInto runs the script; the result is nil if it failed.
-func (s *wholeScript) receiveInto(t *testing.T, sink guest.Sink) *Received {
+func (s *wholeScript) receiveInto(t *testing.T, sink guest.Sink) *migration.Received {
 	t.Helper()
 	goroutines, allocated := runtime.NumGoroutine(), allocatedBytes()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -70,10 +72,10 @@ func (s *wholeScript) receiveInto(t *testing.T, sink guest.Sink) *Received {
 		panic("Receive does not end:\n" + string(buf[:runtime.Stack(buf, true)]))
 	})
 	committed := false
-	received, err := Receive(ctx, ln, ReceiveConfig{
-		Commit:   func(*Received) error { committed = true; return nil },
+	received, err := migration.Receive(ctx, ln, migration.ReceiveConfig{
+		Commit:   func(*migration.Received) error { committed = true; return nil },
 		Channels: len(s.conns) - 1, Method: s.method, Sink: sink, ConnectTimeout: 20 * time.Second,
-		Reader: vmstate.ReaderOptions{MaxDevices: 1 << 20},
+		Main: vmstate.DestinationOptions{MaxDevices: 1 << 20},
 	})
 	hang.Stop()
 	cancel()
@@ -114,7 +116,7 @@ func (s *wholeScript) receiveSnapshot(t *testing.T) {
 		w.Abort()
 		return
 	}
-	if _, err := w.Finish(t.Context(), received.Meta()); err != nil {
+	if _, err := w.Finish(t.Context(), stored.Meta(received)); err != nil {
 		if !s.faulty {
 			t.Errorf("finishing a snapshot: %v", err)
 		}

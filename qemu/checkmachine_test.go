@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/qmp/qmptest"
@@ -64,7 +66,7 @@ func TestDescribe(t *testing.T) {
 }
 
 func TestRestore_FailureSaysWhatStateQEMUIsIn(t *testing.T) {
-	broken := errors.New("broken pipe")
+	broken := fmt.Errorf("writing: %w", unix.EPIPE)
 	corrupt := fmt.Errorf("%w: pages-000000: its digest is wrong", snapshot.ErrCorrupt)
 	unread := &fs.PathError{Op: "read", Path: "pages-000000", Err: syscall.EIO}
 	tests := map[string]struct {

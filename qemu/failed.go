@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
+	"github.com/vmferry/vmferry/internal/cause"
 	"github.com/vmferry/vmferry/internal/sleep"
 	"github.com/vmferry/vmferry/qmp"
-	"github.com/vmferry/vmferry/snapshot"
 )
 
 // errLoad is that QEMU said that the machine could not be loaded.
@@ -27,8 +26,8 @@ func (s *restore) listen(ctx context.Context, uri string) error {
 // hints names the usual causes of a failed restore that cannot be compared beforehand.
 const hints = "its own messages (stderr or log) name the section; often a device, an option of -device or -machine, or a ROM differs from the machine that was saved"
 
-// explain adds QEMU's reason for a failure, if QEMU still answers, and the state that
-// the destination is left in.
+// explain returns the error that explains why a restore failed, with the state that the
+// destination is left in.
 func (s *restore) explain(ctx context.Context, err error) error {
 	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
@@ -38,32 +37,30 @@ func (s *restore) explain(ctx context.Context, err error) error {
 		// time to report its own.
 		m, qerr = s.awaitFailure(short)
 	}
-	if errors.Is(qerr, qmp.ErrClosed) {
-		if errors.Is(err, ErrGone) {
-			return fmt.Errorf("%w (%s)", err, hints)
-		}
-		return fmt.Errorf("%w while it loaded the machine (%s): %w", ErrGone, hints, err)
-	}
-	if qerr != nil {
-		return fmt.Errorf("%w (QEMU does not say what state it is in: %w)", err, qerr)
+	err = cause.Of(ctx, err, reasonOfQEMU(m, qerr), "sending")
+	if errors.Is(err, errLoad) || errors.Is(err, ErrGone) {
+		err = fmt.Errorf("%w; %s", err, hints)
 	}
 	switch {
-	case unreadable(err):
-		// QEMU failed because the sending ended, whatever it says.
-		return fmt.Errorf("%w; %s", err, s.leftIn(short, m))
-	case errors.Is(err, errLoad):
-		return fmt.Errorf("%w; %s; %s", err, hints, s.leftIn(short, m))
-	case m.Status == qmp.MigrationFailed:
-		return fmt.Errorf("%w: %s; %s; %s (sending: %w)", errLoad, orUnknown(m.ErrorDesc), hints, s.leftIn(short, m), err)
+	case errors.Is(err, ErrGone):
+		return err
+	case errors.Is(qerr, qmp.ErrClosed):
+		return fmt.Errorf("%w; this QEMU has ended: start it anew", err)
+	case qerr != nil:
+		return fmt.Errorf("%w (QEMU does not say what state it is in: %w)", err, qerr)
 	}
 	return fmt.Errorf("%w; %s", err, s.leftIn(short, m))
 }
 
-// unreadable tells whether the snapshot is why a restore failed: it is corrupt, or
-// a file of it cannot be read.
-func unreadable(err error) bool {
-	var file *fs.PathError
-	return errors.Is(err, snapshot.ErrCorrupt) || errors.As(err, &file)
+// reasonOfQEMU is why the restore failed by what QEMU says, nil if QEMU gives no reason.
+func reasonOfQEMU(m qmp.Migration, err error) error {
+	switch {
+	case errors.Is(err, qmp.ErrClosed):
+		return fmt.Errorf("%w while it loaded the machine", ErrGone)
+	case err == nil && m.Status == qmp.MigrationFailed:
+		return fmt.Errorf("%w: %s", errLoad, orUnknown(m.ErrorDesc))
+	}
+	return nil
 }
 
 // awaitFailure waits up to a second for QEMU to notice that the connections are closed.

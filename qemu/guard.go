@@ -82,7 +82,7 @@ func (g *Guard) tell(r *recovery) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, err := g.stdin.Write(append(marshal(r), '\n')); err != nil {
-		// That pipe's end says nothing about QEMU's: see sawPeerLeave.
+		// That pipe's end says nothing about QEMU's: see cause.ConnectionEnded.
 		return fmt.Errorf("sending the recovery to the guard process: %v (was it killed?)", err)
 	}
 	return nil

@@ -12,11 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/qmp/qmptest"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // A hostileMonitor is a QEMU that answers by a script of bytes: each command that
@@ -268,7 +268,7 @@ func (m *hostileMonitor) friendly(command string, args json.RawMessage) (any, er
 func (m *hostileMonitor) migrate(command string, args json.RawMessage) (any, error) {
 	var to struct{ URI string }
 	json.Unmarshal(args, &to)
-	addr, err := migration.ParseAddress(to.URI)
+	addr, err := transport.ParseAddress(to.URI)
 	if err != nil {
 		return nil, err
 	}

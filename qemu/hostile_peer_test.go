@@ -13,15 +13,17 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
 // hostilePeer is the other end of a migration.
 type hostilePeer struct {
-	addr     migration.Address
+	addr     transport.Address
 	kind     byte
 	channels int
 	method   multifd.Method
@@ -58,7 +60,7 @@ func (p *hostilePeer) send(ctx context.Context, saved *snapshot.Reader) error {
 		conn, err := p.addr.Dial(ctx, nil)
 		return &shortConn{Conn: conn, left: left}, err
 	}
-	return migration.SendSnapshot(ctx, dial, saved, migration.SnapshotConfig{Channels: p.channels, Method: p.method, NoReturnPath: p.kind%8 != 5})
+	return stored.Send(ctx, dial, saved, stored.SendConfig{Channels: p.channels, Method: p.method, NoReturnPath: p.kind%8 != 5})
 }
 
 // receive takes a migration in, or not.
@@ -126,7 +128,7 @@ func savedMachine(tb testing.TB) *snapshot.Reader {
 	bucket := snapshottest.NewBucket()
 	w, err := snapshot.Create(bucket, snapshot.Options{Store: snapshot.StoreRaw})
 	must(err)
-	ln, err := migration.Address{Network: "unix", Addr: filepath.Join(tb.TempDir(), "s")}.Listen(context.Background())
+	ln, err := transport.Address{Network: "unix", Addr: filepath.Join(tb.TempDir(), "s")}.Listen(context.Background())
 	must(err)
 	sent := make(chan error, 1)
 	go func() {
@@ -151,7 +153,7 @@ func savedMachine(tb testing.TB) *snapshot.Reader {
 		Channels: 1, Method: multifd.None, Sink: w, ConnectTimeout: time.Minute,
 	})
 	must(errors.Join(err, <-sent))
-	_, err = w.Finish(context.Background(), received.Meta())
+	_, err = w.Finish(context.Background(), stored.Meta(received))
 	must(err)
 	r, err := snapshot.Open(bucket)
 	must(err)

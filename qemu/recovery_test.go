@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/vmferry/vmferry/internal/cause"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/qmp/qmptest"
@@ -147,16 +148,16 @@ func TestExplainBy_PrefersTheEndThatKnows(t *testing.T) {
 	full := errors.New("no space left on device")
 	left := fmt.Errorf("main channel: %w", multifd.ErrTruncated)
 	broken := errorOfMigration(qmp.Migration{Status: qmp.MigrationFailed, ErrorDesc: "Broken pipe"}, sending)
-	if err := explainBy(left, cancelled); !strings.HasPrefix(err.Error(), "the migration was cancelled at QEMU") || !errors.Is(err, multifd.ErrTruncated) {
+	if err := cause.Of(t.Context(), left, cancelled, doing); !strings.HasPrefix(err.Error(), "the migration was cancelled at QEMU") || !errors.Is(err, multifd.ErrTruncated) {
 		t.Errorf("%v", err)
 	}
-	if err := explainBy(full, broken); err != full {
+	if err := cause.Of(t.Context(), full, broken, doing); err != full {
 		t.Errorf("%v, want what came first", err)
 	}
-	if err := explainBy(left, nil); err != left {
+	if err := cause.Of(t.Context(), left, nil, doing); err != left {
 		t.Errorf("%v", err)
 	}
-	if err := explainBy(nil, broken); err != broken {
+	if err := cause.Of(t.Context(), nil, broken, doing); err != broken {
 		t.Errorf("%v", err)
 	}
 }

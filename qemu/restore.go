@@ -10,9 +10,11 @@ import (
 
 	"github.com/vmferry/vmferry/internal/sleep"
 	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // RestoreOptions say how a snapshot is started. Zero values are defaults.
@@ -205,7 +207,7 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 		s.watch(ctx, cancel)
 	}()
 	defer func() { cancel(nil); <-watched }()
-	return migration.SendSnapshot(ctx, s.dialer(dir), s.r, migration.SnapshotConfig{
+	return stored.Send(ctx, s.dialer(dir), s.r, stored.SendConfig{
 		StallTimeout: s.opts.StallTimeout,
 		Channels:     s.opts.Channels, Method: s.opts.Method, Level: s.opts.Level, AllZero: s.allZero, UUID: &uuid, Accelerator: s.opts.Accelerator, Progress: &s.prog,
 	})
@@ -213,7 +215,7 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 
 // dialer connects to QEMU's socket. With the last connection the socket has done its
 // work: it is removed then, and does not stay behind if this process is killed.
-func (s *restore) dialer(dir *socketDir) migration.Dialer {
+func (s *restore) dialer(dir *socketDir) transport.Dialer {
 	made := 0
 	return func(ctx context.Context) (net.Conn, error) {
 		conn, err := dir.dial(ctx)

@@ -16,9 +16,9 @@ import (
 
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/internal/soak"
-	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // idle starts a machine that works on nothing, as libvirt starts one: a guest that
@@ -286,7 +286,7 @@ func TestRealQEMUFrozen_SaveEndsAndTheGuardFinishes(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "s")
 	_, err = qemu.Save(soon(t), path, opts)
-	if !errors.Is(err, migration.ErrStalled) || !errors.Is(err, qmp.ErrSilent) {
+	if !errors.Is(err, transport.ErrStalled) || !errors.Is(err, qmp.ErrSilent) {
 		t.Errorf("frozen: %v, %v; want ErrStalled and ErrSilent", frozen, err)
 	}
 	noSnapshot(t, path)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vmferry/vmferry/internal/termtext"
 	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
@@ -264,7 +265,7 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 		return nil, err
 	}
 	s.report("finish")
-	meta := received.Meta()
+	meta := stored.Meta(received)
 	if s.recovery.ranAtPause() && !live(s.recovery.Saved) {
 		meta.Machine.RunState = qmp.StateRunning // the save itself had paused it
 	}

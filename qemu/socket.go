@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/internal/unixpath"
-	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/qmp"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // Names of sockets in the directory.
@@ -112,7 +112,7 @@ func (d *socketDir) socket() string { return filepath.Join(d.path, socketName) }
 
 // address returns the socket's address for QEMU.
 func (d *socketDir) address() string {
-	return migration.Address{Network: "unix", Addr: d.socket()}.String()
+	return transport.Address{Network: "unix", Addr: d.socket()}.String()
 }
 
 // listen listens on the socket, which QEMU's user can connect to. The directory

@@ -12,9 +12,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmferry/vmferry/internal/cause"
 	"github.com/vmferry/vmferry/internal/sleep"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/qmp"
+	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -86,7 +88,7 @@ func (s *save) startReceiving(ctx context.Context, ln net.Listener) *receiving {
 				r.received = all
 				return s.allArrived(all)
 			},
-			Reader:         vmstate.ReaderOptions{NoDescription: s.noDescription},
+			Main:           vmstate.DestinationOptions{NoDescription: s.noDescription},
 			ConnectTimeout: s.opts.ConnectTimeout, Accelerator: s.opts.Accelerator, Progress: &s.prog, Pace: pace, Logger: s.opts.Logger,
 		})
 		r.gaveUp = errors.Is(r.err, errNotRunning)
@@ -215,7 +217,7 @@ func (s *save) pushThrough(ctx context.Context) {
 // ended, and returns the result of both. If the receiving failed for a reason of its
 // own, awaitSource ends the migration at QEMU.
 func (s *save) awaitSource(ctx context.Context, r *receiving) error {
-	if r.err != nil && !r.gaveUp && !sawPeerLeave(r.err) {
+	if r.err != nil && !r.gaveUp && !cause.ConnectionEnded(r.err) {
 		s.giveUp(ctx, r)
 		return r.err
 	}
@@ -223,16 +225,16 @@ func (s *save) awaitSource(ctx context.Context, r *receiving) error {
 	defer cancel()
 	for {
 		if err := s.look(short); err != nil {
-			return explainBy(r.err, err)
+			return cause.Of(ctx, r.err, err, doing)
 		}
 		if s.last.Ended() {
-			return s.outcome(r)
+			return s.outcome(ctx, r)
 		}
 		if sleep.For(short, watchInterval) != nil {
 			break
 		}
 	}
-	return explainBy(r.err, fmt.Errorf("%w: the connections are closed, and QEMU still reports the migration as %q after %v", ErrState, s.last.Status, cleanupTime))
+	return cause.Of(ctx, r.err, fmt.Errorf("%w: the connections are closed, and QEMU still reports the migration as %q after %v", ErrState, s.last.Status, cleanupTime), doing)
 }
 
 // failedGrace is how long the connections of a migration that failed at QEMU may stay
@@ -253,14 +255,18 @@ func (s *save) awaitReceiving(ctx context.Context, r *receiving) error {
 	case <-late:
 		r.stop(errorOfMigration(s.last, sending))
 	}
-	return s.outcome(r)
+	return s.outcome(ctx, r)
 }
 
-// sending names what QEMU does in a save.
-const sending = "send the machine"
+const (
+	// sending names what QEMU does in a save.
+	sending = "send the machine"
+	// doing names this side in the error of a failure that both sides saw.
+	doing = "vmferry"
+)
 
 // outcome returns the result of a migration that has ended on both sides.
-func (s *save) outcome(r *receiving) error {
+func (s *save) outcome(ctx context.Context, r *receiving) error {
 	if r.gaveUp {
 		return nil
 	}
@@ -268,13 +274,13 @@ func (s *save) outcome(r *receiving) error {
 		s.pausedNow()
 		return nil
 	}
-	return s.failure(r.err)
+	return s.failure(ctx, r.err)
 }
 
 // failure joins QEMU's error with that of the receiving; nil if there is none.
-func (s *save) failure(receiving error) error {
-	err := explainBy(receiving, errorOfMigration(s.last, sending))
-	if err != nil && (errors.Is(receiving, migration.ErrNobody) || cannotConnect(s.last.ErrorDesc)) {
+func (s *save) failure(ctx context.Context, receiving error) error {
+	err := cause.Of(ctx, receiving, errorOfMigration(s.last, sending), doing)
+	if err != nil && (errors.Is(receiving, transport.ErrNoSource) || cannotConnect(s.last.ErrorDesc)) {
 		err = fmt.Errorf("%w: %s", err, adviceOnSocket(s.c))
 	}
 	return err

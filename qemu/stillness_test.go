@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmferry/vmferry/internal/cause"
 	"github.com/vmferry/vmferry/qmp"
 )
 
@@ -45,7 +46,7 @@ func TestStillness_MachineThatWasLetRunIsNoticed(t *testing.T) {
 func TestGuard_ThatWasKilledIsNotTakenForQEMUsLeaving(t *testing.T) {
 	g := &Guard{stdin: brokenPipe{}}
 	err := g.tell(&recovery{})
-	if err == nil || sawPeerLeave(err) {
+	if err == nil || cause.ConnectionEnded(err) {
 		t.Errorf("%v is taken for QEMU's end of the connection", err)
 	}
 }

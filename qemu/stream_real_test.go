@@ -17,6 +17,7 @@ import (
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // A live stream of several rounds is recorded and played twice: to a QEMU of
@@ -154,7 +155,7 @@ func playToQEMU(t *testing.T, version string, method multifd.Method, conns [][]b
 
 func playToMemory(t *testing.T, method multifd.Method, conns [][]byte) *guestmem.Memory {
 	t.Helper()
-	addr := migration.Address{Network: "unix", Addr: filepath.Join(t.TempDir(), "s")}
+	addr := transport.Address{Network: "unix", Addr: filepath.Join(t.TempDir(), "s")}
 	ln, err := addr.Listen(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -16,9 +16,11 @@ import (
 	"github.com/vmferry/vmferry/internal/certtest"
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // tlsFolder is a folder of certificates as QEMU's object tls-creds-x509 wants
@@ -115,7 +117,7 @@ func TestRealQEMUOfAnotherAuthorityIsTurnedAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := &tls.Config{Certificates: []tls.Certificate{own}, ClientCAs: authorities[0].Pool(), ClientAuth: tls.RequireAndVerifyClientCert}
-	if _, err := receiveOverTLS(t, src, server); !errors.Is(err, migration.ErrNobody) {
+	if _, err := receiveOverTLS(t, src, server); !errors.Is(err, transport.ErrNoSource) {
 		t.Errorf("error %v", err)
 	}
 	runsOn(t, src)
@@ -135,7 +137,7 @@ func receiveOverTLS(t *testing.T, src *qemutest.VM, server *tls.Config) (string,
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := migration.Address{Network: "tcp", Addr: "127.0.0.1:0"}.Listen(t.Context())
+	ln, err := transport.Address{Network: "tcp", Addr: "127.0.0.1:0"}.Listen(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +151,7 @@ func receiveOverTLS(t *testing.T, src *qemutest.VM, server *tls.Config) (string,
 		w.Abort()
 		return "", err
 	}
-	_, err = w.Finish(t.Context(), received.Meta())
+	_, err = w.Finish(t.Context(), stored.Meta(received))
 	return path, err
 }
 
@@ -167,9 +169,9 @@ func sendOverTLS(t *testing.T, path string, dst *qemutest.VM, client *tls.Config
 	if err := c.MigrateIncoming(t.Context(), "tcp:"+ln.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
-	to := migration.Address{Network: "tcp", Addr: address}
+	to := transport.Address{Network: "tcp", Addr: address}
 	over := func(ctx context.Context) (net.Conn, error) { return to.Dial(ctx, client) }
-	if err := migration.SendSnapshot(t.Context(), over, open(t, path), migration.SnapshotConfig{Channels: 3, Method: multifd.Zstd}); err != nil {
+	if err := stored.Send(t.Context(), over, open(t, path), stored.SendConfig{Channels: 3, Method: multifd.Zstd}); err != nil {
 		t.Fatalf("%v\n%s", err, dst.Stderr())
 	}
 }
@@ -197,7 +199,7 @@ func TestRealQEMUWithAKeyOfEveryKindIsTaken(t *testing.T) {
 				cfg.Paused = true
 				cfg.ExtraArgs = []string{"-object", "tls-creds-x509,id=tls0,verify-peer=on,sanity-check=off,endpoint=client,priority=" + priority + ",dir=" + tlsFolder(t, ca, issued)}
 				src := qemutest.Start(t, cfg)
-				named := migration.RequirePeer(server, "localhost")
+				named := transport.RequirePeer(server, "localhost")
 				check := named.VerifyConnection
 				named.VerifyConnection = func(cs tls.ConnectionState) error {
 					if cs.Version != version {

@@ -14,6 +14,7 @@ import (
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
+	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -52,7 +53,7 @@ func TestRealQEMUWithoutADescriptionThatWaitsForTheAnswer(t *testing.T) {
 			if err := c.SetMigrateCapabilities(t.Context(), map[string]bool{"return-path": true}); err != nil {
 				t.Fatal(err)
 			}
-			ln, err := migration.Address{Network: "unix", Addr: filepath.Join(t.TempDir(), "s")}.Listen(t.Context())
+			ln, err := transport.Address{Network: "unix", Addr: filepath.Join(t.TempDir(), "s")}.Listen(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -62,7 +63,7 @@ func TestRealQEMUWithoutADescriptionThatWaitsForTheAnswer(t *testing.T) {
 			mem := new(guestmem.Memory)
 			_, err = migration.Receive(soon(t), ln, migration.ReceiveConfig{
 				Channels: 2, Method: multifd.None, Sink: mem, ConnectTimeout: 20 * time.Second,
-				Reader: vmstate.ReaderOptions{NoDescription: accept},
+				Main: vmstate.DestinationOptions{NoDescription: accept},
 			})
 			mem.Close()
 			if accept != (err == nil) || !accept && !errors.Is(err, vmstate.ErrNoDescription) {

@@ -13,46 +13,46 @@ import (
 // state that has no description.
 var ErrNoDescription = errors.New("no VM description")
 
-// errQuiet says that nothing came for ReaderOptions.Quiet.
+// errQuiet says that nothing came for DestinationOptions.Quiet.
 var errQuiet = errors.New("quiet")
 
-// moreDevices reads on in the device state. Where what came can be all, and the
-// source waits for the answer, it waits for no longer than Quiet.
-func (r *Reader) moreDevices() error {
-	timed, ok := r.in.r.(interface{ SetReadDeadline(time.Time) error })
-	if !r.returnPath || !ok || !endsBare(r.devices) {
-		return r.in.more()
+// moreDevices reads on in the device state. Where the device state can end here and
+// the source waits for the answer, it waits no longer than Quiet.
+func (d *Destination) moreDevices() (*Event, error) {
+	timed, ok := d.stream.(interface{ SetReadDeadline(time.Time) error })
+	if !d.returnPath || !ok || !endsBare(d.devices) {
+		return d.Next()
 	}
-	if err := timed.SetReadDeadline(time.Now().Add(r.opts.Quiet)); err != nil {
-		return err
+	if err := timed.SetReadDeadline(time.Now().Add(d.opts.Quiet)); err != nil {
+		return nil, err
 	}
-	err := r.in.more()
+	e, err := d.Next()
 	timed.SetReadDeadline(time.Time{}) // if that fails, so does the next read
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return errQuiet
+		return nil, errQuiet
 	}
-	return err
+	return e, err
 }
 
 // endQuiet decides about a source that fell silent where it can have sent all. Device
 // state carries no lengths, so that only the source's silence tells the end from a
 // pause: whoever sets NoDescription accepts that. It returns false where the sections
 // do not fit together, and so more has to come.
-func (r *Reader) endQuiet() (bool, error) {
-	if !sectionsChain(r.devices) {
+func (d *Destination) endQuiet() (bool, error) {
+	if !sectionsChain(d.devices) {
 		return false, nil
 	}
-	if !r.opts.NoDescription {
-		return true, r.fail("device state", fmt.Errorf("%w: the source waits behind %d bytes of device state for the answer (machine option suppress-vmdesc, with the capability return-path): turn either off at the source, or accept a stream without a description (receive --no-description)",
-			ErrNoDescription, len(r.devices)))
+	if !d.opts.NoDescription {
+		return true, d.fail("device state", fmt.Errorf("%w: the source waits behind %d bytes of device state for the answer (machine option suppress-vmdesc, with the capability return-path): turn either off at the source, or accept a stream without a description (receive --no-description)",
+			ErrNoDescription, len(d.devices)))
 	}
-	r.bare = true
+	d.silent = true
 	return true, nil
 }
 
-// EndedQuiet says that only the source's silence showed the end of the stream. A
-// byte that still comes proves that it was not.
-func (r *Reader) EndedQuiet() bool { return r.bare }
+// EndedSilent says that only the source's silence showed the end of the stream. A byte
+// that still comes proves that the stream had not ended.
+func (d *Destination) EndedSilent() bool { return d.silent }
 
 // WithDescription returns device state with an empty description behind it, if it has
 // none: a destination waits for one unless it has the option suppress-vmdesc itself.

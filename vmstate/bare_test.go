@@ -13,7 +13,7 @@ import (
 
 // paused reads a stream of which the parts come with a pause in between, longer than
 // a quiet of 50 ms. The connection stays open.
-func paused(t *testing.T, opts vmstate.ReaderOptions, parts ...[]byte) (*vmstate.Reader, error) {
+func paused(t *testing.T, opts vmstate.DestinationOptions, parts ...[]byte) (*vmstate.Destination, error) {
 	t.Helper()
 	a, b := net.Pipe()
 	t.Cleanup(func() { a.Close(); b.Close() })
@@ -38,11 +38,11 @@ func TestReader_ABareEndWithAReturnPathIsRefusedOrTakenAsTold(t *testing.T) {
 	// A device's data can hold its own footer, and another's header.
 	s := withReturnPath().device(7, "timer", 1, 2).device(3, "serial", append([]byte{9, 0x7e, 0, 0, 0, 3}, 1, 2)...).
 		device(5, "kbd", 0x04, 0, 0, 0, 9, 1, 'x', 0).u8(0x00)
-	_, err := paused(t, vmstate.ReaderOptions{}, s.b)
+	_, err := paused(t, vmstate.DestinationOptions{}, s.b)
 	wantStreamError(t, err, vmstate.ErrNoDescription, "device state", "suppress-vmdesc")
-	r, err := paused(t, vmstate.ReaderOptions{NoDescription: true}, s.b)
-	if err != nil || !r.EndedQuiet() || !bytes.HasSuffix(s.b, r.Devices()) || len(r.Devices()) < 50 {
-		t.Errorf("with NoDescription: %d bytes of device state, ended quiet: %v, error %v", len(r.Devices()), r.EndedQuiet(), err)
+	r, err := paused(t, vmstate.DestinationOptions{NoDescription: true}, s.b)
+	if err != nil || !r.EndedSilent() || !bytes.HasSuffix(s.b, r.Devices()) || len(r.Devices()) < 50 {
+		t.Errorf("with NoDescription: %d bytes of device state, ended quiet: %v, error %v", len(r.Devices()), r.EndedSilent(), err)
 	}
 }
 
@@ -54,9 +54,9 @@ func TestReader_APauseAmidDeviceStateIsNotItsEnd(t *testing.T) {
 	}
 	rest := new(stream).raw(7).footer(4).description(`{"devices": [{"name": "timer", "instance_id": 0}, {"name": "serial", "instance_id": 0}]}`)
 	for _, accept := range []bool{false, true} {
-		r, err := paused(t, vmstate.ReaderOptions{NoDescription: accept}, begin().b, rest.b)
-		if err != nil || r.EndedQuiet() {
-			t.Errorf("NoDescription %v: ended quiet: %v, error %v", accept, r.EndedQuiet(), err)
+		r, err := paused(t, vmstate.DestinationOptions{NoDescription: accept}, begin().b, rest.b)
+		if err != nil || r.EndedSilent() {
+			t.Errorf("NoDescription %v: ended quiet: %v, error %v", accept, r.EndedSilent(), err)
 		}
 	}
 }
@@ -74,7 +74,7 @@ func TestReader_SectionsThatDoNotFitTogetherAreNoEnd(t *testing.T) {
 			time.Sleep(150 * time.Millisecond)
 			a.Close()
 		}()
-		_, err := read(b, io.Discard, vmstate.ReaderOptions{Quiet: 30 * time.Millisecond}, new(notebook))
+		_, err := read(b, io.Discard, vmstate.DestinationOptions{Quiet: 30 * time.Millisecond}, new(notebook))
 		if !errors.Is(err, vmstate.ErrTruncated) {
 			t.Errorf("%s: error %v", name, err)
 		}

@@ -30,7 +30,7 @@ func TestAConfigurationIsReadWithAllItsSubsections(t *testing.T) {
 			vmstate.Configuration{Machine: "pc-q35-10.0", PageBits: 12, Capabilities: []string{"x"}, UUID: uuid, HasUUID: true}, 4096},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := vmstate.NewReader(bytes.NewReader(append(slices.Clone(tt.stream.b), 0x01)), nil, vmstate.ReaderOptions{})
+			r := vmstate.NewDestination(bytes.NewReader(append(slices.Clone(tt.stream.b), 0x01)), nil, vmstate.DestinationOptions{})
 			got, err := r.ReadHead()
 			if err != nil {
 				t.Fatal(err)
@@ -78,7 +78,7 @@ func TestAConfigurationThatIsNoneIsRefused(t *testing.T) {
 		{"capabilities twice", new(stream).head().sub("configuration/capabilities").u32(0).sub("configuration/capabilities").u32(0), "configuration", "twice"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := vmstate.NewReader(bytes.NewReader(append(tt.stream.b, 0x01)), nil, vmstate.ReaderOptions{}).ReadHead()
+			_, err := vmstate.NewDestination(bytes.NewReader(append(tt.stream.b, 0x01)), nil, vmstate.DestinationOptions{}).ReadHead()
 			wantStreamError(t, err, vmstate.ErrMalformed, tt.field, tt.says)
 		})
 	}
@@ -87,7 +87,7 @@ func TestAConfigurationThatIsNoneIsRefused(t *testing.T) {
 func TestCapabilitiesThatChangeTheStreamAreRefusedByName(t *testing.T) {
 	for _, name := range []string{"x-ignore-shared", "mapped-ram"} {
 		s := new(stream).head().sub("configuration/capabilities").u32(1).name(name).u8(1)
-		_, err := vmstate.NewReader(bytes.NewReader(s.b), nil, vmstate.ReaderOptions{}).ReadHead()
+		_, err := vmstate.NewDestination(bytes.NewReader(s.b), nil, vmstate.DestinationOptions{}).ReadHead()
 		wantStreamError(t, err, vmstate.ErrUnsupported, "configuration", name)
 		var se *vmstate.SectionError
 		if !errors.As(err, &se) || !strings.Contains(se.Reason, "turn it off") {
@@ -132,7 +132,7 @@ func TestACapabilityIsAddedToAHead(t *testing.T) {
 func TestAHeadCutShortAnywhereIsTruncated(t *testing.T) {
 	s := new(stream).head().sub("configuration/target-page-bits").u32(12).sub("configuration/capabilities").u32(2).name("a").name("bc").sub("configuration/uuid").raw(make([]byte, 16)...)
 	for n := range s.b {
-		_, err := vmstate.NewReader(bytes.NewReader(s.b[:n]), io.Discard, vmstate.ReaderOptions{}).ReadHead()
+		_, err := vmstate.NewDestination(bytes.NewReader(s.b[:n]), io.Discard, vmstate.DestinationOptions{}).ReadHead()
 		if !errors.Is(err, vmstate.ErrTruncated) {
 			t.Errorf("after %d bytes: %v", n, err)
 		}

@@ -8,59 +8,62 @@ import (
 	"io"
 )
 
-// readDevices reads from the first device section to the stream's end.
-func (r *Reader) readDevices() error {
-	complete := func() bool {
-		_, ok := FindEnd(r.devices)
-		return ok
-	}
+// readDevices reads from the first piece of device state to the stream's end.
+func (d *Destination) readDevices(e *Event) error {
 	for {
-		chunk := r.in.buf[r.in.at:r.in.end]
-		r.in.offset += uint64(len(chunk))
-		r.in.at, r.in.end = 0, 0
-		if uint64(len(r.devices)+len(chunk)) > r.opts.MaxDevices {
-			return r.fail("device state", fmt.Errorf("%w: more than %d bytes", ErrMalformed, r.opts.MaxDevices))
+		if err := d.keepDevices(e.Data); err != nil {
+			return d.fail("device state", err)
 		}
-		if r.opts.Budget != nil {
-			if err := r.opts.Budget(len(chunk)); err != nil {
-				return r.fail("device state", err)
-			}
-		}
-		r.keepDevices(chunk)
-		// A source with a return path goes quiet here and waits.
-		if r.returnPath && complete() {
+		// A source with a return path sends nothing more here and waits.
+		if d.returnPath && d.complete() {
 			return nil
 		}
-		err := r.moreDevices()
-		if err == nil {
+		var err error
+		if e, err = d.moreDevices(); err == nil {
 			continue
 		}
 		if errors.Is(err, errQuiet) {
-			if ended, err := r.endQuiet(); ended {
+			if ended, err := d.endQuiet(); ended {
 				return err
 			}
+			e = &Event{}
 			continue
 		}
 		if err != io.EOF {
-			return r.fail("device state", streamEnd(err))
+			return d.fail("device state", streamEnd(err))
 		}
-		if complete() || r.opts.NoDescription && bytes.HasSuffix(r.devices, []byte{sectionEOF}) {
+		if d.complete() || d.opts.NoDescription && bytes.HasSuffix(d.devices, []byte{sectionEOF}) {
 			return nil
 		}
-		return r.fail("device state", fmt.Errorf("%w: %d bytes of device state came, without the description that ends it (is the machine option suppress-vmdesc on?)", ErrTruncated, len(r.devices)))
+		return d.fail("device state", fmt.Errorf("%w: %d bytes of device state came, without the description that ends it (is the machine option suppress-vmdesc on?)", ErrTruncated, len(d.devices)))
 	}
 }
 
-// keepDevices appends to the device state. What append leaves behind while it
-// grows a large slice by quarters is several times the slice; by doubling it is one
-// time, and what is not used yet takes no memory.
-func (r *Reader) keepDevices(chunk []byte) {
-	if need := len(r.devices) + len(chunk); need > cap(r.devices) {
-		grown := make([]byte, len(r.devices), max(2*cap(r.devices), need))
-		copy(grown, r.devices)
-		r.devices = grown
+// complete says whether the description that ends the device state has come.
+func (d *Destination) complete() bool {
+	_, ok := FindEnd(d.devices)
+	return ok
+}
+
+// keepDevices appends to the device state, if the bounds have room. What append leaves
+// behind while it grows a large slice by quarters is several times the slice. By
+// doubling it is one time, and the part that is not used yet takes no memory.
+func (d *Destination) keepDevices(chunk []byte) error {
+	if uint64(len(d.devices)+len(chunk)) > d.opts.MaxDevices {
+		return fmt.Errorf("%w: more than %d bytes", ErrMalformed, d.opts.MaxDevices)
 	}
-	r.devices = append(r.devices, chunk...)
+	if d.opts.Budget != nil {
+		if err := d.opts.Budget(len(chunk)); err != nil {
+			return err
+		}
+	}
+	if need := len(d.devices) + len(chunk); need > cap(d.devices) {
+		grown := make([]byte, len(d.devices), max(2*cap(d.devices), need))
+		copy(grown, d.devices)
+		d.devices = grown
+	}
+	d.devices = append(d.devices, chunk...)
+	return nil
 }
 
 // Description is the part of the description that is of use here. Its devices

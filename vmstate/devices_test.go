@@ -68,7 +68,7 @@ func TestTheEndIsFoundWhenItsLastByteIsThereAndNotBefore(t *testing.T) {
 			whole := append(bytes.Clone(head.b), devices.b...)
 			for size := 1; size <= len(devices.b)+1; size++ {
 				src := &waiting{data: whole, size: size}
-				r, err := read(src, io.Discard, vmstate.ReaderOptions{}, new(notebook))
+				r, err := read(src, io.Discard, vmstate.DestinationOptions{}, new(notebook))
 				if err != nil || src.beyond {
 					t.Fatalf("in pieces of %d: %v", size, err)
 				}
@@ -88,7 +88,7 @@ func TestWithoutAReturnPathTheStreamIsReadToItsEnd(t *testing.T) {
 	inner := new(stream).devices().b
 	devices := new(stream).device(1, "looks like an end", inner...).devices()
 	head := new(stream).ready().emptyEnd()
-	r, err := read(bytes.NewReader(append(head.b, devices.b...)), nil, vmstate.ReaderOptions{}, new(notebook))
+	r, err := read(bytes.NewReader(append(head.b, devices.b...)), nil, vmstate.DestinationOptions{}, new(notebook))
 	if err != nil || !bytes.Equal(r.Devices(), devices.b) {
 		t.Errorf("%d bytes of %d, %v", len(r.Devices()), len(devices.b), err)
 	}
@@ -96,18 +96,18 @@ func TestWithoutAReturnPathTheStreamIsReadToItsEnd(t *testing.T) {
 
 func TestAStreamWithoutADescriptionIsTakenOnlyIfAskedFor(t *testing.T) {
 	s := new(stream).ready().emptyEnd().device(3, "timer", 1, 2).u8(0x00)
-	_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{}, new(notebook))
+	_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{}, new(notebook))
 	wantStreamError(t, err, vmstate.ErrTruncated, "device state", "suppress-vmdesc")
-	r, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{NoDescription: true}, new(notebook))
+	r, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{NoDescription: true}, new(notebook))
 	if err != nil || len(r.Devices()) == 0 {
 		t.Errorf("with NoDescription: %v", err)
 	}
 	cut := s.b[:len(s.b)-1]
-	if _, err := read(bytes.NewReader(cut), io.Discard, vmstate.ReaderOptions{NoDescription: true}, new(notebook)); !errors.Is(err, vmstate.ErrTruncated) {
+	if _, err := read(bytes.NewReader(cut), io.Discard, vmstate.DestinationOptions{NoDescription: true}, new(notebook)); !errors.Is(err, vmstate.ErrTruncated) {
 		t.Errorf("with NoDescription, cut short: %v", err)
 	}
 	withOne := new(stream).ready().emptyEnd().devices()
-	if _, err := read(bytes.NewReader(withOne.b), io.Discard, vmstate.ReaderOptions{NoDescription: true}, new(notebook)); err != nil {
+	if _, err := read(bytes.NewReader(withOne.b), io.Discard, vmstate.DestinationOptions{NoDescription: true}, new(notebook)); err != nil {
 		t.Errorf("with NoDescription, and one all the same: %v", err)
 	}
 }
@@ -116,10 +116,10 @@ func TestDeviceStateIsBounded(t *testing.T) {
 	s := new(stream).ready().emptyEnd().device(3, "big", make([]byte, 100_000)...).devices()
 	start := bytes.Index(s.b, []byte("\x04\x00\x00\x00\x03\x03big"))
 	size := uint64(len(s.b) - start)
-	if _, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{MaxDevices: size}, new(notebook)); err != nil {
+	if _, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{MaxDevices: size}, new(notebook)); err != nil {
 		t.Errorf("as much as is allowed: %v", err)
 	}
-	_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{MaxDevices: size - 1}, new(notebook))
+	_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{MaxDevices: size - 1}, new(notebook))
 	wantStreamError(t, err, vmstate.ErrMalformed, "device state", fmt.Sprint(size-1))
 }
 
@@ -130,7 +130,7 @@ func TestReadDevices_AllocatesLittleMoreThanItKeeps(t *testing.T) {
 	s := new(stream).ready().emptyEnd().device(3, "large", make([]byte, size)...).devices()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	r, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{}, new(notebook))
+	r, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{}, new(notebook))
 	runtime.ReadMemStats(&after)
 	if err != nil {
 		t.Fatal(err)

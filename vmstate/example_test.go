@@ -56,7 +56,7 @@ func Example() {
 		log.Fatal(err)
 	}
 
-	r := vmstate.NewReader(&wire, nil, vmstate.ReaderOptions{})
+	r := vmstate.NewDestination(&wire, nil, vmstate.DestinationOptions{})
 	config, err := r.ReadHead()
 	if err != nil {
 		log.Fatal(err)

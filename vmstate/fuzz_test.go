@@ -36,7 +36,7 @@ func recorded(t testing.TB) []byte {
 
 func TestARecordedMainChannelIsRead(t *testing.T) {
 	data := recorded(t)
-	r, err := read(bytes.NewReader(data), io.Discard, vmstate.ReaderOptions{}, discard{})
+	r, err := read(bytes.NewReader(data), io.Discard, vmstate.DestinationOptions{}, discard{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func FuzzReader(f *testing.F) {
 	main := recorded(f)
 	f.Add(main[:min(len(main), 4096)])
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, opts := range []vmstate.ReaderOptions{{MaxDevices: 1 << 20}, {NoDescription: true, SwitchoverAck: true}} {
+		for _, opts := range []vmstate.DestinationOptions{{MaxDevices: 1 << 20}, {NoDescription: true, SwitchoverAck: true}} {
 			r, err := read(bytes.NewReader(data), io.Discard, opts, discard{})
 			if n := len(r.Head()) + len(r.Devices()); n > len(data) {
 				t.Errorf("%d bytes kept of %d", n, len(data))

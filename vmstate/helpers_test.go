@@ -139,18 +139,18 @@ func (l *notebook) Page(b *guest.Block, offset uint64, data []byte) error {
 }
 
 // read runs a reader over a whole stream.
-func read(r io.Reader, reply io.Writer, opts vmstate.ReaderOptions, h vmstate.Handler) (*vmstate.Reader, error) {
-	rd := vmstate.NewReader(r, reply, opts)
+func read(r io.Reader, reply io.Writer, opts vmstate.DestinationOptions, h vmstate.Handler) (*vmstate.Destination, error) {
+	rd := vmstate.NewDestination(r, reply, opts)
 	if _, err := rd.ReadHead(); err != nil {
 		return rd, err
 	}
 	return rd, rd.Run(h)
 }
 
-func readAll(t testing.TB, s *stream) (*vmstate.Reader, []string) {
+func readAll(t testing.TB, s *stream) (*vmstate.Destination, []string) {
 	t.Helper()
 	var l notebook
-	r, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{}, &l)
+	r, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{}, &l)
 	if err != nil {
 		t.Fatal(err)
 	}

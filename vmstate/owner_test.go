@@ -96,7 +96,7 @@ func TestCommandsBehindTheEnd(t *testing.T) {
 		w.Flush()
 		there.Write([]byte{sectionEOF})
 	}()
-	r := NewReader(here, here, ReaderOptions{})
+	r := NewDestination(here, here, DestinationOptions{})
 	if c, err := r.NextCommand(); err != nil || c.ID != CmdOpenReturnPath || !r.ReturnPath() {
 		t.Fatal(c, err)
 	}
@@ -110,7 +110,7 @@ func TestCommandsBehindTheEnd(t *testing.T) {
 	if _, err := r.NextCommand(); !errors.Is(err, ErrMalformed) {
 		t.Errorf("a section that is no command: %v", err)
 	}
-	if _, err := NewReader(strings.NewReader(""), io.Discard, ReaderOptions{}).NextCommand(); !errors.Is(err, ErrTruncated) {
+	if _, err := NewDestination(strings.NewReader(""), io.Discard, DestinationOptions{}).NextCommand(); !errors.Is(err, ErrTruncated) {
 		t.Errorf("a connection that ends: %v", err)
 	}
 }

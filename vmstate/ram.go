@@ -18,8 +18,8 @@ func (r *Reader) readSetup() error {
 	if record&ramFlagMask != ramMemSize {
 		return r.fail("MEM_SIZE", fmt.Errorf("%w: record %#x begins the setup (want the flag %#x)", ErrMalformed, record, ramMemSize))
 	}
-	if total := record &^ ramFlagMask; total > r.opts.MaxMemory {
-		return r.fail("MEM_SIZE", &tooLarge{total, r.opts.MaxMemory})
+	if total := record &^ ramFlagMask; total > r.maxMemory {
+		return r.fail("MEM_SIZE", &tooLarge{total, r.maxMemory})
 	}
 	blocks, err := r.readBlocks(record &^ ramFlagMask)
 	if err != nil {
@@ -41,10 +41,9 @@ func (r *Reader) readSetup() error {
 	if record != ramEOS {
 		return r.fail("RAM setup", fmt.Errorf("%w: record %#x ends the setup (want %#x)", ErrMalformed, record, ramEOS))
 	}
-	if err := r.h.Setup(r.layout, r.mode); err != nil {
-		return err
-	}
-	return r.h.SyncPoint()
+	r.event = Event{Kind: EventSetup, Layout: r.layout, Mode: r.mode}
+	r.next = (*Reader).readSyncPoint
+	return nil
 }
 
 // tooLarge says that the source claims more memory than this side takes. It wraps
@@ -118,41 +117,36 @@ func (r *Reader) readHugePage(last bool) (uint64, error) {
 	return size, nil
 }
 
-// readRecords reads a section's records up to its end.
-func (r *Reader) readRecords() error {
-	for {
-		record := r.in.u64()
-		if r.in.err != nil {
-			return r.fail("RAM record", r.in.err)
-		}
-		offset, flags := record&^ramFlagMask, record&ramFlagMask
-		switch flags &^ ramContinue {
-		case ramEOS:
-			if r.mode == SyncPerSection {
-				return r.h.SyncPoint()
-			}
-			return nil
-		case ramFlush:
-			if r.mode == SyncPerSection {
-				return r.fail("RAM record", fmt.Errorf("%w: a MULTIFD_FLUSH, though the setup had none", ErrMalformed))
-			}
-			if err := r.h.SyncPoint(); err != nil {
-				return err
-			}
-		case ramZero, ramPage:
-			if err := r.readPage(offset, flags); err != nil {
-				return err
-			}
-		case ramXBZRLE:
-			return r.fail("RAM record", &SectionError{ID: ramSection, Reason: "xbzrle pages; turn the xbzrle capability off at the source"})
-		case ramCompress:
-			return r.fail("RAM record", &SectionError{ID: ramSection, Reason: "pages of the old compress capability; turn it off at the source"})
-		case ramHook:
-			return r.fail("RAM record", &SectionError{ID: ramSection, Reason: "RDMA; migrate over tcp or unix"})
-		default:
-			return r.fail("RAM record", fmt.Errorf("%w: flags %#x", ErrMalformed, flags))
-		}
+// readRecord reads one record of a section.
+func (r *Reader) readRecord() error {
+	record := r.in.u64()
+	if r.in.err != nil {
+		return r.fail("RAM record", r.in.err)
 	}
+	offset, flags := record&^ramFlagMask, record&ramFlagMask
+	switch flags &^ ramContinue {
+	case ramEOS:
+		r.next = (*Reader).readFooter
+		if r.mode == SyncPerSection {
+			r.next = (*Reader).readSyncPoint
+		}
+		return nil
+	case ramFlush:
+		if r.mode == SyncPerSection {
+			return r.fail("RAM record", fmt.Errorf("%w: a MULTIFD_FLUSH, though the setup had none", ErrMalformed))
+		}
+		r.event = Event{Kind: EventSync}
+		return nil
+	case ramZero, ramPage:
+		return r.readPage(offset, flags)
+	case ramXBZRLE:
+		return r.fail("RAM record", &SectionError{ID: ramSection, Reason: "xbzrle pages; turn the xbzrle capability off at the source"})
+	case ramCompress:
+		return r.fail("RAM record", &SectionError{ID: ramSection, Reason: "pages of the old compress capability; turn it off at the source"})
+	case ramHook:
+		return r.fail("RAM record", &SectionError{ID: ramSection, Reason: "RDMA; migrate over tcp or unix"})
+	}
+	return r.fail("RAM record", fmt.Errorf("%w: flags %#x", ErrMalformed, flags))
 }
 
 func (r *Reader) readPage(offset, flags uint64) error {
@@ -177,7 +171,8 @@ func (r *Reader) readPage(offset, flags uint64) error {
 			return r.fail("RAM record", r.in.err)
 		}
 		if fill == 0 {
-			return r.h.Zero(r.block, offset)
+			r.event = Event{Kind: EventZero, Block: r.block, Offset: offset}
+			return nil
 		}
 		for i := range r.page {
 			r.page[i] = fill
@@ -188,5 +183,6 @@ func (r *Reader) readPage(offset, flags uint64) error {
 			return r.fail("RAM page", r.in.err)
 		}
 	}
-	return r.h.Page(r.block, offset, r.page)
+	r.event = Event{Kind: EventPage, Block: r.block, Offset: offset, Data: r.page}
+	return nil
 }

@@ -141,7 +141,7 @@ func TestASetupThatCannotBeIsRefused(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := tt.stream.raw(make([]byte, 32)...)
-			_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{}, new(notebook))
+			_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{}, new(notebook))
 			wantStreamError(t, err, vmstate.ErrMalformed, tt.field, tt.says)
 		})
 	}
@@ -172,7 +172,7 @@ func TestARecordThatCannotBeIsRefused(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := tt.stream.raw(make([]byte, 32)...)
-			_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{}, new(notebook))
+			_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{}, new(notebook))
 			wantStreamError(t, err, tt.is, "RAM record", tt.says)
 		})
 	}
@@ -182,7 +182,7 @@ func TestAnErrorOfTheHandlerEndsTheReading(t *testing.T) {
 	s := new(stream).ready().part().u64(0x02).name("pc.ram").u8(0).u64(0x1008).name("pc.ram").page(1).endOfPart().emptyEnd().devices()
 	for _, at := range []string{"setup", "sync", "zero", "page"} {
 		l := &notebook{fail: at}
-		_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{}, l)
+		_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{}, l)
 		if !errors.Is(err, errHandler) {
 			t.Errorf("%s: got %v", at, err)
 		}

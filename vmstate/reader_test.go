@@ -28,7 +28,7 @@ func TestASectionThatCannotBeCarriedIsNamed(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := tt.stream.raw(make([]byte, 32)...)
-			_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{}, new(notebook))
+			_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{}, new(notebook))
 			wantStreamError(t, err, vmstate.ErrUnsupported, "section header", tt.id)
 			var se *vmstate.SectionError
 			if !errors.As(err, &se) || se.ID != tt.id || se.Reason == "" {
@@ -57,7 +57,7 @@ func TestSectionsOutOfOrderAreRefused(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := tt.stream.raw(make([]byte, 32)...)
-			_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{}, new(notebook))
+			_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{}, new(notebook))
 			wantStreamError(t, err, vmstate.ErrMalformed, tt.field, tt.says)
 		})
 	}
@@ -68,7 +68,7 @@ func TestCommandsAreKeptAndAnswered(t *testing.T) {
 		setup(true, twoBlocks...).command(2, 0xde, 0xad, 0xbe, 0xef).command(11).emptyEnd().devices()
 	for _, ack := range []bool{false, true} {
 		var reply bytes.Buffer
-		r, err := read(bytes.NewReader(s.b), &reply, vmstate.ReaderOptions{SwitchoverAck: ack}, new(notebook))
+		r, err := read(bytes.NewReader(s.b), &reply, vmstate.DestinationOptions{SwitchoverAck: ack}, new(notebook))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +96,7 @@ func TestShutTellsASourceThatWaitsHowItWent(t *testing.T) {
 	s := new(stream).head().command(1).setup(true, twoBlocks...).emptyEnd().devices()
 	for ok, want := range map[bool][]byte{true: {0, 1, 0, 4, 0, 0, 0, 0}, false: {0, 1, 0, 4, 0, 0, 0, 1}} {
 		var reply bytes.Buffer
-		r, err := read(bytes.NewReader(s.b), &reply, vmstate.ReaderOptions{}, new(notebook))
+		r, err := read(bytes.NewReader(s.b), &reply, vmstate.DestinationOptions{}, new(notebook))
 		if err := errors.Join(err, r.Shut(ok)); err != nil || !bytes.Equal(reply.Bytes(), want) {
 			t.Errorf("%v: %x, want %x (%v)", ok, reply.Bytes(), want, err)
 		}
@@ -105,7 +105,7 @@ func TestShutTellsASourceThatWaitsHowItWent(t *testing.T) {
 
 func TestWithoutAReturnPathNothingIsAnswered(t *testing.T) {
 	s := new(stream).head().command(2, 0, 0, 0, 1).setup(true, twoBlocks...).emptyEnd().devices()
-	r, err := read(bytes.NewReader(s.b), refusingWriter{}, vmstate.ReaderOptions{SwitchoverAck: true}, new(notebook))
+	r, err := read(bytes.NewReader(s.b), refusingWriter{}, vmstate.DestinationOptions{SwitchoverAck: true}, new(notebook))
 	if err := errors.Join(err, r.Shut(true)); err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestWithoutAReturnPathNothingIsAnswered(t *testing.T) {
 func TestACommandThatCannotBeCarriedIsNamed(t *testing.T) {
 	for id, name := range map[uint16]string{4: "POSTCOPY_LISTEN", 5: "POSTCOPY_RUN", 6: "POSTCOPY_RAM_DISCARD", 7: "PACKAGED", 8: "ENABLE_COLO", 9: "POSTCOPY_RESUME", 10: "RECV_BITMAP"} {
 		s := new(stream).ready().command(id, 0, 0, 0, 0)
-		_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{}, new(notebook))
+		_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{}, new(notebook))
 		wantStreamError(t, err, vmstate.ErrUnsupported, "command", name)
 	}
 }
@@ -137,14 +137,14 @@ func TestACommandThatCannotBeIsRefused(t *testing.T) {
 		{"too many", endless, "more than 1024"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := read(bytes.NewReader(tt.stream.b), io.Discard, vmstate.ReaderOptions{}, new(notebook))
+			_, err := read(bytes.NewReader(tt.stream.b), io.Discard, vmstate.DestinationOptions{}, new(notebook))
 			wantStreamError(t, err, vmstate.ErrMalformed, "command", tt.says)
 		})
 	}
 }
 
 func TestAReturnPathNeedsSomewhereToAnswer(t *testing.T) {
-	_, err := read(bytes.NewReader(new(stream).head().command(1).b), nil, vmstate.ReaderOptions{}, new(notebook))
+	_, err := read(bytes.NewReader(new(stream).head().command(1).b), nil, vmstate.DestinationOptions{}, new(notebook))
 	if err == nil || !strings.Contains(err.Error(), "return path") {
 		t.Errorf("got %v", err)
 	}
@@ -154,7 +154,7 @@ func TestAnAnswerThatCannotBeWrittenIsAnError(t *testing.T) {
 	a, b := net.Pipe()
 	a.Close()
 	s := new(stream).head().command(1).command(2, 0, 0, 0, 1)
-	_, err := read(bytes.NewReader(s.b), b, vmstate.ReaderOptions{}, new(notebook))
+	_, err := read(bytes.NewReader(s.b), b, vmstate.DestinationOptions{}, new(notebook))
 	wantStreamError(t, err, io.ErrClosedPipe, "return path", "")
 }
 
@@ -170,13 +170,13 @@ func TestAStreamCutShortAnywhereIsTruncated(t *testing.T) {
 		if n > page+100 && n < page+pageSize-100 {
 			continue
 		}
-		_, err := read(bytes.NewReader(s.b[:n]), io.Discard, vmstate.ReaderOptions{}, new(notebook))
+		_, err := read(bytes.NewReader(s.b[:n]), io.Discard, vmstate.DestinationOptions{}, new(notebook))
 		var se *vmstate.StreamError
 		if !errors.Is(err, vmstate.ErrTruncated) || !errors.As(err, &se) || se.Offset > uint64(n) {
 			t.Fatalf("after %d bytes of %d: %v", n, len(s.b), err)
 		}
 	}
-	if _, err := read(bytes.NewReader(s.b), io.Discard, vmstate.ReaderOptions{}, new(notebook)); err != nil {
+	if _, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{}, new(notebook)); err != nil {
 		t.Fatalf("whole: %v", err)
 	}
 }
@@ -186,7 +186,7 @@ func TestItDoesNotMatterHowTheStreamIsCutIntoReads(t *testing.T) {
 	_, want := readAll(t, s)
 	for name, cut := range map[string]func(io.Reader) io.Reader{"a byte at a time": iotest.OneByteReader, "halves": iotest.HalfReader, "with the end": iotest.DataErrReader} {
 		var l notebook
-		r, err := read(cut(bytes.NewReader(s.b)), io.Discard, vmstate.ReaderOptions{}, &l)
+		r, err := read(cut(bytes.NewReader(s.b)), io.Discard, vmstate.DestinationOptions{}, &l)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -201,7 +201,7 @@ func TestWhatAConnectionFailsWithIsNotTakenForItsEnd(t *testing.T) {
 	boom := errors.New("boom")
 	whole := new(stream).ready().part().u64(0x08).name("pc.ram").page(1).endOfPart().emptyEnd().devices().b
 	for _, n := range []int{0, 6, 20, 60, 200, len(whole) - 5} {
-		_, err := read(io.MultiReader(bytes.NewReader(whole[:n]), iotest.ErrReader(boom)), io.Discard, vmstate.ReaderOptions{}, new(notebook))
+		_, err := read(io.MultiReader(bytes.NewReader(whole[:n]), iotest.ErrReader(boom)), io.Discard, vmstate.DestinationOptions{}, new(notebook))
 		if !errors.Is(err, boom) || errors.Is(err, vmstate.ErrTruncated) {
 			t.Errorf("after %d bytes: %v", n, err)
 		}

@@ -30,6 +30,41 @@ func (c Command) Word() (value uint32, ok bool) {
 	return binary.BigEndian.Uint32(c.Data), true
 }
 
+// ReplyWriter writes the return path, from the destination to the source.
+type ReplyWriter struct{ w io.Writer }
+
+// NewReplyWriter returns a writer of the return path to w; nil if w is nil.
+func NewReplyWriter(w io.Writer) *ReplyWriter {
+	if w == nil {
+		return nil
+	}
+	return &ReplyWriter{w}
+}
+
+// Pong answers the PING of that value.
+func (w *ReplyWriter) Pong(value uint32) error {
+	return w.message(replyPong, binary.BigEndian.AppendUint32(nil, value))
+}
+
+// Shut says how the migration went. It is the last message.
+func (w *ReplyWriter) Shut(ok bool) error {
+	code := make([]byte, 4)
+	if !ok {
+		code[3] = 1
+	}
+	return w.message(replyShut, code)
+}
+
+// SwitchoverAck lets a source with the capability switchover-ack switch over.
+func (w *ReplyWriter) SwitchoverAck() error { return w.message(replySwitchoverAck, nil) }
+
+func (w *ReplyWriter) message(kind uint16, data []byte) error {
+	b := binary.BigEndian.AppendUint16(nil, kind)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(data)))
+	_, err := w.w.Write(append(b, data...))
+	return err
+}
+
 // Reply is a message of the return path.
 type Reply struct {
 	// Shut says that it is the last word: how the loading went. Otherwise it

@@ -83,6 +83,40 @@ func (w *Writer) Command(c Command) error {
 	return w.wrap()
 }
 
+// Event writes what a Reader read, behind the head. It flushes at the end of each
+// section, with each command, and with each piece of device state.
+func (w *Writer) Event(e *Event) error {
+	switch e.Kind {
+	case EventSetup:
+		w.layout, w.mode = e.Layout, e.Mode
+		return w.StartSection(func(b *guest.Block) error {
+			if b.HugePage != 0 {
+				w.u64(b.HugePage)
+			}
+			return w.wrap()
+		})
+	case EventSection:
+		return w.BeginSection(e.Last)
+	case EventSync:
+		if w.mode == SyncPerRound {
+			w.u64(ramFlush)
+		}
+		return w.wrap() // otherwise the end of the section is the sync point
+	case EventSectionEnd:
+		return w.EndFileSection()
+	case EventZero:
+		return w.Zero(e.Block, e.Offset)
+	case EventPage:
+		return w.Page(e.Block, e.Offset, e.Data)
+	case EventCommand:
+		w.Command(e.Command)
+		return w.Flush()
+	case EventDevices:
+		return w.Devices(e.Data)
+	}
+	return fmt.Errorf("main channel: writing an event of unknown kind %d", e.Kind)
+}
+
 // Setup writes the START section with the RAM blocks and flushes. It is a sync
 // point: every channel has to send a SYNC.
 func (w *Writer) Setup() error {

@@ -85,7 +85,7 @@ func TestAReaderReadsWhatAWriterWrites(t *testing.T) {
 			t.Fatal(err)
 		}
 		var l notebook
-		r, err := read(&wire, nil, vmstate.ReaderOptions{}, &l)
+		r, err := read(&wire, nil, vmstate.DestinationOptions{}, &l)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,7 +12,8 @@ import (
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/godemo"
 	"github.com/vmferry/vmferry/internal/machine"
-	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/live"
+	"github.com/vmferry/vmferry/transport"
 )
 
 type demoCmd struct {
@@ -110,7 +111,7 @@ func (c *demoCmd) Run(a *app) error {
 	return nil
 }
 
-func showRound(a *app, r *migration.Round) {
+func showRound(a *app, r *live.Round) {
 	number := fmt.Sprint(r.Number)
 	if r.Last {
 		number += " last"
@@ -159,7 +160,7 @@ func (c *demoSideCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	address, err := migration.ParseAddress(c.Address)
+	address, err := transport.ParseAddress(c.Address)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -88,13 +90,13 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	var m *snapshot.Manifest
 	_, err = migration.Receive(a.ctx, ln, migration.ReceiveConfig{
 		Channels: c.Channels, Method: method, Sink: w, TLS: secure, ConnectTimeout: c.Wait, StallTimeout: c.stallTimeout(),
-		Reader:      vmstate.ReaderOptions{SwitchoverAck: c.SwitchoverAck, NoDescription: c.NoDescription},
+		Main:        vmstate.DestinationOptions{SwitchoverAck: c.SwitchoverAck, NoDescription: c.NoDescription},
 		MaxMemory:   uint64(c.MaxMemory),
 		Accelerator: acc, Progress: &counts, Logger: a.logger(),
 		// A source with a return path gives its machine up only when it
 		// is told that all is well: here, that the snapshot is complete.
 		Commit: func(r *migration.Received) (err error) {
-			m, err = w.Finish(a.ctx, r.Meta())
+			m, err = w.Finish(a.ctx, stored.Meta(r))
 			kept = err == nil
 			return err
 		},
@@ -102,7 +104,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	stop()
 	p.end()
 	c.report(a, acc)
-	if errors.Is(err, migration.ErrNobody) {
+	if errors.Is(err, transport.ErrNoSource) {
 		return fmt.Errorf("%w; start the migration at the source within that time, or raise --wait", err)
 	}
 	if err != nil {

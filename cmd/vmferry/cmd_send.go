@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/migration/stored"
 )
 
 type sendCmd struct {
@@ -58,7 +59,7 @@ func (c *sendCmd) Run(a *app) error {
 	})
 	defer stop()
 	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, secure) }
-	err = migration.SendSnapshot(a.ctx, dial, r.Reader, migration.SnapshotConfig{
+	err = stored.Send(a.ctx, dial, r.Reader, stored.SendConfig{
 		Channels: c.Channels, Method: method, Level: c.Level, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Bandwidth: uint64(c.Bandwidth), Accelerator: acc, Progress: &counts,
 		StallTimeout: c.stallTimeout(), ConnectTimeout: c.ConnectTimeout,
 	})

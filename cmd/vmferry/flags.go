@@ -5,8 +5,8 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // wireFlags say how pages go over the wire.
@@ -50,8 +50,8 @@ func levelFlag(err error) error {
 }
 
 // address reads the value of the flag with that name.
-func address(flag, text string) (migration.Address, error) {
-	addr, err := migration.ParseAddress(text)
+func address(flag, text string) (transport.Address, error) {
+	addr, err := transport.ParseAddress(text)
 	if err != nil {
 		return addr, usagef("--%s: %w", flag, err)
 	}
@@ -68,9 +68,9 @@ type tlsFlags struct {
 }
 
 // config gives the configuration for an address, nil for none.
-func (f *tlsFlags) config(addr migration.Address, server bool) (*tls.Config, error) {
-	files := migration.TLSFiles{Cert: f.TLSCert, Key: f.TLSKey, CA: f.TLSCA}
-	if files != (migration.TLSFiles{}) {
+func (f *tlsFlags) config(addr transport.Address, server bool) (*tls.Config, error) {
+	files := transport.TLSFiles{Cert: f.TLSCert, Key: f.TLSKey, CA: f.TLSCA}
+	if files != (transport.TLSFiles{}) {
 		if f.Insecure {
 			return nil, usagef("--insecure and --tls-... say opposite things: leave one of them out")
 		}
@@ -83,7 +83,7 @@ func (f *tlsFlags) config(addr migration.Address, server bool) (*tls.Config, err
 		if err != nil {
 			return nil, err
 		}
-		return migration.RequirePeer(cfg, f.TLSPeer...), nil
+		return transport.RequirePeer(cfg, f.TLSPeer...), nil
 	}
 	if len(f.TLSPeer) > 0 {
 		return nil, usagef("--tls-peer looks at the other side's certificate: it needs --tls-cert, --tls-key and --tls-ca")
@@ -99,7 +99,7 @@ func (f *tlsFlags) config(addr migration.Address, server bool) (*tls.Config, err
 }
 
 // warn says what a connection without TLS means.
-func (f *tlsFlags) warn(a *app, addr migration.Address) {
+func (f *tlsFlags) warn(a *app, addr transport.Address) {
 	if f.Insecure && addr.Network == "tcp" {
 		a.logger().Warn("--insecure: the migration goes over TCP without TLS; whoever can connect or listen in can read or replace the machine's memory", "address", addr.String())
 	}

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/live"
 )
 
 func TestSlower_FollowsWhatARoundSends(t *testing.T) {
@@ -22,7 +22,7 @@ func TestSlower_FollowsWhatARoundSends(t *testing.T) {
 		{"it does not rise again", 1000, 2, 1_000_000, time.Second, 1000},
 		{"a round of zero pages says nothing", 4000, 2, 0, time.Second, 4000},
 	} {
-		r := migration.Round{Zero: 7, Raw: tt.pages / 4, Compressed: tt.pages - tt.pages/4, Took: tt.took}
+		r := live.Round{Zero: 7, Raw: tt.pages / 4, Compressed: tt.pages - tt.pages/4, Took: tt.took}
 		if got := slower(tt.rate, tt.writers, &r); got != tt.want {
 			t.Errorf("%s: %d pages a second, want %d", tt.name, got, tt.want)
 		}

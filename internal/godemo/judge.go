@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/internal/machine"
-	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/live"
 )
 
 // Report is what the demo saw.
@@ -138,7 +138,7 @@ func gaps(at string, last []uint64, ended *Event) (problems []string) {
 func (r *Report) measure(s saw) {
 	o := s.source.Outcome
 	if o == nil {
-		o = new(migration.Outcome)
+		o = new(live.Outcome)
 	}
 	r.Rounds, r.Digest = len(o.Rounds), s.arrived.Digest
 	r.Total, r.Downtime = o.Total-r.Digest, o.Downtime-r.Digest

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/internal/machine"
-	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/live"
 )
 
 // aMove is what both sides say of a machine that moved.
@@ -18,7 +18,7 @@ func aMove() saw {
 	return saw{
 		arrived:     &Event{Facts: facts(), Digest: time.Millisecond},
 		running:     &Event{},
-		source:      &Event{Facts: facts(), Outcome: &migration.Outcome{Total: time.Second, Downtime: 5 * time.Millisecond}},
+		source:      &Event{Facts: facts(), Outcome: &live.Outcome{Total: time.Second, Downtime: 5 * time.Millisecond}},
 		destination: &Event{Runs: true, Began: []uint64{11, 21}, Counters: []uint64{15, 30}},
 	}
 }

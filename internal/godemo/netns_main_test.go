@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // The tests behind the build tag netns move machines between two network
@@ -71,7 +71,7 @@ func play(role, address string) error {
 		return err
 	}
 	ctx, log := context.Background(), slog.New(slog.NewTextHandler(os.Stderr, nil))
-	at, err := migration.ParseAddress(address)
+	at, err := transport.ParseAddress(address)
 	if err != nil {
 		return err
 	}

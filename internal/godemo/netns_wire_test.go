@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // wire is two network namespaces with a veth pair between them. Its addresses
@@ -191,7 +191,7 @@ func (p *parts) said() string {
 
 // delayingProxy passes connections on to the target. All that goes over them
 // comes late, by the delay, and as fast as it came.
-func delayingProxy(target migration.Address, delay string, out io.Writer) error {
+func delayingProxy(target transport.Address, delay string, out io.Writer) error {
 	late, err := time.ParseDuration(delay)
 	if err != nil {
 		return err

@@ -14,8 +14,10 @@ import (
 
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/live"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // Config is what both sides have to agree on.
@@ -24,12 +26,12 @@ type Config struct {
 	Channels int
 	Method   string
 	// Bandwidth in bytes a second; 0 is no bound. Downtime, LinkTimeout and
-	// Inquiry are those of migration.MigrateConfig.
+	// Inquiry are those of live.Config.
 	Bandwidth   uint64
 	Downtime    time.Duration
 	LinkTimeout time.Duration
 	Inquiry     time.Duration
-	// StandStill is that of migration.MigrateConfig. The destination digests all
+	// StandStill is that of live.Config. The destination digests all
 	// memory meanwhile.
 	StandStill time.Duration
 	// FollowSpeed has the writers write no faster than a fraction of what rounds
@@ -56,9 +58,9 @@ type Event struct {
 	// "running" or "ended".
 	Event string `json:"event"`
 	// Address is where the destination listens.
-	Address string             `json:"address,omitempty"`
-	Round   *migration.Round   `json:"round,omitempty"`
-	Outcome *migration.Outcome `json:"outcome,omitempty"`
+	Address string        `json:"address,omitempty"`
+	Round   *live.Round   `json:"round,omitempty"`
+	Outcome *live.Outcome `json:"outcome,omitempty"`
 	// Facts are those at the switch, or when the source was paused; Digest is
 	// how long they took to gather.
 	Facts  *machine.Facts `json:"facts,omitempty"`
@@ -97,7 +99,7 @@ func (t *teller) say(e Event) error {
 // Source runs a machine and moves it to the address. It prints events to out;
 // its error is one of the demo's own. How the migration went is in the event
 // "ended".
-func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer, log *slog.Logger) error {
+func Source(ctx context.Context, cfg Config, to transport.Address, out io.Writer, log *slog.Logger) error {
 	say := teller{out: out}
 	method, err := multifd.MethodNamed(cfg.Method)
 	if err != nil {
@@ -119,7 +121,7 @@ func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer
 	if err := writeFor(m, cfg.WarmUp); err != nil {
 		return err
 	}
-	mc := migration.MigrateConfig{
+	mc := live.Config{
 		Channels: cfg.Channels, Method: method, Memory: m.Memory(), Dirty: tracked, Machine: "vmferry-demo",
 		Pause: func(context.Context) ([]byte, error) {
 			m.Pause()
@@ -132,20 +134,20 @@ func Source(ctx context.Context, cfg Config, to migration.Address, out io.Writer
 		Resume: m.Start, Throttle: m.Throttle,
 		Bandwidth: cfg.Bandwidth, Downtime: cfg.Downtime, StandStill: cfg.StandStill,
 		LinkTimeout: cfg.LinkTimeout, Inquiry: cfg.Inquiry, Logger: log,
-		Report: func(r migration.Round) { say.say(Event{Event: "round", Round: &r}) },
+		Report: func(r live.Round) { say.say(Event{Event: "round", Round: &r}) },
 	}
 	if cfg.FollowSpeed {
 		rate := cfg.Machine.Rate
 		report := mc.Report
-		mc.Report = func(r migration.Round) {
+		mc.Report = func(r live.Round) {
 			rate = slower(rate, cfg.Machine.Writers, &r)
 			m.SetRate(rate)
 			report(r)
 		}
-		mc.Diverging = migration.StopAnyway
+		mc.Diverging = live.StopAnyway
 	}
-	outcome, err := migration.Migrate(ctx, func(ctx context.Context) (net.Conn, error) { return to.Dial(ctx, nil) }, mc)
-	ended := Event{Event: "ended", Outcome: outcome, Undecided: errors.Is(err, migration.ErrUndecided)}
+	outcome, err := live.Migrate(ctx, func(ctx context.Context) (net.Conn, error) { return to.Dial(ctx, nil) }, mc)
+	ended := Event{Event: "ended", Outcome: outcome, Undecided: errors.Is(err, live.ErrUndecided)}
 	if err != nil {
 		ended.Error = err.Error()
 	}
@@ -174,7 +176,7 @@ const awaitWrites = 5 * time.Minute
 // slower returns the rate of each writer for the next round: that of before, or less
 // where all writers together would dirty more than a quarter of what the round sent
 // in its time.
-func slower(rate, writers int, r *migration.Round) int {
+func slower(rate, writers int, r *live.Round) int {
 	pages := r.Raw + r.Compressed
 	if pages == 0 || r.Took <= 0 || writers == 0 {
 		return rate
@@ -199,7 +201,7 @@ func goOn(say *teller, m *machine.Machine, cfg Config, ended Event) error {
 
 // Destination takes the machine, and runs it if it is to. It prints events to
 // out.
-func Destination(ctx context.Context, cfg Config, at migration.Address, out io.Writer, log *slog.Logger) error {
+func Destination(ctx context.Context, cfg Config, at transport.Address, out io.Writer, log *slog.Logger) error {
 	say := teller{out: out}
 	method, err := multifd.MethodNamed(cfg.Method)
 	if err != nil {
@@ -213,14 +215,14 @@ func Destination(ctx context.Context, cfg Config, at migration.Address, out io.W
 	memory := &guestmem.Memory{Options: cfg.Machine.Map}
 	defer memory.Close()
 	var m *machine.Machine
-	rc := migration.ReceiveConfig{
+	rc := live.ReceiveConfig{ReceiveConfig: migration.ReceiveConfig{
 		Channels: cfg.Channels, Method: method, Sink: memory, Logger: log,
 		ConnectTimeout: cfg.ConnectTimeout, LinkTimeout: cfg.LinkTimeout,
-		Handover: migration.Handover{Answer: answer(cfg)},
 		Commit: func(r *migration.Received) (err error) {
 			m, err = arrive(&say, cfg, memory, r)
 			return err
-		},
+		}},
+		Answer: answer(cfg),
 		Start: func(*migration.Received) error {
 			if cfg.StartTakes > 0 {
 				say.say(Event{Event: "starting"})
@@ -235,7 +237,7 @@ func Destination(ctx context.Context, cfg Config, at migration.Address, out io.W
 	if err := say.say(Event{Event: "listening", Address: at.String()}); err != nil {
 		return err
 	}
-	_, err = migration.Receive(ctx, ln, rc)
+	_, err = live.Receive(ctx, ln, rc)
 	if err != nil {
 		return say.say(Event{Event: "ended", Error: err.Error()})
 	}

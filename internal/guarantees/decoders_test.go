@@ -8,14 +8,15 @@ import (
 )
 
 // decoding are the packages that decode what comes from a peer or a file.
-var decoding = []string{"deflate", "guest", "internal/strictjson", "migration", "multifd", "qemu", "qmp", "snapshot", "vmstate"}
+var decoding = []string{"deflate", "guest", "guestmem", "internal/strictjson", "live", "migration", "multifd", "qemu", "qmp", "snapshot", "transport", "vmstate"}
 
 // decoders are functions that decode, with the fuzz target that feeds them and, where
 // they keep what they decode, the test that bounds their memory.
 var decoders = map[string][]string{
 	"deflate.Decoder.Inflate":             {"deflate.FuzzInflate"},
 	"internal/strictjson.Unmarshal":       {"internal/strictjson.FuzzUnmarshal", "snapshot.TestReader_AManifestOfEmptyElementsTakesLittleMemory"},
-	"migration.ParseAddress":              {"cmd/vmferry.TestScripts"},
+	"live.Receive":                        {"migration.FuzzReceiveWhole", "live.TestALinkThatBreaksInTheMomentOfTheHandover"},
+	"migration.Inbound.NextCommand":       {"vmstate.FuzzReader"},
 	"migration.Receive":                   {"migration.FuzzReceiveWhole", "migration.TestReceive_MemoryFollowsTheBytesThatCame"},
 	"multifd.ReadDeviceStates":            {"multifd.FuzzDeviceStates"},
 	"multifd.ReadHandshake":               {"multifd.FuzzHandshake"},
@@ -29,10 +30,13 @@ var decoders = map[string][]string{
 	"snapshot.Dir.Open":                   {"snapshot.FuzzSnapshotRepaired"},
 	"snapshot.Open":                       {"snapshot.FuzzSnapshotRepaired", "snapshot.FuzzManifest", "snapshot.FuzzIndex", "snapshot.TestReader_AManifestOfEmptyElementsTakesLittleMemory"},
 	"snapshot.OpenDir":                    {"snapshot.FuzzSnapshotRepaired"},
+	"transport.ParseAddress":              {"cmd/vmferry.TestScripts"},
+	"vmstate.Destination.NextCommand":     {"vmstate.FuzzReader"},
 	"vmstate.FindEnd":                     {"vmstate.FuzzFindEnd", "migration.TestReceive_MemoryFollowsTheBytesThatCame"},
 	"vmstate.ParseHead":                   {"vmstate.FuzzReader"},
 	"vmstate.ParseOwnerState":             {"vmstate.FuzzParseOwnerState"},
 	"vmstate.ReadReply":                   {"vmstate.FuzzAwaitShut"},
+	"vmstate.Reader.Next":                 {"vmstate.FuzzReader", "migration.TestReceive_MemoryFollowsTheBytesThatCame"},
 	"vmstate.Reader.NextCommand":          {"vmstate.FuzzReader"},
 	"vmstate.Reader.ReadHead":             {"vmstate.FuzzReader", "migration.TestReceive_MemoryFollowsTheBytesThatCame"},
 	"vmstate.RunState":                    {"vmstate.FuzzReader"},
@@ -72,7 +76,7 @@ func exported(f *ast.FuncDecl) bool {
 var begins = []string{"Decode", "Decompress", "FindEnd", "Inflate", "Next", "Open", "Parse", "Read", "Receive", "RunState", "Unmarshal"}
 
 // others are exported functions whose names begin like that and that decode nothing.
-var others = []string{"guestmem.Memory.Received", "multifd.Accelerator.Ready", "vmstate.OpenReturnPath"}
+var others = []string{"guestmem.Memory.Received", "migration.Inbound.Received", "transport.Link.Read", "multifd.Accelerator.Ready", "vmstate.OpenReturnPath"}
 
 func decodes(name string) bool {
 	return slices.ContainsFunc(begins, func(prefix string) bool { return strings.HasPrefix(name, prefix) })

@@ -11,8 +11,8 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
-	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // The bare copy is what limits any migration here: the same memory, in writes
@@ -32,7 +32,7 @@ func pieces(mem *guestmem.Memory, channel, channels int, do func([]byte) error) 
 	return nil
 }
 
-func sendBare(j job, to migration.Address, mem *guestmem.Memory) (t told, err error) {
+func sendBare(j job, to transport.Address, mem *guestmem.Memory) (t told, err error) {
 	t.Usage, err = j.measured(func() error {
 		began := time.Now()
 		defer func() { t.Total = time.Since(began) }()

@@ -19,8 +19,9 @@ import (
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/internal/side"
-	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/live"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // sideArgument makes the program a side.
@@ -74,8 +75,8 @@ func (j *job) method() (multifd.Method, error) { return multifd.MethodNamed(j.Me
 type told struct {
 	Address string `json:",omitempty"`
 
-	Total   time.Duration      // the bare copy's
-	Outcome *migration.Outcome // the source's
+	Total   time.Duration // the bare copy's
+	Outcome *live.Outcome // the source's
 	Usage   usage
 	// Digest is of all memory, and Counters are the writers' last numbers.
 	Digest   uint32
@@ -110,12 +111,12 @@ func runSide(in io.Reader, out io.Writer) error {
 	tell := func(t told) error { return json.NewEncoder(out).Encode(t) }
 	do := map[string]func(job) (told, error){
 		source: func(j job) (told, error) {
-			return send(j, func() (to migration.Address, err error) {
+			return send(j, func() (to transport.Address, err error) {
 				var address string
 				if err := errors.Join(tell(told{}), orders.Decode(&address)); err != nil {
 					return to, err
 				}
-				return migration.ParseAddress(address)
+				return transport.ParseAddress(address)
 			})
 		},
 		destination: func(j job) (told, error) { return receive(j, tell) },

@@ -17,7 +17,8 @@ import (
 
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/chart"
-	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/live"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // The sides of a measurement are this program.
@@ -98,14 +99,14 @@ func TestAMigrationIsMeasured(t *testing.T) {
 
 // A copy that is not whole may not count.
 func TestWhatArrivesIsCompared(t *testing.T) {
-	ok := told{Digest: 1, Counters: []uint64{2}, Outcome: &migration.Outcome{Verified: true}}
+	ok := told{Digest: 1, Counters: []uint64{2}, Outcome: &live.Outcome{Verified: true}}
 	if err := compare(ok, ok); err != nil {
 		t.Error(err)
 	}
 	for name, change := range map[string]func(*told){
 		"memory":   func(t *told) { t.Digest = 2 },
 		"counters": func(t *told) { t.Counters = []uint64{3} },
-		"handover": func(t *told) { t.Outcome = &migration.Outcome{} },
+		"handover": func(t *told) { t.Outcome = &live.Outcome{} },
 	} {
 		from := ok
 		change(&from)
@@ -222,7 +223,7 @@ func TestUnknownSidesAreErrors(t *testing.T) {
 	if err := runSide(strings.NewReader(`{"Side":"neither"}`), io.Discard); err == nil || !strings.Contains(err.Error(), "neither") {
 		t.Error(err)
 	}
-	if err := runSide(strings.NewReader(fmt.Sprintf(`{"Side":%q,"MemoryMiB":1,"Channels":1,"Method":"none"} "nowhere"`, source)), io.Discard); !errors.Is(err, migration.ErrAddress) {
+	if err := runSide(strings.NewReader(fmt.Sprintf(`{"Side":%q,"MemoryMiB":1,"Channels":1,"Method":"none"} "nowhere"`, source)), io.Discard); !errors.Is(err, transport.ErrAddress) {
 		t.Error(err)
 	}
 }

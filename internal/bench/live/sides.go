@@ -8,14 +8,16 @@ import (
 
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/live"
 	"github.com/vmferry/vmferry/migration"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // warmUp is how long writers write before the migration begins.
 const warmUp = 100 * time.Millisecond
 
 // send is the source. ready says that it is, and waits for where to send.
-func send(j job, ready func() (migration.Address, error)) (told, error) {
+func send(j job, ready func() (transport.Address, error)) (told, error) {
 	mem, err := newMemory(j)
 	if err != nil {
 		return told{}, err
@@ -35,7 +37,7 @@ func send(j job, ready func() (migration.Address, error)) (told, error) {
 	return migrate(j, to, m)
 }
 
-func migrate(j job, to migration.Address, m *machine.Machine) (t told, err error) {
+func migrate(j job, to transport.Address, m *machine.Machine) (t told, err error) {
 	cfg, err := config(j, m)
 	if err != nil {
 		return t, err
@@ -48,10 +50,10 @@ func migrate(j job, to migration.Address, m *machine.Machine) (t told, err error
 	}
 	t.Usage, err = j.measured(func() (err error) {
 		dial := func(ctx context.Context) (net.Conn, error) { return to.Dial(ctx, nil) }
-		t.Outcome, err = migration.Migrate(context.Background(), dial, cfg)
+		t.Outcome, err = live.Migrate(context.Background(), dial, cfg)
 		return err
 	})
-	if errors.Is(err, migration.ErrDiverging) {
+	if errors.Is(err, live.ErrDiverging) {
 		t.Diverging, err = true, nil
 	}
 	m.Pause() // one that diverges runs on
@@ -59,8 +61,8 @@ func migrate(j job, to migration.Address, m *machine.Machine) (t told, err error
 	return t, err
 }
 
-func config(j job, m *machine.Machine) (cfg migration.MigrateConfig, err error) {
-	cfg = migration.MigrateConfig{
+func config(j job, m *machine.Machine) (cfg live.Config, err error) {
+	cfg = live.Config{
 		Channels: j.Channels, Level: j.Level, Memory: m.Memory(), Downtime: j.Downtime,
 		Pause: func(context.Context) ([]byte, error) {
 			m.Pause()
@@ -103,7 +105,7 @@ func receive(j job, tell func(told) error) (told, error) {
 // take receives a machine. Its Commit and its Start do next to nothing, so that
 // the downtime is the migration's; the writers' numbers are read off afterwards.
 func take(j job, ln net.Listener, mem *guestmem.Memory) (t told, err error) {
-	cfg := migration.ReceiveConfig{Channels: j.Channels, Sink: mem}
+	cfg := live.ReceiveConfig{ReceiveConfig: migration.ReceiveConfig{Channels: j.Channels, Sink: mem}}
 	if cfg.Method, err = j.method(); err != nil {
 		return t, err
 	}
@@ -114,7 +116,7 @@ func take(j job, ln net.Listener, mem *guestmem.Memory) (t told, err error) {
 	}
 	cfg.Start = func(*migration.Received) error { return nil }
 	t.Usage, err = j.measured(func() error {
-		_, err := migration.Receive(context.Background(), ln, cfg)
+		_, err := live.Receive(context.Background(), ln, cfg)
 		return err
 	})
 	if err != nil {

@@ -1,0 +1,166 @@
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vmferry/vmferry/internal/cause"
+	"github.com/vmferry/vmferry/vmstate"
+)
+
+// switchOver pauses the machine, sends the rest, and hands over.
+func (m *migrator) switchOver(ctx context.Context) error {
+	paused := time.Now()
+	state, err := m.cfg.Pause(ctx)
+	m.out.Switch.Pause = time.Since(paused)
+	if err != nil {
+		return fmt.Errorf("pausing the machine: %w", err)
+	}
+	runs, err := m.standStill(ctx, state)
+	m.out.Downtime = time.Since(paused)
+	if m.last.Last {
+		m.report(m.last) // not while the machine stood still
+	}
+	if runs && !m.cfg.Stay || errors.Is(err, ErrUndecided) {
+		return err
+	}
+	if resumeErr := m.cfg.Resume(); resumeErr != nil {
+		return errors.Join(err, fmt.Errorf("%w: %w", ErrNotResumed, resumeErr))
+	}
+	return err
+}
+
+// standStill does what has to be done while the machine stands still. It returns
+// whether the destination has taken it.
+func (m *migrator) standStill(ctx context.Context, state []byte) (runs bool, err error) {
+	limit := m.cfg.StandStill
+	if limit <= 0 {
+		limit = defaultStandStill + 3*m.out.Rounds[len(m.out.Rounds)-1].ExpectedDowntime
+	}
+	slow := fmt.Errorf("the destination was not ready within %v, so the machine goes on here", limit)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, slow)
+	defer cancel()
+	if err := m.sendRest(ctx, state); err != nil {
+		return false, err
+	}
+	sent := time.Now()
+	prepared, err := m.awaitPrepared(ctx)
+	m.out.Switch.Prepare = time.Since(sent)
+	if err != nil {
+		m.abort()
+		return false, err
+	}
+	if !prepared { // it has everything, and wants no more talk
+		return true, nil
+	}
+	ready := time.Now()
+	defer func() { m.out.Switch.Start = time.Since(ready) }()
+	return m.letRun(context.WithoutCancel(ctx))
+}
+
+// sendRest sends the last round, the state and the end.
+func (m *migrator) sendRest(ctx context.Context, state []byte) error {
+	devices, err := vmstate.OwnerState(state, m.cfg.Memory.Layout().PageSize)
+	if err != nil {
+		return err
+	}
+	meter, scan := startMeter(m.send), time.Now()
+	if err := m.cfg.Dirty.Collect(m.next); err != nil {
+		return fmt.Errorf("collecting dirty pages: %w", err)
+	}
+	scanned := time.Since(scan)
+	source, err := m.cfg.Memory.Dirty(m.next)
+	if err != nil {
+		return err
+	}
+	if err := m.send.Round(ctx, source); err != nil {
+		return err
+	}
+	if err := m.send.End(ctx, devices); err != nil {
+		return err
+	}
+	r := meter.read(len(m.out.Rounds) + 1)
+	r.Last, r.Scan, r.Throttle = true, scanned, m.throttled
+	r.Took -= scanned
+	m.out.Switch.Collect, m.out.Switch.Send = scanned, r.Took
+	m.last = r
+	return nil
+}
+
+// awaitPrepared waits until the destination has everything. It returns false
+// for one that takes no part in the handover, and is done.
+func (m *migrator) awaitPrepared(ctx context.Context) (bool, error) {
+	back := m.send.ReturnPath()
+	for {
+		select {
+		case word := <-back.Pongs():
+			if word == vmstate.WordPrepared && !m.cfg.Stay {
+				return true, nil
+			}
+		case <-back.Ended():
+			// Prepared and the end may have come together.
+			for len(back.Pongs()) > 0 {
+				if word := <-back.Pongs(); word == vmstate.WordPrepared && !m.cfg.Stay {
+					return true, nil
+				}
+			}
+			return false, cause.Of(ctx, back.Err(), nil, "")
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
+	}
+}
+
+// abort tells a destination that has everything that the machine goes on here.
+// If it cannot be told, it will see that it was not let run.
+func (m *migrator) abort() {
+	m.send.SetWriteDeadline(time.Now().Add(time.Second))
+	m.send.Say(vmstate.Ping(vmstate.WordAbort))
+}
+
+// startTime is how long a destination may take to start the machine before it
+// is asked for the outcome over a new connection.
+const startTime = 10 * time.Second
+
+// letRun tells the destination to run. From here on the machine may run there,
+// and goes on here only if it is known that it does not.
+func (m *migrator) letRun(ctx context.Context) (runs bool, err error) {
+	back := m.send.ReturnPath()
+	m.send.SetWriteDeadline(time.Now().Add(startTime))
+	sendErr := m.send.Say(vmstate.Ping(vmstate.WordRun))
+	if sendErr == nil {
+		timer := time.NewTimer(startTime)
+		defer timer.Stop()
+		select {
+		case <-back.Ended():
+		case <-timer.C:
+		}
+	} else {
+		m.send.CloseConnections() // so that the return path ends too
+		<-back.Ended()
+	}
+	lost := fmt.Errorf("%v passed without a word", startTime)
+	select {
+	case <-back.Ended():
+		lost = back.Err()
+	default:
+	}
+	if lost == nil {
+		m.out.Verified = true
+		m.send.Say(vmstate.Ping(vmstate.WordGone)) // it finds out by itself if this fails
+		return true, nil
+	}
+	if errors.Is(lost, vmstate.ErrRefused) {
+		return false, lost
+	}
+	m.cfg.Logger.Warn("lost the destination in the moment of the handover; asking it whether it runs", "error", errors.Join(lost, sendErr))
+	m.send.CloseConnections()
+	runs, err = askUntilKnown(ctx, m.dial, m.head, m.cfg.Inquiry, m.cfg.ProvesDeath)
+	m.out.Verified = runs
+	if err != nil {
+		err = fmt.Errorf("%w (%w)", err, lost)
+	}
+	return runs, err
+}

@@ -1,0 +1,132 @@
+package migration
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
+)
+
+// channel is one multifd channel. mu is held while a packet is put into the
+// lane, so that the end does not come in between.
+type channel struct {
+	id      int
+	recv    *multifd.Receiver
+	link    *transport.Link
+	bytes   uint64
+	packets numbers // since its last sync point
+
+	mu    sync.Mutex
+	lane  guest.Lane
+	over  bool // the main channel is at its end: no more pages
+	extra int
+}
+
+func (in *Inbound) closeChannels() {
+	for _, c := range in.channels {
+		c.recv.Close()
+	}
+}
+
+var errMainDone = errors.New("the main channel has none for this SYNC")
+
+// readChannel reads one multifd channel to its end.
+func (in *Inbound) readChannel(c *channel) error {
+	for first := true; ; {
+		packet, state, err := c.recv.Next()
+		came := c.recv.Bytes() - c.bytes
+		in.cfg.Progress.Bytes.Add(came)
+		c.bytes += came
+		if err == nil {
+			err = in.cfg.Pace.wait(in.ctx, came)
+		}
+		switch {
+		case err == io.EOF:
+			// Right at the end; wrong if a sync point is still to come.
+			in.meet.leave(&multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "SYNC",
+				Err: fmt.Errorf("%w: the peer closed the connection while the main channel goes on", multifd.ErrTruncated)})
+			return nil
+		case err != nil:
+			if in.done.Load() {
+				return nil // the deadline of the grace, or the closing
+			}
+			return err
+		case state != nil:
+			in.keepState(state)
+			continue
+		}
+		c.packets.add(packet)
+		if err := in.takePages(c, packet); err != nil {
+			return err
+		}
+		if !packet.Sync() {
+			continue
+		}
+		if err := c.recv.Flush(); err != nil {
+			return err
+		}
+		if err := in.meetChannel(c); err != nil {
+			return err
+		}
+		if first {
+			first = false
+			if l := in.main.Layout(); l != nil {
+				c.recv.SetLayout(l)
+			}
+		}
+	}
+}
+
+// takePages puts the packet's pages into the lane.
+func (in *Inbound) takePages(c *channel, p *multifd.Packet) error {
+	if len(p.Normal)+len(p.Zero) == 0 {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		return &multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "normal_pages",
+			Err: fmt.Errorf("%w: pages after the last sync point", multifd.ErrMalformed)}
+	}
+	if err := c.recv.Receive(c.lane); err != nil {
+		return err
+	}
+	in.named.add(p.Block, p.Normal)
+	in.named.add(p.Block, p.Zero)
+	in.cfg.Progress.Normal.Add(uint64(len(p.Normal)))
+	in.cfg.Progress.Zero.Add(uint64(len(p.Zero)))
+	return nil
+}
+
+// meetChannel waits at a SYNC for all others.
+func (in *Inbound) meetChannel(c *channel) error {
+	resume := c.link.WaitForOthers()
+	err := in.meet.wait(in.ctx, c.packets)
+	resume()
+	c.packets = c.packets.next()
+	if errors.Is(err, errMainDone) {
+		c.mu.Lock()
+		c.extra++
+		c.mu.Unlock()
+		return nil
+	}
+	var ce *multifd.ChannelError
+	if err != nil && errors.As(err, &ce) {
+		return err // another channel has left: it is named
+	}
+	if err != nil {
+		return &multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "SYNC", Err: err}
+	}
+	return nil
+}
+
+// keepState keeps a packet that the budget has room for.
+func (in *Inbound) keepState(s *multifd.DeviceState) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.states = append(in.states, *s)
+}

@@ -1,0 +1,90 @@
+package migration
+
+import (
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/vmstate"
+)
+
+// Setup, SyncPoint, Zero and Page make Inbound a vmstate.Handler.
+
+func (in *Inbound) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
+	if err := in.cfg.Sink.Setup(l); err != nil {
+		return err
+	}
+	if in.cfg.Handover != nil || in.heard(vmstate.WordAsk) {
+		in.named = newNamedPages(l)
+	}
+	// Speed only: the device copies pages into memory that is not registered.
+	if mem, ok := in.cfg.Sink.(*guestmem.Memory); ok && in.cfg.Method == multifd.QPL {
+		release, err := in.cfg.Accelerator.Register(mem)
+		if err != nil {
+			return err
+		}
+		in.release = release
+	}
+	lane, err := in.cfg.Sink.Lane()
+	if err != nil {
+		return err
+	}
+	in.mainLane = lane
+	// The channels wait at the first sync point, or have nothing to read
+	// before it; they see this once they are past it.
+	for _, c := range in.channels {
+		lane, err := in.cfg.Sink.Lane()
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.lane = lane
+		c.mu.Unlock()
+	}
+	return nil
+}
+
+// await does something that waits for a channel, and so for the source.
+func (in *Inbound) await(f func()) {
+	defer in.watch.Main().WaitForOthers()()
+	f()
+}
+
+func (in *Inbound) SyncPoint() (err error) {
+	if in.await(func() { err = in.meet.wait(in.ctx, numbers{}) }); err != nil {
+		return err
+	}
+	if err := in.meet.check(); err != nil {
+		return err
+	}
+	if in.cfg.Progress.SyncPoints.Add(1); in.cfg.Handover != nil && in.heard(vmstate.WordAsk) {
+		go in.closeAccept() // which endAccept waits for
+	}
+	return nil
+}
+
+// closeAccept ends the accepting. A source that hands over makes all its connections
+// before its first sync point, so that the last look for more of them need not
+// come while its machine stands still.
+func (in *Inbound) closeAccept() { in.closed.Do(in.acc.CloseAccept) }
+
+func (in *Inbound) at(offset uint64) []uint64 {
+	in.one[0] = offset
+	return in.one[:]
+}
+
+func (in *Inbound) Zero(b *guest.Block, offset uint64) error {
+	in.cfg.Progress.Zero.Add(1)
+	in.named.add(b, in.at(offset))
+	return in.mainLane.Zero(b, in.at(offset))
+}
+
+func (in *Inbound) Page(b *guest.Block, offset uint64, data []byte) error {
+	in.cfg.Progress.Normal.Add(1)
+	in.named.add(b, in.at(offset))
+	pages, err := in.mainLane.Pages(b, in.at(offset))
+	if err != nil {
+		return err
+	}
+	copy(pages[0], data)
+	return in.mainLane.Commit()
+}

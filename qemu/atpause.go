@@ -20,11 +20,11 @@ func (s *save) atPause(ctx context.Context) error {
 		return nil
 	}
 	// The command has a time of its own.
-	s.c.SetAnswerTimeout(0)
-	defer s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
-	still := watchStillness(s.c)
+	s.vm.SetAnswerTimeout(0)
+	defer s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
+	still := watchStillness(s.vm)
 	defer still.close()
-	monitor, err := startAtPauseMonitor(s.c, s.dir)
+	monitor, err := startAtPauseMonitor(s.vm, s.dir)
 	if err != nil {
 		return fmt.Errorf("the command at the pause: %w", err)
 	}

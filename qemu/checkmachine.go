@@ -13,10 +13,10 @@ import (
 // checkMachine asks for the machine's type, and returns the destination's own
 // uuid, which its channels want to hear.
 func (s *restore) checkMachine(ctx context.Context) (uuid [16]byte, err error) {
-	if err := s.c.QomGet(ctx, "/machine", "type", &s.kind); err == nil {
+	if err := s.vm.QomGet(ctx, "/machine", "type", &s.kind); err == nil {
 		s.kind = strings.TrimSuffix(s.kind, "-machine")
 	}
-	text, err := s.c.QueryUUID(ctx)
+	text, err := s.vm.QueryUUID(ctx)
 	if err != nil {
 		return uuid, err
 	}
@@ -40,7 +40,7 @@ func (s *restore) checkHardware(here *described) error {
 	}
 	// Another machine type has other devices of its own: that says enough.
 	if len(differences) == 0 {
-		found := compare(saved, here, s.c.Version())
+		found := compare(saved, here, s.vm.Version())
 		differences = found.differences
 		for _, remark := range found.remarks {
 			s.opts.Logger.Warn("the destination differs from the machine that was saved", "difference", remark)
@@ -69,7 +69,7 @@ func (s *restore) checkMemory(ctx context.Context, devs []qmp.MemoryBackend) err
 			untouched = append(untouched, d.ID)
 		}
 		var path string
-		err := s.c.QomGet(ctx, "/objects/"+d.ID, "mem-path", &path)
+		err := s.vm.QomGet(ctx, "/objects/"+d.ID, "mem-path", &path)
 		if err != nil && !refusedByQEMU(err) {
 			return err
 		}

@@ -24,12 +24,12 @@ type described struct {
 
 // describe asks QEMU what its machine is made of. It changes nothing. What
 // this QEMU does not tell stays empty; only a monitor that fails is an error.
-func describe(ctx context.Context, c *qmp.Client) (*described, error) {
+func describe(ctx context.Context, vm *qmp.Machine) (*described, error) {
 	d := &described{}
-	for _, ask := range []func(context.Context, *qmp.Client) error{
+	for _, ask := range []func(context.Context, *qmp.Machine) error{
 		d.askAccelerator, d.askMemory, d.askBlocks, d.askMemdevs, d.askDevices, d.askOnboard, d.askCPU,
 	} {
-		if err := ask(ctx, c); err != nil && !refusedByQEMU(err) {
+		if err := ask(ctx, vm); err != nil && !refusedByQEMU(err) {
 			return nil, fmt.Errorf("asking QEMU for its hardware: %w", err)
 		}
 	}
@@ -43,13 +43,13 @@ func refusedByQEMU(err error) bool {
 	return ok
 }
 
-func (d *described) askAccelerator(ctx context.Context, c *qmp.Client) (err error) {
-	d.hardware.KVM, err = c.QueryKVM(ctx)
+func (d *described) askAccelerator(ctx context.Context, vm *qmp.Machine) (err error) {
+	d.hardware.KVM, err = vm.QueryKVM(ctx)
 	return err
 }
 
-func (d *described) askMemory(ctx context.Context, c *qmp.Client) error {
-	size, err := c.QueryMemorySize(ctx)
+func (d *described) askMemory(ctx context.Context, vm *qmp.Machine) error {
+	size, err := vm.QueryMemorySize(ctx)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (d *described) askMemory(ctx context.Context, c *qmp.Client) error {
 		Slots   uint64 `json:"slots"`
 		MaxSize uint64 `json:"max-size"`
 	}
-	if err := c.QomGet(ctx, "/machine", "memory", &more); err != nil {
+	if err := vm.QomGet(ctx, "/machine", "memory", &more); err != nil {
 		return err
 	}
 	if more.Slots > 0 || more.MaxSize > size.Base {
@@ -67,21 +67,21 @@ func (d *described) askMemory(ctx context.Context, c *qmp.Client) error {
 	return nil
 }
 
-func (d *described) askBlocks(ctx context.Context, c *qmp.Client) (err error) {
-	d.blocks, err = c.QueryRAMBlocks(ctx)
+func (d *described) askBlocks(ctx context.Context, vm *qmp.Machine) (err error) {
+	d.blocks, err = vm.QueryRAMBlocks(ctx)
 	return err
 }
 
-func (d *described) askMemdevs(ctx context.Context, c *qmp.Client) (err error) {
-	d.memdev, err = c.QueryMemdev(ctx)
+func (d *described) askMemdevs(ctx context.Context, vm *qmp.Machine) (err error) {
+	d.memdev, err = vm.QueryMemdev(ctx)
 	return err
 }
 
 // askDevices lists the devices of -device and device_add, those with an id
 // first.
-func (d *described) askDevices(ctx context.Context, c *qmp.Client) error {
+func (d *described) askDevices(ctx context.Context, vm *qmp.Machine) error {
 	for _, parent := range []string{"/machine/peripheral", "/machine/peripheral-anon"} {
-		children, err := c.QomList(ctx, parent)
+		children, err := vm.QomList(ctx, parent)
 		if err != nil {
 			return err
 		}
@@ -95,7 +95,7 @@ func (d *described) askDevices(ctx context.Context, c *qmp.Client) error {
 			if parent == "/machine/peripheral" {
 				device.ID = child.Name
 			}
-			if device.Bus, device.Address, err = place(ctx, c, at); err != nil {
+			if device.Bus, device.Address, err = place(ctx, vm, at); err != nil {
 				return err
 			}
 			d.hardware.Devices, d.paths = append(d.hardware.Devices, device), append(d.paths, at)
@@ -105,22 +105,22 @@ func (d *described) askDevices(ctx context.Context, c *qmp.Client) error {
 }
 
 // place tells which bus a device is on, and where on a PCI bus.
-func place(ctx context.Context, c *qmp.Client, device string) (bus, address string, err error) {
-	if err := c.QomGet(ctx, device, "parent_bus", &bus); err != nil && !refusedByQEMU(err) {
+func place(ctx context.Context, vm *qmp.Machine, device string) (bus, address string, err error) {
+	if err := vm.QomGet(ctx, device, "parent_bus", &bus); err != nil && !refusedByQEMU(err) {
 		return "", "", err
 	}
 	if bus != "" {
 		bus = path.Base(bus)
 	}
-	if err := c.QomGet(ctx, device, "legacy-addr", &address); err != nil && !refusedByQEMU(err) {
+	if err := vm.QomGet(ctx, device, "legacy-addr", &address); err != nil && !refusedByQEMU(err) {
 		return "", "", err
 	}
 	return bus, address, nil
 }
 
 // askOnboard counts the devices that were not made by -device, but for CPUs.
-func (d *described) askOnboard(ctx context.Context, c *qmp.Client) error {
-	children, err := c.QomList(ctx, "/machine/unattached")
+func (d *described) askOnboard(ctx context.Context, vm *qmp.Machine) error {
+	children, err := vm.QomList(ctx, "/machine/unattached")
 	if err != nil {
 		return err
 	}
@@ -135,38 +135,38 @@ func (d *described) askOnboard(ctx context.Context, c *qmp.Client) error {
 	return nil
 }
 
-func (d *described) askCPU(ctx context.Context, c *qmp.Client) error {
-	cpus, err := c.QueryCPUs(ctx)
+func (d *described) askCPU(ctx context.Context, vm *qmp.Machine) error {
+	cpus, err := vm.QueryCPUs(ctx)
 	if err != nil || len(cpus) == 0 {
 		return err
 	}
 	is := &d.hardware.CPU
 	is.Count, is.Target = len(cpus), cpus[0].Target
 	var smp map[string]int
-	if err := c.QomGet(ctx, "/machine", "smp", &smp); err != nil && !refusedByQEMU(err) {
+	if err := vm.QomGet(ctx, "/machine", "smp", &smp); err != nil && !refusedByQEMU(err) {
 		return err
 	}
 	delete(smp, "cpus") // of the command line; Count has those plugged in later, too
 	is.Topology = smp
-	if err := c.QomGet(ctx, cpus[0].Path, "type", &is.Type); err != nil {
+	if err := vm.QomGet(ctx, cpus[0].Path, "type", &is.Type); err != nil {
 		return err
 	}
 	if is.Target != "x86_64" && is.Target != "i386" {
 		return nil
 	}
-	if is.Signature, err = signature(ctx, c, cpus[0].Path); err != nil {
+	if is.Signature, err = signature(ctx, vm, cpus[0].Path); err != nil {
 		return err
 	}
-	is.Features, err = features(ctx, c, cpus[0].Path)
+	is.Features, err = features(ctx, vm, cpus[0].Path)
 	return err
 }
 
 // signature tells which processor an x86 CPU says that it is.
-func signature(ctx context.Context, c *qmp.Client, cpu string) (string, error) {
+func signature(ctx context.Context, vm *qmp.Machine, cpu string) (string, error) {
 	var vendor string
 	var family, model, stepping int
 	for property, to := range map[string]any{"vendor": &vendor, "family": &family, "model": &model, "stepping": &stepping} {
-		if err := c.QomGet(ctx, cpu, property, to); err != nil {
+		if err := vm.QomGet(ctx, cpu, property, to); err != nil {
 			return "", err
 		}
 	}
@@ -174,14 +174,14 @@ func signature(ctx context.Context, c *qmp.Client, cpu string) (string, error) {
 }
 
 // features reads the feature words of an x86 CPU.
-func features(ctx context.Context, c *qmp.Client, cpu string) (map[string]uint32, error) {
+func features(ctx context.Context, vm *qmp.Machine, cpu string) (map[string]uint32, error) {
 	var words []struct {
 		Leaf     uint32  `json:"cpuid-input-eax"`
 		Subleaf  *uint32 `json:"cpuid-input-ecx"`
 		Register string  `json:"cpuid-register"`
 		Features uint32  `json:"features"`
 	}
-	if err := c.QomGet(ctx, cpu, "feature-words", &words); err != nil {
+	if err := vm.QomGet(ctx, cpu, "feature-words", &words); err != nil {
 		return nil, err
 	}
 	found := map[string]uint32{}

@@ -17,11 +17,11 @@ func newPace(bandwidth uint64) *migration.Pace {
 
 // liftAtStop lifts the bound when the machine is paused, because QEMU sends the
 // remaining data without one. The returned function ends the wait for the pause.
-func liftAtStop(c *qmp.Client, pace *migration.Pace) (stop func()) {
+func liftAtStop(vm *qmp.Machine, pace *migration.Pace) (stop func()) {
 	if pace == nil {
 		return func() {}
 	}
-	stops := c.Subscribe("STOP")
+	stops := vm.Subscribe("STOP")
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -72,7 +72,7 @@ func destination(t *testing.T, version string) *qemutest.VM {
 }
 
 func options(vm *qemutest.VM) qemu.SaveOptions {
-	return qemu.SaveOptions{QMP: vm.QMPPath(), Guard: []string{vmferry, "guard"}, AtPauseTimeout: hang}
+	return qemu.SaveOptions{Monitor: qmp.Socket(vm.QMPPath()), Guard: []string{vmferry, "guard"}, AtPauseTimeout: hang}
 }
 
 func saveTo(t *testing.T, path string, opts qemu.SaveOptions) *qemu.SaveResult {
@@ -179,7 +179,7 @@ func saveAndRestore(t *testing.T, src *qemutest.VM, version string, method multi
 	dst := destination(t, version)
 	before, _ := src.Count()
 	ctx := soon(t)
-	result, err := qemu.Restore(ctx, r, qemu.RestoreOptions{QMP: dst.QMPPath(), Channels: channels, Method: method})
+	result, err := qemu.Restore(ctx, r, qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath()), Channels: channels, Method: method})
 	if err != nil {
 		t.Fatalf("restore: %v\n%s", err, dst.Stderr())
 	}
@@ -268,7 +268,7 @@ func restoreAcross(t *testing.T, from, machine string, to []string) {
 		cfg.Version, cfg.Incoming, cfg.MemFile = version, true, filepath.Join(t.TempDir(), "ram0")
 		dst := qemutest.Start(t, cfg)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		result, err := qemu.Restore(ctx, open(t, path), qemu.RestoreOptions{QMP: dst.QMPPath()})
+		result, err := qemu.Restore(ctx, open(t, path), qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath())})
 		cancel()
 		if err != nil {
 			t.Fatalf("restore in %s: %v\n%s", version, err, dst.Stderr())
@@ -312,7 +312,7 @@ func TestRealQEMUThatLosesWritesIsPausedFirst(t *testing.T) {
 	cfg = src.Config()
 	cfg.Incoming, cfg.MemFile = true, filepath.Join(t.TempDir(), "ram0")
 	dst := qemutest.Start(t, cfg)
-	result, err := qemu.Restore(t.Context(), r, qemu.RestoreOptions{QMP: dst.QMPPath()})
+	result, err := qemu.Restore(t.Context(), r, qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +336,7 @@ func TestRealQEMUEveryStoreRestores(t *testing.T) {
 				t.Fatal(err)
 			}
 			dst := destination(t, "10.0")
-			if _, err := qemu.Restore(t.Context(), r, qemu.RestoreOptions{QMP: dst.QMPPath()}); err != nil {
+			if _, err := qemu.Restore(t.Context(), r, qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath())}); err != nil {
 				t.Fatalf("restore: %v\n%s", err, dst.Stderr())
 			}
 			sound(t, dst)
@@ -420,7 +420,7 @@ func TestRealQEMUPausesOnlyWhenAsked(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "s")
 		saveTo(t, path, options(src))
 		dst := destination(t, "10.0")
-		result, err := qemu.Restore(t.Context(), open(t, path), qemu.RestoreOptions{QMP: dst.QMPPath(), Paused: true})
+		result, err := qemu.Restore(t.Context(), open(t, path), qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath()), Paused: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -574,7 +574,7 @@ func TestRealQEMUThatIsNotLikeTheSavedOneIsRefused(t *testing.T) {
 			tt.change(&cfg)
 			dst := qemutest.Start(t, cfg)
 			ctx := soon(t)
-			_, err := qemu.Restore(ctx, r, qemu.RestoreOptions{QMP: dst.QMPPath()})
+			_, err := qemu.Restore(ctx, r, qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath())})
 			if err == nil || !strings.Contains(err.Error()+dst.Stderr(), tt.want) {
 				t.Errorf("the error is %v, want one that says %q\n%s", err, tt.want, dst.Stderr())
 			}

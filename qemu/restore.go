@@ -17,9 +17,9 @@ import (
 
 // RestoreOptions say how a snapshot is started. Zero values are defaults.
 type RestoreOptions struct {
-	// QMP is the path of the QMP socket of a QEMU that was started like the
-	// one that was saved, with "-incoming defer".
-	QMP      string
+	// Monitor opens the monitor of a QEMU that was started like the one that was
+	// saved, with "-incoming defer". Mostly it is a qmp.Socket.
+	Monitor  qmp.Opener
 	Channels int            // 2
 	Method   multifd.Method // none
 	Level    int            // the method's default
@@ -29,8 +29,8 @@ type RestoreOptions struct {
 	// Force restores into a QEMU that differs from the machine that was
 	// saved, with a warning for each difference instead of an error.
 	Force bool
-	// ConnectTimeout is for how long the QMP socket of a QEMU that was just
-	// started is waited for; 10 s, negative for a single attempt.
+	// ConnectTimeout is how long Restore waits for the monitor of a QEMU that was
+	// just started; 10 s, negative for a single attempt.
 	ConnectTimeout time.Duration
 	// StallTimeout is that of migration.SendConfig.
 	StallTimeout time.Duration
@@ -90,7 +90,7 @@ func Restore(ctx context.Context, r *snapshot.Reader, opts RestoreOptions) (*Res
 type restore struct {
 	opts    RestoreOptions
 	r       *snapshot.Reader
-	c       *qmp.Client
+	vm      *qmp.Machine
 	began   time.Time
 	prog    migration.Progress
 	allZero bool
@@ -99,11 +99,13 @@ type restore struct {
 }
 
 func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
-	if s.c, err = qmp.DialWithin(ctx, s.opts.QMP, s.opts.ConnectTimeout); err != nil {
+	monitor, err := qmp.OpenWithin(ctx, s.opts.Monitor, s.opts.ConnectTimeout)
+	if err != nil {
 		return nil, err
 	}
-	defer s.c.Close()
-	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
+	defer monitor.Close()
+	s.vm = qmp.NewMachine(monitor)
+	s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	if err := s.checkState(ctx); err != nil {
 		return nil, err
 	}
@@ -111,7 +113,7 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 	if err != nil {
 		return nil, err
 	}
-	here, err := describe(ctx, s.c)
+	here, err := describe(ctx, s.vm)
 	if err != nil {
 		return nil, err
 	}
@@ -124,19 +126,19 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 	if err := s.warnOfFirmwareVariables(ctx); err != nil {
 		return nil, err
 	}
-	p, err := makePlan(ctx, s.c, wish{channels: s.opts.Channels, method: s.opts.Method})
+	p, err := makePlan(ctx, s.vm, wish{channels: s.opts.Channels, method: s.opts.Method})
 	if err != nil {
 		return nil, err
 	}
-	if err := p.apply(ctx, s.c); err != nil {
+	if err := p.apply(ctx, s.vm); err != nil {
 		short, cancel := detached(ctx)
 		defer cancel()
-		return nil, errors.Join(err, p.before.restore(short, s.c))
+		return nil, errors.Join(err, p.before.restore(short, s.vm))
 	}
 	if s.opts.Paused {
 		// While a migration is awaited this only says how the machine is to
 		// be left afterwards.
-		if err := s.c.Stop(ctx); err != nil {
+		if err := s.vm.Stop(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -147,21 +149,21 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 	if err != nil {
 		return nil, s.explain(ctx, err)
 	}
-	if err := p.before.restore(ctx, s.c); err != nil {
+	if err := p.before.restore(ctx, s.vm); err != nil {
 		s.opts.Logger.Warn("putting QEMU's migration settings back", "error", err)
 	}
 	return &RestoreResult{Total: time.Since(s.began), Sent: s.prog.Bytes.Load(), Pages: s.prog.Normal.Load(), RunState: state, DigestsVerified: s.r.DigestsVerified()}, nil
 }
 
 func (s *restore) checkState(ctx context.Context) error {
-	status, err := s.c.QueryStatus(ctx)
+	status, err := s.vm.QueryStatus(ctx)
 	if err != nil {
 		return err
 	}
 	if status.Status != qmp.StateInmigrate {
 		return fmt.Errorf("%w: the machine is %q; start QEMU as the one that was saved, with \"-incoming defer\"", ErrState, status.Status)
 	}
-	m, err := s.c.QueryMigrate(ctx)
+	m, err := s.vm.QueryMigrate(ctx)
 	if err != nil {
 		return err
 	}
@@ -175,7 +177,7 @@ func (s *restore) checkState(ctx context.Context) error {
 }
 
 func (s *restore) send(ctx context.Context, uuid [16]byte) error {
-	dir, err := makeSocketDir(s.c, s.opts.SocketDir)
+	dir, err := makeSocketDir(s.vm, s.opts.SocketDir)
 	if err != nil {
 		return err
 	}
@@ -189,14 +191,14 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 	}
 	if err := s.listen(ctx, dir.address()); err != nil {
 		if cannotConnect(err.Error()) {
-			err = fmt.Errorf("%w: %s", err, adviceOnSocket(s.c))
+			err = fmt.Errorf("%w: %s", err, adviceOnSocket(s.vm))
 		}
 		return fmt.Errorf("telling QEMU to wait for the migration: %w", err)
 	}
 	// While it loads QEMU does not always answer. That the migration stalls is noticed
 	// by its bytes.
-	s.c.SetAnswerTimeout(0)
-	defer s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
+	s.vm.SetAnswerTimeout(0)
+	defer s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watched := make(chan struct{})
@@ -240,7 +242,7 @@ func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 			Sent: s.prog.Bytes.Load(), Normal: s.prog.Normal.Load(), Total: s.r.Manifest().Totals.Pages, Elapsed: time.Since(s.began),
 		})
 		// While it loads devices QEMU does not answer.
-		m, err := s.c.QueryMigrate(ctx)
+		m, err := s.vm.QueryMigrate(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
 				cancel(fmt.Errorf("%w while it loaded the machine: %w", ErrGone, err))
@@ -257,11 +259,11 @@ func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 // goOn waits until the machine is there, and lets it run if it is to.
 func (s *restore) goOn(ctx context.Context) (string, error) {
 	for {
-		m, err := s.c.QueryMigrate(ctx)
+		m, err := s.vm.QueryMigrate(ctx)
 		if err != nil {
 			return "", err
 		}
-		status, err := s.c.QueryStatus(ctx)
+		status, err := s.vm.QueryStatus(ctx)
 		if err != nil {
 			return "", err
 		}
@@ -283,14 +285,14 @@ func (s *restore) settleState(ctx context.Context, state string) (string, error)
 	ran := s.r.Manifest().Machine.RunState
 	switch {
 	case s.opts.Paused && state == qmp.StateRunning:
-		if err := s.c.Stop(ctx); err != nil {
+		if err := s.vm.Stop(ctx); err != nil {
 			return state, err
 		}
 	case !s.opts.Paused && state != qmp.StateRunning && ran == qmp.StateRunning:
-		if err := s.c.Cont(ctx); err != nil {
+		if err := s.vm.Cont(ctx); err != nil {
 			return state, fmt.Errorf("letting the machine run: %w", err)
 		}
 	}
-	status, err := s.c.QueryStatus(ctx)
+	status, err := s.vm.QueryStatus(ctx)
 	return status.Status, err
 }

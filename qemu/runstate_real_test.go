@@ -107,7 +107,7 @@ func TestRealQEMURunState_StoppedDuringSaveStaysSo(t *testing.T) {
 				}
 				src.Kill()
 				dst := idle(t, version, true)
-				restored, err := qemu.Restore(soon(t), open(t, path), qemu.RestoreOptions{QMP: dst.QMPPath()})
+				restored, err := qemu.Restore(soon(t), open(t, path), qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath())})
 				if err != nil {
 					t.Fatalf("%v\n%s", err, dst.Stderr())
 				}
@@ -173,7 +173,7 @@ func TestRealQEMUSave_MachineWithoutDescription(t *testing.T) {
 	src.Kill()
 	cfg.Incoming = true
 	dst := qemutest.Start(t, cfg)
-	if _, err := qemu.Restore(soon(t), open(t, path), qemu.RestoreOptions{QMP: dst.QMPPath()}); err != nil {
+	if _, err := qemu.Restore(soon(t), open(t, path), qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath())}); err != nil {
 		t.Fatalf("%v\n%s", err, dst.Stderr())
 	}
 	sound(t, dst)
@@ -269,7 +269,7 @@ func TestRealQEMUDied_IsSaid(t *testing.T) {
 func TestRealQEMUFrozen_SaveEndsAndTheGuardFinishes(t *testing.T) {
 	src := idle(t, "7.2", false)
 	look := dial(t, src.QMPPath2())
-	cred, err := look.PeerCred()
+	cred, err := look.Process()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,8 +18,9 @@ import (
 
 // SaveOptions say how a running machine is saved. Zero values are defaults.
 type SaveOptions struct {
-	// QMP is the path of the machine's QMP socket.
-	QMP      string
+	// Monitor opens the machine's monitor, and opens it again if it ends before the
+	// machine is back in its state. Mostly it is a qmp.Socket.
+	Monitor  qmp.Opener
 	Channels int            // 2
 	Method   multifd.Method // none
 	Level    int            // one of SourceLevels, or 0 for the method's default
@@ -171,7 +172,7 @@ type save struct {
 	path  string
 	w     *snapshot.Writer
 	began time.Time
-	c     *qmp.Client
+	vm    *qmp.Machine
 	dir   *socketDir
 	guard *Guard // nil without one
 	// unsettled says that the machine could not be put in order, so the guard has to.
@@ -197,12 +198,14 @@ type save struct {
 }
 
 func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
-	if s.c, err = qmp.Dial(ctx, s.opts.QMP); err != nil {
+	monitor, err := qmp.OpenWithin(ctx, s.opts.Monitor, 0)
+	if err != nil {
 		return nil, err
 	}
-	defer s.c.Close()
-	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
-	if cred, err := s.c.PeerCred(); err == nil {
+	defer monitor.Close()
+	s.vm = qmp.NewMachine(monitor)
+	s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
+	if cred, err := s.vm.Process(); err == nil {
 		s.pid = cred.PID
 	}
 	if err := s.inspect(ctx); err != nil {
@@ -215,13 +218,13 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.recovery.QMP, s.recovery.Before = s.opts.QMP, p.before
+	s.recovery.Monitor, s.recovery.Before = s.opts.Monitor, p.before
 	// The guard stands before the first thing is changed.
 	if err := s.startGuard(); err != nil {
 		return nil, err
 	}
 	defer s.endGuard()
-	if s.dir, err = makeSocketDir(s.c, s.opts.SocketDir); err != nil {
+	if s.dir, err = makeSocketDir(s.vm, s.opts.SocketDir); err != nil {
 		return nil, err
 	}
 	defer s.removeSocketDir()
@@ -238,7 +241,7 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	if err := s.note(func(r *recovery) { r.Dir = left }); err != nil {
 		return nil, err
 	}
-	if err := p.apply(ctx, s.c); err != nil {
+	if err := p.apply(ctx, s.vm); err != nil {
 		return nil, err
 	}
 	if err := s.standStill(ctx); err != nil {
@@ -268,7 +271,7 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	if s.recovery.ranAtPause() && !live(s.recovery.Saved) {
 		meta.Machine.RunState = qmp.StateRunning // the save itself had paused it
 	}
-	meta.Machine.QEMU = fmt.Sprintf("%d.%d.%d", s.c.Version().Major, s.c.Version().Minor, s.c.Version().Micro)
+	meta.Machine.QEMU = fmt.Sprintf("%d.%d.%d", s.vm.Version().Major, s.vm.Version().Minor, s.vm.Version().Micro)
 	if meta.Machine.Hardware, err = s.described.record(); err != nil {
 		s.opts.Logger.Warn("the snapshot does not say what the machine was made of", "error", err)
 	}
@@ -284,15 +287,15 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 
 // checkState refuses what could not end well, before anything is touched.
 func (s *save) checkState(ctx context.Context) error {
-	status, err := s.c.QueryStatus(ctx)
+	status, err := s.vm.QueryStatus(ctx)
 	if err != nil {
 		return err
 	}
-	if err := checkSavable(s.c, status.Status); err != nil {
+	if err := checkSavable(s.vm, status.Status); err != nil {
 		return err
 	}
 	s.recovery.Ran = live(status.Status)
-	m, err := s.c.QueryMigrate(ctx)
+	m, err := s.vm.QueryMigrate(ctx)
 	if err != nil {
 		return err
 	}
@@ -305,7 +308,7 @@ func (s *save) checkState(ctx context.Context) error {
 	// An earlier migration may have ended a moment ago.
 	short, cancel := context.WithTimeoutCause(ctx, cleanupTime, fmt.Errorf("%w: QEMU has not cleaned an earlier migration up after %v", ErrState, cleanupTime))
 	defer cancel()
-	return s.c.AwaitMigrationCleanup(short)
+	return s.vm.AwaitMigrationCleanup(short)
 }
 
 // plan finds out what has to be set. The return path lets the end of the migration
@@ -314,12 +317,12 @@ func (s *save) checkState(ctx context.Context) error {
 // is that of the connection.
 func (s *save) plan(ctx context.Context) (*plan, error) {
 	var err error
-	if s.noDescription, err = suppressesDescription(ctx, s.c); err != nil {
+	if s.noDescription, err = suppressesDescription(ctx, s.vm); err != nil {
 		return nil, err
 	}
-	return makePlan(ctx, s.c, wish{
+	return makePlan(ctx, s.vm, wish{
 		channels: s.opts.Channels, method: s.opts.Method, level: s.opts.Level,
-		returnPath: keepsState(s.c.Version()) && !s.noDescription,
+		returnPath: keepsState(s.vm.Version()) && !s.noDescription,
 		bandwidth:  s.opts.Bandwidth, downtime: s.opts.Downtime,
 	})
 }
@@ -335,25 +338,25 @@ func (s *save) standStill(ctx context.Context) error {
 		return nil
 	}
 	why := "without KVM, QEMU before 9.0 loses writes of a machine that runs"
-	if s.c.Version().Major >= 9 {
+	if s.vm.Version().Major >= 9 {
 		if !s.described.forgetsWrites() {
 			return nil
 		}
 		why = "without KVM, QEMU from 9.0 on loses writes of a machine that runs, or aborts, if its memory has several blocks or is not the first (KVM helps, or a single memory backend that comes first on the command line)"
 	}
 	if !s.recovery.Ran {
-		s.still = watchStillness(s.c) // it may not be let run before the end
+		s.still = watchStillness(s.vm) // it may not be let run before the end
 		return nil
 	}
-	s.opts.Logger.Warn("the machine is paused while it is saved: "+why, "qemu", fmt.Sprint(s.c.Version()))
+	s.opts.Logger.Warn("the machine is paused while it is saved: "+why, "qemu", fmt.Sprint(s.vm.Version()))
 	if err := s.note(func(r *recovery) { r.Stopped = true }); err != nil {
 		return err
 	}
 	s.paused = time.Now()
-	if err := s.c.Stop(ctx); err != nil {
+	if err := s.vm.Stop(ctx); err != nil {
 		return err
 	}
-	s.still = watchStillness(s.c)
+	s.still = watchStillness(s.vm)
 	return nil
 }
 

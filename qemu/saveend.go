@@ -16,7 +16,7 @@ func (s *save) runOn(ctx context.Context, result *SaveResult) error {
 	}
 	short, cancel := detached(ctx)
 	defer cancel()
-	if err := s.recovery.restoreRunState(short, s.c); err != nil {
+	if err := s.recovery.restoreRunState(short, s.vm); err != nil {
 		return err
 	}
 	if s.recovery.ranAtPause() {
@@ -25,11 +25,11 @@ func (s *save) runOn(ctx context.Context, result *SaveResult) error {
 			result.Paused += result.Downtime
 		}
 	}
-	if err := s.recovery.restoreSettings(short, s.c); err != nil {
+	if err := s.recovery.restoreSettings(short, s.vm); err != nil {
 		return err
 	}
 	s.recovered = true
-	status, err := s.c.QueryStatus(short)
+	status, err := s.vm.QueryStatus(short)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (s *save) recoverMachine(ctx context.Context, err error) error {
 	s.recovered = true
 	short, cancel := detached(ctx)
 	defer cancel()
-	recoverErr := s.recovery.run(short, s.c)
+	recoverErr := s.recovery.run(short, s.vm)
 	if errors.Is(recoverErr, qmp.ErrClosed) {
 		// The monitor may be gone, and QEMU not.
 		recoverErr = s.recovery.rescue(short)

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -39,8 +38,8 @@ type settings struct {
 }
 
 // restore puts everything back.
-func (s *settings) restore(ctx context.Context, c *qmp.Client) error {
-	return errors.Join(c.SetMigrateParameters(ctx, s.Parameters), c.SetMigrateCapabilities(ctx, s.Capabilities))
+func (s *settings) restore(ctx context.Context, vm *qmp.Machine) error {
+	return errors.Join(vm.SetMigrateParameters(ctx, s.Parameters), vm.SetMigrateCapabilities(ctx, s.Capabilities))
 }
 
 // wish is what a migration wants of QEMU's parameters.
@@ -66,20 +65,20 @@ type plan struct {
 }
 
 // makePlan checks what this QEMU can do, and changes nothing.
-func makePlan(ctx context.Context, c *qmp.Client, want wish) (*plan, error) {
-	caps, err := c.QueryMigrateCapabilities(ctx)
+func makePlan(ctx context.Context, vm *qmp.Machine, want wish) (*plan, error) {
+	caps, err := vm.QueryMigrateCapabilities(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if _, ok := caps["multifd"]; !ok {
-		return nil, fmt.Errorf("%w: QEMU %v has no multifd (it came with 4.0)", ErrUnable, c.Version())
+		return nil, fmt.Errorf("%w: QEMU %v has no multifd (it came with 4.0)", ErrUnable, vm.Version())
 	}
-	params, err := c.QueryMigrateParameters(ctx)
+	params, err := vm.QueryMigrateParameters(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if params.MultifdChannels == nil || params.MultifdCompression == nil {
-		return nil, fmt.Errorf("%w: QEMU %v knows no multifd-channels or multifd-compression", ErrUnable, c.Version())
+		return nil, fmt.Errorf("%w: QEMU %v knows no multifd-channels or multifd-compression", ErrUnable, vm.Version())
 	}
 	p := &plan{want: want, caps: map[string]bool{}, before: settings{Capabilities: map[string]bool{}}}
 	change := func(name string, to bool) {
@@ -93,7 +92,7 @@ func makePlan(ctx context.Context, c *qmp.Client, want wish) (*plan, error) {
 	change("multifd", true)
 	change("events", true)
 	change("return-path", want.returnPath)
-	p.planParameters(params, c.Version())
+	p.planParameters(params, vm.Version())
 	return p, nil
 }
 
@@ -124,12 +123,12 @@ func (p *plan) planParameters(is qmp.MigrateParameters, v qmp.Version) {
 }
 
 // apply changes the settings. After an error, too, before is to be put back.
-func (p *plan) apply(ctx context.Context, c *qmp.Client) error {
+func (p *plan) apply(ctx context.Context, vm *qmp.Machine) error {
 	name := p.want.method.Name()
-	if err := c.SetMigrateCapabilities(ctx, p.caps); err != nil {
+	if err := vm.SetMigrateCapabilities(ctx, p.caps); err != nil {
 		return fmt.Errorf("setting migration capabilities: %w", err)
 	}
-	if err := c.SetMigrateParameters(ctx, p.params); err != nil {
+	if err := vm.SetMigrateParameters(ctx, p.params); err != nil {
 		if refused := (*qmp.Error)(nil); errors.As(err, &refused) && p.want.method != multifd.None {
 			return fmt.Errorf("%w: setting %d channels with %s: %w (was this QEMU built with %s? Debian's have none, zlib and zstd)", ErrUnable, p.want.channels, name, err, name)
 		}
@@ -137,7 +136,7 @@ func (p *plan) apply(ctx context.Context, c *qmp.Client) error {
 	}
 	// What QEMU now says is what counts: with another number of channels or
 	// another method a destination hangs, or runs with memory missing.
-	got, err := c.QueryMigrateParameters(ctx)
+	got, err := vm.QueryMigrateParameters(ctx)
 	if err != nil {
 		return err
 	}
@@ -174,12 +173,4 @@ func answerTimeout(stall time.Duration) time.Duration {
 // very reason, does not cut off.
 func detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
-}
-
-func marshal(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // only types of this package
-	}
-	return b
 }

@@ -39,7 +39,7 @@ type socketDir struct {
 
 // makeSocketDir makes the directory in parent, "" for the directory for temporary
 // files. Only this process's user can enter it.
-func makeSocketDir(c *qmp.Client, parent string) (_ *socketDir, err error) {
+func makeSocketDir(vm *qmp.Machine, parent string) (_ *socketDir, err error) {
 	if parent == "" {
 		parent = os.TempDir()
 	}
@@ -54,7 +54,7 @@ func makeSocketDir(c *qmp.Client, parent string) (_ *socketDir, err error) {
 	}
 	// A sandbox may hide QEMU's process. The socket then works if QEMU can open it
 	// without a change of its owner.
-	if cred, err := c.PeerCred(); err == nil {
+	if cred, err := vm.Process(); err == nil {
 		d.qemu, d.give = cred, os.Geteuid() == 0 && cred.UID > 0
 	}
 	if d.parent, err = openDir(unix.AT_FDCWD, parent); err != nil {
@@ -307,9 +307,9 @@ func seenBy(pid int, path string, dir *os.File) bool {
 
 // adviceOnSocket says what to do when QEMU cannot reach the socket: QEMU may see other
 // files than this process, as in a container or a chroot.
-func adviceOnSocket(c *qmp.Client) string {
+func adviceOnSocket(vm *qmp.Machine) string {
 	const general = "if QEMU runs in a container or a chroot, name a directory that both see under the same path with --socket-dir"
-	cred, err := c.PeerCred()
+	cred, err := vm.Process()
 	if err != nil || cred.PID <= 0 {
 		return general
 	}

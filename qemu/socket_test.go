@@ -22,12 +22,7 @@ func socketDirFor(t *testing.T, parent string) *socketDir {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to give files to another user")
 	}
-	c, err := qmp.Dial(t.Context(), qmptest.Start(t, qmptest.Config{}).Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	d, err := makeSocketDir(c, parent)
+	d, err := makeSocketDir(vmOf(t, qmptest.NewMemory(qmp.Version{})), parent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,12 +134,7 @@ func TestSocketDir_LongPathIsExplained(t *testing.T) {
 	if err := os.Mkdir(parent, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	c, err := qmp.Dial(t.Context(), qmptest.Start(t, qmptest.Config{}).Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	_, err = makeSocketDir(c, parent)
+	_, err := makeSocketDir(vmOf(t, qmptest.NewMemory(qmp.Version{})), parent)
 	if err == nil || !strings.Contains(err.Error(), "at most 107") || !strings.Contains(err.Error(), "--socket-dir") {
 		t.Errorf("%v, want an error with the limit and --socket-dir", err)
 	}

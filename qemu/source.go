@@ -43,15 +43,15 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	r := s.startReceiving(context.WithoutCancel(ctx), ln)
 	defer r.stop(nil)
 	s.report("connect")
-	s.opts.Logger.Debug("the migration begins", "qemu", fmt.Sprint(s.c.Version()), "to", s.dir.address())
-	if err := s.c.Migrate(ctx, s.dir.address()); err != nil {
+	s.opts.Logger.Debug("the migration begins", "qemu", fmt.Sprint(s.vm.Version()), "to", s.dir.address())
+	if err := s.vm.Migrate(ctx, s.dir.address()); err != nil {
 		return nil, fmt.Errorf("starting the migration: %w", err)
 	}
 	// QEMU's main loop may stand still for as long as it sends the rest. That the
 	// migration stalls is noticed by its bytes.
-	s.c.SetAnswerTimeout(0)
+	s.vm.SetAnswerTimeout(0)
 	err = s.watch(ctx, r)
-	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
+	s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (s *save) startReceiving(ctx context.Context, ln net.Listener) *receiving {
 	ctx, cancel := context.WithCancelCause(ctx)
 	r := &receiving{cancel: cancel, done: make(chan struct{})}
 	pace := newPace(s.opts.Bandwidth)
-	endLifting := liftAtStop(s.c, pace)
+	endLifting := liftAtStop(s.vm, pace)
 	go func() {
 		defer close(r.done)
 		defer endLifting()
@@ -176,7 +176,7 @@ func (s *save) watch(ctx context.Context, r *receiving) error {
 
 // look asks QEMU for the migration's status and the machine's run state.
 func (s *save) look(ctx context.Context) error {
-	m, err := s.c.QueryMigrate(ctx)
+	m, err := s.vm.QueryMigrate(ctx)
 	if err == nil {
 		s.last = m
 		err = s.lookAtRunState(ctx)
@@ -190,7 +190,7 @@ func (s *save) look(ctx context.Context) error {
 // lookAtRunState notes whether the machine runs. The guard uses the note if this
 // process is killed before the run state arrives in the stream.
 func (s *save) lookAtRunState(ctx context.Context) error {
-	status, err := s.c.QueryStatus(ctx)
+	status, err := s.vm.QueryStatus(ctx)
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (s *save) lookAtRunState(ctx context.Context) error {
 // pushThrough makes QEMU pause the machine and send the remaining pages.
 func (s *save) pushThrough(ctx context.Context) {
 	s.opts.Logger.Warn("the machine writes to its memory faster than it can be saved; it is paused while the remaining pages are sent", "rounds", s.rounds())
-	if err := s.c.SetMigrateParameters(ctx, qmp.MigrateParameters{DowntimeLimit: new(qmp.Milliseconds(2_000_000))}); err != nil {
+	if err := s.vm.SetMigrateParameters(ctx, qmp.MigrateParameters{DowntimeLimit: new(qmp.Milliseconds(2_000_000))}); err != nil {
 		s.opts.Logger.Warn("raising the downtime limit", "error", err)
 	}
 }
@@ -275,7 +275,7 @@ func (s *save) outcome(r *receiving) error {
 func (s *save) failure(receiving error) error {
 	err := explainBy(receiving, errorOfMigration(s.last, sending))
 	if err != nil && (errors.Is(receiving, migration.ErrNobody) || cannotConnect(s.last.ErrorDesc)) {
-		err = fmt.Errorf("%w: %s", err, adviceOnSocket(s.c))
+		err = fmt.Errorf("%w: %s", err, adviceOnSocket(s.vm))
 	}
 	return err
 }
@@ -305,11 +305,11 @@ func (s *save) pausedNow() {
 func (s *save) giveUp(ctx context.Context, r *receiving) {
 	short, cancel := detached(ctx)
 	defer cancel()
-	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout)) // QEMU may be why
-	err := s.c.MigrateCancel(short)
+	s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout)) // QEMU may be why
+	err := s.vm.MigrateCancel(short)
 	r.stop(context.Cause(ctx))
 	if err == nil {
-		err = endMigration(short, s.c)
+		err = endMigration(short, s.vm)
 	}
 	if err != nil && !errors.Is(err, qmp.ErrClosed) {
 		s.opts.Logger.Warn("cancelling the migration", "error", err)

@@ -14,19 +14,19 @@ var errResumed = errors.New("something else let the machine run (QMP: cont)")
 // stillness watches a machine that has to stand still. It also notices a machine
 // that was let run and was paused again.
 type stillness struct {
-	c       *qmp.Client
+	vm      *qmp.Machine
 	resumed *qmp.Subscription
 }
 
 // watchStillness watches a machine that is paused, from now on.
-func watchStillness(c *qmp.Client) *stillness {
-	return &stillness{c: c, resumed: c.Subscribe("RESUME")}
+func watchStillness(vm *qmp.Machine) *stillness {
+	return &stillness{vm: vm, resumed: vm.Subscribe("RESUME")}
 }
 
 // check fails with errResumed if the machine runs or ran since the watch began.
 func (w *stillness) check(ctx context.Context) error {
 	// QEMU's answer comes after the events of what happened before it.
-	status, err := w.c.QueryStatus(ctx)
+	status, err := w.vm.QueryStatus(ctx)
 	if err != nil {
 		return fmt.Errorf("asking whether the machine stands still: %w", err)
 	}

@@ -5,8 +5,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/vmferry/vmferry/qmp"
 )
 
 func TestStillness_MachineThatWasLetRunIsNoticed(t *testing.T) {
@@ -22,13 +20,8 @@ func TestStillness_MachineThatWasLetRunIsNoticed(t *testing.T) {
 		"ran and was paused again": {"paused", []string{"RESUME", "STOP"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := machine(t, tt.state)
-			c, err := qmp.Dial(t.Context(), s.Path())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			w := watchStillness(c)
+			s := machine(tt.state)
+			w := watchStillness(vmOf(t, s))
 			defer w.close()
 			for _, e := range tt.events {
 				if err := s.Emit(e, nil); err != nil {

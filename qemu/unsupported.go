@@ -11,7 +11,7 @@ import (
 // inspect finds out what the machine is made of and refuses one that cannot be
 // saved, before anything of it is touched.
 func (s *save) inspect(ctx context.Context) (err error) {
-	if s.described, err = describe(ctx, s.c); err != nil {
+	if s.described, err = describe(ctx, s.vm); err != nil {
 		return err
 	}
 	for i, d := range s.described.hardware.Devices {
@@ -53,7 +53,7 @@ func (s *save) unsupported(ctx context.Context, kind, at string) (why string, er
 // before 8.0 and its machine types do not, and have no such property.
 func (s *save) unsupportedVirtioMem(ctx context.Context, at string) (string, error) {
 	var early bool
-	if err := s.c.QomGet(ctx, at, "x-early-migration", &early); err != nil && !refusedByQEMU(err) {
+	if err := s.vm.QomGet(ctx, at, "x-early-migration", &early); err != nil && !refusedByQEMU(err) {
 		return "", err
 	}
 	if early {
@@ -65,7 +65,7 @@ func (s *save) unsupportedVirtioMem(ctx context.Context, at string) (string, err
 // unsupportedIvshmem refuses shared memory that its peers own, as QEMU does.
 func (s *save) unsupportedIvshmem(ctx context.Context, at string) (string, error) {
 	var master string
-	if err := s.c.QomGet(ctx, at, "master", &master); err != nil && !refusedByQEMU(err) {
+	if err := s.vm.QomGet(ctx, at, "master", &master); err != nil && !refusedByQEMU(err) {
 		return "", err
 	}
 	if master != "on" {
@@ -77,7 +77,7 @@ func (s *save) unsupportedIvshmem(ctx context.Context, at string) (string, error
 // unsupportedUnderTCG refuses memory besides the main memory that makes QEMU
 // abort. See [described.forgetsWrites].
 func (s *save) unsupportedUnderTCG() string {
-	if s.described.hardware.KVM || s.c.Version().Major < 9 {
+	if s.described.hardware.KVM || s.vm.Version().Major < 9 {
 		return ""
 	}
 	return "without KVM, QEMU from 9.0 on may abort when it looks for dirty pages of such a device, and the machine with it (use KVM, or unplug the device for the save)"

@@ -325,9 +325,9 @@ func TestMessageCutShort(t *testing.T) {
 	}
 }
 
-func TestPeerCred(t *testing.T) {
+func TestClient_ProcessIsThatOfTheSocket(t *testing.T) {
 	c := dial(t, qmptest.Start(t, qmptest.Config{}))
-	got, err := c.PeerCred()
+	got, err := c.Process()
 	if want := (qmp.Credentials{PID: os.Getpid(), UID: os.Getuid(), GID: os.Getgid()}); err != nil || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}

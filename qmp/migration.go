@@ -79,28 +79,28 @@ type RAMProgress struct {
 }
 
 // QueryMigrate asks how the migration stands.
-func (c *Client) QueryMigrate(ctx context.Context) (Migration, error) {
+func (vm *Machine) QueryMigrate(ctx context.Context) (Migration, error) {
 	var m Migration
-	err := c.Execute(ctx, "query-migrate", nil, &m)
+	err := vm.Execute(ctx, "query-migrate", nil, &m)
 	return m, err
 }
 
 // Migrate starts an outgoing migration to uri ("unix:PATH", "tcp:HOST:PORT")
 // and returns at once; QueryMigrate and the MIGRATION event tell the rest.
-func (c *Client) Migrate(ctx context.Context, uri string) error {
-	return c.Execute(ctx, "migrate", map[string]string{"uri": uri}, nil)
+func (vm *Machine) Migrate(ctx context.Context, uri string) error {
+	return vm.Execute(ctx, "migrate", map[string]string{"uri": uri}, nil)
 }
 
 // MigrateIncoming makes a QEMU that was started with "-incoming defer" listen
 // at uri. Capabilities and parameters must be set before.
-func (c *Client) MigrateIncoming(ctx context.Context, uri string) error {
-	return c.Execute(ctx, "migrate-incoming", map[string]string{"uri": uri}, nil)
+func (vm *Machine) MigrateIncoming(ctx context.Context, uri string) error {
+	return vm.Execute(ctx, "migrate-incoming", map[string]string{"uri": uri}, nil)
 }
 
 // MigrateCancel asks QEMU to give the outgoing migration up; the machine then
 // runs on. Without a migration it does nothing.
-func (c *Client) MigrateCancel(ctx context.Context) error {
-	return c.Execute(ctx, "migrate_cancel", nil, nil)
+func (vm *Machine) MigrateCancel(ctx context.Context) error {
+	return vm.Execute(ctx, "migrate_cancel", nil, nil)
 }
 
 // capabilityState is one entry of the capability commands.
@@ -111,9 +111,9 @@ type capabilityState struct {
 
 // QueryMigrateCapabilities tells which capabilities are on. One that this
 // QEMU does not know has no entry.
-func (c *Client) QueryMigrateCapabilities(ctx context.Context) (map[string]bool, error) {
+func (vm *Machine) QueryMigrateCapabilities(ctx context.Context) (map[string]bool, error) {
 	var list []capabilityState
-	if err := c.Execute(ctx, "query-migrate-capabilities", nil, &list); err != nil {
+	if err := vm.Execute(ctx, "query-migrate-capabilities", nil, &list); err != nil {
 		return nil, err
 	}
 	caps := make(map[string]bool, len(list))
@@ -125,11 +125,11 @@ func (c *Client) QueryMigrateCapabilities(ctx context.Context) (map[string]bool,
 
 // SetMigrateCapabilities turns the given capabilities on or off and leaves
 // the others. QEMU sets all of them or, with an error, none.
-func (c *Client) SetMigrateCapabilities(ctx context.Context, caps map[string]bool) error {
+func (vm *Machine) SetMigrateCapabilities(ctx context.Context, caps map[string]bool) error {
 	list := make([]capabilityState, 0, len(caps))
 	for _, name := range slices.Sorted(maps.Keys(caps)) {
 		list = append(list, capabilityState{Capability: name, State: caps[name]})
 	}
 	args := map[string]any{"capabilities": list}
-	return c.Execute(ctx, "migrate-set-capabilities", args, nil)
+	return vm.Execute(ctx, "migrate-set-capabilities", args, nil)
 }

@@ -22,7 +22,7 @@ func (s *save) atPause(ctx context.Context) error {
 	// The command has a time of its own.
 	s.vm.SetAnswerTimeout(0)
 	defer s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
-	still := watchStillness(s.vm)
+	still := watchPause(s.vm)
 	defer still.close()
 	monitor, err := startAtPauseMonitor(s.vm, s.dir)
 	if err != nil {

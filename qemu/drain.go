@@ -118,7 +118,7 @@ type lingerListener struct {
 // lingerOn makes a lingerListener of a listener.
 func lingerOn(ln *net.UnixListener, guard *Guard) (*lingerListener, error) {
 	if guard != nil {
-		if err := guard.hold(ln); err != nil {
+		if err := guard.sendSocket(ln); err != nil {
 			ln.Close()
 			return nil, err
 		}
@@ -133,7 +133,7 @@ func (l *lingerListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	if l.guard != nil {
-		if err := l.guard.hold(conn); err != nil {
+		if err := l.guard.sendSocket(conn); err != nil {
 			conn.Close()
 			return nil, err
 		}

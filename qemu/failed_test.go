@@ -13,7 +13,7 @@ import (
 
 // QEMU fails because the stream ends. The cause is the snapshot, so the error is the
 // snapshot's, with the state that QEMU is left in.
-func TestRestore_ACorruptSnapshotIsTheErrorAndNotWhatQEMUMakesOfIt(t *testing.T) {
+func TestRestore_CorruptSnapshotIsTheError(t *testing.T) {
 	server := qmptest.Start(t, qmptest.Config{})
 	server.Answer("query-migrate", map[string]any{"status": "failed", "error-desc": "load of migration failed: Input/output error"})
 	server.Answer("query-status", map[string]any{"status": "inmigrate", "running": false})

@@ -32,8 +32,8 @@ type Guard struct {
 	stdin io.WriteCloser
 }
 
-// A guard reads recoveries from its standard input, one a line. The parent sends a new
-// one whenever something changes; the last one counts. If the input ends without a line
+// A guard reads recoveries from its standard input, one a line. The parent sends another
+// one with each change; the last one counts. If the input ends without the line
 // disarmed, the parent was killed.
 const (
 	disarmed = "disarmed\n"
@@ -66,7 +66,7 @@ func startGuard(command []string, r *recovery) (*Guard, error) {
 		return nil, fmt.Errorf("starting the guard process: %w", err)
 	}
 	g := &Guard{cmd: cmd, conns: conns, stdin: stdin}
-	if err := g.tell(r); err != nil {
+	if err := g.sendRecovery(r); err != nil {
 		g.Disarm()
 		return nil, err
 	}
@@ -77,8 +77,8 @@ func startGuard(command []string, r *recovery) (*Guard, error) {
 	return g, nil
 }
 
-// tell sends the guard the recovery that counts from now on.
-func (g *Guard) tell(r *recovery) error {
+// sendRecovery sends the guard the recovery that counts from now on.
+func (g *Guard) sendRecovery(r *recovery) error {
 	line, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("writing the recovery for the guard process: %w", err)
@@ -86,7 +86,7 @@ func (g *Guard) tell(r *recovery) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, err := g.stdin.Write(append(line, '\n')); err != nil {
-		// That pipe's end says nothing about QEMU's: see sawPeerLeave.
+		// The end of this pipe is not the end of QEMU's connection: see sawPeerLeave.
 		return fmt.Errorf("sending the recovery to the guard process: %v (was it killed?)", err)
 	}
 	return nil
@@ -105,8 +105,8 @@ func (g *Guard) Disarm() error {
 	return err
 }
 
-// takeOver lets the guard put the machine in order, as if this process had been killed.
-// The guard ends by itself.
+// takeOver lets the guard bring the machine back to its state, as if this process had
+// been killed. The guard ends by itself.
 func (g *Guard) takeOver() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -116,18 +116,18 @@ func (g *Guard) takeOver() {
 }
 
 const (
-	// guardPatience is for how long a guard tries to put a machine in order whose QEMU
-	// does not answer: it may be frozen for a while.
+	// guardPatience is how long a guard tries to reach a QEMU that does not answer: its
+	// process may be frozen for a while.
 	guardPatience = time.Hour
-	// guardPrompt is after how long it says so, and lets go of its standard error: a
-	// pipe to its reader stays open that long.
+	// guardPrompt is how long a guard tries before it reports that and closes its
+	// standard error: the reader of a pipe sees no end before.
 	guardPrompt = time.Minute
-	// guardRetry is between two attempts.
+	// guardRetry is the time between two attempts.
 	guardRetry = 100 * time.Millisecond
 )
 
-// maxOrder bounds a line that a guard reads.
-const maxOrder = 1 << 20
+// maxRecoveryLine bounds a line that a guard reads.
+const maxRecoveryLine = 1 << 20
 
 // ParseMonitor makes an opener of the JSON that its MarshalJSON wrote in another
 // process.
@@ -144,7 +144,7 @@ func RunGuard(in io.Reader, out io.Writer, parse ParseMonitor) error {
 		held = holdSockets(socket)
 	}
 	return guardBy(in, out, parse, held, func(r *recovery) {
-		fmt.Fprintf(os.Stderr, "vmferry: guard: QEMU behind %s does not answer; for up to %v more this process waits to put the machine in order\n", r.Monitor, guardPatience)
+		fmt.Fprintf(os.Stderr, "vmferry: guard: QEMU behind %s does not answer; this process tries for up to %v more to bring the machine back to its state\n", r.Monitor, guardPatience)
 		if null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil {
 			unix.Dup3(int(null.Fd()), int(os.Stderr.Fd()), 0)
 			null.Close()
@@ -153,11 +153,12 @@ func RunGuard(in io.Reader, out io.Writer, parse ParseMonitor) error {
 }
 
 // guardBy waits for the end of the process that it watches. If that process was killed,
-// guardBy brings the machine back to its state. It calls late once if that takes long.
+// guardBy brings the machine back to its state. It calls late once if that takes longer
+// than guardPrompt.
 func guardBy(in io.Reader, out io.Writer, parse ParseMonitor, held *heldSockets, late func(*recovery)) error {
 	var last *recovery
 	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, maxOrder)
+	lines.Buffer(nil, maxRecoveryLine)
 	for lines.Scan() {
 		if lines.Text()+"\n" == disarmed {
 			return nil
@@ -181,7 +182,7 @@ func guardBy(in io.Reader, out io.Writer, parse ParseMonitor, held *heldSockets,
 	ctx, cancel := context.WithTimeout(context.Background(), guardPatience)
 	defer cancel()
 	defer time.AfterFunc(guardPrompt, func() { late(last) }).Stop()
-	err := errors.Join(held.drain(), last.rescue(ctx))
+	err := errors.Join(held.drain(), last.reopenAndRun(ctx))
 	if err != nil {
 		err = fmt.Errorf("guard: vmferry was killed during a save, and the guard could not bring the machine of %s back to its state: %w (ask the machine for its state: QMP query-status; cont makes it run)", last.Monitor, err)
 	}
@@ -206,9 +207,9 @@ func readRecovery(line []byte, parse ParseMonitor) (_ *recovery, err error) {
 	return &read.recovery, nil
 }
 
-// rescue brings the machine back to its state over another monitor. A QMP socket of
+// reopenAndRun brings the machine back to its state over another monitor. A QMP socket of
 // QEMU gives one as soon as QEMU has closed the connection of the killed process.
-func (r *recovery) rescue(ctx context.Context) error {
+func (r *recovery) reopenAndRun(ctx context.Context) error {
 	for {
 		monitor, err := qmp.OpenWithin(ctx, r.Monitor, 0)
 		if err == nil {

@@ -12,18 +12,18 @@ import (
 	"github.com/vmferry/vmferry/snapshot"
 )
 
-// described is what a QEMU tells of its machine.
+// described is the hardware of a machine, as QEMU describes it.
 type described struct {
 	hardware snapshot.Hardware
-	// paths are where the devices are in QEMU's object tree, in the order of
+	// paths are the paths of the devices in QEMU's object tree, in the order of
 	// hardware.Devices.
 	paths  []string
 	blocks []qmp.RAMBlock
 	memdev []qmp.MemoryBackend
 }
 
-// describe asks QEMU what its machine is made of. It changes nothing. What
-// this QEMU does not tell stays empty; only a monitor that fails is an error.
+// describe asks QEMU for the machine's hardware. It changes nothing. A field that
+// this QEMU has no answer for stays empty; only a monitor that fails is an error.
 func describe(ctx context.Context, vm *qmp.Machine) (*described, error) {
 	d := &described{}
 	for _, ask := range []func(context.Context, *qmp.Machine) error{
@@ -36,8 +36,8 @@ func describe(ctx context.Context, vm *qmp.Machine) (*described, error) {
 	return d, nil
 }
 
-// refusedByQEMU tells an answer of QEMU's, mostly that it does not know what is
-// asked for, from a monitor that does not answer.
+// refusedByQEMU tells whether an error is QEMU's answer, mostly that it does not have
+// the command or property, and not a failure of the monitor.
 func refusedByQEMU(err error) bool {
 	_, ok := errors.AsType[*qmp.Error](err)
 	return ok
@@ -95,7 +95,7 @@ func (d *described) askDevices(ctx context.Context, vm *qmp.Machine) error {
 			if parent == "/machine/peripheral" {
 				device.ID = child.Name
 			}
-			if device.Bus, device.Address, err = place(ctx, vm, at); err != nil {
+			if device.Bus, device.Address, err = busAndAddress(ctx, vm, at); err != nil {
 				return err
 			}
 			d.hardware.Devices, d.paths = append(d.hardware.Devices, device), append(d.paths, at)
@@ -104,8 +104,8 @@ func (d *described) askDevices(ctx context.Context, vm *qmp.Machine) error {
 	return nil
 }
 
-// place tells which bus a device is on, and where on a PCI bus.
-func place(ctx context.Context, vm *qmp.Machine, device string) (bus, address string, err error) {
+// busAndAddress returns a device's bus, and its address on a PCI bus.
+func busAndAddress(ctx context.Context, vm *qmp.Machine, device string) (bus, address string, err error) {
 	if err := vm.QomGet(ctx, device, "parent_bus", &bus); err != nil && !refusedByQEMU(err) {
 		return "", "", err
 	}
@@ -118,7 +118,7 @@ func place(ctx context.Context, vm *qmp.Machine, device string) (bus, address st
 	return bus, address, nil
 }
 
-// askOnboard counts the devices that were not made by -device, but for CPUs.
+// askOnboard counts the devices that were not made by -device, without CPUs.
 func (d *described) askOnboard(ctx context.Context, vm *qmp.Machine) error {
 	children, err := vm.QomList(ctx, "/machine/unattached")
 	if err != nil {
@@ -146,7 +146,7 @@ func (d *described) askCPU(ctx context.Context, vm *qmp.Machine) error {
 	if err := vm.QomGet(ctx, "/machine", "smp", &smp); err != nil && !refusedByQEMU(err) {
 		return err
 	}
-	delete(smp, "cpus") // of the command line; Count has those plugged in later, too
+	delete(smp, "cpus") // of the command line; Count has the CPUs plugged in later, too
 	is.Topology = smp
 	if err := vm.QomGet(ctx, cpus[0].Path, "type", &is.Type); err != nil {
 		return err
@@ -161,7 +161,7 @@ func (d *described) askCPU(ctx context.Context, vm *qmp.Machine) error {
 	return err
 }
 
-// signature tells which processor an x86 CPU says that it is.
+// signature returns the processor that an x86 CPU identifies itself as.
 func signature(ctx context.Context, vm *qmp.Machine, cpu string) (string, error) {
 	var vendor string
 	var family, model, stepping int
@@ -197,8 +197,8 @@ func features(ctx context.Context, vm *qmp.Machine, cpu string) (map[string]uint
 	return found, nil
 }
 
-// record gives what a snapshot keeps of the hardware, nil with an error if
-// that is more than a snapshot may hold.
+// record returns the snapshot's record of the hardware. It is an error if the record
+// is larger than a snapshot may hold.
 func (d *described) record() (*snapshot.Hardware, error) {
 	h := d.hardware
 	if err := h.Check(); err != nil {
@@ -207,8 +207,7 @@ func (d *described) record() (*snapshot.Hardware, error) {
 	return &h, nil
 }
 
-// memoryBlocks gives the RAM blocks of memory backends, which a guest uses as
-// its memory.
+// memoryBlocks returns the RAM blocks of memory backends: the guest's memory.
 func (d *described) memoryBlocks() []qmp.RAMBlock {
 	var found []qmp.RAMBlock
 	for _, b := range d.blocks {

@@ -24,7 +24,7 @@ var savableStates = []string{
 }
 
 // recovery says how to bring a machine back to the state that it was in. The process
-// that saves does it, or its guard, which gets the recovery as JSON: see readRecovery.
+// that saves does so, or its guard, which gets the recovery as JSON: see readRecovery.
 type recovery struct {
 	// Monitor opens another monitor if the one of the save has ended.
 	Monitor qmp.Opener `json:"monitor"`
@@ -43,7 +43,7 @@ type recovery struct {
 	// Before holds the migration settings to put back.
 	Before settings `json:"before"`
 	// Dir names the directory of the socket; nil while there is none.
-	Dir *leftDir `json:"dir,omitempty"`
+	Dir *dirIdentity `json:"dir,omitempty"`
 }
 
 // live tells whether a machine in that state runs, or is suspended and can be woken.

@@ -79,7 +79,7 @@ func TestRecovery_ResumesOnlyWhatTheSavePaused(t *testing.T) {
 	}
 }
 
-func TestRecovery_SettingsWaitForTheCleanup(t *testing.T) {
+func TestRecovery_SettingsWaitForCleanup(t *testing.T) {
 	s := machine(qmp.StateRunning)
 	var asked atomic.Int32
 	s.Handle("query-yank", func(context.Context, json.RawMessage) (any, error) {
@@ -107,7 +107,7 @@ func TestRecovery_SettingsWaitForTheCleanup(t *testing.T) {
 	}
 }
 
-func TestGuard_GoesByTheLastOrder(t *testing.T) {
+func TestGuard_LastRecoveryCounts(t *testing.T) {
 	for name, tt := range map[string]struct {
 		last   recovery
 		tail   string
@@ -170,7 +170,7 @@ func TestReadRecovery_IsWhatWasWritten(t *testing.T) {
 	want := &recovery{
 		Monitor: qmp.Socket("/run/vm.sock"), Ran: true, Stopped: true, Saved: "paused", KeepPaused: true,
 		Before: settings{Capabilities: map[string]bool{"multifd": false}, Parameters: qmp.MigrateParameters{MultifdChannels: new(3)}},
-		Dir:    &leftDir{Path: "/tmp/x", Dev: 1, Inode: 2},
+		Dir:    &dirIdentity{Path: "/tmp/x", Dev: 1, Inode: 2},
 	}
 	got, err := readRecovery([]byte(lineOf(t, want)), qmp.SocketFromJSON)
 	if err != nil {
@@ -181,8 +181,8 @@ func TestReadRecovery_IsWhatWasWritten(t *testing.T) {
 	}
 }
 
-// A monitor that ends does not end the rescue while QEMU is there.
-func TestRecovery_RescueOpensAnotherMonitor(t *testing.T) {
+// A monitor that ends does not end the recovery while QEMU is there.
+func TestRecovery_MonitorThatEndsIsOpenedAgain(t *testing.T) {
 	s := machine(qmp.StatePostmigrate)
 	s.Handle("query-yank", func(context.Context, json.RawMessage) (any, error) {
 		if s.Opened() < 3 {
@@ -191,14 +191,14 @@ func TestRecovery_RescueOpensAnotherMonitor(t *testing.T) {
 		return []any{}, nil
 	})
 	r := recovery{Monitor: s, Ran: true}
-	if err := r.rescue(t.Context()); err != nil {
+	if err := r.reopenAndRun(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if s.Opened() != 3 || !slices.Contains(commandsOf(s), "cont") {
 		t.Errorf("%d monitors were opened for %q", s.Opened(), commandsOf(s))
 	}
 	s.Die()
-	if err := r.rescue(t.Context()); !errors.Is(err, ErrGone) {
+	if err := r.reopenAndRun(t.Context()); !errors.Is(err, ErrGone) {
 		t.Errorf("QEMU died: %v, want ErrGone", err)
 	}
 }

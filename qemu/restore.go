@@ -23,11 +23,11 @@ type RestoreOptions struct {
 	Channels int            // 2
 	Method   multifd.Method // none
 	Level    int            // the method's default
-	// Paused leaves the machine paused. Otherwise it runs if it ran when it
+	// Paused leaves the machine paused. Otherwise the machine runs if it ran when it
 	// was saved.
 	Paused bool
-	// Force restores into a QEMU that differs from the machine that was
-	// saved, with a warning for each difference instead of an error.
+	// Force restores into a QEMU that differs from the machine that was saved. Each
+	// difference is a warning then, and not an error.
 	Force bool
 	// ConnectTimeout is how long Restore waits for the monitor of a QEMU that was
 	// just started; 10 s, negative for a single attempt.
@@ -35,7 +35,7 @@ type RestoreOptions struct {
 	// StallTimeout is that of migration.SendConfig.
 	StallTimeout time.Duration
 	SocketDir    string
-	// Accelerator is what qpl uses; nil is software. Its owner closes it.
+	// Accelerator deflates for qpl; nil is software. Restore does not close it.
 	Accelerator *multifd.Accelerator
 	Progress    func(RestoreProgress)
 	Logger      *slog.Logger
@@ -49,13 +49,13 @@ type RestoreProgress struct {
 	Elapsed time.Duration `json:"elapsed_ns"`
 }
 
-// RestoreResult is what a restore came to.
+// RestoreResult describes a restore that succeeded.
 type RestoreResult struct {
 	Total    time.Duration `json:"total_ns"`
 	Sent     uint64        `json:"sent_bytes"`
 	Pages    uint64        `json:"pages"`
 	RunState string        `json:"run_state"`
-	// DigestsVerified says that all pages were those that the manifest says.
+	// DigestsVerified says that the digests of all pages matched the manifest.
 	DigestsVerified bool `json:"digests_verified"`
 }
 
@@ -77,7 +77,8 @@ func (o *RestoreOptions) defaults() {
 	}
 }
 
-// Restore starts a snapshot's machine in a QEMU that waits for it.
+// Restore starts the machine of a snapshot in a QEMU that waits for an incoming
+// migration.
 func Restore(ctx context.Context, r *snapshot.Reader, opts RestoreOptions) (*RestoreResult, error) {
 	opts.defaults()
 	if err := multifd.CheckLevel(opts.Method, opts.Level); err != nil {
@@ -94,7 +95,7 @@ type restore struct {
 	began   time.Time
 	prog    migration.Progress
 	allZero bool
-	// kind is the machine's type here, "" if QEMU does not tell.
+	// kind is the machine type of the destination, "" if QEMU does not report it.
 	kind string
 }
 
@@ -126,7 +127,7 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 	if err := s.warnOfFirmwareVariables(ctx); err != nil {
 		return nil, err
 	}
-	p, err := makePlan(ctx, s.vm, wish{channels: s.opts.Channels, method: s.opts.Method})
+	p, err := makePlan(ctx, s.vm, migrationSettings{channels: s.opts.Channels, method: s.opts.Method})
 	if err != nil {
 		return nil, err
 	}
@@ -136,8 +137,8 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 		return nil, errors.Join(err, p.before.restore(short, s.vm))
 	}
 	if s.opts.Paused {
-		// While a migration is awaited this only says how the machine is to
-		// be left afterwards.
+		// Before the incoming migration, stop only sets the state of the machine
+		// after it.
 		if err := s.vm.Stop(ctx); err != nil {
 			return nil, err
 		}
@@ -145,7 +146,7 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 	if err := s.send(ctx, uuid); err != nil {
 		return nil, s.explain(ctx, err)
 	}
-	state, err := s.goOn(ctx)
+	state, err := s.awaitLoaded(ctx)
 	if err != nil {
 		return nil, s.explain(ctx, err)
 	}
@@ -195,8 +196,8 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 		}
 		return fmt.Errorf("telling QEMU to wait for the migration: %w", err)
 	}
-	// While it loads QEMU does not always answer. That the migration stalls is noticed
-	// by its bytes.
+	// QEMU does not always answer while it loads the machine. StallTimeout bounds the
+	// time without progress.
 	s.vm.SetAnswerTimeout(0)
 	defer s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -213,8 +214,8 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 	})
 }
 
-// dialer connects to QEMU's socket. With the last connection the socket has done its
-// work: it is removed then, and does not stay behind if this process is killed.
+// dialer connects to QEMU's socket. It removes the socket after the last connection,
+// so that the socket does not remain if this process is killed.
 func (s *restore) dialer(dir *socketDir) migration.Dialer {
 	made := 0
 	return func(ctx context.Context) (net.Conn, error) {
@@ -231,8 +232,8 @@ func (s *restore) dialer(dir *socketDir) migration.Dialer {
 	}
 }
 
-// watch follows the migration at the destination. A failure there cancels the
-// sending.
+// watch asks QEMU for the state of the migration until ctx ends. A failure at QEMU
+// cancels the sending.
 func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 	for {
 		if sleep.For(ctx, 50*time.Millisecond) != nil {
@@ -241,7 +242,7 @@ func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 		s.opts.Progress(RestoreProgress{
 			Sent: s.prog.Bytes.Load(), Normal: s.prog.Normal.Load(), Total: s.r.Manifest().Totals.Pages, Elapsed: time.Since(s.began),
 		})
-		// While it loads devices QEMU does not answer.
+		// QEMU does not answer while it loads devices.
 		m, err := s.vm.QueryMigrate(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -256,8 +257,9 @@ func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 	}
 }
 
-// goOn waits until the machine is there, and lets it run if it is to.
-func (s *restore) goOn(ctx context.Context) (string, error) {
+// awaitLoaded waits until QEMU has loaded the machine, and then lets it run or not. It
+// returns the run state.
+func (s *restore) awaitLoaded(ctx context.Context) (string, error) {
 	for {
 		m, err := s.vm.QueryMigrate(ctx)
 		if err != nil {
@@ -271,7 +273,7 @@ func (s *restore) goOn(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("%w: %s", errLoad, orUnknown(m.ErrorDesc))
 		}
 		if m.Status == qmp.MigrationCompleted && status.Status != qmp.StateInmigrate {
-			return s.settleState(ctx, status.Status)
+			return s.applyRunState(ctx, status.Status)
 		}
 		if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
 			return "", err
@@ -279,9 +281,9 @@ func (s *restore) goOn(ctx context.Context) (string, error) {
 	}
 }
 
-// settleState brings the machine from the state it came up in to the one
-// wanted.
-func (s *restore) settleState(ctx context.Context, state string) (string, error) {
+// applyRunState brings the machine from the state after the migration to the state
+// that the options and the snapshot want.
+func (s *restore) applyRunState(ctx context.Context, state string) (string, error) {
 	ran := s.r.Manifest().Machine.RunState
 	switch {
 	case s.opts.Paused && state == qmp.StateRunning:

@@ -39,7 +39,7 @@ func ownerOf(t *testing.T, path string) (uid, mode uint32) {
 	return is.Uid, is.Mode & 0o777
 }
 
-func TestSocketDir_OfASaveStaysItsMakers(t *testing.T) {
+func TestSocketDir_OwnerStaysTheSameForASave(t *testing.T) {
 	d := socketDirFor(t, t.TempDir())
 	ln, err := d.listen()
 	if err != nil {
@@ -140,10 +140,10 @@ func TestSocketDir_LongPathIsExplained(t *testing.T) {
 	}
 }
 
-func TestLeftDir_RemovesOnlyTheDirectoryItDescribes(t *testing.T) {
+func TestDirIdentity_RemovesOnlyTheDirectoryItDescribes(t *testing.T) {
 	parent := t.TempDir()
 	d := socketDirFor(t, parent)
-	left, err := d.left()
+	left, err := d.identity()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestLeftDir_RemovesOnlyTheDirectoryItDescribes(t *testing.T) {
 	}
 }
 
-func TestSeenBy_TellsADirectoryThatQEMUDoesNotFind(t *testing.T) {
+func TestVisibleTo_DirectoryThatQEMUDoesNotFind(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	f, err := openDir(unix.AT_FDCWD, dir)
 	if err != nil {
@@ -192,7 +192,7 @@ func TestSeenBy_TellsADirectoryThatQEMUDoesNotFind(t *testing.T) {
 		"a process that ended":   {0, other, true},
 		"a process of no QEMU's": {os.Getppid(), other, true},
 	} {
-		if got := seenBy(tt.pid, tt.path, f); got != tt.want {
+		if got := visibleTo(tt.pid, tt.path, f); got != tt.want {
 			t.Errorf("%s: %v, want %v", name, got, tt.want)
 		}
 	}

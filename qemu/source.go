@@ -121,7 +121,7 @@ func (r *receiving) untilEnd(ctx context.Context) (context.Context, context.Canc
 func (s *save) allArrived(all *migration.Received) error {
 	saved := vmstate.RunState(all.Devices)
 	var ran, runs bool
-	err := s.note(func(r *recovery) {
+	err := s.updateRecovery(func(r *recovery) {
 		ran = r.Ran
 		r.Saved = saved
 		runs = r.ranAtPause()
@@ -140,7 +140,7 @@ func (s *save) allArrived(all *migration.Received) error {
 
 // watch follows the migration at QEMU and in this process until both have ended.
 func (s *save) watch(ctx context.Context, r *receiving) error {
-	looking, stop := r.untilEnd(ctx)
+	queryCtx, stop := r.untilEnd(ctx)
 	defer stop()
 	for pushed := false; ; {
 		select {
@@ -151,8 +151,8 @@ func (s *save) watch(ctx context.Context, r *receiving) error {
 			return context.Cause(ctx)
 		case <-time.After(watchInterval):
 		}
-		err := s.look(looking)
-		if looking.Err() != nil {
+		err := s.refreshStatus(queryCtx)
+		if queryCtx.Err() != nil {
 			continue // to give up, or because the receiving has ended
 		}
 		if err != nil {
@@ -162,24 +162,24 @@ func (s *save) watch(ctx context.Context, r *receiving) error {
 		if s.last.Ended() {
 			return s.awaitReceiving(ctx, r)
 		}
-		if err := s.checkStill(looking); errors.Is(err, errResumed) {
+		if err := s.checkPaused(queryCtx); errors.Is(err, errResumed) {
 			s.giveUp(ctx, r)
 			return err
 		}
 		s.report("memory")
 		if !pushed && s.rounds() > uint64(s.opts.MaxRounds) {
 			pushed = true
-			s.pushThrough(looking)
+			s.raiseDowntimeLimit(queryCtx)
 		}
 	}
 }
 
-// look asks QEMU for the migration's status and the machine's run state.
-func (s *save) look(ctx context.Context) error {
+// refreshStatus asks QEMU for the migration's status and the machine's run state.
+func (s *save) refreshStatus(ctx context.Context) error {
 	m, err := s.vm.QueryMigrate(ctx)
 	if err == nil {
 		s.last = m
-		err = s.lookAtRunState(ctx)
+		err = s.recordRunState(ctx)
 	}
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("%w while it was saved: %w", ErrGone, err)
@@ -187,9 +187,9 @@ func (s *save) look(ctx context.Context) error {
 	return err
 }
 
-// lookAtRunState notes whether the machine runs. The guard uses the note if this
+// recordRunState notes whether the machine runs. The guard uses the note if this
 // process is killed before the run state arrives in the stream.
-func (s *save) lookAtRunState(ctx context.Context) error {
+func (s *save) recordRunState(ctx context.Context) error {
 	status, err := s.vm.QueryStatus(ctx)
 	if err != nil {
 		return err
@@ -200,11 +200,11 @@ func (s *save) lookAtRunState(ctx context.Context) error {
 	if known || status.Status == stateFinishMigrate || status.Status == qmp.StatePostmigrate {
 		return nil
 	}
-	return s.note(func(r *recovery) { r.Ran = live(status.Status) })
+	return s.updateRecovery(func(r *recovery) { r.Ran = live(status.Status) })
 }
 
-// pushThrough makes QEMU pause the machine and send the remaining pages.
-func (s *save) pushThrough(ctx context.Context) {
+// raiseDowntimeLimit makes QEMU pause the machine and send the remaining pages.
+func (s *save) raiseDowntimeLimit(ctx context.Context) {
 	s.opts.Logger.Warn("the machine writes to its memory faster than it can be saved; it is paused while the remaining pages are sent", "rounds", s.rounds())
 	if err := s.vm.SetMigrateParameters(ctx, qmp.MigrateParameters{DowntimeLimit: new(qmp.Milliseconds(2_000_000))}); err != nil {
 		s.opts.Logger.Warn("raising the downtime limit", "error", err)
@@ -222,7 +222,7 @@ func (s *save) awaitSource(ctx context.Context, r *receiving) error {
 	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
 	for {
-		if err := s.look(short); err != nil {
+		if err := s.refreshStatus(short); err != nil {
 			return explainBy(r.err, err)
 		}
 		if s.last.Ended() {
@@ -265,7 +265,7 @@ func (s *save) outcome(r *receiving) error {
 		return nil
 	}
 	if s.last.Status == qmp.MigrationCompleted && r.err == nil {
-		s.pausedNow()
+		s.recordPause()
 		return nil
 	}
 	return s.failure(r.err)
@@ -291,8 +291,8 @@ func cannotConnect(reason string) bool {
 	return false
 }
 
-// pausedNow notes the time at which the machine was paused.
-func (s *save) pausedNow() {
+// recordPause notes the time at which the machine was paused.
+func (s *save) recordPause() {
 	if !s.recovery.Stopped {
 		s.paused = time.Now()
 	}

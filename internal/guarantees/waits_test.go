@@ -93,7 +93,7 @@ var endless = map[string]string{
 	"qemu.atPauseMonitor.accept: Accept":       "the listener is closed when the command at the pause has ended",
 	"qemu.drainer.take: Accept":                "the listener is closed by drainer.close",
 	"qemu.lingerListener.Accept: AcceptUnix":   "migration.Receive closes the listener; ConnectTimeout",
-	"qemu.recovery.rescue: OpenWithin":         "qmp.OpenTimeout for an attempt; the caller's context: 15 s, or an hour for the guard",
+	"qemu.recovery.reopenAndRun: OpenWithin":   "qmp.OpenTimeout for an attempt; the caller's context: 15 s, or an hour for the guard",
 	"qemu.restore.run: OpenWithin":             "qmp.OpenTimeout for an attempt, ConnectTimeout for all",
 	"qemu.save.run: OpenWithin":                "qmp.OpenTimeout",
 	"qemu.socketDir.dial: DialContext":         "the caller's context: LinkTimeout in migration.Connect",

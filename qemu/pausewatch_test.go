@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestStillness_MachineThatWasLetRunIsNoticed(t *testing.T) {
+func TestPauseWatch_MachineThatRanIsNoticed(t *testing.T) {
 	for name, tt := range map[string]struct {
 		state  string
 		events []string
@@ -21,7 +21,7 @@ func TestStillness_MachineThatWasLetRunIsNoticed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := machine(tt.state)
-			w := watchStillness(vmOf(t, s))
+			w := watchPause(vmOf(t, s))
 			defer w.close()
 			for _, e := range tt.events {
 				if err := s.Emit(e, nil); err != nil {
@@ -35,9 +35,9 @@ func TestStillness_MachineThatWasLetRunIsNoticed(t *testing.T) {
 	}
 }
 
-func TestGuard_ThatWasKilledIsNotTakenForQEMUsLeaving(t *testing.T) {
+func TestGuard_KilledGuardIsNotQEMUsEnd(t *testing.T) {
 	g := &Guard{stdin: brokenPipe{}}
-	err := g.tell(&recovery{})
+	err := g.sendRecovery(&recovery{})
 	if err == nil || sawPeerLeave(err) {
 		t.Errorf("%v is taken for QEMU's end of the connection", err)
 	}

@@ -19,7 +19,7 @@ func (s *save) atPause(ctx context.Context) error {
 	if s.opts.AtPause == "" {
 		return nil
 	}
-	// The command has a time of its own.
+	// AtPauseTimeout bounds the command.
 	s.vm.SetAnswerTimeout(0)
 	defer s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	still := watchPause(s.vm)

@@ -15,7 +15,7 @@ import (
 // drainer keeps the sockets of a migration open after this process has finished with
 // them. Until close, it reads what QEMU still sends and discards it.
 //
-// QEMU 10.0 can wait for ever if it loses a multifd channel while it waits for its
+// QEMU 10.0 can wait forever if it loses a multifd channel while it waits for its
 // channels at a sync point: the migration stays "cancelling", and QEMU starts no other
 // one. So a connection is closed only after QEMU has ended the migration. QEMU also
 // waits for the end of its return path: the drainer shuts down the direction to QEMU.

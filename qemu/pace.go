@@ -6,8 +6,8 @@ import (
 )
 
 // newPace returns the bound on the bytes a second that a save reads; nil without one.
-// QEMU's own bound, which is set too, is not enough: QEMU counts anew each tenth of a
-// second and lets each channel finish its packets, so that 1 MB/s becomes 10.
+// QEMU's own bound, which is set too, is not enough: QEMU counts from zero each tenth
+// of a second and lets each channel finish its packets, so that 1 MB/s becomes 10.
 func newPace(bandwidth uint64) *migration.Pace {
 	if bandwidth >= unlimited {
 		return nil

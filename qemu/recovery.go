@@ -40,7 +40,7 @@ type recovery struct {
 	Saved string `json:"saved,omitempty"`
 	// KeepPaused leaves a machine paused if the migration paused it.
 	KeepPaused bool `json:"keep_paused,omitempty"`
-	// Before holds the migration settings to put back.
+	// Before holds the migration settings to restore.
 	Before settings `json:"before"`
 	// Dir names the directory of the socket; nil while there is none.
 	Dir *dirIdentity `json:"dir,omitempty"`
@@ -61,7 +61,7 @@ func (r *recovery) ranAtPause() bool {
 }
 
 // run ends a migration that is under way, brings the machine back to its state, and
-// puts the settings back, in that order: a machine that runs with odd settings is
+// restores the settings, in that order: a machine that runs with other settings is
 // better than one that does not run.
 func (r *recovery) run(ctx context.Context, vm *qmp.Machine) error {
 	err := endMigration(ctx, vm)
@@ -74,8 +74,8 @@ func (r *recovery) run(ctx context.Context, vm *qmp.Machine) error {
 	return err
 }
 
-// restoreSettings waits until QEMU has cleaned the migration up, and then puts the
-// settings back.
+// restoreSettings waits until QEMU has cleaned the migration up, and then restores
+// the settings.
 func (r *recovery) restoreSettings(ctx context.Context, vm *qmp.Machine) error {
 	if err := vm.AwaitMigrationCleanup(ctx); err != nil {
 		return fmt.Errorf("waiting for QEMU to clean the migration up: %w", err)

@@ -230,7 +230,7 @@ func TestRealQEMUInterrupted_SurvivesAtAnyMoment(t *testing.T) {
 				if !src.Alive() {
 					t.Fatalf("interruption %d, by %v after %v: QEMU died\n%s\n%s", i, signals[i%len(signals)], after, src.Stderr(), out)
 				}
-				waitSettled(t, look)
+				waitMigrationUndone(t, look)
 				if is := state(t, look); is != qmp.StateRunning {
 					t.Fatalf("interruption %d: the machine is %q\n%s", i, is, out)
 				}
@@ -294,6 +294,6 @@ func TestRealQEMUFrozen_SaveEndsAndTheGuardFinishes(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitUntil(t, "the guard lets the machine run on", func() bool { return state(t, look) == qmp.StateRunning })
-	waitSettled(t, look)
+	waitMigrationUndone(t, look)
 	waitNoGuard(t)
 }

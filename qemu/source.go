@@ -47,8 +47,8 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	if err := s.vm.Migrate(ctx, s.dir.address()); err != nil {
 		return nil, fmt.Errorf("starting the migration: %w", err)
 	}
-	// QEMU's main loop may stand still for as long as it sends the rest. That the
-	// migration stalls is noticed by its bytes.
+	// QEMU's main loop may not answer while it sends the rest. StallTimeout bounds the
+	// time without progress.
 	s.vm.SetAnswerTimeout(0)
 	err = s.watch(ctx, r)
 	s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
@@ -101,7 +101,7 @@ func (r *receiving) stop(cause error) {
 }
 
 // untilEnd returns a context that ends with ctx, or some time after the receiving: a
-// QEMU that is frozen does not say how its migration stands.
+// QEMU that is frozen does not answer queries of its migration.
 func (r *receiving) untilEnd(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
@@ -187,7 +187,7 @@ func (s *save) refreshStatus(ctx context.Context) error {
 	return err
 }
 
-// recordRunState notes whether the machine runs. The guard uses the note if this
+// recordRunState records whether the machine runs. The guard uses the record if this
 // process is killed before the run state arrives in the stream.
 func (s *save) recordRunState(ctx context.Context) error {
 	status, err := s.vm.QueryStatus(ctx)
@@ -291,7 +291,7 @@ func cannotConnect(reason string) bool {
 	return false
 }
 
-// recordPause notes the time at which the machine was paused.
+// recordPause records the time at which the machine was paused.
 func (s *save) recordPause() {
 	if !s.recovery.Stopped {
 		s.paused = time.Now()

@@ -14,7 +14,7 @@ type QomProperty struct {
 	Type string `json:"type"`
 }
 
-// Child gives the type of a child object; ok is false for other properties.
+// Child returns the type of a child object; ok is false for other properties.
 func (p QomProperty) Child() (kind string, ok bool) {
 	kind, ok = strings.CutPrefix(p.Type, "child<")
 	if !ok {
@@ -51,7 +51,7 @@ type MemorySize struct {
 	Plugged uint64 `json:"plugged-memory"` // of devices
 }
 
-// QueryMemorySize asks how much memory the machine has.
+// QueryMemorySize returns how much memory the machine has.
 func (vm *Machine) QueryMemorySize(ctx context.Context) (MemorySize, error) {
 	var s MemorySize
 	err := vm.Execute(ctx, "query-memory-size-summary", nil, &s)
@@ -67,14 +67,14 @@ func (vm *Machine) QueryKVM(ctx context.Context) (bool, error) {
 	return kvm.Enabled, err
 }
 
-// Drive is a block device of the machine with what backs it.
+// Drive is a block device of the machine with its backend.
 type Drive struct {
 	Device   string         `json:"device"`
 	Qdev     string         `json:"qdev"` // the device's id or path in QEMU's object tree
 	Inserted *InsertedMedia `json:"inserted"`
 }
 
-// InsertedMedia is what backs a drive.
+// InsertedMedia is the backend of a drive.
 type InsertedMedia struct {
 	File     string `json:"file"`
 	ReadOnly bool   `json:"ro"`
@@ -88,7 +88,7 @@ func (vm *Machine) QueryBlock(ctx context.Context) ([]Drive, error) {
 	return list, err
 }
 
-// RAMBlock is a RAM block as QEMU keeps it.
+// RAMBlock is a RAM block of QEMU.
 type RAMBlock struct {
 	Name   string
 	Offset uint64 // in QEMU's space of RAM addresses
@@ -96,8 +96,9 @@ type RAMBlock struct {
 	Max    uint64 // bytes that a resizable block can grow to; Used for others
 }
 
-// QueryRAMBlocks lists the RAM blocks. QEMU has this since 6.2, under a name
-// that it may change, and as text: a line that is not understood is left out.
+// QueryRAMBlocks lists the RAM blocks. QEMU has the command since 6.2,
+// under a name that may change. The answer is text: QueryRAMBlocks leaves out a line
+// that it cannot parse.
 func (vm *Machine) QueryRAMBlocks(ctx context.Context) ([]RAMBlock, error) {
 	var answer struct {
 		Text string `json:"human-readable-text"`
@@ -135,8 +136,8 @@ func parseRAMBlock(line string) (b RAMBlock, ok bool) {
 }
 
 // MigrateIncomingAndStay is [Machine.MigrateIncoming] for QEMU 9.1 and later,
-// where a QEMU that cannot load the machine stays and says why (query-migrate)
-// instead of exiting.
+// where a QEMU that cannot load the machine does not exit: query-migrate returns the
+// reason.
 func (vm *Machine) MigrateIncomingAndStay(ctx context.Context, uri string) error {
 	return vm.Execute(ctx, "migrate-incoming", map[string]any{"uri": uri, "exit-on-error": false}, nil)
 }

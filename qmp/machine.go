@@ -49,13 +49,13 @@ const (
 	StatePrelaunch   = "prelaunch"   // started with -S and not yet run
 )
 
-// RunState is what the virtual machine is doing.
+// RunState is the run state of the virtual machine.
 type RunState struct {
 	Status  string `json:"status"` // one of the State constants or another of QEMU's
 	Running bool   `json:"running"`
 }
 
-// QueryStatus asks what the virtual machine is doing.
+// QueryStatus returns the run state of the virtual machine.
 func (vm *Machine) QueryStatus(ctx context.Context) (RunState, error) {
 	var s RunState
 	err := vm.Execute(ctx, "query-status", nil, &s)
@@ -70,8 +70,8 @@ func (vm *Machine) Stop(ctx context.Context) error { return vm.Execute(ctx, "sto
 // migration.
 func (vm *Machine) Cont(ctx context.Context) error { return vm.Execute(ctx, "cont", nil, nil) }
 
-// QueryUUID gives the virtual machine's UUID in its usual form; all zeros if
-// it was given none.
+// QueryUUID returns the virtual machine's UUID in its usual form; all zeros if the
+// machine has none.
 func (vm *Machine) QueryUUID(ctx context.Context) (string, error) {
 	var r struct {
 		UUID string `json:"UUID"`
@@ -91,8 +91,8 @@ type MemoryBackend struct {
 	Policy   string `json:"policy"`   // NUMA policy, mostly "default"
 }
 
-// QueryMemdev lists the memory backends. Memory that -m made without a
-// backend of its own is not listed by older QEMUs.
+// QueryMemdev lists the memory backends. Older QEMUs leave out memory that
+// -m made without a backend.
 func (vm *Machine) QueryMemdev(ctx context.Context) ([]MemoryBackend, error) {
 	var list []MemoryBackend
 	err := vm.Execute(ctx, "query-memdev", nil, &list)

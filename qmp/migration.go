@@ -30,11 +30,11 @@ const (
 
 // Migration is the state of the current or the last migration.
 type Migration struct {
-	// Status is one of the Migration constants or another of QEMU's. It is
-	// empty when there was no migration yet.
+	// Status is one of the Migration constants or another of QEMU's. It is empty
+	// before the first migration.
 	Status string `json:"status"`
 
-	// RAM is nil before memory has been looked at.
+	// RAM is nil before the first round.
 	RAM *RAMProgress `json:"ram"`
 
 	TotalTime        Milliseconds `json:"total-time"`        // since the start, or of the whole once done
@@ -49,7 +49,7 @@ type Migration struct {
 	BlockedReasons []string `json:"blocked-reasons"`
 }
 
-// Ended tells whether the migration is over, well or badly.
+// Ended tells whether the migration has completed, failed or been cancelled.
 func (m Migration) Ended() bool {
 	switch m.Status {
 	case MigrationCompleted, MigrationFailed, MigrationCancelled:
@@ -58,7 +58,7 @@ func (m Migration) Ended() bool {
 	return false
 }
 
-// RAMProgress counts what a migration did with memory so far.
+// RAMProgress has the counters of a migration's memory.
 type RAMProgress struct {
 	Transferred    uint64  `json:"transferred"`       // bytes sent, on all channels
 	Remaining      uint64  `json:"remaining"`         // bytes of pages that are still dirty
@@ -78,7 +78,7 @@ type RAMProgress struct {
 	PostcopyAsked  uint64  `json:"postcopy-requests"` // pages that the destination asked for
 }
 
-// QueryMigrate asks how the migration stands.
+// QueryMigrate returns the state of the migration.
 func (vm *Machine) QueryMigrate(ctx context.Context) (Migration, error) {
 	var m Migration
 	err := vm.Execute(ctx, "query-migrate", nil, &m)
@@ -86,7 +86,7 @@ func (vm *Machine) QueryMigrate(ctx context.Context) (Migration, error) {
 }
 
 // Migrate starts an outgoing migration to uri ("unix:PATH", "tcp:HOST:PORT")
-// and returns at once; QueryMigrate and the MIGRATION event tell the rest.
+// and returns at once; QueryMigrate and the MIGRATION event report its state.
 func (vm *Machine) Migrate(ctx context.Context, uri string) error {
 	return vm.Execute(ctx, "migrate", map[string]string{"uri": uri}, nil)
 }
@@ -97,8 +97,8 @@ func (vm *Machine) MigrateIncoming(ctx context.Context, uri string) error {
 	return vm.Execute(ctx, "migrate-incoming", map[string]string{"uri": uri}, nil)
 }
 
-// MigrateCancel asks QEMU to give the outgoing migration up; the machine then
-// runs on. Without a migration it does nothing.
+// MigrateCancel cancels the outgoing migration; the machine then runs on. Without a
+// migration it does nothing.
 func (vm *Machine) MigrateCancel(ctx context.Context) error {
 	return vm.Execute(ctx, "migrate_cancel", nil, nil)
 }

@@ -25,7 +25,7 @@ type MigrateParameters struct {
 	MaxBandwidth  *uint64       `json:"max-bandwidth,omitempty"`  // bytes a second; 0 for no limit
 	DowntimeLimit *Milliseconds `json:"downtime-limit,omitempty"` // at most 2000 seconds
 
-	// TLS names an object of QEMU's, "" for no TLS.
+	// TLSCreds and TLSAuthz name objects of QEMU; "" is none.
 	TLSCreds    *string `json:"tls-creds,omitempty"`
 	TLSHostname *string `json:"tls-hostname,omitempty"`
 	TLSAuthz    *string `json:"tls-authz,omitempty"`

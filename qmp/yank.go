@@ -30,8 +30,8 @@ func (vm *Machine) QueryYank(ctx context.Context) ([]string, error) {
 }
 
 // AwaitMigrationCleanup returns when no migration has connections any more. A
-// migration has ended for query-migrate before QEMU has cleaned it up: QEMU 10.0
-// aborts if the capability multifd is set off in between.
+// migration has ended for query-migrate before QEMU has cleaned it up. QEMU 10.0
+// aborts if the capability multifd is turned off in between.
 //
 // A QEMU before 6.0 has no query-yank; AwaitMigrationCleanup then waits a second,
 // in which the cleanup is over unless the host is overloaded.

@@ -27,14 +27,14 @@ type Call struct {
 	ID      json.RawMessage // as the client chose it
 }
 
-// script is what a played QEMU does with commands.
+// script holds the handlers of a played QEMU, and the commands that arrived.
 type script struct {
 	mu       sync.Mutex
 	handlers map[string]Handler
 	calls    []Call
 }
 
-// Handle sets what a command does, in place of what it did before.
+// Handle sets the handler of a command, in place of an earlier one.
 func (s *script) Handle(command string, h Handler) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,7 +54,7 @@ func (s *script) Refuse(command, desc string) {
 	s.Handle(command, func(context.Context, json.RawMessage) (any, error) { return nil, errors.New(desc) })
 }
 
-// Hang makes a command never end, so that nothing after it is answered either.
+// Hang makes a command never end, so that no later command is answered.
 func (s *script) Hang(command string) {
 	s.Handle(command, func(ctx context.Context, _ json.RawMessage) (any, error) {
 		<-ctx.Done()

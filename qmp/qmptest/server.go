@@ -16,8 +16,7 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// Config says how a server behaves from the start. The zero value is a
-// friendly QEMU 10.0.0.
+// Config configures a server. The zero value is a QEMU 10.0.0 that greets.
 type Config struct {
 	Version  qmp.Version // 10.0.0 if zero
 	Greeting string      // sent in place of the usual greeting, as a line
@@ -104,7 +103,7 @@ func (s *Server) SendRaw(b []byte) error {
 }
 
 // Die ends everything at once, as when QEMU is killed: the client's
-// connection is cut and the socket no longer listens. A handler may call it.
+// connection ends and the socket no longer listens. A handler may call it.
 func (s *Server) Die() {
 	// In this order: a client that sees the connection end finds no listener.
 	s.listener.Close()

@@ -19,12 +19,12 @@ func (s *save) atPause(ctx context.Context) error {
 	if s.opts.AtPause == "" {
 		return nil
 	}
-	// The command has a time of its own.
-	s.c.SetAnswerTimeout(0)
-	defer s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
-	still := watchStillness(s.c)
+	// AtPauseTimeout bounds the command.
+	s.vm.SetAnswerTimeout(0)
+	defer s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
+	still := watchPause(s.vm)
 	defer still.close()
-	monitor, err := startAtPauseMonitor(s.c, s.dir)
+	monitor, err := startAtPauseMonitor(s.vm, s.dir)
 	if err != nil {
 		return fmt.Errorf("the command at the pause: %w", err)
 	}

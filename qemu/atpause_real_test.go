@@ -118,7 +118,7 @@ func TestRealQEMUAtPause_DisksOfTheSameMoment(t *testing.T) {
 
 			for snapshot, disk := range map[string]string{"s1": copied, "s2": image} {
 				dst := qemutest.Start(t, withDisk(version, "format=raw,snapshot=on,file="+disk, true))
-				if _, err := qemu.Restore(soon(t), open(t, filepath.Join(dir, snapshot)), qemu.RestoreOptions{QMP: dst.QMPPath()}); err != nil {
+				if _, err := qemu.Restore(soon(t), open(t, filepath.Join(dir, snapshot)), qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath())}); err != nil {
 					t.Fatalf("%v\n%s", err, dst.Stderr())
 				}
 				sound(t, dst)

@@ -16,11 +16,11 @@ import (
 )
 
 // atPauseMonitor is a QMP socket for the command at the pause. QEMU's own socket serves
-// one client, which is the save. The monitor forwards commands over the connection of
-// the save, and sends answers and events back.
+// one client, which is the save. The atPauseMonitor forwards commands over the monitor
+// of the save, of whatever kind it is, and sends answers and events back.
 type atPauseMonitor struct {
 	path   string
-	c      *qmp.Client
+	vm     *qmp.Machine
 	ln     net.Listener
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -33,12 +33,12 @@ var refusedAtPause = []string{"cont", "stop", "loadvm"}
 
 // startAtPauseMonitor listens in the directory of the save's socket, which is removed
 // with all that the save made in it, by the guard too.
-func startAtPauseMonitor(c *qmp.Client, dir *socketDir) (*atPauseMonitor, error) {
+func startAtPauseMonitor(vm *qmp.Machine, dir *socketDir) (*atPauseMonitor, error) {
 	ln, err := dir.listenAs(monitorName)
 	if err != nil {
 		return nil, fmt.Errorf("its QMP socket: %w", err)
 	}
-	m := &atPauseMonitor{path: filepath.Join(dir.path, monitorName), c: c, ln: ln}
+	m := &atPauseMonitor{path: filepath.Join(dir.path, monitorName), vm: vm, ln: ln}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.served.Go(m.accept)
 	return m, nil
@@ -79,7 +79,7 @@ func (a *atPauseClient) serve(conn net.Conn) {
 	if a.send(a.greeting()) != nil {
 		return
 	}
-	events := a.m.c.Subscribe()
+	events := a.m.vm.Subscribe()
 	var passing sync.WaitGroup
 	passing.Go(func() { a.passEvents(events) })
 	defer passing.Wait()
@@ -103,7 +103,7 @@ func (a *atPauseClient) send(v any) error {
 }
 
 func (a *atPauseClient) greeting() any {
-	v := a.m.c.Version()
+	v := a.m.vm.Version()
 	return map[string]any{"QMP": map[string]any{
 		"version":      map[string]any{"qemu": v, "package": v.Package},
 		"capabilities": []string{},
@@ -158,7 +158,7 @@ func (a *atPauseClient) answer(line []byte) any {
 		args = r.Arguments
 	}
 	var result json.RawMessage
-	err := a.m.c.Execute(a.m.ctx, r.Execute, args, &result)
+	err := a.m.vm.Execute(a.m.ctx, r.Execute, args, &result)
 	var refused *qmp.Error
 	switch {
 	case errors.As(err, &refused):

@@ -10,13 +10,13 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// checkMachine asks for the machine's type, and returns the destination's own
-// uuid, which its channels want to hear.
+// checkMachine asks for the machine's type, and returns the destination's uuid, which
+// the multifd channels begin with.
 func (s *restore) checkMachine(ctx context.Context) (uuid [16]byte, err error) {
-	if err := s.c.QomGet(ctx, "/machine", "type", &s.kind); err == nil {
+	if err := s.vm.QomGet(ctx, "/machine", "type", &s.kind); err == nil {
 		s.kind = strings.TrimSuffix(s.kind, "-machine")
 	}
-	text, err := s.c.QueryUUID(ctx)
+	text, err := s.vm.QueryUUID(ctx)
 	if err != nil {
 		return uuid, err
 	}
@@ -30,17 +30,17 @@ func (s *restore) checkMachine(ctx context.Context) (uuid [16]byte, err error) {
 	return uuid, nil
 }
 
-// checkHardware compares, before a page is sent, what QEMU would refuse in the
-// middle with less to go by, or not notice at all.
+// checkHardware compares the hardware before the first page is sent. QEMU reports a
+// difference only in the middle of the migration, with fewer details, or not at all.
 func (s *restore) checkHardware(here *described) error {
 	saved := s.r.Manifest()
 	var differences []string
 	if want := saved.Machine.Type; s.kind != "" && s.kind != want {
 		differences = append(differences, fmt.Sprintf("the snapshot is of a machine %q, this QEMU has %q: start it with \"-M %s\" and the same devices", want, s.kind, want))
 	}
-	// Another machine type has other devices of its own: that says enough.
+	// Another machine type has other devices, so their differences add nothing.
 	if len(differences) == 0 {
-		found := compare(saved, here, s.c.Version())
+		found := compare(saved, here, s.vm.Version())
 		differences = found.differences
 		for _, remark := range found.remarks {
 			s.opts.Logger.Warn("the destination differs from the machine that was saved", "difference", remark)
@@ -58,7 +58,7 @@ func (s *restore) checkHardware(here *described) error {
 	return nil
 }
 
-// checkMemory looks at what the destination's memory is made of.
+// checkMemory checks the memory backends of the destination.
 func (s *restore) checkMemory(ctx context.Context, devs []qmp.MemoryBackend) error {
 	var untouched []string
 	for _, d := range devs {
@@ -69,21 +69,20 @@ func (s *restore) checkMemory(ctx context.Context, devs []qmp.MemoryBackend) err
 			untouched = append(untouched, d.ID)
 		}
 		var path string
-		err := s.c.QomGet(ctx, "/objects/"+d.ID, "mem-path", &path)
+		err := s.vm.QomGet(ctx, "/objects/"+d.ID, "mem-path", &path)
 		if err != nil && !refusedByQEMU(err) {
 			return err
 		}
 		if path != "" {
-			// A file may hold something already, also where the snapshot
-			// has zero pages.
+			// The file may hold data where the snapshot has zero pages.
 			s.allZero = true
 		}
 	}
 	if len(untouched) == 0 {
 		return nil
 	}
-	// An accelerator of QEMU's gives a page that faults to software; without
-	// one the faults cost little.
+	// With an accelerator QEMU inflates a page that faults in software; without one
+	// the faults cost little.
 	say := s.opts.Logger.Debug
 	if s.opts.Method == multifd.QPL {
 		say = s.opts.Logger.Warn

@@ -22,7 +22,7 @@ func TestRestore_PreallocationHintIsGivenOnceAndWhereItMatters(t *testing.T) {
 	devs := []qmp.MemoryBackend{{ID: "ram0"}, {ID: "ram1"}, {ID: "touched", Prealloc: true}, {}}
 	for method, level := range map[multifd.Method]string{multifd.None: "DEBUG", multifd.Zstd: "DEBUG", multifd.QPL: "WARN"} {
 		server := qmptest.Start(t, qmptest.Config{})
-		s := &restore{c: client(t, server)}
+		s := &restore{vm: vmOf(t, qmp.Socket(server.Path()))}
 		var log bytes.Buffer
 		s.opts.Method, s.opts.Logger = method, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		if err := s.checkMemory(t.Context(), devs); err != nil {
@@ -40,7 +40,7 @@ func TestRestore_PreallocationHintIsGivenOnceAndWhereItMatters(t *testing.T) {
 
 func TestDescribe(t *testing.T) {
 	t.Run("a QEMU that answers nothing is no error", func(t *testing.T) {
-		d, err := describe(t.Context(), client(t, qmptest.Start(t, qmptest.Config{})))
+		d, err := describe(t.Context(), vmOf(t, qmptest.NewMemory(qmp.Version{})))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,10 +49,10 @@ func TestDescribe(t *testing.T) {
 		}
 	})
 	t.Run("a monitor that ends is an error", func(t *testing.T) {
-		server := qmptest.Start(t, qmptest.Config{})
-		c := client(t, server)
+		server := qmptest.NewMemory(qmp.Version{})
+		vm := vmOf(t, server)
 		server.Die()
-		if _, err := describe(t.Context(), c); !errors.Is(err, qmp.ErrClosed) {
+		if _, err := describe(t.Context(), vm); !errors.Is(err, qmp.ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)
 		}
 	})
@@ -100,7 +100,7 @@ func TestRestore_FailureSaysWhatStateQEMUIsIn(t *testing.T) {
 			server := qmptest.Start(t, qmptest.Config{})
 			server.Answer("query-migrate", test.migration)
 			server.Answer("query-status", map[string]any{"status": "inmigrate"})
-			err := (&restore{c: client(t, server)}).explain(t.Context(), test.err)
+			err := (&restore{vm: vmOf(t, qmp.Socket(server.Path()))}).explain(t.Context(), test.err)
 			if !errors.Is(err, test.err) {
 				t.Errorf("%v does not wrap %v", err, test.err)
 			}
@@ -120,7 +120,7 @@ func TestRestore_FailureSaysWhatStateQEMUIsIn(t *testing.T) {
 	}
 	t.Run("QEMU is gone", func(t *testing.T) {
 		server := qmptest.Start(t, qmptest.Config{})
-		s := &restore{c: client(t, server)}
+		s := &restore{vm: vmOf(t, qmp.Socket(server.Path()))}
 		server.Die()
 		if err := s.explain(t.Context(), broken); !errors.Is(err, ErrGone) || !errors.Is(err, broken) {
 			t.Errorf("got %v", err)
@@ -128,12 +128,13 @@ func TestRestore_FailureSaysWhatStateQEMUIsIn(t *testing.T) {
 	})
 }
 
-func client(t *testing.T, s *qmptest.Server) *qmp.Client {
+// vmOf returns the machine behind a monitor, which is closed when the test ends.
+func vmOf(t *testing.T, opener qmp.Opener) *qmp.Machine {
 	t.Helper()
-	c, err := qmp.Dial(t.Context(), s.Path())
+	monitor, err := opener.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
-	return c
+	t.Cleanup(func() { monitor.Close() })
+	return qmp.NewMachine(monitor)
 }

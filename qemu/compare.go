@@ -10,10 +10,10 @@ import (
 	"github.com/vmferry/vmferry/snapshot"
 )
 
-// MismatchError says in what a QEMU differs from the machine that it is to
-// restore. It wraps [ErrState].
+// MismatchError lists how a QEMU differs from the machine in the snapshot. It wraps
+// [ErrState].
 type MismatchError struct {
-	// Differences has a line for each, with what to do about it.
+	// Differences has a line for each difference, with what the user can do.
 	Differences []string
 }
 
@@ -31,11 +31,11 @@ func (e *MismatchError) Unwrap() error { return ErrState }
 type comparison struct {
 	saved *snapshot.Manifest
 	here  *described
-	// sameVersion tells that both QEMUs are of the same major and minor
-	// version, so that the same options make the same devices.
+	// sameVersion says that both QEMUs have the same major and minor version, so
+	// the same options make the same devices.
 	sameVersion bool
 	differences []string
-	// remarks are differences that a machine survives.
+	// remarks are differences that do not make a restore fail.
 	remarks []string
 }
 
@@ -47,8 +47,8 @@ func (c *comparison) remark(format string, args ...any) {
 	c.remarks = append(c.remarks, fmt.Sprintf(format, args...))
 }
 
-// compare finds in what a QEMU differs from the machine that was saved. A
-// snapshot without a record of the hardware is compared by its RAM blocks.
+// compare finds how a QEMU differs from the machine that was saved. For a snapshot
+// without a record of the hardware it compares the RAM blocks.
 func compare(saved *snapshot.Manifest, here *described, version qmp.Version) *comparison {
 	c := &comparison{
 		saved: saved, here: here,
@@ -108,7 +108,8 @@ func (c *comparison) compareCPU(had, is *snapshot.CPUInfo) {
 	}
 }
 
-// smpOption gives the CPUs as -smp has them, of what both sides know.
+// smpOption returns the CPUs in the form of -smp, with the properties that both sides
+// report.
 func smpOption(of, other *snapshot.CPUInfo) string {
 	if of.Count == 0 || other.Count == 0 {
 		return ""
@@ -124,7 +125,7 @@ func smpOption(of, other *snapshot.CPUInfo) string {
 	return text
 }
 
-// missingFeatures names the features that a has and b has not.
+// missingFeatures names the features that a has and b does not have.
 func missingFeatures(a, b map[string]uint32) []string {
 	var found []string
 	for _, word := range slices.Sorted(maps.Keys(a)) {
@@ -161,7 +162,7 @@ func (c *comparison) compareMemory(had, is snapshot.MemoryInfo) {
 	}
 }
 
-// memoryOption gives the memory as -m has it.
+// memoryOption returns the memory in the form of -m.
 func memoryOption(m snapshot.MemoryInfo) string {
 	text := bytesOption(m.Size)
 	if m.Slots > 0 {
@@ -173,7 +174,7 @@ func memoryOption(m snapshot.MemoryInfo) string {
 	return text
 }
 
-// bytesOption gives a size as QEMU's options have it, exactly.
+// bytesOption returns the exact size in the form of QEMU's options.
 func bytesOption(n uint64) string {
 	for _, unit := range []struct {
 		shift uint
@@ -203,8 +204,8 @@ func (c *comparison) compareOnboard(had, is map[string]int) {
 	}
 }
 
-// compareBlocks compares the RAM blocks: the size of each is part of what QEMU
-// checks when pages arrive.
+// compareBlocks compares the RAM blocks: QEMU checks the size of each when the
+// migration begins.
 func (c *comparison) compareBlocks() {
 	if len(c.here.blocks) == 0 {
 		return
@@ -233,8 +234,7 @@ func resizes(b qmp.RAMBlock, to uint64) bool {
 	return to <= b.Max && (b.Used != b.Max || strings.HasPrefix(b.Name, "/rom@"))
 }
 
-// saidByMemory tells whether two sizes are those of -m, which compareMemory
-// names.
+// saidByMemory tells whether two sizes are those of -m, which compareMemory reports.
 func (c *comparison) saidByMemory(had, is uint64) bool {
 	h := c.saved.Machine.Hardware
 	return h != nil && had == h.Memory.Size && is == c.here.hardware.Memory.Size

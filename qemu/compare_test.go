@@ -179,7 +179,7 @@ func TestCompareBlocks(t *testing.T) {
 	}
 }
 
-func TestMissingFeaturesAreNamed(t *testing.T) {
+func TestCompare_MissingFeaturesAreNamed(t *testing.T) {
 	got := missingFeatures(map[string]uint32{"1.EDX": 1<<25 | 1<<31, "80000001.EDX": 1 << 29, "14.0.ECX": 1}, map[string]uint32{"1.EDX": 1 << 25})
 	if diff := cmp.Diff([]string{"pbe", "CPUID[14.0.ECX] bit 0", "lm"}, got); diff != "" {
 		t.Error(diff)

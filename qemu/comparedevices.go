@@ -7,8 +7,8 @@ import (
 	"github.com/vmferry/vmferry/snapshot"
 )
 
-// compareDevices finds for each device of the snapshot the one here that is
-// most like it, and names what differs.
+// compareDevices finds for each device of the snapshot the most similar one of this
+// QEMU, and names the differences.
 func (c *comparison) compareDevices(had, is []snapshot.DeviceInfo) {
 	left := slices.Clone(is)
 	take := func(like func(snapshot.DeviceInfo) bool) (d snapshot.DeviceInfo, ok bool) {
@@ -20,7 +20,7 @@ func (c *comparison) compareDevices(had, is []snapshot.DeviceInfo) {
 		left = slices.Delete(left, i, i+1)
 		return d, true
 	}
-	// The best likeness first, so that no device takes the place of another.
+	// The most similar pairs first, so that a device is not paired with another's match.
 	likenesses := []func(want, d snapshot.DeviceInfo) bool{
 		func(want, d snapshot.DeviceInfo) bool { return d == want },
 		func(want, d snapshot.DeviceInfo) bool { return d.ID != "" && d.ID == want.ID },
@@ -50,8 +50,7 @@ func (c *comparison) compareDevices(had, is []snapshot.DeviceInfo) {
 	}
 }
 
-// compareDevice names what differs between two devices that stand for the
-// same one.
+// compareDevice names the differences between two paired devices.
 func (c *comparison) compareDevice(had, is snapshot.DeviceInfo) {
 	switch {
 	case had.Type != is.Type:
@@ -82,7 +81,7 @@ func where(d snapshot.DeviceInfo) string {
 	return text
 }
 
-// deviceOption gives the option that makes a device, as far as it is known.
+// deviceOption returns the option that makes a device, as far as it is known.
 func deviceOption(d snapshot.DeviceInfo) string {
 	text := "-device " + d.Type
 	for _, p := range [][2]string{{"id", d.ID}, {"bus", d.Bus}, {"addr", d.Address}} {

@@ -1,10 +1,11 @@
-// Package qemu drives a QEMU through saving and restoring a machine: it sets
-// the migration up over QMP, runs it, and sees to it that the machine goes on
-// running whatever happens.
+// Package qemu saves and restores the machine of a QEMU. It sets up a migration
+// over QEMU's monitor, runs it, and brings the machine back to its state, also if
+// the save fails.
 //
-// It is for the command line, and for platforms that want the same in Go.
+// It is for the command line, and for platforms that do the same in Go. It needs
+// a qmp.Opener: qmp.Socket for a QMP socket, or another kind of monitor.
 //
-// Traps: a QMP socket serves one client at a time, and it is in use while Save
-// or Restore runs. A process that may be killed should have a [Guard], which
-// Save starts if it is told how.
+// Traps: a QMP socket serves one client at a time, and that client is Save or
+// Restore while they run. A process that may be killed should have a [Guard]: Save
+// starts one with the command in SaveOptions.Guard, which calls [RunGuard].
 package qemu

@@ -15,7 +15,7 @@ import (
 // drainer keeps the sockets of a migration open after this process has finished with
 // them. Until close, it reads what QEMU still sends and discards it.
 //
-// QEMU 10.0 can wait for ever if it loses a multifd channel while it waits for its
+// QEMU 10.0 can wait forever if it loses a multifd channel while it waits for its
 // channels at a sync point: the migration stays "cancelling", and QEMU starts no other
 // one. So a connection is closed only after QEMU has ended the migration. QEMU also
 // waits for the end of its return path: the drainer shuts down the direction to QEMU.
@@ -118,7 +118,7 @@ type lingerListener struct {
 // lingerOn makes a lingerListener of a listener.
 func lingerOn(ln *net.UnixListener, guard *Guard) (*lingerListener, error) {
 	if guard != nil {
-		if err := guard.hold(ln); err != nil {
+		if err := guard.sendSocket(ln); err != nil {
 			ln.Close()
 			return nil, err
 		}
@@ -133,7 +133,7 @@ func (l *lingerListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	if l.guard != nil {
-		if err := l.guard.hold(conn); err != nil {
+		if err := l.guard.sendSocket(conn); err != nil {
 			conn.Close()
 			return nil, err
 		}

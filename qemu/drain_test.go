@@ -97,7 +97,7 @@ func TestGuard_HoldsSocketsOfAProcessThatIsKilled(t *testing.T) {
 	}
 	file.Close()
 	defer qemu.Close()
-	if err := g.hold(conn); err != nil {
+	if err := g.sendSocket(conn); err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()

@@ -17,10 +17,10 @@ var errLoad = errors.New("QEMU could not load the machine")
 // listen makes QEMU wait for the migration at uri. From 9.1 on it stays when
 // it cannot load the machine, and says why.
 func (s *restore) listen(ctx context.Context, uri string) error {
-	if s.c.Version().AtLeast(9, 1) {
-		return s.c.MigrateIncomingAndStay(ctx, uri)
+	if s.vm.Version().AtLeast(9, 1) {
+		return s.vm.MigrateIncomingAndStay(ctx, uri)
 	}
-	return s.c.MigrateIncoming(ctx, uri)
+	return s.vm.MigrateIncoming(ctx, uri)
 }
 
 // hints names the usual causes of a failed restore that cannot be compared beforehand.
@@ -31,7 +31,7 @@ const hints = "its own messages (stderr or log) name the section; often a device
 func (s *restore) explain(ctx context.Context, err error) error {
 	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	m, qerr := s.c.QueryMigrate(short)
+	m, qerr := s.vm.QueryMigrate(short)
 	if qerr == nil && ctx.Err() == nil && m.Status != "" && m.Status != qmp.MigrationNone && !m.Ended() {
 		// Either side's failure can be the cause of the other's. So QEMU gets
 		// time to report its own.
@@ -66,7 +66,7 @@ func reasonOfQEMU(m qmp.Migration, err error) error {
 // awaitFailure waits up to a second for QEMU to notice that the connections are closed.
 func (s *restore) awaitFailure(ctx context.Context) (m qmp.Migration, err error) {
 	for range 20 {
-		if m, err = s.c.QueryMigrate(ctx); err != nil || m.Ended() {
+		if m, err = s.vm.QueryMigrate(ctx); err != nil || m.Ended() {
 			return m, err
 		}
 		if sleep.For(ctx, 50*time.Millisecond) != nil {
@@ -79,7 +79,7 @@ func (s *restore) awaitFailure(ctx context.Context) (m qmp.Migration, err error)
 // leftIn says what state the destination is in, and what to do with it. A QEMU takes
 // one incoming migration only, whether it succeeds or fails.
 func (s *restore) leftIn(ctx context.Context, m qmp.Migration) string {
-	status, err := s.c.QueryStatus(ctx)
+	status, err := s.vm.QueryStatus(ctx)
 	switch {
 	case err != nil:
 		return "QEMU does not say what state it is in"

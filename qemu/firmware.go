@@ -9,11 +9,11 @@ import (
 	"github.com/vmferry/vmferry/snapshot"
 )
 
-// warnOfFirmwareVariables says which files a restore overwrites. Flash memory,
-// where UEFI keeps its variables, travels as a RAM block; a QEMU that loads it
-// writes it to the file behind its own flash.
+// warnOfFirmwareVariables logs which files a restore overwrites. Flash memory, where
+// UEFI keeps its variables, is a RAM block. A QEMU that loads the block writes it to
+// the file of its own flash.
 func (s *restore) warnOfFirmwareVariables(ctx context.Context) error {
-	drives, err := s.c.QueryBlock(ctx)
+	drives, err := s.vm.QueryBlock(ctx)
 	if err != nil {
 		if refusedByQEMU(err) {
 			return nil
@@ -25,7 +25,7 @@ func (s *restore) warnOfFirmwareVariables(ctx context.Context) error {
 			continue
 		}
 		var kind string
-		if err := s.c.QomGet(ctx, d.Qdev, "type", &kind); err != nil {
+		if err := s.vm.QomGet(ctx, d.Qdev, "type", &kind); err != nil {
 			if refusedByQEMU(err) {
 				continue
 			}

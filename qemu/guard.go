@@ -32,8 +32,8 @@ type Guard struct {
 	stdin io.WriteCloser
 }
 
-// A guard reads recoveries from its standard input, one a line. The parent sends a new
-// one whenever something changes; the last one counts. If the input ends without a line
+// A guard reads recoveries from its standard input, one a line. The parent sends another
+// one with each change; the last one counts. If the input ends without the line
 // disarmed, the parent was killed.
 const (
 	disarmed = "disarmed\n"
@@ -66,7 +66,7 @@ func startGuard(command []string, r *recovery) (*Guard, error) {
 		return nil, fmt.Errorf("starting the guard process: %w", err)
 	}
 	g := &Guard{cmd: cmd, conns: conns, stdin: stdin}
-	if err := g.tell(r); err != nil {
+	if err := g.sendRecovery(r); err != nil {
 		g.Disarm()
 		return nil, err
 	}
@@ -77,12 +77,16 @@ func startGuard(command []string, r *recovery) (*Guard, error) {
 	return g, nil
 }
 
-// tell sends the guard the recovery that counts from now on.
-func (g *Guard) tell(r *recovery) error {
+// sendRecovery sends the guard the recovery that counts from now on.
+func (g *Guard) sendRecovery(r *recovery) error {
+	line, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("writing the recovery for the guard process: %w", err)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if _, err := g.stdin.Write(append(marshal(r), '\n')); err != nil {
-		// That pipe's end says nothing about QEMU's: see cause.ConnectionEnded.
+	if _, err := g.stdin.Write(append(line, '\n')); err != nil {
+		// The end of this pipe is not the end of QEMU's connection: see cause.ConnectionEnded.
 		return fmt.Errorf("sending the recovery to the guard process: %v (was it killed?)", err)
 	}
 	return nil
@@ -101,8 +105,8 @@ func (g *Guard) Disarm() error {
 	return err
 }
 
-// takeOver lets the guard put the machine in order, as if this process had been killed.
-// The guard ends by itself.
+// takeOver lets the guard bring the machine back to its state, as if this process had
+// been killed. The guard ends by itself.
 func (g *Guard) takeOver() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -112,30 +116,35 @@ func (g *Guard) takeOver() {
 }
 
 const (
-	// guardPatience is for how long a guard tries to put a machine in order whose QEMU
-	// does not answer: it may be frozen for a while.
+	// guardPatience is how long a guard tries to reach a QEMU that does not answer: its
+	// process may be frozen for a while.
 	guardPatience = time.Hour
-	// guardPrompt is after how long it says so, and lets go of its standard error: a
-	// pipe to its reader stays open that long.
+	// guardPrompt is how long a guard tries before it reports that and closes its
+	// standard error: the reader of a pipe sees no end before.
 	guardPrompt = time.Minute
-	// guardRetry is between two attempts.
+	// guardRetry is the time between two attempts.
 	guardRetry = 100 * time.Millisecond
 )
 
-// maxOrder bounds a line that a guard reads.
-const maxOrder = 1 << 20
+// maxRecoveryLine bounds a line that a guard reads.
+const maxRecoveryLine = 1 << 20
+
+// ParseMonitor makes an opener of the JSON that its MarshalJSON wrote in another
+// process.
+type ParseMonitor func([]byte) (qmp.Opener, error)
 
 // RunGuard is what the guard process runs. in and out are its standard input and
-// output, pipes to the process that it watches. If descriptor 3 is a socket, the guard
-// receives QEMU's sockets over it.
-func RunGuard(in io.Reader, out io.Writer) error {
+// output, pipes to the process that it watches. parse knows the openers that
+// SaveOptions.Monitor can be: qmp.SocketFromJSON if all are of the type qmp.Socket. If
+// descriptor 3 is a socket, the guard receives QEMU's sockets over it.
+func RunGuard(in io.Reader, out io.Writer, parse ParseMonitor) error {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
 	held := new(heldSockets)
 	if socket, err := unixConnOf(guardSocket); err == nil {
 		held = holdSockets(socket)
 	}
-	return guardBy(in, out, held, func(r *recovery) {
-		fmt.Fprintf(os.Stderr, "vmferry: guard: QEMU behind %s does not answer; for up to %v more this process waits to put the machine in order\n", r.QMP, guardPatience)
+	return guardBy(in, out, parse, held, func(r *recovery) {
+		fmt.Fprintf(os.Stderr, "vmferry: guard: QEMU behind %s does not answer; this process tries for up to %v more to bring the machine back to its state\n", r.Monitor, guardPatience)
 		if null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil {
 			unix.Dup3(int(null.Fd()), int(os.Stderr.Fd()), 0)
 			null.Close()
@@ -144,17 +153,21 @@ func RunGuard(in io.Reader, out io.Writer) error {
 }
 
 // guardBy waits for the end of the process that it watches. If that process was killed,
-// guardBy brings the machine back to its state. It calls late once if that takes long.
-func guardBy(in io.Reader, out io.Writer, held *heldSockets, late func(*recovery)) error {
+// guardBy brings the machine back to its state. It calls late once if that takes longer
+// than guardPrompt.
+func guardBy(in io.Reader, out io.Writer, parse ParseMonitor, held *heldSockets, late func(*recovery)) error {
 	var last *recovery
 	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, maxOrder)
+	lines.Buffer(nil, maxRecoveryLine)
 	for lines.Scan() {
 		if lines.Text()+"\n" == disarmed {
 			return nil
 		}
-		next := new(recovery)
-		if err := json.Unmarshal(lines.Bytes(), next); err != nil {
+		next, err := readRecovery(lines.Bytes(), parse)
+		if err != nil && last == nil && json.Valid(lines.Bytes()) {
+			return fmt.Errorf("guard: %w", err) // the parent has changed nothing
+		}
+		if err != nil {
 			break // an incomplete line: the recovery before it counts
 		}
 		if last == nil {
@@ -169,9 +182,9 @@ func guardBy(in io.Reader, out io.Writer, held *heldSockets, late func(*recovery
 	ctx, cancel := context.WithTimeout(context.Background(), guardPatience)
 	defer cancel()
 	defer time.AfterFunc(guardPrompt, func() { late(last) }).Stop()
-	err := errors.Join(held.drain(), last.rescue(ctx))
+	err := errors.Join(held.drain(), last.reopenAndRun(ctx))
 	if err != nil {
-		err = fmt.Errorf("guard: vmferry was killed during a save, and the guard could not bring the machine of %s back to its state: %w (ask the machine for its state: QMP query-status; cont makes it run)", last.QMP, err)
+		err = fmt.Errorf("guard: vmferry was killed during a save, and the guard could not bring the machine of %s back to its state: %w (ask the machine for its state: QMP query-status; cont makes it run)", last.Monitor, err)
 	}
 	if last.Dir != nil {
 		err = errors.Join(err, last.Dir.remove())
@@ -179,16 +192,34 @@ func guardBy(in io.Reader, out io.Writer, held *heldSockets, late func(*recovery
 	return err
 }
 
-// rescue brings the machine back to its state. It connects as soon as QEMU has closed
-// the monitor connection of the killed process.
-func (r *recovery) rescue(ctx context.Context) error {
+// readRecovery reads a recovery that another process wrote.
+func readRecovery(line []byte, parse ParseMonitor) (_ *recovery, err error) {
+	var read struct {
+		recovery
+		Monitor json.RawMessage `json:"monitor"` // in place of that of recovery
+	}
+	if err := json.Unmarshal(line, &read); err != nil {
+		return nil, fmt.Errorf("reading a recovery: %w", err)
+	}
+	if read.recovery.Monitor, err = parse(read.Monitor); err != nil {
+		return nil, fmt.Errorf("reading a recovery: %w", err)
+	}
+	return &read.recovery, nil
+}
+
+// reopenAndRun brings the machine back to its state over another monitor. A QMP socket of
+// QEMU gives one as soon as QEMU has closed the connection of the killed process.
+func (r *recovery) reopenAndRun(ctx context.Context) error {
 	for {
-		c, err := qmp.Dial(ctx, r.QMP)
+		monitor, err := qmp.OpenWithin(ctx, r.Monitor, 0)
 		if err == nil {
-			defer c.Close()
-			return r.run(ctx, c)
+			err = r.run(ctx, qmp.NewMachine(monitor))
+			monitor.Close()
+			if !errors.Is(err, qmp.ErrClosed) {
+				return err
+			}
 		}
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+		if errors.Is(err, qmp.ErrNoQEMU) {
 			return fmt.Errorf("%w: %w", ErrGone, err)
 		}
 		if sleep.For(ctx, guardRetry) != nil {

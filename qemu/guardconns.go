@@ -41,9 +41,9 @@ func unixConnOf(fd int) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil
 }
 
-// hold sends the guard a duplicate of a socket, so that the socket stays open for QEMU
+// sendSocket sends the guard a duplicate of a socket, so that the socket stays open for QEMU
 // when this process is killed: see drainer.
-func (g *Guard) hold(socket syscall.Conn) error {
+func (g *Guard) sendSocket(socket syscall.Conn) error {
 	raw, err := socket.SyscallConn()
 	if err != nil {
 		return err

@@ -12,44 +12,44 @@ import (
 	"github.com/vmferry/vmferry/snapshot"
 )
 
-// described is what a QEMU tells of its machine.
+// described is the hardware of a machine, as QEMU describes it.
 type described struct {
 	hardware snapshot.Hardware
-	// paths are where the devices are in QEMU's object tree, in the order of
+	// paths are the paths of the devices in QEMU's object tree, in the order of
 	// hardware.Devices.
 	paths  []string
 	blocks []qmp.RAMBlock
 	memdev []qmp.MemoryBackend
 }
 
-// describe asks QEMU what its machine is made of. It changes nothing. What
-// this QEMU does not tell stays empty; only a monitor that fails is an error.
-func describe(ctx context.Context, c *qmp.Client) (*described, error) {
+// describe asks QEMU for the machine's hardware. It changes nothing. A field that
+// this QEMU has no answer for stays empty; only a monitor that fails is an error.
+func describe(ctx context.Context, vm *qmp.Machine) (*described, error) {
 	d := &described{}
-	for _, ask := range []func(context.Context, *qmp.Client) error{
+	for _, ask := range []func(context.Context, *qmp.Machine) error{
 		d.askAccelerator, d.askMemory, d.askBlocks, d.askMemdevs, d.askDevices, d.askOnboard, d.askCPU,
 	} {
-		if err := ask(ctx, c); err != nil && !refusedByQEMU(err) {
+		if err := ask(ctx, vm); err != nil && !refusedByQEMU(err) {
 			return nil, fmt.Errorf("asking QEMU for its hardware: %w", err)
 		}
 	}
 	return d, nil
 }
 
-// refusedByQEMU tells an answer of QEMU's, mostly that it does not know what is
-// asked for, from a monitor that does not answer.
+// refusedByQEMU tells whether an error is QEMU's answer, mostly that it does not have
+// the command or property, and not a failure of the monitor.
 func refusedByQEMU(err error) bool {
 	_, ok := errors.AsType[*qmp.Error](err)
 	return ok
 }
 
-func (d *described) askAccelerator(ctx context.Context, c *qmp.Client) (err error) {
-	d.hardware.KVM, err = c.QueryKVM(ctx)
+func (d *described) askAccelerator(ctx context.Context, vm *qmp.Machine) (err error) {
+	d.hardware.KVM, err = vm.QueryKVM(ctx)
 	return err
 }
 
-func (d *described) askMemory(ctx context.Context, c *qmp.Client) error {
-	size, err := c.QueryMemorySize(ctx)
+func (d *described) askMemory(ctx context.Context, vm *qmp.Machine) error {
+	size, err := vm.QueryMemorySize(ctx)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (d *described) askMemory(ctx context.Context, c *qmp.Client) error {
 		Slots   uint64 `json:"slots"`
 		MaxSize uint64 `json:"max-size"`
 	}
-	if err := c.QomGet(ctx, "/machine", "memory", &more); err != nil {
+	if err := vm.QomGet(ctx, "/machine", "memory", &more); err != nil {
 		return err
 	}
 	if more.Slots > 0 || more.MaxSize > size.Base {
@@ -67,21 +67,21 @@ func (d *described) askMemory(ctx context.Context, c *qmp.Client) error {
 	return nil
 }
 
-func (d *described) askBlocks(ctx context.Context, c *qmp.Client) (err error) {
-	d.blocks, err = c.QueryRAMBlocks(ctx)
+func (d *described) askBlocks(ctx context.Context, vm *qmp.Machine) (err error) {
+	d.blocks, err = vm.QueryRAMBlocks(ctx)
 	return err
 }
 
-func (d *described) askMemdevs(ctx context.Context, c *qmp.Client) (err error) {
-	d.memdev, err = c.QueryMemdev(ctx)
+func (d *described) askMemdevs(ctx context.Context, vm *qmp.Machine) (err error) {
+	d.memdev, err = vm.QueryMemdev(ctx)
 	return err
 }
 
 // askDevices lists the devices of -device and device_add, those with an id
 // first.
-func (d *described) askDevices(ctx context.Context, c *qmp.Client) error {
+func (d *described) askDevices(ctx context.Context, vm *qmp.Machine) error {
 	for _, parent := range []string{"/machine/peripheral", "/machine/peripheral-anon"} {
-		children, err := c.QomList(ctx, parent)
+		children, err := vm.QomList(ctx, parent)
 		if err != nil {
 			return err
 		}
@@ -95,7 +95,7 @@ func (d *described) askDevices(ctx context.Context, c *qmp.Client) error {
 			if parent == "/machine/peripheral" {
 				device.ID = child.Name
 			}
-			if device.Bus, device.Address, err = place(ctx, c, at); err != nil {
+			if device.Bus, device.Address, err = busAndAddress(ctx, vm, at); err != nil {
 				return err
 			}
 			d.hardware.Devices, d.paths = append(d.hardware.Devices, device), append(d.paths, at)
@@ -104,23 +104,23 @@ func (d *described) askDevices(ctx context.Context, c *qmp.Client) error {
 	return nil
 }
 
-// place tells which bus a device is on, and where on a PCI bus.
-func place(ctx context.Context, c *qmp.Client, device string) (bus, address string, err error) {
-	if err := c.QomGet(ctx, device, "parent_bus", &bus); err != nil && !refusedByQEMU(err) {
+// busAndAddress returns a device's bus, and its address on a PCI bus.
+func busAndAddress(ctx context.Context, vm *qmp.Machine, device string) (bus, address string, err error) {
+	if err := vm.QomGet(ctx, device, "parent_bus", &bus); err != nil && !refusedByQEMU(err) {
 		return "", "", err
 	}
 	if bus != "" {
 		bus = path.Base(bus)
 	}
-	if err := c.QomGet(ctx, device, "legacy-addr", &address); err != nil && !refusedByQEMU(err) {
+	if err := vm.QomGet(ctx, device, "legacy-addr", &address); err != nil && !refusedByQEMU(err) {
 		return "", "", err
 	}
 	return bus, address, nil
 }
 
-// askOnboard counts the devices that were not made by -device, but for CPUs.
-func (d *described) askOnboard(ctx context.Context, c *qmp.Client) error {
-	children, err := c.QomList(ctx, "/machine/unattached")
+// askOnboard counts the devices that were not made by -device, without CPUs.
+func (d *described) askOnboard(ctx context.Context, vm *qmp.Machine) error {
+	children, err := vm.QomList(ctx, "/machine/unattached")
 	if err != nil {
 		return err
 	}
@@ -135,38 +135,38 @@ func (d *described) askOnboard(ctx context.Context, c *qmp.Client) error {
 	return nil
 }
 
-func (d *described) askCPU(ctx context.Context, c *qmp.Client) error {
-	cpus, err := c.QueryCPUs(ctx)
+func (d *described) askCPU(ctx context.Context, vm *qmp.Machine) error {
+	cpus, err := vm.QueryCPUs(ctx)
 	if err != nil || len(cpus) == 0 {
 		return err
 	}
 	is := &d.hardware.CPU
 	is.Count, is.Target = len(cpus), cpus[0].Target
 	var smp map[string]int
-	if err := c.QomGet(ctx, "/machine", "smp", &smp); err != nil && !refusedByQEMU(err) {
+	if err := vm.QomGet(ctx, "/machine", "smp", &smp); err != nil && !refusedByQEMU(err) {
 		return err
 	}
-	delete(smp, "cpus") // of the command line; Count has those plugged in later, too
+	delete(smp, "cpus") // of the command line; Count has the CPUs plugged in later, too
 	is.Topology = smp
-	if err := c.QomGet(ctx, cpus[0].Path, "type", &is.Type); err != nil {
+	if err := vm.QomGet(ctx, cpus[0].Path, "type", &is.Type); err != nil {
 		return err
 	}
 	if is.Target != "x86_64" && is.Target != "i386" {
 		return nil
 	}
-	if is.Signature, err = signature(ctx, c, cpus[0].Path); err != nil {
+	if is.Signature, err = signature(ctx, vm, cpus[0].Path); err != nil {
 		return err
 	}
-	is.Features, err = features(ctx, c, cpus[0].Path)
+	is.Features, err = features(ctx, vm, cpus[0].Path)
 	return err
 }
 
-// signature tells which processor an x86 CPU says that it is.
-func signature(ctx context.Context, c *qmp.Client, cpu string) (string, error) {
+// signature returns the processor that an x86 CPU identifies itself as.
+func signature(ctx context.Context, vm *qmp.Machine, cpu string) (string, error) {
 	var vendor string
 	var family, model, stepping int
 	for property, to := range map[string]any{"vendor": &vendor, "family": &family, "model": &model, "stepping": &stepping} {
-		if err := c.QomGet(ctx, cpu, property, to); err != nil {
+		if err := vm.QomGet(ctx, cpu, property, to); err != nil {
 			return "", err
 		}
 	}
@@ -174,14 +174,14 @@ func signature(ctx context.Context, c *qmp.Client, cpu string) (string, error) {
 }
 
 // features reads the feature words of an x86 CPU.
-func features(ctx context.Context, c *qmp.Client, cpu string) (map[string]uint32, error) {
+func features(ctx context.Context, vm *qmp.Machine, cpu string) (map[string]uint32, error) {
 	var words []struct {
 		Leaf     uint32  `json:"cpuid-input-eax"`
 		Subleaf  *uint32 `json:"cpuid-input-ecx"`
 		Register string  `json:"cpuid-register"`
 		Features uint32  `json:"features"`
 	}
-	if err := c.QomGet(ctx, cpu, "feature-words", &words); err != nil {
+	if err := vm.QomGet(ctx, cpu, "feature-words", &words); err != nil {
 		return nil, err
 	}
 	found := map[string]uint32{}
@@ -197,8 +197,8 @@ func features(ctx context.Context, c *qmp.Client, cpu string) (map[string]uint32
 	return found, nil
 }
 
-// record gives what a snapshot keeps of the hardware, nil with an error if
-// that is more than a snapshot may hold.
+// record returns the snapshot's record of the hardware. It is an error if the record
+// is larger than a snapshot may hold.
 func (d *described) record() (*snapshot.Hardware, error) {
 	h := d.hardware
 	if err := h.Check(); err != nil {
@@ -207,8 +207,7 @@ func (d *described) record() (*snapshot.Hardware, error) {
 	return &h, nil
 }
 
-// memoryBlocks gives the RAM blocks of memory backends, which a guest uses as
-// its memory.
+// memoryBlocks returns the RAM blocks of memory backends: the guest's memory.
 func (d *described) memoryBlocks() []qmp.RAMBlock {
 	var found []qmp.RAMBlock
 	for _, b := range d.blocks {

@@ -41,7 +41,7 @@ func restoreInto(t *testing.T, r *snapshot.Reader, cfg qemutest.Config, opts qem
 	cfg.Incoming, cfg.Paused = true, false
 	dst = qemutest.Start(t, cfg)
 	var log bytes.Buffer
-	opts.QMP, opts.Logger = dst.QMPPath(), slog.New(slog.NewTextHandler(&log, nil))
+	opts.Monitor, opts.Logger = qmp.Socket(dst.QMPPath()), slog.New(slog.NewTextHandler(&log, nil))
 	_, err = qemu.Restore(soon(t), r, opts)
 	return dst, log.String(), err
 }
@@ -323,7 +323,7 @@ func TestRealQEMURestoreWaitsForAQEMUThatStarts(t *testing.T) {
 	ctx, cancel := context.WithCancel(soon(t))
 	defer cancel()
 	go func() {
-		_, err := qemu.Restore(ctx, r, qemu.RestoreOptions{QMP: link, ConnectTimeout: time.Minute})
+		_, err := qemu.Restore(ctx, r, qemu.RestoreOptions{Monitor: qmp.Socket(link), ConnectTimeout: time.Minute})
 		done <- err
 	}()
 	cfg := still("10.0")

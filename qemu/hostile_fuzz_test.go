@@ -12,6 +12,7 @@ import (
 
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qemu"
+	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
 )
 
@@ -66,13 +67,13 @@ func tryHostileMonitor(t *testing.T, saved *snapshot.Reader, header uint16, scri
 		channels := 1 + int(header>>4&1)
 		if incoming {
 			_, err = qemu.Restore(ctx, saved, qemu.RestoreOptions{
-				QMP: m.server.Path(), Channels: channels, Method: method, Paused: header>>5&1 != 0, SocketDir: filepath.Dir(m.server.Path()),
+				Monitor: qmp.Socket(m.server.Path()), Channels: channels, Method: method, Paused: header>>5&1 != 0, SocketDir: filepath.Dir(m.server.Path()),
 			})
 			return
 		}
 		path := filepath.Join(t.TempDir(), "s")
 		_, err = qemu.Save(ctx, path, qemu.SaveOptions{
-			QMP: m.server.Path(), Channels: channels, Method: method, StayPaused: header>>5&1 != 0, Store: snapshot.StoreRaw,
+			Monitor: qmp.Socket(m.server.Path()), Channels: channels, Method: method, StayPaused: header>>5&1 != 0, Store: snapshot.StoreRaw,
 			ConnectTimeout: most / 4, SocketDir: filepath.Dir(m.server.Path()),
 		})
 		checkSaved(t, path, err)

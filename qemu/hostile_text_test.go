@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/qemu"
+	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/qmp/qmptest"
 )
 
@@ -32,7 +33,7 @@ const escape = "\x1b[2J\x1b]0;title\x07"
 // failed saves and returns the error's text, which a terminal can show.
 func failed(t *testing.T, s *qmptest.Server) string {
 	t.Helper()
-	_, err := qemu.Save(t.Context(), filepath.Join(t.TempDir(), "snap"), qemu.SaveOptions{QMP: s.Path()})
+	_, err := qemu.Save(t.Context(), filepath.Join(t.TempDir(), "snap"), qemu.SaveOptions{Monitor: qmp.Socket(s.Path())})
 	if err == nil {
 		t.Fatal("it was saved")
 	}

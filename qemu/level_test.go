@@ -9,6 +9,7 @@ import (
 
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qemu"
+	"github.com/vmferry/vmferry/qmp"
 )
 
 func TestSave_LevelThatQEMUDoesNotHaveIsRefusedBeforeAnythingIsMade(t *testing.T) {
@@ -16,7 +17,7 @@ func TestSave_LevelThatQEMUDoesNotHaveIsRefusedBeforeAnythingIsMade(t *testing.T
 		levels := qemu.SourceLevels(m)
 		for _, level := range []int{-3, levels.Most + 1, 99} {
 			path := filepath.Join(t.TempDir(), "snap")
-			_, err := qemu.Save(t.Context(), path, qemu.SaveOptions{QMP: filepath.Join(t.TempDir(), "no-socket"), Method: m, Level: level})
+			_, err := qemu.Save(t.Context(), path, qemu.SaveOptions{Monitor: qmp.Socket(filepath.Join(t.TempDir(), "no-socket")), Method: m, Level: level})
 			if !errors.Is(err, multifd.ErrLevel) || !strings.Contains(err.Error(), m.Name()) || !strings.Contains(err.Error(), levels.String()) {
 				t.Errorf("%s, level %d: %v", m.Name(), level, err)
 			}
@@ -29,7 +30,7 @@ func TestSave_LevelThatQEMUDoesNotHaveIsRefusedBeforeAnythingIsMade(t *testing.T
 
 func TestRestore_LevelThatTheMethodDoesNotHaveIsRefusedBeforeQEMUIsAsked(t *testing.T) {
 	for _, m := range multifd.Methods() {
-		_, err := qemu.Restore(t.Context(), nil, qemu.RestoreOptions{QMP: filepath.Join(t.TempDir(), "no-socket"), Method: m, Level: 99})
+		_, err := qemu.Restore(t.Context(), nil, qemu.RestoreOptions{Monitor: qmp.Socket(filepath.Join(t.TempDir(), "no-socket")), Method: m, Level: 99})
 		if !errors.Is(err, multifd.ErrLevel) {
 			t.Errorf("%s: %v", m.Name(), err)
 		}

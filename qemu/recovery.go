@@ -24,9 +24,10 @@ var savableStates = []string{
 }
 
 // recovery says how to bring a machine back to the state that it was in. The process
-// that saves does it, or its guard, which gets the recovery as JSON.
+// that saves does so, or its guard, which gets the recovery as JSON: see readRecovery.
 type recovery struct {
-	QMP string `json:"qmp"`
+	// Monitor opens another monitor if the one of the save has ended.
+	Monitor qmp.Opener `json:"monitor"`
 	// Ran says that the machine ran when QEMU was last asked before the end of the
 	// migration.
 	Ran bool `json:"ran"`
@@ -39,10 +40,10 @@ type recovery struct {
 	Saved string `json:"saved,omitempty"`
 	// KeepPaused leaves a machine paused if the migration paused it.
 	KeepPaused bool `json:"keep_paused,omitempty"`
-	// Before holds the migration settings to put back.
+	// Before holds the migration settings to restore.
 	Before settings `json:"before"`
 	// Dir names the directory of the socket; nil while there is none.
-	Dir *leftDir `json:"dir,omitempty"`
+	Dir *dirIdentity `json:"dir,omitempty"`
 }
 
 // live tells whether a machine in that state runs, or is suspended and can be woken.
@@ -60,32 +61,32 @@ func (r *recovery) ranAtPause() bool {
 }
 
 // run ends a migration that is under way, brings the machine back to its state, and
-// puts the settings back, in that order: a machine that runs with odd settings is
+// restores the settings, in that order: a machine that runs with other settings is
 // better than one that does not run.
-func (r *recovery) run(ctx context.Context, c *qmp.Client) error {
-	err := endMigration(ctx, c)
+func (r *recovery) run(ctx context.Context, vm *qmp.Machine) error {
+	err := endMigration(ctx, vm)
 	if err == nil {
-		err = r.restoreRunState(ctx, c)
+		err = r.restoreRunState(ctx, vm)
 	}
 	if err == nil {
-		err = r.restoreSettings(ctx, c)
+		err = r.restoreSettings(ctx, vm)
 	}
 	return err
 }
 
-// restoreSettings waits until QEMU has cleaned the migration up, and then puts the
-// settings back.
-func (r *recovery) restoreSettings(ctx context.Context, c *qmp.Client) error {
-	if err := c.AwaitMigrationCleanup(ctx); err != nil {
+// restoreSettings waits until QEMU has cleaned the migration up, and then restores
+// the settings.
+func (r *recovery) restoreSettings(ctx context.Context, vm *qmp.Machine) error {
+	if err := vm.AwaitMigrationCleanup(ctx); err != nil {
 		return fmt.Errorf("waiting for QEMU to clean the migration up: %w", err)
 	}
-	return r.Before.restore(ctx, c)
+	return r.Before.restore(ctx, vm)
 }
 
 // endMigration cancels a migration that is under way, and returns when it has ended.
-func endMigration(ctx context.Context, c *qmp.Client) error {
+func endMigration(ctx context.Context, vm *qmp.Machine) error {
 	for cancelled := false; ; {
-		m, err := c.QueryMigrate(ctx)
+		m, err := vm.QueryMigrate(ctx)
 		if err != nil {
 			return err
 		}
@@ -93,7 +94,7 @@ func endMigration(ctx context.Context, c *qmp.Client) error {
 			return nil
 		}
 		if !cancelled {
-			if err := c.MigrateCancel(ctx); err != nil {
+			if err := vm.MigrateCancel(ctx); err != nil {
 				return err
 			}
 			cancelled = true
@@ -107,9 +108,9 @@ func endMigration(ctx context.Context, c *qmp.Client) error {
 // restoreRunState lets a machine run on if it ran and the migration or the save paused
 // it. It leaves a machine as it is that another program paused, or that powered off,
 // panicked or failed.
-func (r *recovery) restoreRunState(ctx context.Context, c *qmp.Client) error {
+func (r *recovery) restoreRunState(ctx context.Context, vm *qmp.Machine) error {
 	for {
-		s, err := c.QueryStatus(ctx)
+		s, err := vm.QueryStatus(ctx)
 		if err != nil {
 			return err
 		}
@@ -128,7 +129,7 @@ func (r *recovery) restoreRunState(ctx context.Context, c *qmp.Client) error {
 		if !resume {
 			return nil
 		}
-		if err := c.Cont(ctx); err != nil {
+		if err := vm.Cont(ctx); err != nil {
 			return fmt.Errorf("letting the machine run on: %w", err)
 		}
 		if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
@@ -138,10 +139,10 @@ func (r *recovery) restoreRunState(ctx context.Context, c *qmp.Client) error {
 }
 
 // checkSavable refuses a machine in a state that QEMU does not migrate from.
-func checkSavable(c *qmp.Client, state string) error {
+func checkSavable(vm *qmp.Machine, state string) error {
 	switch {
 	case state == qmp.StatePostmigrate:
-		return refusePostmigrate(c.Version())
+		return refusePostmigrate(vm.Version())
 	case !slices.Contains(savableStates, state):
 		return fmt.Errorf("%w: the machine is %q (want one of %q)", ErrState, state, savableStates)
 	}

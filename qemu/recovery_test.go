@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/vmferry/vmferry/internal/cause"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
@@ -18,9 +20,8 @@ import (
 )
 
 // machine is a QEMU whose migration has ended and whose machine is in some state.
-func machine(t *testing.T, state string) *qmptest.Server {
-	t.Helper()
-	s := qmptest.Start(t, qmptest.Config{})
+func machine(state string) *qmptest.Memory {
+	s := qmptest.NewMemory(qmp.Version{})
 	var now atomic.Value
 	now.Store(state)
 	s.Handle("query-status", func(context.Context, json.RawMessage) (any, error) {
@@ -37,7 +38,7 @@ func machine(t *testing.T, state string) *qmptest.Server {
 	return s
 }
 
-func commandsOf(s *qmptest.Server) (names []string) {
+func commandsOf(s *qmptest.Memory) (names []string) {
 	for _, call := range s.Calls() {
 		names = append(names, call.Command)
 	}
@@ -68,13 +69,8 @@ func TestRecovery_ResumesOnlyWhatTheSavePaused(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := machine(t, tt.state)
-			c, err := qmp.Dial(t.Context(), s.Path())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			if err := tt.r.run(t.Context(), c); err != nil {
+			s := machine(tt.state)
+			if err := tt.r.run(t.Context(), vmOf(t, s)); err != nil {
 				t.Fatal(err)
 			}
 			if got := slices.Contains(commandsOf(s), "cont"); got != tt.resume {
@@ -84,8 +80,8 @@ func TestRecovery_ResumesOnlyWhatTheSavePaused(t *testing.T) {
 	}
 }
 
-func TestRecovery_SettingsWaitForTheCleanup(t *testing.T) {
-	s := machine(t, qmp.StateRunning)
+func TestRecovery_SettingsWaitForCleanup(t *testing.T) {
+	s := machine(qmp.StateRunning)
 	var asked atomic.Int32
 	s.Handle("query-yank", func(context.Context, json.RawMessage) (any, error) {
 		if asked.Add(1) < 4 {
@@ -93,13 +89,8 @@ func TestRecovery_SettingsWaitForTheCleanup(t *testing.T) {
 		}
 		return []any{}, nil
 	})
-	c, err := qmp.Dial(t.Context(), s.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
 	r := recovery{Ran: true, Before: settings{Capabilities: map[string]bool{"multifd": false}}}
-	if err := r.run(t.Context(), c); err != nil {
+	if err := r.run(t.Context(), vmOf(t, s)); err != nil {
 		t.Fatal(err)
 	}
 	calls := commandsOf(s)
@@ -117,7 +108,7 @@ func TestRecovery_SettingsWaitForTheCleanup(t *testing.T) {
 	}
 }
 
-func TestGuard_GoesByTheLastOrder(t *testing.T) {
+func TestGuard_LastRecoveryCounts(t *testing.T) {
 	for name, tt := range map[string]struct {
 		last   recovery
 		tail   string
@@ -125,21 +116,91 @@ func TestGuard_GoesByTheLastOrder(t *testing.T) {
 	}{
 		"the machine ran":                {recovery{Ran: true}, "", true},
 		"the machine powered off":        {recovery{Ran: true, Saved: "shutdown"}, "", false},
-		"an order that is cut off":       {recovery{Ran: true}, `{"qmp":"/nowhere`, true},
+		"an order that is cut off":       {recovery{Ran: true}, `{"monitor":{"qmp":"/nowhere`, true},
 		"the process ended as it should": {recovery{Ran: true}, disarmed, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := machine(t, qmp.StatePostmigrate)
-			first := recovery{QMP: s.Path()}
-			tt.last.QMP = s.Path()
-			in := fmt.Sprintf("%s\n%s\n%s", marshal(first), marshal(tt.last), tt.tail)
-			if err := guardBy(strings.NewReader(in), io.Discard, new(heldSockets), func(*recovery) {}); err != nil {
+			s := machine(qmp.StatePostmigrate)
+			first := recovery{Monitor: s}
+			tt.last.Monitor = s
+			in := lineOf(t, &first) + lineOf(t, &tt.last) + tt.tail
+			if err := guardBy(strings.NewReader(in), io.Discard, parseMemory(s), new(heldSockets), func(*recovery) {}); err != nil {
 				t.Fatal(err)
 			}
 			if got := slices.Contains(commandsOf(s), "cont"); got != tt.resume {
 				t.Errorf("cont was sent: %v, want %v", got, tt.resume)
 			}
 		})
+	}
+}
+
+// lineOf is a recovery as the guard gets it.
+func lineOf(t *testing.T, r *recovery) string {
+	t.Helper()
+	line, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(line) + "\n"
+}
+
+// parseMemory knows one QEMU in memory, by the JSON that it writes.
+func parseMemory(s *qmptest.Memory) ParseMonitor {
+	return func(b []byte) (qmp.Opener, error) {
+		if want, err := s.MarshalJSON(); err != nil || string(b) != string(want) {
+			return nil, fmt.Errorf("%q is not %q (%v)", b, want, err)
+		}
+		return s, nil
+	}
+}
+
+func TestGuard_UnknownMonitorEndsTheGuardBeforeTheSave(t *testing.T) {
+	var out strings.Builder
+	in := lineOf(t, &recovery{Monitor: machine(qmp.StateRunning)})
+	err := guardBy(strings.NewReader(in), &out, qmp.SocketFromJSON, new(heldSockets), func(*recovery) {})
+	if err == nil || out.Len() > 0 {
+		t.Errorf("the guard says %q and %v, want an error and nothing said", out.String(), err)
+	}
+	// A line that is cut off is the parent's end, and no error.
+	if err := guardBy(strings.NewReader(in[:len(in)/2]), &out, qmp.SocketFromJSON, new(heldSockets), func(*recovery) {}); err != nil || out.Len() > 0 {
+		t.Errorf("the guard says %q and %v, want nothing", out.String(), err)
+	}
+}
+
+func TestReadRecovery_IsWhatWasWritten(t *testing.T) {
+	want := &recovery{
+		Monitor: qmp.Socket("/run/vm.sock"), Ran: true, Stopped: true, Saved: "paused", KeepPaused: true,
+		Before: settings{Capabilities: map[string]bool{"multifd": false}, Parameters: qmp.MigrateParameters{MultifdChannels: new(3)}},
+		Dir:    &dirIdentity{Path: "/tmp/x", Dev: 1, Inode: 2},
+	}
+	got, err := readRecovery([]byte(lineOf(t, want)), qmp.SocketFromJSON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A monitor that ends does not end the recovery while QEMU is there.
+func TestRecovery_MonitorThatEndsIsOpenedAgain(t *testing.T) {
+	s := machine(qmp.StatePostmigrate)
+	s.Handle("query-yank", func(context.Context, json.RawMessage) (any, error) {
+		if s.Opened() < 3 {
+			s.Disconnect()
+		}
+		return []any{}, nil
+	})
+	r := recovery{Monitor: s, Ran: true}
+	if err := r.reopenAndRun(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s.Opened() != 3 || !slices.Contains(commandsOf(s), "cont") {
+		t.Errorf("%d monitors were opened for %q", s.Opened(), commandsOf(s))
+	}
+	s.Die()
+	if err := r.reopenAndRun(t.Context()); !errors.Is(err, ErrGone) {
+		t.Errorf("QEMU died: %v, want ErrGone", err)
 	}
 }
 

@@ -19,25 +19,25 @@ import (
 
 // RestoreOptions say how a snapshot is started. Zero values are defaults.
 type RestoreOptions struct {
-	// QMP is the path of the QMP socket of a QEMU that was started like the
-	// one that was saved, with "-incoming defer".
-	QMP      string
+	// Monitor opens the monitor of a QEMU that was started like the one that was
+	// saved, with "-incoming defer". Mostly it is a qmp.Socket.
+	Monitor  qmp.Opener
 	Channels int            // 2
 	Method   multifd.Method // none
 	Level    int            // the method's default
-	// Paused leaves the machine paused. Otherwise it runs if it ran when it
+	// Paused leaves the machine paused. Otherwise the machine runs if it ran when it
 	// was saved.
 	Paused bool
-	// Force restores into a QEMU that differs from the machine that was
-	// saved, with a warning for each difference instead of an error.
+	// Force restores into a QEMU that differs from the machine that was saved. Each
+	// difference is a warning then, and not an error.
 	Force bool
-	// ConnectTimeout is for how long the QMP socket of a QEMU that was just
-	// started is waited for; 10 s, negative for a single attempt.
+	// ConnectTimeout is how long Restore waits for the monitor of a QEMU that was
+	// just started; 10 s, negative for a single attempt.
 	ConnectTimeout time.Duration
 	// StallTimeout is that of migration.SendConfig.
 	StallTimeout time.Duration
 	SocketDir    string
-	// Accelerator is what qpl uses; nil is software. Its owner closes it.
+	// Accelerator deflates for qpl; nil is software. Restore does not close it.
 	Accelerator *multifd.Accelerator
 	Progress    func(RestoreProgress)
 	Logger      *slog.Logger
@@ -51,13 +51,13 @@ type RestoreProgress struct {
 	Elapsed time.Duration `json:"elapsed_ns"`
 }
 
-// RestoreResult is what a restore came to.
+// RestoreResult describes a restore that succeeded.
 type RestoreResult struct {
 	Total    time.Duration `json:"total_ns"`
 	Sent     uint64        `json:"sent_bytes"`
 	Pages    uint64        `json:"pages"`
 	RunState string        `json:"run_state"`
-	// DigestsVerified says that all pages were those that the manifest says.
+	// DigestsVerified says that the digests of all pages matched the manifest.
 	DigestsVerified bool `json:"digests_verified"`
 }
 
@@ -79,7 +79,8 @@ func (o *RestoreOptions) defaults() {
 	}
 }
 
-// Restore starts a snapshot's machine in a QEMU that waits for it.
+// Restore starts the machine of a snapshot in a QEMU that waits for an incoming
+// migration.
 func Restore(ctx context.Context, r *snapshot.Reader, opts RestoreOptions) (*RestoreResult, error) {
 	opts.defaults()
 	if err := multifd.CheckLevel(opts.Method, opts.Level); err != nil {
@@ -92,20 +93,22 @@ func Restore(ctx context.Context, r *snapshot.Reader, opts RestoreOptions) (*Res
 type restore struct {
 	opts    RestoreOptions
 	r       *snapshot.Reader
-	c       *qmp.Client
+	vm      *qmp.Machine
 	began   time.Time
 	prog    migration.Progress
 	allZero bool
-	// kind is the machine's type here, "" if QEMU does not tell.
+	// kind is the machine type of the destination, "" if QEMU does not report it.
 	kind string
 }
 
 func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
-	if s.c, err = qmp.DialWithin(ctx, s.opts.QMP, s.opts.ConnectTimeout); err != nil {
+	monitor, err := qmp.OpenWithin(ctx, s.opts.Monitor, s.opts.ConnectTimeout)
+	if err != nil {
 		return nil, err
 	}
-	defer s.c.Close()
-	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
+	defer monitor.Close()
+	s.vm = qmp.NewMachine(monitor)
+	s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	if err := s.checkState(ctx); err != nil {
 		return nil, err
 	}
@@ -113,7 +116,7 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 	if err != nil {
 		return nil, err
 	}
-	here, err := describe(ctx, s.c)
+	here, err := describe(ctx, s.vm)
 	if err != nil {
 		return nil, err
 	}
@@ -126,44 +129,44 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 	if err := s.warnOfFirmwareVariables(ctx); err != nil {
 		return nil, err
 	}
-	p, err := makePlan(ctx, s.c, wish{channels: s.opts.Channels, method: s.opts.Method})
+	p, err := makePlan(ctx, s.vm, migrationSettings{channels: s.opts.Channels, method: s.opts.Method})
 	if err != nil {
 		return nil, err
 	}
-	if err := p.apply(ctx, s.c); err != nil {
+	if err := p.apply(ctx, s.vm); err != nil {
 		short, cancel := detached(ctx)
 		defer cancel()
-		return nil, errors.Join(err, p.before.restore(short, s.c))
+		return nil, errors.Join(err, p.before.restore(short, s.vm))
 	}
 	if s.opts.Paused {
-		// While a migration is awaited this only says how the machine is to
-		// be left afterwards.
-		if err := s.c.Stop(ctx); err != nil {
+		// Before the incoming migration, stop only sets the state of the machine
+		// after it.
+		if err := s.vm.Stop(ctx); err != nil {
 			return nil, err
 		}
 	}
 	if err := s.send(ctx, uuid); err != nil {
 		return nil, s.explain(ctx, err)
 	}
-	state, err := s.goOn(ctx)
+	state, err := s.awaitLoaded(ctx)
 	if err != nil {
 		return nil, s.explain(ctx, err)
 	}
-	if err := p.before.restore(ctx, s.c); err != nil {
+	if err := p.before.restore(ctx, s.vm); err != nil {
 		s.opts.Logger.Warn("putting QEMU's migration settings back", "error", err)
 	}
 	return &RestoreResult{Total: time.Since(s.began), Sent: s.prog.Bytes.Load(), Pages: s.prog.Normal.Load(), RunState: state, DigestsVerified: s.r.DigestsVerified()}, nil
 }
 
 func (s *restore) checkState(ctx context.Context) error {
-	status, err := s.c.QueryStatus(ctx)
+	status, err := s.vm.QueryStatus(ctx)
 	if err != nil {
 		return err
 	}
 	if status.Status != qmp.StateInmigrate {
 		return fmt.Errorf("%w: the machine is %q; start QEMU as the one that was saved, with \"-incoming defer\"", ErrState, status.Status)
 	}
-	m, err := s.c.QueryMigrate(ctx)
+	m, err := s.vm.QueryMigrate(ctx)
 	if err != nil {
 		return err
 	}
@@ -177,7 +180,7 @@ func (s *restore) checkState(ctx context.Context) error {
 }
 
 func (s *restore) send(ctx context.Context, uuid [16]byte) error {
-	dir, err := makeSocketDir(s.c, s.opts.SocketDir)
+	dir, err := makeSocketDir(s.vm, s.opts.SocketDir)
 	if err != nil {
 		return err
 	}
@@ -191,14 +194,14 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 	}
 	if err := s.listen(ctx, dir.address()); err != nil {
 		if cannotConnect(err.Error()) {
-			err = fmt.Errorf("%w: %s", err, adviceOnSocket(s.c))
+			err = fmt.Errorf("%w: %s", err, adviceOnSocket(s.vm))
 		}
 		return fmt.Errorf("telling QEMU to wait for the migration: %w", err)
 	}
-	// While it loads QEMU does not always answer. That the migration stalls is noticed
-	// by its bytes.
-	s.c.SetAnswerTimeout(0)
-	defer s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
+	// QEMU does not always answer while it loads the machine. StallTimeout bounds the
+	// time without progress.
+	s.vm.SetAnswerTimeout(0)
+	defer s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watched := make(chan struct{})
@@ -213,8 +216,8 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 	})
 }
 
-// dialer connects to QEMU's socket. With the last connection the socket has done its
-// work: it is removed then, and does not stay behind if this process is killed.
+// dialer connects to QEMU's socket. It removes the socket after the last connection,
+// so that the socket does not remain if this process is killed.
 func (s *restore) dialer(dir *socketDir) transport.Dialer {
 	made := 0
 	return func(ctx context.Context) (net.Conn, error) {
@@ -231,8 +234,8 @@ func (s *restore) dialer(dir *socketDir) transport.Dialer {
 	}
 }
 
-// watch follows the migration at the destination. A failure there cancels the
-// sending.
+// watch asks QEMU for the state of the migration until ctx ends. A failure at QEMU
+// cancels the sending.
 func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 	for {
 		if sleep.For(ctx, 50*time.Millisecond) != nil {
@@ -241,8 +244,8 @@ func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 		s.opts.Progress(RestoreProgress{
 			Sent: s.prog.Bytes.Load(), Normal: s.prog.Normal.Load(), Total: s.r.Manifest().Totals.Pages, Elapsed: time.Since(s.began),
 		})
-		// While it loads devices QEMU does not answer.
-		m, err := s.c.QueryMigrate(ctx)
+		// QEMU does not answer while it loads devices.
+		m, err := s.vm.QueryMigrate(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
 				cancel(fmt.Errorf("%w while it loaded the machine: %w", ErrGone, err))
@@ -256,14 +259,15 @@ func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 	}
 }
 
-// goOn waits until the machine is there, and lets it run if it is to.
-func (s *restore) goOn(ctx context.Context) (string, error) {
+// awaitLoaded waits until QEMU has loaded the machine, and then lets it run or not. It
+// returns the run state.
+func (s *restore) awaitLoaded(ctx context.Context) (string, error) {
 	for {
-		m, err := s.c.QueryMigrate(ctx)
+		m, err := s.vm.QueryMigrate(ctx)
 		if err != nil {
 			return "", err
 		}
-		status, err := s.c.QueryStatus(ctx)
+		status, err := s.vm.QueryStatus(ctx)
 		if err != nil {
 			return "", err
 		}
@@ -271,7 +275,7 @@ func (s *restore) goOn(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("%w: %s", errLoad, orUnknown(m.ErrorDesc))
 		}
 		if m.Status == qmp.MigrationCompleted && status.Status != qmp.StateInmigrate {
-			return s.settleState(ctx, status.Status)
+			return s.applyRunState(ctx, status.Status)
 		}
 		if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
 			return "", err
@@ -279,20 +283,20 @@ func (s *restore) goOn(ctx context.Context) (string, error) {
 	}
 }
 
-// settleState brings the machine from the state it came up in to the one
-// wanted.
-func (s *restore) settleState(ctx context.Context, state string) (string, error) {
+// applyRunState brings the machine from the state after the migration to the state
+// that the options and the snapshot want.
+func (s *restore) applyRunState(ctx context.Context, state string) (string, error) {
 	ran := s.r.Manifest().Machine.RunState
 	switch {
 	case s.opts.Paused && state == qmp.StateRunning:
-		if err := s.c.Stop(ctx); err != nil {
+		if err := s.vm.Stop(ctx); err != nil {
 			return state, err
 		}
 	case !s.opts.Paused && state != qmp.StateRunning && ran == qmp.StateRunning:
-		if err := s.c.Cont(ctx); err != nil {
+		if err := s.vm.Cont(ctx); err != nil {
 			return state, fmt.Errorf("letting the machine run: %w", err)
 		}
 	}
-	status, err := s.c.QueryStatus(ctx)
+	status, err := s.vm.QueryStatus(ctx)
 	return status.Status, err
 }

@@ -107,7 +107,7 @@ func TestRealQEMURunState_StoppedDuringSaveStaysSo(t *testing.T) {
 				}
 				src.Kill()
 				dst := idle(t, version, true)
-				restored, err := qemu.Restore(soon(t), open(t, path), qemu.RestoreOptions{QMP: dst.QMPPath()})
+				restored, err := qemu.Restore(soon(t), open(t, path), qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath())})
 				if err != nil {
 					t.Fatalf("%v\n%s", err, dst.Stderr())
 				}
@@ -173,7 +173,7 @@ func TestRealQEMUSave_MachineWithoutDescription(t *testing.T) {
 	src.Kill()
 	cfg.Incoming = true
 	dst := qemutest.Start(t, cfg)
-	if _, err := qemu.Restore(soon(t), open(t, path), qemu.RestoreOptions{QMP: dst.QMPPath()}); err != nil {
+	if _, err := qemu.Restore(soon(t), open(t, path), qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath())}); err != nil {
 		t.Fatalf("%v\n%s", err, dst.Stderr())
 	}
 	sound(t, dst)
@@ -230,7 +230,7 @@ func TestRealQEMUInterrupted_SurvivesAtAnyMoment(t *testing.T) {
 				if !src.Alive() {
 					t.Fatalf("interruption %d, by %v after %v: QEMU died\n%s\n%s", i, signals[i%len(signals)], after, src.Stderr(), out)
 				}
-				waitSettled(t, look)
+				waitMigrationUndone(t, look)
 				if is := state(t, look); is != qmp.StateRunning {
 					t.Fatalf("interruption %d: the machine is %q\n%s", i, is, out)
 				}
@@ -269,7 +269,7 @@ func TestRealQEMUDied_IsSaid(t *testing.T) {
 func TestRealQEMUFrozen_SaveEndsAndTheGuardFinishes(t *testing.T) {
 	src := idle(t, "7.2", false)
 	look := dial(t, src.QMPPath2())
-	cred, err := look.PeerCred()
+	cred, err := look.Process()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,6 +294,6 @@ func TestRealQEMUFrozen_SaveEndsAndTheGuardFinishes(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitUntil(t, "the guard lets the machine run on", func() bool { return state(t, look) == qmp.StateRunning })
-	waitSettled(t, look)
+	waitMigrationUndone(t, look)
 	waitNoGuard(t)
 }

@@ -19,50 +19,52 @@ import (
 
 // SaveOptions say how a running machine is saved. Zero values are defaults.
 type SaveOptions struct {
-	// QMP is the path of the machine's QMP socket.
-	QMP      string
+	// Monitor opens the machine's monitor, and opens it again if it ends before the
+	// machine is back in its state. Mostly it is a qmp.Socket.
+	Monitor  qmp.Opener
 	Channels int            // 2
 	Method   multifd.Method // none
 	Level    int            // one of SourceLevels, or 0 for the method's default
 	Store    snapshot.Store // fast
 	Tool     string         // noted in the manifest
-	// MaxSize bounds the bytes of the snapshot at any moment; 0 does not.
+	// MaxSize is the most bytes that the snapshot has at any moment; 0 is no bound.
 	MaxSize int64
-	// AtPause is a shell command that is run while the machine is paused at
-	// the end, with VMFERRY_SNAPSHOT and VMFERRY_QMP in its environment. If
-	// it fails, so does the save. VMFERRY_QMP is a QMP socket that works during
-	// the pause, because QEMU's own is in use: see atPauseMonitor.
+	// AtPause is a shell command that runs while the machine is paused at the end,
+	// with VMFERRY_SNAPSHOT and VMFERRY_QMP in its environment. If the command
+	// fails, the save fails. VMFERRY_QMP is a QMP socket that works during the
+	// pause, because QEMU's own is in use: see atPauseMonitor.
 	AtPause string
-	// AtPauseTimeout is how long the command may take; 30 s. Then it is ended,
-	// the machine runs on, and the save fails.
+	// AtPauseTimeout is how long the command may take; 30 s. After that Save ends
+	// the command, lets the machine run, and fails.
 	AtPauseTimeout time.Duration
-	// StayPaused leaves the machine paused after a save that went well.
+	// StayPaused leaves the machine paused after a save that succeeds.
 	StayPaused bool
-	// AlwaysLive lets the machine run while it is saved also where QEMU
-	// itself is known to lose writes then: see standStill.
+	// AlwaysLive lets the machine run during the save even if QEMU is known to lose
+	// writes then: see pauseIfWritesGetLost.
 	AlwaysLive bool
-	// MaxMemory bounds the memory of the machine; vmstate.DefaultMaxMemory.
+	// MaxMemory is the most memory that the machine may have;
+	// vmstate.DefaultMaxMemory.
 	MaxMemory uint64
-	// Bandwidth bounds the source until the machine is paused at the end, in
-	// bytes a second; 0 does not.
+	// Bandwidth is how many bytes a second QEMU sends at most until the machine is
+	// paused at the end; 0 is no bound.
 	Bandwidth uint64
-	// Downtime is for how long the machine may be paused at the end; 300 ms.
+	// Downtime is how long the machine may be paused at the end; 300 ms.
 	Downtime time.Duration
-	// MaxRounds is after how many rounds over the dirty pages the machine is
-	// paused however long the rest takes; 30.
+	// MaxRounds is the number of rounds after which the machine is paused, however
+	// long the rest takes; 30.
 	MaxRounds int
 	// ConnectTimeout bounds the wait for QEMU's connections; 30 s.
 	ConnectTimeout time.Duration
 	// StallTimeout is that of migration.ReceiveConfig.
 	StallTimeout time.Duration
-	// SocketDir is where the socket between QEMU and this process is made;
-	// the directory for temporary files.
+	// SocketDir is the directory for the socket between QEMU and this process; by
+	// default the directory for temporary files.
 	SocketDir string
 	// Guard is the command that runs RunGuard; without it a killed process
 	// may leave the machine paused.
 	Guard []string
-	// Accelerator is what qpl and the stores fast and dense use; nil is
-	// software. Its owner closes it.
+	// Accelerator deflates and inflates for qpl and for the stores fast and dense;
+	// nil is software. Save does not close it.
 	Accelerator *multifd.Accelerator
 	Progress    func(SaveProgress)
 	Logger      *slog.Logger
@@ -85,22 +87,22 @@ type SaveProgress struct {
 	QEMUStatus string        `json:"qemu_status"`
 }
 
-// SaveResult is what a save came to.
+// SaveResult describes a save that succeeded.
 type SaveResult struct {
 	Manifest *snapshot.Manifest `json:"-"`
 	Snapshot string             `json:"snapshot"`
-	// Total is the whole time, Paused how long the machine stood still; 0 if it did
+	// Total is the whole time. Paused is how long the machine was paused; 0 if it did
 	// not run before.
 	Total    time.Duration `json:"total_ns"`
 	Paused   time.Duration `json:"paused_ns"`
-	Downtime time.Duration `json:"downtime_ns"` // by QEMU's count, without AtPause
+	Downtime time.Duration `json:"downtime_ns"` // as QEMU reports it, without AtPause
 	Rounds   uint64        `json:"rounds"`
 	Received uint64        `json:"received_bytes"`
 	Bytes    int64         `json:"snapshot_bytes"`
 	Pages    uint64        `json:"pages"`
 	Zero     uint64        `json:"zero_pages"`
-	// RunState is the state that the machine was left in, and SavedRunState the one
-	// in the snapshot, in which a restore brings it up.
+	// RunState is the state of the machine after the save. SavedRunState is the state
+	// in the snapshot, in which a restore starts the machine.
 	RunState      string `json:"run_state"`
 	SavedRunState string `json:"saved_run_state"`
 }
@@ -135,10 +137,10 @@ func (o *SaveOptions) defaults() {
 	}
 }
 
-// Save saves a machine to a new directory while it runs. Whatever happens, the
-// machine is afterwards in the state that it was in: it runs on if it ran, unless
-// StayPaused; a machine that was paused, powered off or broken, before or during the
-// save, is left so. A save that fails leaves no snapshot.
+// Save saves a machine to a new directory while the machine runs. After Save, also
+// if it fails, the machine is in the state that it was in: a machine that ran runs,
+// unless StayPaused is set; a machine that was paused, powered off or broken, before
+// or during the save, is left so. A save that fails leaves no snapshot.
 //
 // A QEMU before 8.1 leaves a machine that does not run in the state postmigrate.
 func Save(ctx context.Context, path string, opts SaveOptions) (_ *SaveResult, err error) {
@@ -172,38 +174,42 @@ type save struct {
 	path  string
 	w     *snapshot.Writer
 	began time.Time
-	c     *qmp.Client
+	vm    *qmp.Machine
 	dir   *socketDir
 	guard *Guard // nil without one
-	// unsettled says that the machine could not be put in order, so the guard has to.
-	unsettled bool
+	// recoveryFailed says that this process could not bring the machine back to its
+	// state. The guard then does.
+	recoveryFailed bool
 
 	sockets *lingerListener // of QEMU's connections, nil before there are any
 
 	prog migration.Progress
 
-	// recovery is what has to be done for the machine when the save ends, in any way;
-	// recovered says that it is done. The receiving changes it too: see note.
+	// recovery is what has to be done for the machine when the save ends, in any way.
+	// The goroutine that receives changes it too: see updateRecovery. recovered says
+	// that it is done.
 	mu        sync.Mutex
 	recovery  recovery
 	recovered bool
 	pid       int // QEMU's process, 0 if it is not known
 
-	noDescription bool       // the machine's stream ends without a description
-	described     *described // what the machine is made of
+	noDescription bool       // the stream ends without a description of the devices
+	described     *described // the machine's hardware
 
-	paused time.Time  // since when the machine stands still
-	still  *stillness // of a machine that may not run while it is saved, nil otherwise
-	last   qmp.Migration
+	paused     time.Time   // since when the machine is paused
+	pauseWatch *pauseWatch // of a machine that must not run during the save; nil otherwise
+	last       qmp.Migration
 }
 
 func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
-	if s.c, err = qmp.Dial(ctx, s.opts.QMP); err != nil {
+	monitor, err := qmp.OpenWithin(ctx, s.opts.Monitor, 0)
+	if err != nil {
 		return nil, err
 	}
-	defer s.c.Close()
-	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
-	if cred, err := s.c.PeerCred(); err == nil {
+	defer monitor.Close()
+	s.vm = qmp.NewMachine(monitor)
+	s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
+	if cred, err := s.vm.Process(); err == nil {
 		s.pid = cred.PID
 	}
 	if err := s.inspect(ctx); err != nil {
@@ -216,13 +222,13 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.recovery.QMP, s.recovery.Before = s.opts.QMP, p.before
-	// The guard stands before the first thing is changed.
+	s.recovery.Monitor, s.recovery.Before = s.opts.Monitor, p.before
+	// The guard runs before the first change.
 	if err := s.startGuard(); err != nil {
 		return nil, err
 	}
 	defer s.endGuard()
-	if s.dir, err = makeSocketDir(s.c, s.opts.SocketDir); err != nil {
+	if s.dir, err = makeSocketDir(s.vm, s.opts.SocketDir); err != nil {
 		return nil, err
 	}
 	defer s.removeSocketDir()
@@ -232,25 +238,25 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 			err = s.recoverMachine(ctx, err)
 		}
 	}()
-	left, err := s.dir.left()
+	dir, err := s.dir.identity()
 	if err != nil {
 		return nil, err
 	}
-	if err := s.note(func(r *recovery) { r.Dir = left }); err != nil {
+	if err := s.updateRecovery(func(r *recovery) { r.Dir = dir }); err != nil {
 		return nil, err
 	}
-	if err := p.apply(ctx, s.c); err != nil {
+	if err := p.apply(ctx, s.vm); err != nil {
 		return nil, err
 	}
-	if err := s.standStill(ctx); err != nil {
+	if err := s.pauseIfWritesGetLost(ctx); err != nil {
 		return nil, err
 	}
-	if s.still != nil {
-		defer s.still.close()
+	if s.pauseWatch != nil {
+		defer s.pauseWatch.close()
 	}
 	received, err := s.migrate(ctx)
 	if err == nil {
-		err = s.checkStill(ctx)
+		err = s.checkPaused(ctx)
 	}
 	if err != nil {
 		return nil, err
@@ -259,9 +265,8 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	if err := s.atPause(ctx); err != nil {
 		return nil, err
 	}
-	// The machine runs again before the snapshot is flushed to the disk,
-	// which does not concern it.
-	if err := s.runOn(ctx, result); err != nil {
+	// The machine runs again before the snapshot is flushed to the disk.
+	if err := s.restoreMachine(ctx, result); err != nil {
 		return nil, err
 	}
 	s.report("finish")
@@ -269,9 +274,9 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	if s.recovery.ranAtPause() && !live(s.recovery.Saved) {
 		meta.Machine.RunState = qmp.StateRunning // the save itself had paused it
 	}
-	meta.Machine.QEMU = fmt.Sprintf("%d.%d.%d", s.c.Version().Major, s.c.Version().Minor, s.c.Version().Micro)
+	meta.Machine.QEMU = fmt.Sprintf("%d.%d.%d", s.vm.Version().Major, s.vm.Version().Minor, s.vm.Version().Micro)
 	if meta.Machine.Hardware, err = s.described.record(); err != nil {
-		s.opts.Logger.Warn("the snapshot does not say what the machine was made of", "error", err)
+		s.opts.Logger.Warn("the snapshot has no record of the hardware", "error", err)
 	}
 	m, err := s.w.Finish(ctx, meta)
 	if err != nil {
@@ -283,17 +288,17 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	return result, nil
 }
 
-// checkState refuses what could not end well, before anything is touched.
+// checkState refuses a machine that cannot be saved in its state, before any change.
 func (s *save) checkState(ctx context.Context) error {
-	status, err := s.c.QueryStatus(ctx)
+	status, err := s.vm.QueryStatus(ctx)
 	if err != nil {
 		return err
 	}
-	if err := checkSavable(s.c, status.Status); err != nil {
+	if err := checkSavable(s.vm, status.Status); err != nil {
 		return err
 	}
 	s.recovery.Ran = live(status.Status)
-	m, err := s.c.QueryMigrate(ctx)
+	m, err := s.vm.QueryMigrate(ctx)
 	if err != nil {
 		return err
 	}
@@ -301,60 +306,60 @@ func (s *save) checkState(ctx context.Context) error {
 		return fmt.Errorf("%w: a migration is under way (%s)", ErrState, m.Status)
 	}
 	if len(m.BlockedReasons) > 0 {
-		return fmt.Errorf("%w: QEMU says that it cannot be migrated: %s", ErrUnable, termtext.Text(strings.Join(m.BlockedReasons, "; ")))
+		return fmt.Errorf("%w: QEMU refuses to migrate the machine: %s", ErrUnable, termtext.Text(strings.Join(m.BlockedReasons, "; ")))
 	}
 	// An earlier migration may have ended a moment ago.
-	short, cancel := context.WithTimeoutCause(ctx, cleanupTime, fmt.Errorf("%w: QEMU has not cleaned an earlier migration up after %v", ErrState, cleanupTime))
+	short, cancel := context.WithTimeoutCause(ctx, cleanupTime, fmt.Errorf("%w: QEMU has not cleaned up an earlier migration after %v", ErrState, cleanupTime))
 	defer cancel()
-	return s.c.AwaitMigrationCleanup(short)
+	return s.vm.AwaitMigrationCleanup(short)
 }
 
-// plan finds out what has to be set. The return path lets the end of the migration
-// wait for this side, and fail if the machine does not run: see errNotRunning. A
-// machine that sends no description cannot have one, because the end of its stream
-// is that of the connection.
+// plan determines the settings of the migration. With a return path QEMU waits for
+// this side at the end of the migration, which can then fail: see errNotRunning. A
+// machine that sends no description of its devices gets no return path, because its
+// stream ends with the connection.
 func (s *save) plan(ctx context.Context) (*plan, error) {
 	var err error
-	if s.noDescription, err = suppressesDescription(ctx, s.c); err != nil {
+	if s.noDescription, err = suppressesDescription(ctx, s.vm); err != nil {
 		return nil, err
 	}
-	return makePlan(ctx, s.c, wish{
+	return makePlan(ctx, s.vm, migrationSettings{
 		channels: s.opts.Channels, method: s.opts.Method, level: s.opts.Level,
-		returnPath: keepsState(s.c.Version()) && !s.noDescription,
+		returnPath: keepsState(s.vm.Version()) && !s.noDescription,
 		bandwidth:  s.opts.Bandwidth, downtime: s.opts.Downtime,
 	})
 }
 
-// standStill pauses a machine that QEMU could not save correctly while it
-// runs. Without KVM, QEMU before 9.0 forgets to watch a block's pages for new
-// writes when it has read which were dirty, if the block is a multiple of 64
-// pages, as most are; so some writes of a running guest are never sent, in its
-// own migrations too. From 9.0 on it does so with some blocks: see
-// forgetsWrites. With KVM the kernel watches.
-func (s *save) standStill(ctx context.Context) error {
+// pauseIfWritesGetLost pauses a machine that QEMU does not save correctly while the
+// machine runs. Without KVM, QEMU before 9.0 stops to track the writes to a block
+// after it has read the block's dirty pages, if the block is a multiple of 64 pages,
+// as most are. So QEMU never sends some writes of a running guest, in its own
+// migrations too. QEMU from 9.0 on does so with some blocks: see forgetsWrites. With
+// KVM the kernel tracks the writes.
+func (s *save) pauseIfWritesGetLost(ctx context.Context) error {
 	if s.opts.AlwaysLive || s.described.hardware.KVM {
 		return nil
 	}
 	why := "without KVM, QEMU before 9.0 loses writes of a machine that runs"
-	if s.c.Version().Major >= 9 {
+	if s.vm.Version().Major >= 9 {
 		if !s.described.forgetsWrites() {
 			return nil
 		}
 		why = "without KVM, QEMU from 9.0 on loses writes of a machine that runs, or aborts, if its memory has several blocks or is not the first (KVM helps, or a single memory backend that comes first on the command line)"
 	}
 	if !s.recovery.Ran {
-		s.still = watchStillness(s.c) // it may not be let run before the end
+		s.pauseWatch = watchPause(s.vm) // nothing else may let it run before the end
 		return nil
 	}
-	s.opts.Logger.Warn("the machine is paused while it is saved: "+why, "qemu", fmt.Sprint(s.c.Version()))
-	if err := s.note(func(r *recovery) { r.Stopped = true }); err != nil {
+	s.opts.Logger.Warn("the machine is paused while it is saved: "+why, "qemu", fmt.Sprint(s.vm.Version()))
+	if err := s.updateRecovery(func(r *recovery) { r.Stopped = true }); err != nil {
 		return err
 	}
 	s.paused = time.Now()
-	if err := s.c.Stop(ctx); err != nil {
+	if err := s.vm.Stop(ctx); err != nil {
 		return err
 	}
-	s.still = watchStillness(s.c)
+	s.pauseWatch = watchPause(s.vm)
 	return nil
 }
 

@@ -9,14 +9,15 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// runOn lets the machine run again, or not, and puts QEMU's settings back.
-func (s *save) runOn(ctx context.Context, result *SaveResult) error {
-	if err := s.note(func(r *recovery) { r.KeepPaused = s.opts.StayPaused }); err != nil {
+// restoreMachine brings the machine back to its state, or leaves it paused for
+// StayPaused, and restores QEMU's settings.
+func (s *save) restoreMachine(ctx context.Context, result *SaveResult) error {
+	if err := s.updateRecovery(func(r *recovery) { r.KeepPaused = s.opts.StayPaused }); err != nil {
 		return err
 	}
 	short, cancel := detached(ctx)
 	defer cancel()
-	if err := s.recovery.restoreRunState(short, s.c); err != nil {
+	if err := s.recovery.restoreRunState(short, s.vm); err != nil {
 		return err
 	}
 	if s.recovery.ranAtPause() {
@@ -25,11 +26,11 @@ func (s *save) runOn(ctx context.Context, result *SaveResult) error {
 			result.Paused += result.Downtime
 		}
 	}
-	if err := s.recovery.restoreSettings(short, s.c); err != nil {
+	if err := s.recovery.restoreSettings(short, s.vm); err != nil {
 		return err
 	}
 	s.recovered = true
-	status, err := s.c.QueryStatus(short)
+	status, err := s.vm.QueryStatus(short)
 	if err != nil {
 		return err
 	}
@@ -37,16 +38,16 @@ func (s *save) runOn(ctx context.Context, result *SaveResult) error {
 	return nil
 }
 
-// recoverMachine puts the machine in order after a save that failed with err, and
-// returns err, or what is worse.
+// recoverMachine brings the machine back to its state after a save that failed with
+// err. It returns err, and with it the error of its own if it fails.
 func (s *save) recoverMachine(ctx context.Context, err error) error {
 	s.recovered = true
 	short, cancel := detached(ctx)
 	defer cancel()
-	recoverErr := s.recovery.run(short, s.c)
+	recoverErr := s.recovery.run(short, s.vm)
 	if errors.Is(recoverErr, qmp.ErrClosed) {
-		// The monitor may be gone, and QEMU not.
-		recoverErr = s.recovery.rescue(short)
+		// QEMU may live although the monitor has ended.
+		recoverErr = s.recovery.reopenAndRun(short)
 	}
 	switch {
 	case recoverErr == nil:
@@ -54,7 +55,7 @@ func (s *save) recoverMachine(ctx context.Context, err error) error {
 	case errors.Is(recoverErr, ErrGone):
 		return fmt.Errorf("%w: %s (the save: %v)", ErrGone, s.describeDeath(), err)
 	}
-	s.unsettled = true
+	s.recoveryFailed = true
 	what := "after that, the save could not bring the machine back to its state"
 	if s.guard != nil {
 		what += fmt.Sprintf(" (the guard process tries again for %v)", guardPatience)
@@ -62,20 +63,20 @@ func (s *save) recoverMachine(ctx context.Context, err error) error {
 	return errors.Join(err, fmt.Errorf("%s: %w (ask the machine for its state: QMP query-status; cont makes it run)", what, recoverErr))
 }
 
-// describeDeath says whether QEMU's process is still there.
+// describeDeath says whether QEMU's process has ended.
 func (s *save) describeDeath() string {
 	const unknown = "its monitor is closed, and the machine's state is not known"
 	if s.pid <= 0 {
 		return unknown
 	}
-	// Its sockets are closed a little before it has ended.
+	// QEMU's sockets are closed a little before its process has ended.
 	for range 20 {
 		if !alive(s.pid) {
 			return fmt.Sprintf("QEMU died: its process %d has ended, and the machine with it; QEMU's log may say why", s.pid)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	return fmt.Sprintf("%s; its process %d is there", unknown, s.pid)
+	return fmt.Sprintf("%s; its process %d still runs", unknown, s.pid)
 }
 
 func (s *save) startGuard() (err error) {
@@ -86,22 +87,22 @@ func (s *save) startGuard() (err error) {
 	return err
 }
 
-// note changes what has to be done for the machine, and tells the guard.
-func (s *save) note(change func(*recovery)) error {
+// updateRecovery changes the recovery, in this process and in the guard.
+func (s *save) updateRecovery(change func(*recovery)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change(&s.recovery)
 	if s.guard == nil {
 		return nil
 	}
-	return s.guard.tell(&s.recovery)
+	return s.guard.sendRecovery(&s.recovery)
 }
 
 func (s *save) endGuard() {
 	if s.guard == nil {
 		return
 	}
-	if s.unsettled {
+	if s.recoveryFailed {
 		s.guard.takeOver()
 		return
 	}

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -12,74 +11,73 @@ import (
 )
 
 var (
-	// ErrUnable is wrapped when this QEMU cannot do what is asked.
+	// ErrUnable is wrapped if this QEMU cannot do what the caller asks for.
 	ErrUnable = errors.New("this QEMU cannot do that")
-	// ErrState is wrapped when the machine is not in a state to be saved or
-	// restored.
+	// ErrState is wrapped if the machine cannot be saved or restored in its state.
 	ErrState = errors.New("the machine is not in a state for that")
-	// ErrGone is wrapped when QEMU went away.
+	// ErrGone is wrapped if QEMU has ended.
 	ErrGone = errors.New("QEMU went away")
 )
 
 // unlimited is a bandwidth that no machine reaches, in bytes a second.
 const unlimited = 1 << 40
 
-// hostileCapabilities change the stream into one that cannot be carried, or
-// wait for somebody who is not there.
-var hostileCapabilities = []string{
+// incompatibleCapabilities make a stream that this package does not read, or make QEMU
+// wait for a peer that does not exist.
+var incompatibleCapabilities = []string{
 	"postcopy-preempt", // refused without the next
 	"postcopy-ram", "xbzrle", "compress", "x-colo", "x-ignore-shared", "mapped-ram", "dirty-bitmaps", "block",
 	"background-snapshot", "switchover-ack", "pause-before-switchover", "zero-copy-send", "rdma-pin-all", "release-ram",
 }
 
-// settings are capabilities and parameters that are changed, as they were before.
+// settings are the earlier values of capabilities and parameters that are changed.
 type settings struct {
 	Capabilities map[string]bool       `json:"capabilities,omitempty"`
 	Parameters   qmp.MigrateParameters `json:"parameters"`
 }
 
-// restore puts everything back.
-func (s *settings) restore(ctx context.Context, c *qmp.Client) error {
-	return errors.Join(c.SetMigrateParameters(ctx, s.Parameters), c.SetMigrateCapabilities(ctx, s.Capabilities))
+// restore sets the earlier values again.
+func (s *settings) restore(ctx context.Context, vm *qmp.Machine) error {
+	return errors.Join(vm.SetMigrateParameters(ctx, s.Parameters), vm.SetMigrateCapabilities(ctx, s.Capabilities))
 }
 
-// wish is what a migration wants of QEMU's parameters.
-type wish struct {
+// migrationSettings are the settings that a migration needs at QEMU.
+type migrationSettings struct {
 	channels int
 	method   multifd.Method
 	level    int
-	// returnPath lets a source wait for the destination's word at the end.
+	// returnPath lets a source wait for the destination's result at the end.
 	returnPath bool
 	// bandwidth and downtime are the source's, 0 at a destination.
 	bandwidth uint64
 	downtime  time.Duration
 }
 
-// plan is what is to be changed of a QEMU's settings.
+// plan is a change of a QEMU's settings.
 type plan struct {
-	want   wish
+	want   migrationSettings
 	caps   map[string]bool
 	params qmp.MigrateParameters
-	// before is what is to be put back. It is known before anything is
-	// changed, so that a guard can be told.
+	// before holds the values to restore. It is known before the first change, so
+	// that a guard can have it.
 	before settings
 }
 
-// makePlan checks what this QEMU can do, and changes nothing.
-func makePlan(ctx context.Context, c *qmp.Client, want wish) (*plan, error) {
-	caps, err := c.QueryMigrateCapabilities(ctx)
+// makePlan checks that this QEMU has the settings, and changes nothing.
+func makePlan(ctx context.Context, vm *qmp.Machine, want migrationSettings) (*plan, error) {
+	caps, err := vm.QueryMigrateCapabilities(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if _, ok := caps["multifd"]; !ok {
-		return nil, fmt.Errorf("%w: QEMU %v has no multifd (it came with 4.0)", ErrUnable, c.Version())
+		return nil, fmt.Errorf("%w: QEMU %v has no multifd (it came with 4.0)", ErrUnable, vm.Version())
 	}
-	params, err := c.QueryMigrateParameters(ctx)
+	params, err := vm.QueryMigrateParameters(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if params.MultifdChannels == nil || params.MultifdCompression == nil {
-		return nil, fmt.Errorf("%w: QEMU %v knows no multifd-channels or multifd-compression", ErrUnable, c.Version())
+		return nil, fmt.Errorf("%w: QEMU %v has no multifd-channels or multifd-compression", ErrUnable, vm.Version())
 	}
 	p := &plan{want: want, caps: map[string]bool{}, before: settings{Capabilities: map[string]bool{}}}
 	change := func(name string, to bool) {
@@ -87,13 +85,13 @@ func makePlan(ctx context.Context, c *qmp.Client, want wish) (*plan, error) {
 			p.caps[name], p.before.Capabilities[name] = to, is
 		}
 	}
-	for _, name := range hostileCapabilities {
+	for _, name := range incompatibleCapabilities {
 		change(name, false)
 	}
 	change("multifd", true)
 	change("events", true)
 	change("return-path", want.returnPath)
-	p.planParameters(params, c.Version())
+	p.planParameters(params, vm.Version())
 	return p, nil
 }
 
@@ -123,33 +121,33 @@ func (p *plan) planParameters(is qmp.MigrateParameters, v qmp.Version) {
 	}
 }
 
-// apply changes the settings. After an error, too, before is to be put back.
-func (p *plan) apply(ctx context.Context, c *qmp.Client) error {
+// apply changes the settings. The caller restores p.before, also after an error.
+func (p *plan) apply(ctx context.Context, vm *qmp.Machine) error {
 	name := p.want.method.Name()
-	if err := c.SetMigrateCapabilities(ctx, p.caps); err != nil {
+	if err := vm.SetMigrateCapabilities(ctx, p.caps); err != nil {
 		return fmt.Errorf("setting migration capabilities: %w", err)
 	}
-	if err := c.SetMigrateParameters(ctx, p.params); err != nil {
+	if err := vm.SetMigrateParameters(ctx, p.params); err != nil {
 		if refused := (*qmp.Error)(nil); errors.As(err, &refused) && p.want.method != multifd.None {
 			return fmt.Errorf("%w: setting %d channels with %s: %w (was this QEMU built with %s? Debian's have none, zlib and zstd)", ErrUnable, p.want.channels, name, err, name)
 		}
 		return fmt.Errorf("setting migration parameters: %w", err)
 	}
-	// What QEMU now says is what counts: with another number of channels or
-	// another method a destination hangs, or runs with memory missing.
-	got, err := c.QueryMigrateParameters(ctx)
+	// QEMU's values count: with another number of channels or another method a
+	// destination hangs, or runs without a part of the memory.
+	got, err := vm.QueryMigrateParameters(ctx)
 	if err != nil {
 		return err
 	}
 	if got.MultifdChannels == nil || *got.MultifdChannels != p.want.channels || got.MultifdCompression == nil || *got.MultifdCompression != name {
-		return fmt.Errorf("%w: it was told %d channels with %s, and says otherwise when asked", ErrUnable, p.want.channels, name)
+		return fmt.Errorf("%w: QEMU accepted %d channels with %s, and reports other settings", ErrUnable, p.want.channels, name)
 	}
 	return nil
 }
 
-// zeroDetection picks where zero pages are found and told. In the packets is
-// best; but QEMU 9.0 to 9.1.2 and 9.2.0 with compression never send a packet
-// that has zero pages only.
+// zeroDetection chooses where QEMU finds and reports zero pages. The multifd packets
+// are best; but QEMU 9.0 to 9.1.2 and 9.2.0 with compression never send a packet that
+// has zero pages only.
 func zeroDetection(v qmp.Version, m multifd.Method) string {
 	number := v.Major*10000 + v.Minor*100 + v.Micro
 	if m != multifd.None && (number < 90103 || number == 90200) {
@@ -158,8 +156,8 @@ func zeroDetection(v qmp.Version, m multifd.Method) string {
 	return "multifd"
 }
 
-// answerTimeout is for how long QEMU may leave a command without an answer, by the
-// setting of StallTimeout: 0 for ever.
+// answerTimeout is how long QEMU may take to answer a command, for a StallTimeout; 0
+// is no bound.
 func answerTimeout(stall time.Duration) time.Duration {
 	switch {
 	case stall == 0:
@@ -170,16 +168,7 @@ func answerTimeout(stall time.Duration) time.Duration {
 	return stall
 }
 
-// detached gives a short time for putting things right that ctx's end, the
-// very reason, does not cut off.
+// detached returns a context of 15 s for the cleanup after ctx has ended.
 func detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
-}
-
-func marshal(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // only types of this package
-	}
-	return b
 }

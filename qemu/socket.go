@@ -39,7 +39,7 @@ type socketDir struct {
 
 // makeSocketDir makes the directory in parent, "" for the directory for temporary
 // files. Only this process's user can enter it.
-func makeSocketDir(c *qmp.Client, parent string) (_ *socketDir, err error) {
+func makeSocketDir(vm *qmp.Machine, parent string) (_ *socketDir, err error) {
 	if parent == "" {
 		parent = os.TempDir()
 	}
@@ -54,7 +54,7 @@ func makeSocketDir(c *qmp.Client, parent string) (_ *socketDir, err error) {
 	}
 	// A sandbox may hide QEMU's process. The socket then works if QEMU can open it
 	// without a change of its owner.
-	if cred, err := c.PeerCred(); err == nil {
+	if cred, err := vm.Process(); err == nil {
 		d.qemu, d.give = cred, os.Geteuid() == 0 && cred.UID > 0
 	}
 	if d.parent, err = openDir(unix.AT_FDCWD, parent); err != nil {
@@ -73,7 +73,7 @@ func makeSocketDir(c *qmp.Client, parent string) (_ *socketDir, err error) {
 		d.close()
 		return nil, err
 	}
-	if !seenBy(d.qemu.PID, d.path, d.dir) {
+	if !visibleTo(d.qemu.PID, d.path, d.dir) {
 		err := fmt.Errorf("directory for the socket %s: %s", d.path, seesOtherFiles)
 		return nil, errors.Join(err, d.remove())
 	}
@@ -233,25 +233,25 @@ func (d *socketDir) close() {
 	d.dir = nil
 }
 
-// leftDir names the socket's directory for the guard, which removes it if this process
-// is killed.
-type leftDir struct {
+// dirIdentity identifies the socket's directory for the guard, which removes it if this
+// process is killed.
+type dirIdentity struct {
 	Path  string `json:"path"`
 	Dev   uint64 `json:"dev"`
 	Inode uint64 `json:"inode"`
 }
 
-// left describes the directory.
-func (d *socketDir) left() (*leftDir, error) {
+// identity returns the identity of the directory.
+func (d *socketDir) identity() (*dirIdentity, error) {
 	var is unix.Stat_t
 	if err := unix.Fstat(int(d.dir.Fd()), &is); err != nil {
 		return nil, fmt.Errorf("directory for the socket %s: %w", d.path, err)
 	}
-	return &leftDir{Path: d.path, Dev: is.Dev, Inode: is.Ino}, nil
+	return &dirIdentity{Path: d.path, Dev: is.Dev, Inode: is.Ino}, nil
 }
 
-// remove removes the directory if it is still the one that left described.
-func (l *leftDir) remove() error {
+// remove removes the directory if it still has this identity.
+func (l *dirIdentity) remove() error {
 	parent, err := openDir(unix.AT_FDCWD, filepath.Dir(l.Path))
 	if err != nil {
 		return err
@@ -278,11 +278,11 @@ func (l *leftDir) remove() error {
 // seesOtherFiles says why a QEMU cannot reach a socket, and what to do.
 const seesOtherFiles = "QEMU sees other files than vmferry (a container or a chroot): name a directory that both see under the same path with --socket-dir"
 
-// seenBy tells whether a QEMU finds the directory under its path. It is asked first,
-// because a QEMU that cannot make its socket for an incoming migration takes no second
-// one. Where the process cannot be looked at, or may be another one that opened the
-// monitor for QEMU, the answer is yes.
-func seenBy(pid int, path string, dir *os.File) bool {
+// visibleTo tells whether the process finds the directory under its path. This is
+// checked first, because a QEMU that cannot make its socket for an incoming migration
+// accepts no second one. The answer is yes if the process is not known or cannot be
+// inspected, or may be another one that opened the monitor for QEMU.
+func visibleTo(pid int, path string, dir *os.File) bool {
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	if err != nil || !strings.Contains(filepath.Base(exe), "qemu") {
 		return true
@@ -307,9 +307,9 @@ func seenBy(pid int, path string, dir *os.File) bool {
 
 // adviceOnSocket says what to do when QEMU cannot reach the socket: QEMU may see other
 // files than this process, as in a container or a chroot.
-func adviceOnSocket(c *qmp.Client) string {
+func adviceOnSocket(vm *qmp.Machine) string {
 	const general = "if QEMU runs in a container or a chroot, name a directory that both see under the same path with --socket-dir"
-	cred, err := c.PeerCred()
+	cred, err := vm.Process()
 	if err != nil || cred.PID <= 0 {
 		return general
 	}

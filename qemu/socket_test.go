@@ -22,12 +22,7 @@ func socketDirFor(t *testing.T, parent string) *socketDir {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to give files to another user")
 	}
-	c, err := qmp.Dial(t.Context(), qmptest.Start(t, qmptest.Config{}).Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	d, err := makeSocketDir(c, parent)
+	d, err := makeSocketDir(vmOf(t, qmptest.NewMemory(qmp.Version{})), parent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +39,7 @@ func ownerOf(t *testing.T, path string) (uid, mode uint32) {
 	return is.Uid, is.Mode & 0o777
 }
 
-func TestSocketDir_OfASaveStaysItsMakers(t *testing.T) {
+func TestSocketDir_OwnerStaysTheSameForASave(t *testing.T) {
 	d := socketDirFor(t, t.TempDir())
 	ln, err := d.listen()
 	if err != nil {
@@ -139,21 +134,16 @@ func TestSocketDir_LongPathIsExplained(t *testing.T) {
 	if err := os.Mkdir(parent, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	c, err := qmp.Dial(t.Context(), qmptest.Start(t, qmptest.Config{}).Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	_, err = makeSocketDir(c, parent)
+	_, err := makeSocketDir(vmOf(t, qmptest.NewMemory(qmp.Version{})), parent)
 	if err == nil || !strings.Contains(err.Error(), "at most 107") || !strings.Contains(err.Error(), "--socket-dir") {
 		t.Errorf("%v, want an error with the limit and --socket-dir", err)
 	}
 }
 
-func TestLeftDir_RemovesOnlyTheDirectoryItDescribes(t *testing.T) {
+func TestDirIdentity_RemovesOnlyTheDirectoryItDescribes(t *testing.T) {
 	parent := t.TempDir()
 	d := socketDirFor(t, parent)
-	left, err := d.left()
+	left, err := d.identity()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +173,7 @@ func TestLeftDir_RemovesOnlyTheDirectoryItDescribes(t *testing.T) {
 	}
 }
 
-func TestSeenBy_TellsADirectoryThatQEMUDoesNotFind(t *testing.T) {
+func TestVisibleTo_DirectoryThatQEMUDoesNotFind(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	f, err := openDir(unix.AT_FDCWD, dir)
 	if err != nil {
@@ -202,7 +192,7 @@ func TestSeenBy_TellsADirectoryThatQEMUDoesNotFind(t *testing.T) {
 		"a process that ended":   {0, other, true},
 		"a process of no QEMU's": {os.Getppid(), other, true},
 	} {
-		if got := seenBy(tt.pid, tt.path, f); got != tt.want {
+		if got := visibleTo(tt.pid, tt.path, f); got != tt.want {
 			t.Errorf("%s: %v, want %v", name, got, tt.want)
 		}
 	}

@@ -45,15 +45,15 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	r := s.startReceiving(context.WithoutCancel(ctx), ln)
 	defer r.stop(nil)
 	s.report("connect")
-	s.opts.Logger.Debug("the migration begins", "qemu", fmt.Sprint(s.c.Version()), "to", s.dir.address())
-	if err := s.c.Migrate(ctx, s.dir.address()); err != nil {
+	s.opts.Logger.Debug("the migration begins", "qemu", fmt.Sprint(s.vm.Version()), "to", s.dir.address())
+	if err := s.vm.Migrate(ctx, s.dir.address()); err != nil {
 		return nil, fmt.Errorf("starting the migration: %w", err)
 	}
-	// QEMU's main loop may stand still for as long as it sends the rest. That the
-	// migration stalls is noticed by its bytes.
-	s.c.SetAnswerTimeout(0)
+	// QEMU's main loop may not answer while it sends the rest. StallTimeout bounds the
+	// time without progress.
+	s.vm.SetAnswerTimeout(0)
 	err = s.watch(ctx, r)
-	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
+	s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (s *save) startReceiving(ctx context.Context, ln net.Listener) *receiving {
 	ctx, cancel := context.WithCancelCause(ctx)
 	r := &receiving{cancel: cancel, done: make(chan struct{})}
 	pace := newPace(s.opts.Bandwidth)
-	endLifting := liftAtStop(s.c, pace)
+	endLifting := liftAtStop(s.vm, pace)
 	go func() {
 		defer close(r.done)
 		defer endLifting()
@@ -103,7 +103,7 @@ func (r *receiving) stop(cause error) {
 }
 
 // untilEnd returns a context that ends with ctx, or some time after the receiving: a
-// QEMU that is frozen does not say how its migration stands.
+// QEMU that is frozen does not answer queries of its migration.
 func (r *receiving) untilEnd(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
@@ -123,7 +123,7 @@ func (r *receiving) untilEnd(ctx context.Context) (context.Context, context.Canc
 func (s *save) allArrived(all *migration.Received) error {
 	saved := vmstate.RunState(all.Devices)
 	var ran, runs bool
-	err := s.note(func(r *recovery) {
+	err := s.updateRecovery(func(r *recovery) {
 		ran = r.Ran
 		r.Saved = saved
 		runs = r.ranAtPause()
@@ -142,7 +142,7 @@ func (s *save) allArrived(all *migration.Received) error {
 
 // watch follows the migration at QEMU and in this process until both have ended.
 func (s *save) watch(ctx context.Context, r *receiving) error {
-	looking, stop := r.untilEnd(ctx)
+	queryCtx, stop := r.untilEnd(ctx)
 	defer stop()
 	for pushed := false; ; {
 		select {
@@ -153,8 +153,8 @@ func (s *save) watch(ctx context.Context, r *receiving) error {
 			return context.Cause(ctx)
 		case <-time.After(watchInterval):
 		}
-		err := s.look(looking)
-		if looking.Err() != nil {
+		err := s.refreshStatus(queryCtx)
+		if queryCtx.Err() != nil {
 			continue // to give up, or because the receiving has ended
 		}
 		if err != nil {
@@ -164,24 +164,24 @@ func (s *save) watch(ctx context.Context, r *receiving) error {
 		if s.last.Ended() {
 			return s.awaitReceiving(ctx, r)
 		}
-		if err := s.checkStill(looking); errors.Is(err, errResumed) {
+		if err := s.checkPaused(queryCtx); errors.Is(err, errResumed) {
 			s.giveUp(ctx, r)
 			return err
 		}
 		s.report("memory")
 		if !pushed && s.rounds() > uint64(s.opts.MaxRounds) {
 			pushed = true
-			s.pushThrough(looking)
+			s.raiseDowntimeLimit(queryCtx)
 		}
 	}
 }
 
-// look asks QEMU for the migration's status and the machine's run state.
-func (s *save) look(ctx context.Context) error {
-	m, err := s.c.QueryMigrate(ctx)
+// refreshStatus asks QEMU for the migration's status and the machine's run state.
+func (s *save) refreshStatus(ctx context.Context) error {
+	m, err := s.vm.QueryMigrate(ctx)
 	if err == nil {
 		s.last = m
-		err = s.lookAtRunState(ctx)
+		err = s.recordRunState(ctx)
 	}
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("%w while it was saved: %w", ErrGone, err)
@@ -189,10 +189,10 @@ func (s *save) look(ctx context.Context) error {
 	return err
 }
 
-// lookAtRunState notes whether the machine runs. The guard uses the note if this
+// recordRunState records whether the machine runs. The guard uses the record if this
 // process is killed before the run state arrives in the stream.
-func (s *save) lookAtRunState(ctx context.Context) error {
-	status, err := s.c.QueryStatus(ctx)
+func (s *save) recordRunState(ctx context.Context) error {
+	status, err := s.vm.QueryStatus(ctx)
 	if err != nil {
 		return err
 	}
@@ -202,13 +202,13 @@ func (s *save) lookAtRunState(ctx context.Context) error {
 	if known || status.Status == stateFinishMigrate || status.Status == qmp.StatePostmigrate {
 		return nil
 	}
-	return s.note(func(r *recovery) { r.Ran = live(status.Status) })
+	return s.updateRecovery(func(r *recovery) { r.Ran = live(status.Status) })
 }
 
-// pushThrough makes QEMU pause the machine and send the remaining pages.
-func (s *save) pushThrough(ctx context.Context) {
+// raiseDowntimeLimit makes QEMU pause the machine and send the remaining pages.
+func (s *save) raiseDowntimeLimit(ctx context.Context) {
 	s.opts.Logger.Warn("the machine writes to its memory faster than it can be saved; it is paused while the remaining pages are sent", "rounds", s.rounds())
-	if err := s.c.SetMigrateParameters(ctx, qmp.MigrateParameters{DowntimeLimit: new(qmp.Milliseconds(2_000_000))}); err != nil {
+	if err := s.vm.SetMigrateParameters(ctx, qmp.MigrateParameters{DowntimeLimit: new(qmp.Milliseconds(2_000_000))}); err != nil {
 		s.opts.Logger.Warn("raising the downtime limit", "error", err)
 	}
 }
@@ -224,7 +224,7 @@ func (s *save) awaitSource(ctx context.Context, r *receiving) error {
 	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
 	for {
-		if err := s.look(short); err != nil {
+		if err := s.refreshStatus(short); err != nil {
 			return cause.Of(ctx, r.err, err, doing)
 		}
 		if s.last.Ended() {
@@ -271,7 +271,7 @@ func (s *save) outcome(ctx context.Context, r *receiving) error {
 		return nil
 	}
 	if s.last.Status == qmp.MigrationCompleted && r.err == nil {
-		s.pausedNow()
+		s.recordPause()
 		return nil
 	}
 	return s.failure(ctx, r.err)
@@ -281,7 +281,7 @@ func (s *save) outcome(ctx context.Context, r *receiving) error {
 func (s *save) failure(ctx context.Context, receiving error) error {
 	err := cause.Of(ctx, receiving, errorOfMigration(s.last, sending), doing)
 	if err != nil && (errors.Is(receiving, transport.ErrNoSource) || cannotConnect(s.last.ErrorDesc)) {
-		err = fmt.Errorf("%w: %s", err, adviceOnSocket(s.c))
+		err = fmt.Errorf("%w: %s", err, adviceOnSocket(s.vm))
 	}
 	return err
 }
@@ -297,8 +297,8 @@ func cannotConnect(reason string) bool {
 	return false
 }
 
-// pausedNow notes the time at which the machine was paused.
-func (s *save) pausedNow() {
+// recordPause records the time at which the machine was paused.
+func (s *save) recordPause() {
 	if !s.recovery.Stopped {
 		s.paused = time.Now()
 	}
@@ -311,11 +311,11 @@ func (s *save) pausedNow() {
 func (s *save) giveUp(ctx context.Context, r *receiving) {
 	short, cancel := detached(ctx)
 	defer cancel()
-	s.c.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout)) // QEMU may be why
-	err := s.c.MigrateCancel(short)
+	s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout)) // QEMU may be why
+	err := s.vm.MigrateCancel(short)
 	r.stop(context.Cause(ctx))
 	if err == nil {
-		err = endMigration(short, s.c)
+		err = endMigration(short, s.vm)
 	}
 	if err != nil && !errors.Is(err, qmp.ErrClosed) {
 		s.opts.Logger.Warn("cancelling the migration", "error", err)

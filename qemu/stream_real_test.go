@@ -23,7 +23,7 @@ import (
 // A live stream of several rounds is recorded and played twice: to a QEMU of
 // the same version and to migration.Receive. Both have to make the same memory
 // of it. This holds also for QEMU 7.2 without KVM, which sends something else
-// than its memory (see standStill).
+// than its memory (see pauseIfWritesGetLost).
 func TestRealQEMUAndVmferryMakeTheSameOfALiveStream(t *testing.T) {
 	t.Parallel()
 	for _, version := range qemutest.Versions() {

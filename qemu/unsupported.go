@@ -8,10 +8,10 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// inspect finds out what the machine is made of and refuses one that cannot be
-// saved, before anything of it is touched.
+// inspect asks for the machine's hardware, and refuses a machine that cannot be saved,
+// before any change.
 func (s *save) inspect(ctx context.Context) (err error) {
-	if s.described, err = describe(ctx, s.c); err != nil {
+	if s.described, err = describe(ctx, s.vm); err != nil {
 		return err
 	}
 	for i, d := range s.described.hardware.Devices {
@@ -26,8 +26,8 @@ func (s *save) inspect(ctx context.Context) (err error) {
 	return nil
 }
 
-// unsupported says why a machine with a device of that type cannot be saved,
-// and what to do about it.
+// unsupported returns why a machine with a device of that type cannot be saved, and
+// what the user can do; "" if it can be saved.
 func (s *save) unsupported(ctx context.Context, kind, at string) (why string, err error) {
 	switch {
 	case kind == "nvme" || strings.HasPrefix(kind, "nvme-"):
@@ -49,11 +49,11 @@ func (s *save) unsupported(ctx context.Context, kind, at string) (why string, er
 	return "", nil
 }
 
-// unsupportedVirtioMem refuses virtio-mem that sends its state early. QEMU
-// before 8.0 and its machine types do not, and have no such property.
+// unsupportedVirtioMem refuses virtio-mem that sends its state early. QEMU before 8.0
+// and its machine types send it late, and do not have the property.
 func (s *save) unsupportedVirtioMem(ctx context.Context, at string) (string, error) {
 	var early bool
-	if err := s.c.QomGet(ctx, at, "x-early-migration", &early); err != nil && !refusedByQEMU(err) {
+	if err := s.vm.QomGet(ctx, at, "x-early-migration", &early); err != nil && !refusedByQEMU(err) {
 		return "", err
 	}
 	if early {
@@ -62,10 +62,10 @@ func (s *save) unsupportedVirtioMem(ctx context.Context, at string) (string, err
 	return "", nil
 }
 
-// unsupportedIvshmem refuses shared memory that its peers own, as QEMU does.
+// unsupportedIvshmem refuses shared memory that its peers own; QEMU refuses it too.
 func (s *save) unsupportedIvshmem(ctx context.Context, at string) (string, error) {
 	var master string
-	if err := s.c.QomGet(ctx, at, "master", &master); err != nil && !refusedByQEMU(err) {
+	if err := s.vm.QomGet(ctx, at, "master", &master); err != nil && !refusedByQEMU(err) {
 		return "", err
 	}
 	if master != "on" {
@@ -74,40 +74,38 @@ func (s *save) unsupportedIvshmem(ctx context.Context, at string) (string, error
 	return s.unsupportedUnderTCG(), nil
 }
 
-// unsupportedUnderTCG refuses memory besides the main memory that makes QEMU
-// abort. See [described.forgetsWrites].
+// unsupportedUnderTCG refuses a device whose memory makes QEMU abort without KVM: see
+// [described.forgetsWrites].
 func (s *save) unsupportedUnderTCG() string {
-	if s.described.hardware.KVM || s.c.Version().Major < 9 {
+	if s.described.hardware.KVM || s.vm.Version().Major < 9 {
 		return ""
 	}
 	return "without KVM, QEMU from 9.0 on may abort when it looks for dirty pages of such a device, and the machine with it (use KVM, or unplug the device for the save)"
 }
 
-// forgetsWrites tells whether QEMU 9.0 or later, without KVM, does not watch
-// for new writes to a block of the guest's memory. When it has read which
-// pages of a block are dirty it has the CPUs report the next write to them; but
-// it names the pages as if the block were the first in QEMU's space of RAM
-// addresses, if the block is a whole number of 64 pages, as most are. So writes
-// to a later block are missed, and where the range reaches over the end of the
-// first block QEMU aborts. Memory that stands still has no new writes. The
-// state of ROMs and of video memory, which hardly changes, is not looked at
-// unless QEMU would abort.
+// forgetsWrites tells whether QEMU 9.0 or later, without KVM, does not track the new
+// writes to a block of the guest's memory. After QEMU has read the dirty pages of a
+// block, it makes the CPUs report the next write to them. If the block is a multiple of
+// 64 pages, as most are, QEMU uses the addresses of the first block in its space of RAM
+// addresses instead. So it misses writes to a later block, and aborts if the range
+// exceeds the first block. A paused machine makes no writes. ROMs and video memory,
+// which hardly change, count only if QEMU would abort.
 func (d *described) forgetsWrites() bool {
-	const word = 64 * 4096
+	const pages64 = 64 * 4096
 	var first uint64
 	for _, b := range d.blocks {
 		if b.Offset == 0 {
 			first = b.Max
 		}
 	}
-	read := func(b qmp.RAMBlock) bool { return b.Offset != 0 && b.Offset%word == 0 && b.Used%word == 0 }
+	misplaced := func(b qmp.RAMBlock) bool { return b.Offset != 0 && b.Offset%pages64 == 0 && b.Used%pages64 == 0 }
 	for _, b := range d.blocks {
-		if read(b) && b.Used > first {
+		if misplaced(b) && b.Used > first {
 			return true
 		}
 	}
 	for _, b := range d.memoryBlocks() {
-		if read(b) {
+		if misplaced(b) {
 			return true
 		}
 	}

@@ -9,10 +9,10 @@ import (
 
 // suppressesDescription tells whether the machine sends no description of its devices
 // (machine option suppress-vmdesc). The end of such a stream is known only by the end
-// of its connection, or by what QEMU says over QMP. A QEMU without the option sends
+// of its connection, or by QEMU's answers over QMP. A QEMU without the option sends
 // one.
-func suppressesDescription(ctx context.Context, c *qmp.Client) (suppresses bool, err error) {
-	err = c.QomGet(ctx, "/machine", "suppress-vmdesc", &suppresses)
+func suppressesDescription(ctx context.Context, vm *qmp.Machine) (suppresses bool, err error) {
+	err = vm.QomGet(ctx, "/machine", "suppress-vmdesc", &suppresses)
 	if refused := (*qmp.Error)(nil); errors.As(err, &refused) {
 		return false, nil
 	}

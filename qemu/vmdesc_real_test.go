@@ -35,7 +35,7 @@ func TestRealQEMUWithoutADescriptionIsSavedAndRestored(t *testing.T) {
 			cfg := suppressing(version)
 			cfg.Machine, cfg.Paused, cfg.Incoming = machine, false, true
 			dst := qemutest.Start(t, cfg)
-			if _, err := qemu.Restore(soon(t), open(t, path), qemu.RestoreOptions{QMP: dst.QMPPath()}); err != nil {
+			if _, err := qemu.Restore(soon(t), open(t, path), qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath())}); err != nil {
 				t.Errorf("%s, into %s: %v\n%s", version, machine, err, dst.Stderr())
 			}
 			dst.Kill()

@@ -14,18 +14,12 @@ import (
 	"github.com/vmferry/vmferry/internal/unixpath"
 )
 
-// GreetingTimeout is how long Dial waits for QEMU to greet and to negotiate.
-// An earlier deadline of its context counts instead.
+// GreetingTimeout is how long Dial waits for QEMU to send its greeting and to
+// negotiate. An earlier deadline of the context counts instead.
 const GreetingTimeout = 5 * time.Second
 
-// Dial connects to the QMP monitor on the unix socket at path, reads the
-// greeting and leaves negotiation mode. The context bounds Dial only, not the
-// life of the Client.
-//
-// The error wraps [ErrBusy] when nobody greets, [ErrProtocol] when what
-// answers is not QMP, and the operating system's error when there is no
-// connection at all.
-func Dial(ctx context.Context, path string) (*Client, error) {
+// connect connects to the socket at path and negotiates: see Dial.
+func connect(ctx context.Context, path string) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, GreetingTimeout)
 	defer cancel()
 
@@ -45,7 +39,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		conn.Close()
 		return nil, fmt.Errorf("qmp: %s: %w", path, err)
 	}
-	c := newClient(conn, in, version)
+	c := newConnection(conn, in, version)
 	if err := c.Execute(ctx, "qmp_capabilities", nil, nil); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("qmp: %s: negotiate: %w", path, err)
@@ -83,11 +77,14 @@ func readGreeting(ctx context.Context, conn net.Conn, in *bufio.Reader) (Version
 	return v, nil
 }
 
-// dialError adds ErrBusy where the kernel itself says that the queue of
-// connections is full, which happens when several clients wait already.
+// dialError adds ErrBusy if the kernel says that the queue of connections is full:
+// several clients wait already. It adds ErrNoQEMU if nothing listens.
 func dialError(err error) error {
-	if errors.Is(err, syscall.EAGAIN) {
+	switch {
+	case errors.Is(err, syscall.EAGAIN):
 		return fmt.Errorf("%w: other clients already wait for this monitor: %w", ErrBusy, err)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w: %w", ErrNoQEMU, err)
 	}
 	return err
 }
@@ -100,7 +97,7 @@ func dialHint(path string, err error) string {
 	case errors.Is(err, fs.ErrNotExist):
 		return "; start QEMU with -qmp unix:PATH,server=on,wait=off"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return "; no QEMU listens on the socket any more: start QEMU again"
+		return "; the socket is left over from a QEMU that has ended: start QEMU again"
 	case errors.Is(err, fs.ErrPermission):
 		return "; run as the user that QEMU runs as"
 	}
@@ -122,7 +119,7 @@ func interruptible(ctx context.Context, setDeadline func(time.Time) error, f fun
 	})
 	err := f()
 	if !stop() {
-		// Wait, or the late deadline would hit whoever uses the connection next.
+		// Wait, or the late deadline would interrupt the next use of the connection.
 		<-fired
 	}
 	if derr := setDeadline(time.Time{}); err == nil {

@@ -31,7 +31,7 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-func TestDialBusyMonitor(t *testing.T) {
+func TestDial_BusyMonitor(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	first := dial(t, s)
 	_, err := qmp.Dial(soon(t), s.Path())
@@ -45,7 +45,7 @@ func TestDialBusyMonitor(t *testing.T) {
 	dial(t, s)
 }
 
-func TestDialCancelled(t *testing.T) {
+func TestDial_Cancelled(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{Silent: true})
 	ctx, cancel := context.WithCancel(t.Context())
 	cause := soon(t)
@@ -55,7 +55,7 @@ func TestDialCancelled(t *testing.T) {
 	}
 }
 
-func TestDialHangingNegotiation(t *testing.T) {
+func TestDial_HangingNegotiation(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -69,7 +69,7 @@ func TestDialHangingNegotiation(t *testing.T) {
 	}
 }
 
-func TestDialNotQMP(t *testing.T) {
+func TestDial_NotQMP(t *testing.T) {
 	for name, greeting := range map[string]string{
 		"human monitor": "QEMU 10.0.2 monitor - type 'help' for more information",
 		"answer":        `{"return":{},"id":1}`,
@@ -86,7 +86,7 @@ func TestDialNotQMP(t *testing.T) {
 	}
 }
 
-func TestDialNobodyThere(t *testing.T) {
+func TestDial_NoQEMU(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "qmp")
 	_, err := qmp.Dial(t.Context(), path)
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "-qmp unix:") {
@@ -107,7 +107,7 @@ func TestDialNobodyThere(t *testing.T) {
 
 // QEMU's queue of waiting connections has room for a few; the kernel refuses
 // the next one at once.
-func TestDialQueueFull(t *testing.T) {
+func TestDial_QueueFull(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "qmp")
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -9,25 +9,28 @@ import (
 
 var (
 	// ErrClosed is wrapped by the error of every call that is made, or still
-	// waits, after the connection has ended. The cause is wrapped beside it.
+	// waits, after the monitor has ended. The cause is wrapped too.
 	ErrClosed = errors.New("connection closed")
 
-	// ErrBusy is wrapped by Dial's error when something accepts the connection
-	// but sends no greeting: most often another client holds the monitor.
+	// ErrBusy is wrapped by Dial's error if the socket accepts the connection and
+	// sends no greeting: most often another client uses the monitor.
 	ErrBusy = errors.New("no QMP greeting")
 
+	// ErrNoQEMU is wrapped by the error of an [Opener] if no QEMU is there.
+	ErrNoQEMU = errors.New("no QEMU listens")
+
 	// ErrSilent is wrapped when QEMU does not answer within the time of
-	// [Client.SetAnswerTimeout].
+	// [Machine.SetAnswerTimeout].
 	ErrSilent = errors.New("QEMU does not answer")
 
-	// ErrProtocol is wrapped when the peer sends something that is not QMP.
+	// ErrProtocol is wrapped if the peer sends data that is not QMP.
 	ErrProtocol = errors.New("not QMP")
 
 	// errLocalClose is the cause when the connection ended by Close.
 	errLocalClose = errors.New("closed by this program")
 )
 
-// Error classes of QMP that a program may want to tell apart. All else is
+// Error classes of QMP that a program may have to distinguish. All others are
 // "GenericError".
 const (
 	ClassCommandNotFound = "CommandNotFound"
@@ -41,8 +44,8 @@ type Error struct {
 	Desc    string // QEMU's sentence, as it was sent
 }
 
-// Error gives QEMU's sentence with unprintable characters removed, since it
-// ends up on terminals and in logs.
+// Error returns QEMU's sentence without unprintable characters, because it is
+// written to terminals and logs.
 func (e *Error) Error() string {
 	text := fmt.Sprintf("qmp: QEMU refused %s: %s", e.Command, printable(e.Desc))
 	if e.Class != "" && e.Class != "GenericError" {

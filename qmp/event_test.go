@@ -17,23 +17,23 @@ func emit(t *testing.T, s *qmptest.Server, name string, data any) {
 	}
 }
 
-// settle returns when the client has read all that was sent before.
-func settle(t *testing.T, s *qmptest.Server, c *qmp.Client) {
+// awaitDelivery returns when the client has read all that was sent before.
+func awaitDelivery(t *testing.T, s *qmptest.Server, c *qmp.Client) {
 	t.Helper()
-	s.Answer("settle", nil)
-	if err := c.Execute(t.Context(), "settle", nil, nil); err != nil {
+	s.Answer("sync", nil)
+	if err := c.Execute(t.Context(), "sync", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func TestEvents(t *testing.T) {
+func TestSubscription_DeliversByName(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	c := dial(t, s)
 	all, some := c.Subscribe(), c.Subscribe("MIGRATION", "STOP")
 	emit(t, s, "RESUME", nil)
 	emit(t, s, "MIGRATION", map[string]string{"status": "active"})
 	emit(t, s, "STOP", nil)
-	settle(t, s, c)
+	awaitDelivery(t, s, c)
 
 	for _, want := range []string{"RESUME", "MIGRATION", "STOP"} {
 		if e := <-all.Events(); e.Name != want {
@@ -56,7 +56,7 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-func TestSlowReceiver(t *testing.T) {
+func TestSubscription_SlowReceiverLosesTheOldest(t *testing.T) {
 	const sent = 1000
 	s := qmptest.Start(t, qmptest.Config{})
 	c := dial(t, s)
@@ -64,7 +64,7 @@ func TestSlowReceiver(t *testing.T) {
 	for i := range sent {
 		emit(t, s, "E", i)
 	}
-	settle(t, s, c) // the client was not held up
+	awaitDelivery(t, s, c) // the client was not held up
 
 	received, last := uint64(0), -1
 	for len(sub.Events()) > 0 {
@@ -84,7 +84,7 @@ func TestSlowReceiver(t *testing.T) {
 	}
 }
 
-func TestSubscriptionClose(t *testing.T) {
+func TestSubscription_Close(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	c := dial(t, s)
 	sub, other := c.Subscribe(), c.Subscribe()
@@ -100,7 +100,7 @@ func TestSubscriptionClose(t *testing.T) {
 }
 
 // QEMU sends -1 when it cannot read its clock.
-func TestEventWithoutClock(t *testing.T) {
+func TestEvent_WithoutClock(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	c := dial(t, s)
 	sub := c.Subscribe()
@@ -113,7 +113,7 @@ func TestEventWithoutClock(t *testing.T) {
 }
 
 // Events that come while a command is under way do not disturb its answer.
-func TestEventBeforeAnswer(t *testing.T) {
+func TestEvent_ComesBeforeTheAnswer(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Handle("stop", func(context.Context, json.RawMessage) (any, error) { return nil, s.Emit("STOP", nil) })
 	c := dial(t, s)

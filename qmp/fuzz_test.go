@@ -27,7 +27,7 @@ func FuzzStream(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		near, far := net.Pipe()
-		c := newClient(near, bufio.NewReaderSize(near, 16), Version{})
+		c := newConnection(near, bufio.NewReaderSize(near, 16), Version{})
 		sub := c.Subscribe()
 		_, answer, err := c.register()
 		if err != nil {
@@ -35,9 +35,9 @@ func FuzzStream(f *testing.F) {
 		}
 		far.Write(stream)
 		far.Close()
-		<-c.Done()
-		if !errors.Is(c.Err(), ErrClosed) {
-			t.Fatalf("ended with %v, want ErrClosed", c.Err())
+		<-c.done
+		if !errors.Is(c.ended(), ErrClosed) {
+			t.Fatalf("ended with %v, want ErrClosed", c.ended())
 		}
 		select {
 		case m := <-answer:

@@ -14,7 +14,7 @@ type QomProperty struct {
 	Type string `json:"type"`
 }
 
-// Child gives the type of a child object; ok is false for other properties.
+// Child returns the type of a child object; ok is false for other properties.
 func (p QomProperty) Child() (kind string, ok bool) {
 	kind, ok = strings.CutPrefix(p.Type, "child<")
 	if !ok {
@@ -25,9 +25,9 @@ func (p QomProperty) Child() (kind string, ok bool) {
 
 // QomList lists the properties and children of an object of QEMU's object
 // tree, such as "/machine/peripheral".
-func (c *Client) QomList(ctx context.Context, path string) ([]QomProperty, error) {
+func (vm *Machine) QomList(ctx context.Context, path string) ([]QomProperty, error) {
 	var list []QomProperty
-	err := c.Execute(ctx, "qom-list", map[string]string{"path": path}, &list)
+	err := vm.Execute(ctx, "qom-list", map[string]string{"path": path}, &list)
 	return list, err
 }
 
@@ -39,9 +39,9 @@ type CPU struct {
 }
 
 // QueryCPUs lists the virtual CPUs that are plugged in, and interrupts none.
-func (c *Client) QueryCPUs(ctx context.Context) ([]CPU, error) {
+func (vm *Machine) QueryCPUs(ctx context.Context) ([]CPU, error) {
 	var list []CPU
-	err := c.Execute(ctx, "query-cpus-fast", nil, &list)
+	err := vm.Execute(ctx, "query-cpus-fast", nil, &list)
 	return list, err
 }
 
@@ -51,30 +51,30 @@ type MemorySize struct {
 	Plugged uint64 `json:"plugged-memory"` // of devices
 }
 
-// QueryMemorySize asks how much memory the machine has.
-func (c *Client) QueryMemorySize(ctx context.Context) (MemorySize, error) {
+// QueryMemorySize returns how much memory the machine has.
+func (vm *Machine) QueryMemorySize(ctx context.Context) (MemorySize, error) {
 	var s MemorySize
-	err := c.Execute(ctx, "query-memory-size-summary", nil, &s)
+	err := vm.Execute(ctx, "query-memory-size-summary", nil, &s)
 	return s, err
 }
 
 // QueryKVM tells whether KVM runs the machine.
-func (c *Client) QueryKVM(ctx context.Context) (bool, error) {
+func (vm *Machine) QueryKVM(ctx context.Context) (bool, error) {
 	var kvm struct {
 		Enabled bool `json:"enabled"`
 	}
-	err := c.Execute(ctx, "query-kvm", nil, &kvm)
+	err := vm.Execute(ctx, "query-kvm", nil, &kvm)
 	return kvm.Enabled, err
 }
 
-// Drive is a block device of the machine with what backs it.
+// Drive is a block device of the machine with its backend.
 type Drive struct {
 	Device   string         `json:"device"`
 	Qdev     string         `json:"qdev"` // the device's id or path in QEMU's object tree
 	Inserted *InsertedMedia `json:"inserted"`
 }
 
-// InsertedMedia is what backs a drive.
+// InsertedMedia is the backend of a drive.
 type InsertedMedia struct {
 	File     string `json:"file"`
 	ReadOnly bool   `json:"ro"`
@@ -82,13 +82,13 @@ type InsertedMedia struct {
 }
 
 // QueryBlock lists the drives.
-func (c *Client) QueryBlock(ctx context.Context) ([]Drive, error) {
+func (vm *Machine) QueryBlock(ctx context.Context) ([]Drive, error) {
 	var list []Drive
-	err := c.Execute(ctx, "query-block", nil, &list)
+	err := vm.Execute(ctx, "query-block", nil, &list)
 	return list, err
 }
 
-// RAMBlock is a RAM block as QEMU keeps it.
+// RAMBlock is a RAM block of QEMU.
 type RAMBlock struct {
 	Name   string
 	Offset uint64 // in QEMU's space of RAM addresses
@@ -96,13 +96,14 @@ type RAMBlock struct {
 	Max    uint64 // bytes that a resizable block can grow to; Used for others
 }
 
-// QueryRAMBlocks lists the RAM blocks. QEMU has this since 6.2, under a name
-// that it may change, and as text: a line that is not understood is left out.
-func (c *Client) QueryRAMBlocks(ctx context.Context) ([]RAMBlock, error) {
+// QueryRAMBlocks lists the RAM blocks. QEMU has the command since 6.2,
+// under a name that may change. The answer is text: QueryRAMBlocks leaves out a line
+// that it cannot parse.
+func (vm *Machine) QueryRAMBlocks(ctx context.Context) ([]RAMBlock, error) {
 	var answer struct {
 		Text string `json:"human-readable-text"`
 	}
-	if err := c.Execute(ctx, "x-query-ramblock", nil, &answer); err != nil {
+	if err := vm.Execute(ctx, "x-query-ramblock", nil, &answer); err != nil {
 		return nil, err
 	}
 	var blocks []RAMBlock
@@ -134,9 +135,9 @@ func parseRAMBlock(line string) (b RAMBlock, ok bool) {
 	return b, true
 }
 
-// MigrateIncomingAndStay is [Client.MigrateIncoming] for QEMU 9.1 and later,
-// where a QEMU that cannot load the machine stays and says why (query-migrate)
-// instead of exiting.
-func (c *Client) MigrateIncomingAndStay(ctx context.Context, uri string) error {
-	return c.Execute(ctx, "migrate-incoming", map[string]any{"uri": uri, "exit-on-error": false}, nil)
+// MigrateIncomingAndStay is [Machine.MigrateIncoming] for QEMU 9.1 and later,
+// where a QEMU that cannot load the machine does not exit: query-migrate returns the
+// reason.
+func (vm *Machine) MigrateIncomingAndStay(ctx context.Context, uri string) error {
+	return vm.Execute(ctx, "migrate-incoming", map[string]any{"uri": uri, "exit-on-error": false}, nil)
 }

@@ -1,16 +1,7 @@
 package qmp_test
 
 import (
-	"context"
-	"errors"
-	"io/fs"
-	"net"
-	"os"
-	"path/filepath"
-	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -70,86 +61,4 @@ func TestMigrateIncomingAndStayTellsQEMUNotToExit(t *testing.T) {
 	if got, want := string(s.Calls()[1].Args), `{"exit-on-error":false,"uri":"unix:/a"}`; got != want {
 		t.Errorf("sent %s, want %s", got, want)
 	}
-}
-
-func TestDialWithin(t *testing.T) {
-	t.Run("an absent socket is named with the time", func(t *testing.T) {
-		_, err := qmp.DialWithin(t.Context(), filepath.Join(t.TempDir(), "qmp"), 120*time.Millisecond)
-		if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "tried for") {
-			t.Error(err)
-		}
-	})
-	t.Run("a socket that nobody listens on is named with the time", func(t *testing.T) {
-		_, err := qmp.DialWithin(t.Context(), leftOver(t), 120*time.Millisecond)
-		if !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), "tried for") {
-			t.Error(err)
-		}
-	})
-	t.Run("without patience there is one attempt", func(t *testing.T) {
-		_, err := qmp.DialWithin(t.Context(), filepath.Join(t.TempDir(), "qmp"), -1)
-		if !errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), "tried for") {
-			t.Error(err)
-		}
-	})
-	t.Run("something that is no socket fails at once", func(t *testing.T) {
-		s := qmptest.Start(t, qmptest.Config{})
-		_, err := qmp.DialWithin(t.Context(), filepath.Join(s.Path(), "below"), time.Hour)
-		if err == nil || strings.Contains(err.Error(), "tried for") {
-			t.Error(err)
-		}
-	})
-	t.Run("a socket that comes later is connected to", func(t *testing.T) {
-		s := qmptest.Start(t, qmptest.Config{})
-		later := leftOver(t)
-		done := make(chan error, 1)
-		go func() {
-			c, err := qmp.DialWithin(t.Context(), later, time.Minute)
-			if err == nil {
-				err = c.Close()
-			}
-			done <- err
-		}()
-		select {
-		case err := <-done:
-			t.Fatalf("did not wait: %v", err)
-		case <-time.After(100 * time.Millisecond):
-		}
-		if err := os.Remove(later); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink(s.Path(), later); err != nil {
-			t.Fatal(err)
-		}
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	t.Run("the context ends the wait", func(t *testing.T) {
-		expired, cancel := context.WithTimeout(t.Context(), 80*time.Millisecond)
-		defer cancel()
-		_, err := qmp.DialWithin(expired, filepath.Join(t.TempDir(), "qmp"), time.Hour)
-		if err == nil {
-			t.Error("want an error")
-		}
-	})
-}
-
-// leftOver makes the file of a socket that nobody listens on.
-func leftOver(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "qmp")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	path := filepath.Join(dir, "s")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.SetUnlinkOnClose(false)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

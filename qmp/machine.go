@@ -3,13 +3,41 @@ package qmp
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"sync/atomic"
+	"time"
 )
 
-// Credentials identify the process at the other end of a unix socket, as seen
-// from this process's namespaces. PID is 0 if it is not visible from here.
-type Credentials struct {
-	PID, UID, GID int
+// Machine is a virtual machine behind a monitor: QEMU's commands with types, and
+// a bound on the wait for each answer.
+type Machine struct {
+	Monitor
+	answerTimeout atomic.Int64 // see SetAnswerTimeout
+}
+
+// NewMachine returns the machine behind a monitor.
+func NewMachine(m Monitor) *Machine { return &Machine{Monitor: m} }
+
+// SetAnswerTimeout bounds the wait for the answer to each command from now on, in
+// addition to the context: a QEMU that is frozen, or whose main loop hangs, does not
+// answer. The error then wraps [ErrSilent]. 0, as at the beginning, is no bound.
+func (vm *Machine) SetAnswerTimeout(d time.Duration) { vm.answerTimeout.Store(int64(d)) }
+
+// Execute runs a command, as [Monitor] says, for at most the time of
+// SetAnswerTimeout.
+func (vm *Machine) Execute(ctx context.Context, command string, args, result any) error {
+	d := time.Duration(vm.answerTimeout.Load())
+	if d <= 0 {
+		return vm.Monitor.Execute(ctx, command, args, result)
+	}
+	short, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	err := vm.Monitor.Execute(short, command, args, result)
+	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w for %v (is its process frozen?): %w", ErrSilent, d, err)
+	}
+	return err
 }
 
 // Run states that matter around a migration; see [RunState].
@@ -21,34 +49,34 @@ const (
 	StatePrelaunch   = "prelaunch"   // started with -S and not yet run
 )
 
-// RunState is what the virtual machine is doing.
+// RunState is the run state of the virtual machine.
 type RunState struct {
 	Status  string `json:"status"` // one of the State constants or another of QEMU's
 	Running bool   `json:"running"`
 }
 
-// QueryStatus asks what the virtual machine is doing.
-func (c *Client) QueryStatus(ctx context.Context) (RunState, error) {
+// QueryStatus returns the run state of the virtual machine.
+func (vm *Machine) QueryStatus(ctx context.Context) (RunState, error) {
 	var s RunState
-	err := c.Execute(ctx, "query-status", nil, &s)
+	err := vm.Execute(ctx, "query-status", nil, &s)
 	return s, err
 }
 
 // Stop pauses the virtual machine's CPUs.
-func (c *Client) Stop(ctx context.Context) error { return c.Execute(ctx, "stop", nil, nil) }
+func (vm *Machine) Stop(ctx context.Context) error { return vm.Execute(ctx, "stop", nil, nil) }
 
 // Cont lets the virtual machine run (on), also after a completed migration.
-// While an incoming migration is awaited it only says that the machine is to
-// run once that is done.
-func (c *Client) Cont(ctx context.Context) error { return c.Execute(ctx, "cont", nil, nil) }
+// Before an incoming migration it only sets that the machine runs after the
+// migration.
+func (vm *Machine) Cont(ctx context.Context) error { return vm.Execute(ctx, "cont", nil, nil) }
 
-// QueryUUID gives the virtual machine's UUID in its usual form; all zeros if
-// it was given none.
-func (c *Client) QueryUUID(ctx context.Context) (string, error) {
+// QueryUUID returns the virtual machine's UUID in its usual form; all zeros if the
+// machine has none.
+func (vm *Machine) QueryUUID(ctx context.Context) (string, error) {
 	var r struct {
 		UUID string `json:"UUID"`
 	}
-	err := c.Execute(ctx, "query-uuid", nil, &r)
+	err := vm.Execute(ctx, "query-uuid", nil, &r)
 	return r.UUID, err
 }
 
@@ -63,19 +91,19 @@ type MemoryBackend struct {
 	Policy   string `json:"policy"`   // NUMA policy, mostly "default"
 }
 
-// QueryMemdev lists the memory backends. Memory that -m made without a
-// backend of its own is not listed by older QEMUs.
-func (c *Client) QueryMemdev(ctx context.Context) ([]MemoryBackend, error) {
+// QueryMemdev lists the memory backends. Older QEMUs leave out memory that
+// -m made without a backend.
+func (vm *Machine) QueryMemdev(ctx context.Context) ([]MemoryBackend, error) {
 	var list []MemoryBackend
-	err := c.Execute(ctx, "query-memdev", nil, &list)
+	err := vm.Execute(ctx, "query-memdev", nil, &list)
 	return list, err
 }
 
 // QomGet reads a property of an object of QEMU's object tree, such as
 // "mem-path" of "/objects/ram0", into the value that result points to.
-func (c *Client) QomGet(ctx context.Context, path, property string, result any) error {
+func (vm *Machine) QomGet(ctx context.Context, path, property string, result any) error {
 	var raw json.RawMessage
-	err := c.Execute(ctx, "qom-get", map[string]string{"path": path, "property": property}, &raw)
+	err := vm.Execute(ctx, "qom-get", map[string]string{"path": path, "property": property}, &raw)
 	if err != nil {
 		return fmt.Errorf("property %q of %s: %w", property, path, err)
 	}

@@ -13,22 +13,22 @@ import (
 	"github.com/vmferry/vmferry/internal/strictjson"
 )
 
-// MaxMessage is the longest line in bytes that the client accepts. The
-// longest that QEMU sends in practice (query-qmp-schema) is about 200 KiB.
+// MaxMessage is the longest line in bytes that a Client accepts. The longest line
+// that QEMU sends in practice (query-qmp-schema) is about 200 KiB.
 const MaxMessage = 16 << 20
 
-// maxDepth is how deep a message may be nested: as deep as QEMU takes itself.
+// maxDepth is how deep a message may be nested: QEMU accepts the same depth.
 const maxDepth = 1024
 
-// request is what goes out.
+// request is an outgoing command.
 type request struct {
 	Execute   string `json:"execute"`
 	Arguments any    `json:"arguments,omitempty"`
 	ID        uint64 `json:"id"`
 }
 
-// message is everything that can come in; which kind it is shows in which of
-// greeting, event, ret and err is set.
+// message is an incoming message. Exactly one of Greeting, Event, Return and Err is
+// set.
 type message struct {
 	Greeting  *greeting       `json:"QMP"`
 	Event     string          `json:"event"`
@@ -51,7 +51,7 @@ type timestamp struct {
 	Microseconds int64 `json:"microseconds"`
 }
 
-// time gives the zero time for a clock that QEMU could not read (it sends -1).
+// time returns the zero time for a clock that QEMU could not read (it sends -1).
 func (t timestamp) time() time.Time {
 	if t.Seconds <= 0 || t.Microseconds < 0 || t.Microseconds >= 1e6 {
 		return time.Time{}
@@ -84,7 +84,7 @@ func parseMessage(line []byte) (message, error) {
 	return m, nil
 }
 
-// requestID gives the number of the request that an answer belongs to.
+// requestID returns the number of the request that an answer belongs to.
 func (m *message) requestID() (uint64, error) {
 	if m.ID == nil {
 		// QEMU leaves the id out when it could not parse the request at all.
@@ -101,7 +101,7 @@ func (m *message) requestID() (uint64, error) {
 }
 
 // readLine reads up to the next newline and returns the line without it.
-// Empty lines are passed over. At most limit bytes are ever held.
+// It skips empty lines, and never holds more than limit bytes.
 func readLine(r *bufio.Reader, limit int) ([]byte, error) {
 	for {
 		line, err := readRawLine(r, limit)

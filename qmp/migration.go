@@ -30,11 +30,11 @@ const (
 
 // Migration is the state of the current or the last migration.
 type Migration struct {
-	// Status is one of the Migration constants or another of QEMU's. It is
-	// empty when there was no migration yet.
+	// Status is one of the Migration constants or another of QEMU's. It is empty
+	// before the first migration.
 	Status string `json:"status"`
 
-	// RAM is nil before memory has been looked at.
+	// RAM is nil before the first round.
 	RAM *RAMProgress `json:"ram"`
 
 	TotalTime        Milliseconds `json:"total-time"`        // since the start, or of the whole once done
@@ -49,7 +49,7 @@ type Migration struct {
 	BlockedReasons []string `json:"blocked-reasons"`
 }
 
-// Ended tells whether the migration is over, well or badly.
+// Ended tells whether the migration has completed, failed or been cancelled.
 func (m Migration) Ended() bool {
 	switch m.Status {
 	case MigrationCompleted, MigrationFailed, MigrationCancelled:
@@ -58,7 +58,7 @@ func (m Migration) Ended() bool {
 	return false
 }
 
-// RAMProgress counts what a migration did with memory so far.
+// RAMProgress has the counters of a migration's memory.
 type RAMProgress struct {
 	Transferred    uint64  `json:"transferred"`       // bytes sent, on all channels
 	Remaining      uint64  `json:"remaining"`         // bytes of pages that are still dirty
@@ -78,29 +78,29 @@ type RAMProgress struct {
 	PostcopyAsked  uint64  `json:"postcopy-requests"` // pages that the destination asked for
 }
 
-// QueryMigrate asks how the migration stands.
-func (c *Client) QueryMigrate(ctx context.Context) (Migration, error) {
+// QueryMigrate returns the state of the migration.
+func (vm *Machine) QueryMigrate(ctx context.Context) (Migration, error) {
 	var m Migration
-	err := c.Execute(ctx, "query-migrate", nil, &m)
+	err := vm.Execute(ctx, "query-migrate", nil, &m)
 	return m, err
 }
 
 // Migrate starts an outgoing migration to uri ("unix:PATH", "tcp:HOST:PORT")
-// and returns at once; QueryMigrate and the MIGRATION event tell the rest.
-func (c *Client) Migrate(ctx context.Context, uri string) error {
-	return c.Execute(ctx, "migrate", map[string]string{"uri": uri}, nil)
+// and returns at once; QueryMigrate and the MIGRATION event report its state.
+func (vm *Machine) Migrate(ctx context.Context, uri string) error {
+	return vm.Execute(ctx, "migrate", map[string]string{"uri": uri}, nil)
 }
 
 // MigrateIncoming makes a QEMU that was started with "-incoming defer" listen
 // at uri. Capabilities and parameters must be set before.
-func (c *Client) MigrateIncoming(ctx context.Context, uri string) error {
-	return c.Execute(ctx, "migrate-incoming", map[string]string{"uri": uri}, nil)
+func (vm *Machine) MigrateIncoming(ctx context.Context, uri string) error {
+	return vm.Execute(ctx, "migrate-incoming", map[string]string{"uri": uri}, nil)
 }
 
-// MigrateCancel asks QEMU to give the outgoing migration up; the machine then
-// runs on. Without a migration it does nothing.
-func (c *Client) MigrateCancel(ctx context.Context) error {
-	return c.Execute(ctx, "migrate_cancel", nil, nil)
+// MigrateCancel cancels the outgoing migration; the machine then runs on. Without a
+// migration it does nothing.
+func (vm *Machine) MigrateCancel(ctx context.Context) error {
+	return vm.Execute(ctx, "migrate_cancel", nil, nil)
 }
 
 // capabilityState is one entry of the capability commands.
@@ -111,9 +111,9 @@ type capabilityState struct {
 
 // QueryMigrateCapabilities tells which capabilities are on. One that this
 // QEMU does not know has no entry.
-func (c *Client) QueryMigrateCapabilities(ctx context.Context) (map[string]bool, error) {
+func (vm *Machine) QueryMigrateCapabilities(ctx context.Context) (map[string]bool, error) {
 	var list []capabilityState
-	if err := c.Execute(ctx, "query-migrate-capabilities", nil, &list); err != nil {
+	if err := vm.Execute(ctx, "query-migrate-capabilities", nil, &list); err != nil {
 		return nil, err
 	}
 	caps := make(map[string]bool, len(list))
@@ -125,11 +125,11 @@ func (c *Client) QueryMigrateCapabilities(ctx context.Context) (map[string]bool,
 
 // SetMigrateCapabilities turns the given capabilities on or off and leaves
 // the others. QEMU sets all of them or, with an error, none.
-func (c *Client) SetMigrateCapabilities(ctx context.Context, caps map[string]bool) error {
+func (vm *Machine) SetMigrateCapabilities(ctx context.Context, caps map[string]bool) error {
 	list := make([]capabilityState, 0, len(caps))
 	for _, name := range slices.Sorted(maps.Keys(caps)) {
 		list = append(list, capabilityState{Capability: name, State: caps[name]})
 	}
 	args := map[string]any{"capabilities": list}
-	return c.Execute(ctx, "migrate-set-capabilities", args, nil)
+	return vm.Execute(ctx, "migrate-set-capabilities", args, nil)
 }

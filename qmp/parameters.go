@@ -25,7 +25,7 @@ type MigrateParameters struct {
 	MaxBandwidth  *uint64       `json:"max-bandwidth,omitempty"`  // bytes a second; 0 for no limit
 	DowntimeLimit *Milliseconds `json:"downtime-limit,omitempty"` // at most 2000 seconds
 
-	// TLS names an object of QEMU's, "" for no TLS.
+	// TLSCreds and TLSAuthz name objects of QEMU; "" is none.
 	TLSCreds    *string `json:"tls-creds,omitempty"`
 	TLSHostname *string `json:"tls-hostname,omitempty"`
 	TLSAuthz    *string `json:"tls-authz,omitempty"`
@@ -89,14 +89,14 @@ func (p *MigrateParameters) UnmarshalJSON(b []byte) error {
 }
 
 // QueryMigrateParameters reads the settings.
-func (c *Client) QueryMigrateParameters(ctx context.Context) (MigrateParameters, error) {
+func (vm *Machine) QueryMigrateParameters(ctx context.Context) (MigrateParameters, error) {
 	var p MigrateParameters
-	err := c.Execute(ctx, "query-migrate-parameters", nil, &p)
+	err := vm.Execute(ctx, "query-migrate-parameters", nil, &p)
 	return p, err
 }
 
 // SetMigrateParameters changes the settings that are not nil. QEMU changes
 // all of them or, with an error, none.
-func (c *Client) SetMigrateParameters(ctx context.Context, p MigrateParameters) error {
-	return c.Execute(ctx, "migrate-set-parameters", p, nil)
+func (vm *Machine) SetMigrateParameters(ctx context.Context, p MigrateParameters) error {
+	return vm.Execute(ctx, "migrate-set-parameters", p, nil)
 }

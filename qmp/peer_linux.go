@@ -8,15 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PeerCred tells which process made the socket that the client is connected
-// to. The kernel records this when the socket is put to listen: if QEMU was
-// handed a socket that is listening already (libvirt does this), it is the
-// one who made it that is named.
-func (c *Client) PeerCred() (Credentials, error) {
-	return PeerCredOf(c.conn)
-}
-
-// PeerCredOf is [Client.PeerCred] of any connection over a unix socket.
+// PeerCredOf returns the process that made the unix socket at the other end of a
+// connection. The kernel records the process when the socket begins to listen.
+//
+// Trap: if QEMU got a socket that was listening already, as from libvirt, the
+// process is the one that made the socket, not QEMU.
 func PeerCredOf(c net.Conn) (Credentials, error) {
 	conn, ok := c.(*net.UnixConn)
 	if !ok {

@@ -81,7 +81,7 @@ func queryMachine(t *testing.T, c *qmp.Client, vm *qemutest.VM, memory string) {
 	if path != memory {
 		t.Errorf("mem-path %s, want %s", path, memory)
 	}
-	if cred := must(c.PeerCred())(t); cred.PID != vm.Pid() {
+	if cred := must(c.Process())(t); cred.PID != vm.Pid() {
 		t.Errorf("peer %+v, want process %d", cred, vm.Pid())
 	}
 	var refusal *qmp.Error

@@ -2,7 +2,7 @@ package qmp
 
 import "fmt"
 
-// Version is what QEMU says of itself in its greeting.
+// Version is the version of a QEMU.
 type Version struct {
 	Major int `json:"major"`
 	Minor int `json:"minor"`
@@ -13,7 +13,7 @@ type Version struct {
 	Package string `json:"-"`
 }
 
-// String gives "10.0.2".
+// String returns "10.0.2".
 func (v Version) String() string {
 	return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
 }

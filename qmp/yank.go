@@ -15,11 +15,11 @@ const yankMigration = "migration"
 // QueryYank lists the types of the connections that QEMU could break by its yank
 // command: "migration" as long as a migration has connections that QEMU has not
 // cleaned up, also after query-migrate says that the migration has ended.
-func (c *Client) QueryYank(ctx context.Context) ([]string, error) {
+func (vm *Machine) QueryYank(ctx context.Context) ([]string, error) {
 	var list []struct {
 		Type string `json:"type"`
 	}
-	if err := c.Execute(ctx, "query-yank", nil, &list); err != nil {
+	if err := vm.Execute(ctx, "query-yank", nil, &list); err != nil {
 		return nil, err
 	}
 	types := make([]string, len(list))
@@ -30,14 +30,14 @@ func (c *Client) QueryYank(ctx context.Context) ([]string, error) {
 }
 
 // AwaitMigrationCleanup returns when no migration has connections any more. A
-// migration has ended for query-migrate before QEMU has cleaned it up: QEMU 10.0
-// aborts if the capability multifd is set off in between.
+// migration has ended for query-migrate before QEMU has cleaned it up. QEMU 10.0
+// aborts if the capability multifd is turned off in between.
 //
 // A QEMU before 6.0 has no query-yank; AwaitMigrationCleanup then waits a second,
 // in which the cleanup is over unless the host is overloaded.
-func (c *Client) AwaitMigrationCleanup(ctx context.Context) error {
+func (vm *Machine) AwaitMigrationCleanup(ctx context.Context) error {
 	for {
-		types, err := c.QueryYank(ctx)
+		types, err := vm.QueryYank(ctx)
 		var refused *Error
 		switch {
 		case errors.As(err, &refused) && refused.Class == ClassCommandNotFound:

@@ -4,9 +4,10 @@ import (
 	"os"
 
 	"github.com/vmferry/vmferry/qemu"
+	"github.com/vmferry/vmferry/qmp"
 )
 
 // guardCmd is run by save in a process of its own.
 type guardCmd struct{}
 
-func (guardCmd) Run(a *app) error { return qemu.RunGuard(a.stdin, os.Stdout) }
+func (guardCmd) Run(a *app) error { return qemu.RunGuard(a.stdin, os.Stdout, qmp.SocketFromJSON) }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/qemu"
+	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
 )
 
@@ -41,7 +42,7 @@ func (c *restoreCmd) Run(a *app) error {
 	defer r.Close()
 	p := a.newProgress(c.JSON)
 	result, err := qemu.Restore(a.ctx, r.Reader, qemu.RestoreOptions{
-		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Paused: c.Paused, Force: c.Force,
+		Monitor: qmp.Socket(c.QMP), Channels: c.Channels, Method: method, Level: c.Level, Paused: c.Paused, Force: c.Force,
 		ConnectTimeout: c.patience(), StallTimeout: c.stallTimeout(), SocketDir: c.SocketDir, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.RestoreProgress) {
 			p.show(int64(s.Normal), int64(s.Total), fmt.Sprintf("%d of %d pages, %s sent", s.Normal, s.Total, size(s.Sent)), s)

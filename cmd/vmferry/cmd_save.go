@@ -57,7 +57,7 @@ func (c *saveCmd) Run(a *app) error {
 	}
 	p := a.newProgress(c.JSON)
 	result, err := qemu.Save(a.ctx, c.Snapshot, qemu.SaveOptions{
-		QMP: c.QMP, Channels: c.Channels, Method: method, Level: c.Level, Store: snapshot.Store(c.Store), Tool: tool(),
+		Monitor: qmp.Socket(c.QMP), Channels: c.Channels, Method: method, Level: c.Level, Store: snapshot.Store(c.Store), Tool: tool(),
 		AtPause: c.AtPause, AtPauseTimeout: c.AtPauseTimeout, StayPaused: c.StayPaused, Bandwidth: uint64(c.Bandwidth), Downtime: c.DowntimeLimit,
 		MaxRounds: c.MaxRounds, MaxSize: int64(c.MaxSize), MaxMemory: uint64(c.MaxMemory), StallTimeout: c.stallTimeout(), SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Accelerator: acc, Logger: a.logger(),
 		Progress: func(s qemu.SaveProgress) {

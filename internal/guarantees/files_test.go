@@ -32,7 +32,7 @@ var changing = map[string]string{
 	"qemu.makeSocketDir: unix.Unlinkat":            "the directory made a moment ago, if it is empty, by the descriptor of its parent",
 	"qemu.openDir: unix.Openat":                    "no link is followed below another directory",
 	"qemu.removeSocketDir: unix.Unlinkat":          "by descriptors; an inode that was noted is compared first",
-	"qemu.seenBy: unix.Openat2":                    "O_PATH on a directory, below the root of QEMU's process; nothing is changed",
+	"qemu.visibleTo: unix.Openat2":                 "O_PATH on a directory, below the root of QEMU's process; nothing is changed",
 	"qemu.socketDir.dial: unix.Openat":             "O_PATH, no link is followed; the user behind the socket is compared",
 	"qemu.socketDir.handOver: unix.Fchown":         "by the descriptor of the directory that was made and checked",
 	"qemu.socketDir.listen: unix.Fchmod":           "by the descriptor of the directory that was made and checked",

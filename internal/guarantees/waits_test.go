@@ -97,10 +97,11 @@ var endless = map[string]string{
 	"qemu.atPauseMonitor.accept: Accept":       "the listener is closed when the command at the pause has ended",
 	"qemu.drainer.take: Accept":                "the listener is closed by drainer.close",
 	"qemu.lingerListener.Accept: AcceptUnix":   "migration.Receive closes the listener; ConnectTimeout",
-	"qemu.recovery.rescue: Dial":               "the caller's context: 15 s, or a minute for the guard",
-	"qemu.save.run: Dial":                      "qmp.GreetingTimeout",
+	"qemu.recovery.reopenAndRun: OpenWithin":   "qmp.OpenTimeout for an attempt; the caller's context: 15 s, or an hour for the guard",
+	"qemu.restore.run: OpenWithin":             "qmp.OpenTimeout for an attempt, ConnectTimeout for all",
+	"qemu.save.run: OpenWithin":                "qmp.OpenTimeout",
 	"qemu.socketDir.dial: DialContext":         "the caller's context: LinkTimeout in migration.Connect",
-	"qmp.Dial: DialContext":                    "qmp.GreetingTimeout",
+	"qmp.connect: DialContext":                 "qmp.GreetingTimeout",
 }
 
 // TestWaits_EveryAcceptAndDialIsBounded finds the calls that wait for a peer to appear.
@@ -119,7 +120,7 @@ func TestWaits_EveryAcceptAndDialIsBounded(t *testing.T) {
 				}
 				if sel, ok := call.Fun.(*ast.SelectorExpr); ok {
 					switch sel.Sel.Name {
-					case "Accept", "AcceptUnix", "Dial", "DialContext", "DialTimeout", "HandshakeContext", "Handshake":
+					case "Accept", "AcceptUnix", "Dial", "DialContext", "DialTimeout", "HandshakeContext", "Handshake", "OpenWithin":
 						found[s.dir()+"."+funcName(f)+": "+sel.Sel.Name] = true
 					}
 				}

@@ -1,12 +1,13 @@
-// Package qmptest plays the QEMU side of QMP inside a test: a server on a unix
-// socket whose answers the test scripts, and which can emit events, go silent
-// and die as a real QEMU would.
+// Package qmptest plays the QEMU side of QMP inside a test. The test sets the
+// answers to commands, and emits events, keeps silent and ends QEMU as a real one
+// can. [Server] listens on a unix socket; [Memory] is a [qmp.Opener] without a
+// socket.
 //
-// Like QEMU it serves one client at a time: another one that connects waits
-// without a greeting until the first has gone. Commands are handled one after
-// the other in the order of their arrival, so a handler that blocks holds up
-// all that follow, as it would in QEMU.
+// A Server serves one client at a time, as QEMU does: another client gets no
+// greeting before the first has disconnected. Commands are carried out one after
+// the other in the order of their arrival, so a handler that blocks delays all
+// commands that follow, as in QEMU.
 //
-// It is no model of QEMU: a command without a handler is refused with class
-// CommandNotFound, and nothing has a meaning but what the test gives it.
+// The package is no model of QEMU: a command without a handler is refused with
+// class CommandNotFound, and a command does only what its handler does.
 package qmptest

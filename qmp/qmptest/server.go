@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -17,31 +16,14 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// ErrNoAnswer is returned by a handler to leave a command unanswered.
-var ErrNoAnswer = errors.New("no answer")
-
-// Handler carries out a command. Its value is encoded as the answer (nil
-// stands for {}). A [*qmp.Error] is sent as it is, another error as a
-// GenericError, [ErrNoAnswer] not at all. The context ends when the client
-// disconnects or the server stops.
-type Handler func(ctx context.Context, args json.RawMessage) (any, error)
-
-// Config says how a server behaves from the start. The zero value is a
-// friendly QEMU 10.0.0.
+// Config configures a server. The zero value is a QEMU 10.0.0 that greets.
 type Config struct {
 	Version  qmp.Version // 10.0.0 if zero
 	Greeting string      // sent in place of the usual greeting, as a line
 	Silent   bool        // accept connections and send nothing
 }
 
-// Call is a command that arrived.
-type Call struct {
-	Command string
-	Args    json.RawMessage // nil if there were none
-	ID      json.RawMessage // as the client chose it
-}
-
-// Server is a scripted QEMU. Start makes one.
+// Server is a scripted QEMU behind a unix socket. Start makes one.
 type Server struct {
 	cfg      Config
 	path     string
@@ -50,20 +32,18 @@ type Server struct {
 	cancel   context.CancelFunc
 	ended    sync.WaitGroup
 
-	mu       sync.Mutex
-	handlers map[string]Handler
-	calls    []Call
-	conn     net.Conn // the client being served, nil if there is none
-	sending  sync.Mutex
+	script
+
+	mu      sync.Mutex
+	conn    net.Conn // the client being served, nil if there is none
+	sending sync.Mutex
 }
 
 // Start makes a server that listens on a socket of its own and is stopped
 // when the test ends.
 func Start(tb testing.TB, cfg Config) *Server {
 	tb.Helper()
-	if cfg.Version == (qmp.Version{}) {
-		cfg.Version = qmp.Version{Major: 10, Package: "qmptest"}
-	}
+	cfg.Version = versionOr10(cfg.Version)
 	// Not tb.TempDir: a socket's path must fit into 107 bytes.
 	dir, err := os.MkdirTemp("", "qmptest")
 	if err != nil {
@@ -75,7 +55,7 @@ func Start(tb testing.TB, cfg Config) *Server {
 		os.RemoveAll(dir)
 		tb.Fatal(err)
 	}
-	s := &Server{cfg: cfg, path: path, listener: listener, handlers: make(map[string]Handler)}
+	s := &Server{cfg: cfg, path: path, listener: listener}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.Handle("qmp_capabilities", func(context.Context, json.RawMessage) (any, error) { return nil, nil })
 	s.ended.Add(1)
@@ -88,40 +68,8 @@ func Start(tb testing.TB, cfg Config) *Server {
 	return s
 }
 
-// Path gives the socket's path.
+// Path returns the socket's path.
 func (s *Server) Path() string { return s.path }
-
-// Handle sets what a command does, in place of what it did before.
-func (s *Server) Handle(command string, h Handler) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.handlers[command] = h
-}
-
-// Answer makes a command return a value.
-func (s *Server) Answer(command string, value any) {
-	s.Handle(command, func(context.Context, json.RawMessage) (any, error) { return value, nil })
-}
-
-// Refuse makes a command fail with a GenericError.
-func (s *Server) Refuse(command, desc string) {
-	s.Handle(command, func(context.Context, json.RawMessage) (any, error) { return nil, errors.New(desc) })
-}
-
-// Hang makes a command never end, so that nothing after it is answered either.
-func (s *Server) Hang(command string) {
-	s.Handle(command, func(ctx context.Context, _ json.RawMessage) (any, error) {
-		<-ctx.Done()
-		return nil, ErrNoAnswer
-	})
-}
-
-// Calls gives all commands that arrived so far, negotiation included.
-func (s *Server) Calls() []Call {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.calls)
-}
 
 // Emit sends an event to the client. data may be nil.
 func (s *Server) Emit(name string, data any) error {
@@ -155,9 +103,9 @@ func (s *Server) SendRaw(b []byte) error {
 }
 
 // Die ends everything at once, as when QEMU is killed: the client's
-// connection is cut and the socket no longer listens. A handler may call it.
+// connection ends and the socket no longer listens. A handler may call it.
 func (s *Server) Die() {
-	// In this order: who sees the connection end finds nobody listening.
+	// In this order: a client that sees the connection end finds no listener.
 	s.listener.Close()
 	s.cancel()
 	s.mu.Lock()
@@ -191,7 +139,7 @@ func (s *Server) adopt(conn net.Conn) bool {
 	return s.ctx.Err() == nil
 }
 
-// converse serves one client until it goes.
+// converse serves one client until it disconnects.
 func (s *Server) converse(conn net.Conn) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	requests := make(chan request)
@@ -247,18 +195,7 @@ func readRequests(ctx context.Context, conn net.Conn, requests chan<- request) {
 }
 
 func (s *Server) carryOut(ctx context.Context, r request) {
-	s.mu.Lock()
-	s.calls = append(s.calls, Call{Command: r.Execute, Args: r.Arguments, ID: r.ID})
-	h := s.handlers[r.Execute]
-	s.mu.Unlock()
-
-	var value any
-	var err error
-	if h == nil {
-		err = &qmp.Error{Class: qmp.ClassCommandNotFound, Desc: fmt.Sprintf("The command %s has not been found", r.Execute)}
-	} else {
-		value, err = h(ctx, r.Arguments)
-	}
+	value, err := s.call(ctx, Call{Command: r.Execute, Args: r.Arguments, ID: r.ID})
 	if errors.Is(err, ErrNoAnswer) {
 		return
 	}
@@ -277,12 +214,10 @@ func answer(r request, value any, err error) ([]byte, error) {
 	if r.ID == nil {
 		delete(m, "id")
 	}
-	var refusal *qmp.Error
 	switch {
-	case errors.As(err, &refusal):
-		m["error"] = map[string]string{"class": refusal.Class, "desc": refusal.Desc}
 	case err != nil:
-		m["error"] = map[string]string{"class": "GenericError", "desc": err.Error()}
+		refused := refusal(r.Execute, err)
+		m["error"] = map[string]string{"class": refused.Class, "desc": refused.Desc}
 	case value == nil:
 		m["return"] = struct{}{}
 	default:

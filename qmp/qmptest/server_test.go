@@ -12,7 +12,7 @@ import (
 	"github.com/vmferry/vmferry/qmp/qmptest"
 )
 
-func TestDieFreesABlockedHandler(t *testing.T) {
+func TestServer_DieFreesABlockedHandler(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Handle("hang", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		go s.Die()
@@ -36,7 +36,7 @@ func TestDieFreesABlockedHandler(t *testing.T) {
 	}
 }
 
-func TestClientThatLeavesFreesABlockedHandler(t *testing.T) {
+func TestServer_ClientThatDisconnectsFreesABlockedHandler(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
@@ -62,7 +62,7 @@ func TestClientThatLeavesFreesABlockedHandler(t *testing.T) {
 	}
 }
 
-func TestAnswerThatCannotBeEncoded(t *testing.T) {
+func TestServer_AnswerThatCannotBeEncoded(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Answer("x", make(chan int))
 	c, err := qmp.Dial(t.Context(), s.Path())

@@ -59,7 +59,7 @@ func TestExecute(t *testing.T) {
 	}
 }
 
-func TestExecuteFromManyGoroutines(t *testing.T) {
+func TestExecute_FromManyGoroutines(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Handle("echo", echo)
 	c := dial(t, s)
@@ -77,7 +77,7 @@ func TestExecuteFromManyGoroutines(t *testing.T) {
 	wg.Wait()
 }
 
-func TestAnswersOutOfOrder(t *testing.T) {
+func TestExecute_AnswersOutOfOrder(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Handle("later", func(context.Context, json.RawMessage) (any, error) { return nil, qmptest.ErrNoAnswer })
 	// The second command answers the first one too, after itself.
@@ -110,7 +110,7 @@ func TestAnswersOutOfOrder(t *testing.T) {
 	}
 }
 
-func TestRefusal(t *testing.T) {
+func TestExecute_Refusal(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Refuse("migrate", "Guest is waiting for an incoming migration\x1b[31m")
 	c := dial(t, s)
@@ -134,7 +134,7 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
-func TestWrongTypeOfAnswer(t *testing.T) {
+func TestExecute_WrongTypeOfAnswer(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Answer("query-status", map[string]any{"status": 7})
 	c := dial(t, s)
@@ -145,7 +145,7 @@ func TestWrongTypeOfAnswer(t *testing.T) {
 	}
 }
 
-func TestArgumentsThatCannotBeEncoded(t *testing.T) {
+func TestExecute_ArgumentsThatCannotBeEncoded(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	c := dial(t, s)
 	if err := c.Execute(t.Context(), "x", make(chan int), nil); err == nil {
@@ -157,7 +157,7 @@ func TestArgumentsThatCannotBeEncoded(t *testing.T) {
 }
 
 // A caller that gave up does not get the next caller's answer mixed up.
-func TestLateAnswerIsDropped(t *testing.T) {
+func TestExecute_LateAnswerIsDropped(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	release := make(chan struct{})
 	s.Handle("slow", func(context.Context, json.RawMessage) (any, error) {
@@ -179,7 +179,7 @@ func TestLateAnswerIsDropped(t *testing.T) {
 }
 
 // A request that was cut short must not be continued by the next one.
-func TestInterruptedSendEndsTheConnection(t *testing.T) {
+func TestExecute_InterruptedSendEndsTheConnection(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Hang("hang")
 	c := dial(t, s)
@@ -202,7 +202,7 @@ func TestInterruptedSendEndsTheConnection(t *testing.T) {
 	}
 }
 
-func TestDeath(t *testing.T) {
+func TestClient_QEMUDies(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Handle("die", func(context.Context, json.RawMessage) (any, error) {
 		s.Die()
@@ -229,7 +229,7 @@ func TestDeath(t *testing.T) {
 }
 
 // The last answer before the end is still an answer.
-func TestQuit(t *testing.T) {
+func TestExecute_QuitIsAnswered(t *testing.T) {
 	for range 50 {
 		s := qmptest.Start(t, qmptest.Config{})
 		s.Handle("quit", func(context.Context, json.RawMessage) (any, error) {
@@ -244,7 +244,7 @@ func TestQuit(t *testing.T) {
 	}
 }
 
-func TestClose(t *testing.T) {
+func TestClient_Close(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Hang("hang")
 	c := dial(t, s)
@@ -266,7 +266,7 @@ func TestClose(t *testing.T) {
 	dial(t, s)
 }
 
-func TestHostilePeer(t *testing.T) {
+func TestClient_HostilePeer(t *testing.T) {
 	for name, line := range map[string]string{
 		"no JSON":              `QEMU 10.0.2 monitor`,
 		"not an object":        `[1,2]`,
@@ -312,7 +312,7 @@ func TestHostilePeer(t *testing.T) {
 	}
 }
 
-func TestMessageCutShort(t *testing.T) {
+func TestClient_MessageIsCutShort(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Handle("die", func(context.Context, json.RawMessage) (any, error) {
 		err := s.SendRaw([]byte(`{"return":{`))
@@ -325,15 +325,15 @@ func TestMessageCutShort(t *testing.T) {
 	}
 }
 
-func TestPeerCred(t *testing.T) {
+func TestClient_Process(t *testing.T) {
 	c := dial(t, qmptest.Start(t, qmptest.Config{}))
-	got, err := c.PeerCred()
+	got, err := c.Process()
 	if want := (qmp.Credentials{PID: os.Getpid(), UID: os.Getuid(), GID: os.Getgid()}); err != nil || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}
 }
 
-func TestSetAnswerTimeout_SilentQEMUIsAnErrorAndALaterCommandWorks(t *testing.T) {
+func TestSetAnswerTimeout_SilentQEMU(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Handle("hang", func(context.Context, json.RawMessage) (any, error) { return nil, qmptest.ErrNoAnswer })
 	s.Answer("works", nil)

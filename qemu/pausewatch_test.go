@@ -7,10 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/internal/cause"
-	"github.com/vmferry/vmferry/qmp"
 )
 
-func TestStillness_MachineThatWasLetRunIsNoticed(t *testing.T) {
+func TestPauseWatch_MachineThatRanIsNoticed(t *testing.T) {
 	for name, tt := range map[string]struct {
 		state  string
 		events []string
@@ -23,13 +22,8 @@ func TestStillness_MachineThatWasLetRunIsNoticed(t *testing.T) {
 		"ran and was paused again": {"paused", []string{"RESUME", "STOP"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := machine(t, tt.state)
-			c, err := qmp.Dial(t.Context(), s.Path())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			w := watchStillness(c)
+			s := machine(tt.state)
+			w := watchPause(vmOf(t, s))
 			defer w.close()
 			for _, e := range tt.events {
 				if err := s.Emit(e, nil); err != nil {
@@ -43,9 +37,9 @@ func TestStillness_MachineThatWasLetRunIsNoticed(t *testing.T) {
 	}
 }
 
-func TestGuard_ThatWasKilledIsNotTakenForQEMUsLeaving(t *testing.T) {
+func TestGuard_KilledGuardIsNotQEMUsEnd(t *testing.T) {
 	g := &Guard{stdin: brokenPipe{}}
-	err := g.tell(&recovery{})
+	err := g.sendRecovery(&recovery{})
 	if err == nil || cause.ConnectionEnded(err) {
 		t.Errorf("%v is taken for QEMU's end of the connection", err)
 	}

@@ -83,7 +83,7 @@ type Config struct {
 	// Report, if not nil, is called after every round.
 	Report func(Round)
 	// Progress, if not nil, is kept up to date.
-	Progress *migration.Progress
+	Counters *migration.Counters
 	// Logger, if not nil, gets what is odd but no error.
 	Logger *slog.Logger
 }
@@ -149,8 +149,8 @@ func (c Config) withDefaults() Config {
 	if c.ProvesDeath == nil {
 		c.ProvesDeath = transport.NoListener
 	}
-	if c.Progress == nil {
-		c.Progress = new(migration.Progress)
+	if c.Counters == nil {
+		c.Counters = new(migration.Counters)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -246,7 +246,7 @@ func (m *migrator) connect(ctx context.Context) (err error) {
 	m.send, err = migration.Connect(ctx, m.dial, migration.SendConfig{
 		Channels: cfg.Channels, Method: cfg.Method, Level: cfg.Level, Accelerator: cfg.Accelerator,
 		Head: m.head, Layout: l, UUID: cfg.UUID, Zero: migration.ZeroInPackets, ReturnPath: true, Words: []uint32{word},
-		Bandwidth: cfg.Bandwidth, LinkTimeout: cfg.LinkTimeout, Progress: cfg.Progress,
+		Bandwidth: cfg.Bandwidth, LinkTimeout: cfg.LinkTimeout, Counters: cfg.Counters,
 		StallTimeout: cfg.StallTimeout, ConnectTimeout: cfg.ConnectTimeout,
 	})
 	if err != nil {

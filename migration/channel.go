@@ -39,7 +39,7 @@ func (in *Inbound) readChannel(c *channel) error {
 	for first := true; ; {
 		packet, state, err := c.recv.Next()
 		came := c.recv.Bytes() - c.bytes
-		in.cfg.Progress.Bytes.Add(came)
+		in.cfg.Counters.Bytes.Add(came)
 		c.bytes += came
 		if err == nil {
 			err = in.cfg.Pace.wait(in.ctx, came)
@@ -97,8 +97,8 @@ func (in *Inbound) takePages(c *channel, p *multifd.Packet) error {
 	}
 	in.named.add(p.Block, p.Normal)
 	in.named.add(p.Block, p.Zero)
-	in.cfg.Progress.Normal.Add(uint64(len(p.Normal)))
-	in.cfg.Progress.Zero.Add(uint64(len(p.Zero)))
+	in.cfg.Counters.Normal.Add(uint64(len(p.Normal)))
+	in.cfg.Counters.Zero.Add(uint64(len(p.Zero)))
 	return nil
 }
 

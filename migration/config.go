@@ -53,7 +53,7 @@ type ReceiveConfig struct {
 	// Pace, if not nil, bounds the bytes a second that are read.
 	Pace *Pace
 	// Progress, if not nil, is kept up to date.
-	Progress *Progress
+	Counters *Counters
 	// Logger, if not nil, gets what is odd but no error.
 	Logger *slog.Logger
 

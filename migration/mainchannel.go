@@ -56,7 +56,7 @@ func (in *Inbound) SyncPoint() (err error) {
 	if err := in.meet.check(); err != nil {
 		return err
 	}
-	if in.cfg.Progress.SyncPoints.Add(1); in.cfg.Handover != nil && in.heard(vmstate.WordAsk) {
+	if in.cfg.Counters.SyncPoints.Add(1); in.cfg.Handover != nil && in.heard(vmstate.WordAsk) {
 		go in.closeAccept() // which endAccept waits for
 	}
 	return nil
@@ -73,13 +73,13 @@ func (in *Inbound) at(offset uint64) []uint64 {
 }
 
 func (in *Inbound) Zero(b *guest.Block, offset uint64) error {
-	in.cfg.Progress.Zero.Add(1)
+	in.cfg.Counters.Zero.Add(1)
 	in.named.add(b, in.at(offset))
 	return in.mainLane.Zero(b, in.at(offset))
 }
 
 func (in *Inbound) Page(b *guest.Block, offset uint64, data []byte) error {
-	in.cfg.Progress.Normal.Add(1)
+	in.cfg.Counters.Normal.Add(1)
 	in.named.add(b, in.at(offset))
 	pages, err := in.mainLane.Pages(b, in.at(offset))
 	if err != nil {

@@ -252,8 +252,8 @@ func underWay(t *testing.T, ln net.Listener, rec Recording) (goOn func()) {
 func TestReceive_StrangersDuringTheRunAreTurnedAway(t *testing.T) {
 	rec, log := smallRecording(t), newWarnings()
 	ln := listenOn(t, "unix")
-	var progress Progress
-	done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.Progress = &progress })
+	var progress Counters
+	done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.Counters = &progress })
 	goOn := underWay(t, ln, rec)
 	awaitBytes(t, &progress, 1)
 	uuid := uuidOf(t, rec)
@@ -273,7 +273,7 @@ func TestReceive_StrangersDuringTheRunAreTurnedAway(t *testing.T) {
 	}
 }
 
-func awaitBytes(t *testing.T, p *Progress, n uint64) {
+func awaitBytes(t *testing.T, p *Counters, n uint64) {
 	t.Helper()
 	for most := time.Now().Add(30 * time.Second); p.Bytes.Load() < n; time.Sleep(time.Millisecond) {
 		if time.Now().After(most) {

@@ -45,8 +45,8 @@ func (c *ReceiveConfig) check(ln net.Listener) error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.Progress == nil {
-		c.Progress = new(Progress)
+	if c.Counters == nil {
+		c.Counters = new(Counters)
 	}
 	if c.Method == multifd.QPL {
 		// Before the source is let in, and so before a byte is sent.

@@ -68,7 +68,7 @@ type SendConfig struct {
 	// after Close.
 	Accelerator *multifd.Accelerator
 	// Progress, if not nil, is kept up to date.
-	Progress *Progress
+	Counters *Counters
 
 	// Words are the values of PINGs with which the stream begins, if ReturnPath is
 	// set: see vmstate.WordAsk.
@@ -102,8 +102,8 @@ func Connect(ctx context.Context, dial transport.Dialer, cfg SendConfig) (_ *Sen
 	if cfg.Channels < 1 || cfg.Channels > multifd.MaxChannels {
 		return nil, fmt.Errorf("%w: %d channels (want 1 to %d)", transport.ErrChannels, cfg.Channels, multifd.MaxChannels)
 	}
-	if cfg.Progress == nil {
-		cfg.Progress = new(Progress)
+	if cfg.Counters == nil {
+		cfg.Counters = new(Counters)
 	}
 	s := &Sender{cfg: cfg, limit: newLimiter(cfg.Bandwidth), watch: transport.StartWatch(true, cfg.StallTimeout, cfg.LinkTimeout)}
 	defer func() {
@@ -221,7 +221,7 @@ func (s *Sender) sync() error {
 	for _, sender := range s.senders {
 		group.Go(sender.Sync)
 	}
-	s.cfg.Progress.SyncPoints.Add(1)
+	s.cfg.Counters.SyncPoints.Add(1)
 	return group.Wait()
 }
 
@@ -263,8 +263,8 @@ func (s *Sender) runChannel(ctx context.Context, sender *multifd.Sender, batches
 		case err != nil:
 			return err
 		}
-		s.cfg.Progress.Normal.Add(uint64(len(b.Normal)))
-		s.cfg.Progress.Zero.Add(uint64(len(b.Zero)))
+		s.cfg.Counters.Normal.Add(uint64(len(b.Normal)))
+		s.cfg.Counters.Zero.Add(uint64(len(b.Zero)))
 		if err := s.sendZero(b); err != nil {
 			return err
 		}
@@ -272,7 +272,7 @@ func (s *Sender) runChannel(ctx context.Context, sender *multifd.Sender, batches
 			return err
 		}
 		sent := sender.Bytes() - before
-		s.cfg.Progress.Bytes.Add(sent)
+		s.cfg.Counters.Bytes.Add(sent)
 		before += sent
 		if err := pace(ctx, s.limit, sent); err != nil {
 			return err

@@ -48,9 +48,9 @@ func TestReceive_AHeadThatNeverComesIsAStall(t *testing.T) {
 // The main channel is at its end, and waits for the channel.
 func TestReceive_AChannelThatStopsInsideAPacketIsAStall(t *testing.T) {
 	rec, ln := load(t, "testdata/captures/synthetic-none-2ch"), listenOn(t, "unix")
-	var progress Progress
+	var progress Counters
 	done := start(t, ln, rec, newWarnings(), func(c *ReceiveConfig) {
-		c.StallTimeout, c.Progress = 300*time.Millisecond, &progress
+		c.StallTimeout, c.Counters = 300*time.Millisecond, &progress
 	})
 	main, rest := rec.Conns[0][:len(rec.Conns[0])-100], rec.Conns[0][len(rec.Conns[0])-100:]
 	begun := firstPacket(t, rec.Conns[1])

@@ -95,7 +95,7 @@ type restore struct {
 	r       *snapshot.Reader
 	vm      *qmp.Machine
 	began   time.Time
-	prog    migration.Progress
+	prog    migration.Counters
 	allZero bool
 	// kind is the machine type of the destination, "" if QEMU does not report it.
 	kind string
@@ -212,7 +212,7 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 	defer func() { cancel(nil); <-watched }()
 	return stored.Send(ctx, s.dialer(dir), s.r, stored.SendConfig{
 		StallTimeout: s.opts.StallTimeout,
-		Channels:     s.opts.Channels, Method: s.opts.Method, Level: s.opts.Level, AllZero: s.allZero, UUID: &uuid, Accelerator: s.opts.Accelerator, Progress: &s.prog,
+		Channels:     s.opts.Channels, Method: s.opts.Method, Level: s.opts.Level, AllZero: s.allZero, UUID: &uuid, Accelerator: s.opts.Accelerator, Counters: &s.prog,
 	})
 }
 

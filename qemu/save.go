@@ -183,7 +183,7 @@ type save struct {
 
 	sockets *lingerListener // of QEMU's connections, nil before there are any
 
-	prog migration.Progress
+	prog migration.Counters
 
 	// recovery is what has to be done for the machine when the save ends, in any way.
 	// The goroutine that receives changes it too: see updateRecovery. recovered says

@@ -89,7 +89,7 @@ func (s *save) startReceiving(ctx context.Context, ln net.Listener) *receiving {
 				return s.allArrived(all)
 			},
 			Main:           vmstate.DestinationOptions{NoDescription: s.noDescription},
-			ConnectTimeout: s.opts.ConnectTimeout, Accelerator: s.opts.Accelerator, Progress: &s.prog, Pace: pace, Logger: s.opts.Logger,
+			ConnectTimeout: s.opts.ConnectTimeout, Accelerator: s.opts.Accelerator, Counters: &s.prog, Pace: pace, Logger: s.opts.Logger,
 		})
 		r.gaveUp = errors.Is(r.err, errNotRunning)
 	}()

@@ -81,7 +81,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	began := time.Now()
 	p := a.newProgress(c.JSON)
 	defer p.end()
-	var counts migration.Progress
+	var counts migration.Counters
 	stop := every(200*time.Millisecond, func() {
 		p.show(0, 0, fmt.Sprintf("%d pages, %s received, %s stored", counts.Normal.Load(), size(counts.Bytes.Load()), size(w.Bytes())),
 			map[string]any{"received_bytes": counts.Bytes.Load(), "normal_pages": counts.Normal.Load(), "zero_pages": counts.Zero.Load(), "stored_bytes": w.Bytes()})
@@ -92,7 +92,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 		Channels: c.Channels, Method: method, Sink: w, TLS: secure, ConnectTimeout: c.Wait, StallTimeout: c.stallTimeout(),
 		Main:        vmstate.DestinationOptions{SwitchoverAck: c.SwitchoverAck, NoDescription: c.NoDescription},
 		MaxMemory:   uint64(c.MaxMemory),
-		Accelerator: acc, Progress: &counts, Logger: a.logger(),
+		Accelerator: acc, Counters: &counts, Logger: a.logger(),
 		// A source with a return path gives its machine up only when it
 		// is told that all is well: here, that the snapshot is complete.
 		Commit: func(r *migration.Received) (err error) {

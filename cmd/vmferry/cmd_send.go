@@ -51,7 +51,7 @@ func (c *sendCmd) Run(a *app) error {
 	began := time.Now()
 	p := a.newProgress(c.JSON)
 	defer p.end()
-	var counts migration.Progress
+	var counts migration.Counters
 	total := r.Manifest().Totals.Pages
 	stop := every(200*time.Millisecond, func() {
 		p.show(int64(counts.Normal.Load()), int64(total), fmt.Sprintf("%d of %d pages, %s sent", counts.Normal.Load(), total, size(counts.Bytes.Load())),
@@ -60,7 +60,7 @@ func (c *sendCmd) Run(a *app) error {
 	defer stop()
 	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, secure) }
 	err = stored.Send(a.ctx, dial, r.Reader, stored.SendConfig{
-		Channels: c.Channels, Method: method, Level: c.Level, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Bandwidth: uint64(c.Bandwidth), Accelerator: acc, Progress: &counts,
+		Channels: c.Channels, Method: method, Level: c.Level, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Bandwidth: uint64(c.Bandwidth), Accelerator: acc, Counters: &counts,
 		StallTimeout: c.stallTimeout(), ConnectTimeout: c.ConnectTimeout,
 	})
 	stop()

@@ -53,7 +53,7 @@ type SendConfig struct {
 	StallTimeout, ConnectTimeout time.Duration
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
 	Accelerator *multifd.Accelerator
-	Progress    *migration.Progress
+	Counters    *migration.Counters
 }
 
 // smallBlock is up to which size a block's zero pages are always sent.
@@ -89,7 +89,7 @@ func Send(ctx context.Context, dial transport.Dialer, r *snapshot.Reader, cfg Se
 	}
 	s, err := migration.Connect(ctx, dial, migration.SendConfig{
 		Channels: cfg.Channels, Method: cfg.Method, Level: cfg.Level, Head: head, Layout: r.Layout(),
-		SyncMode: m.Machine.Sync, UUID: uuid, ReturnPath: !cfg.NoReturnPath, Bandwidth: cfg.Bandwidth, Accelerator: cfg.Accelerator, Progress: cfg.Progress,
+		SyncMode: m.Machine.Sync, UUID: uuid, ReturnPath: !cfg.NoReturnPath, Bandwidth: cfg.Bandwidth, Accelerator: cfg.Accelerator, Counters: cfg.Counters,
 		StallTimeout: cfg.StallTimeout, ConnectTimeout: cfg.ConnectTimeout,
 	})
 	if err != nil {

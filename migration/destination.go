@@ -182,7 +182,11 @@ func (d *destination) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 	}
 	// Speed only: the device copies pages into memory that is not registered.
 	if mem, ok := d.cfg.Sink.(*guestmem.Memory); ok && d.cfg.Method == multifd.QPL {
-		release, err := d.cfg.Accelerator.Register(mem)
+		blocks := make([][]byte, len(l.Blocks))
+		for i, b := range l.Blocks {
+			blocks[i] = mem.Bytes(b)
+		}
+		release, err := d.cfg.Accelerator.Register(blocks)
 		if err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -64,7 +65,7 @@ type SendConfig struct {
 	ConnectTimeout time.Duration
 	// Accelerator is what qpl uses; nil is software. Its owner closes it
 	// after Close.
-	Accelerator *multifd.Accelerator
+	Accelerator *pagecodec.Accelerator
 	// Progress, if not nil, is kept up to date.
 	Progress *Progress
 

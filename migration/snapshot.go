@@ -8,6 +8,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -50,7 +51,7 @@ type SnapshotConfig struct {
 	// StallTimeout and ConnectTimeout are those of SendConfig.
 	StallTimeout, ConnectTimeout time.Duration
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
-	Accelerator *multifd.Accelerator
+	Accelerator *pagecodec.Accelerator
 	Progress    *Progress
 }
 

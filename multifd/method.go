@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/pagecodec"
 )
 
 // Method is a way to carry pages, by QEMU's name of it. It holds no state: the
@@ -35,7 +36,7 @@ type ChannelConfig struct {
 	// Level is the method's own compression level, 0 for its default.
 	Level int
 	// Accelerator is what qpl uses; nil is software.
-	Accelerator *Accelerator
+	Accelerator *pagecodec.Accelerator
 	// StateBudget, if not nil, is asked for the bytes of device-state packets
 	// before memory is taken for them, for a bound over all channels. Its error
 	// ends the reading.
@@ -55,11 +56,13 @@ type SendState interface {
 	Cleanup()
 }
 
-// OverlappingSend is a SendState that works on a batch of raw pages while the
-// one before is written. Begin is called for each such batch in order, Prepare
-// for the same one or one later, and Written when a packet is written.
+// OverlappingSend is a SendState that can work on a batch of raw pages while the
+// one before is written. If Overlaps, Begin is called for each such batch in order,
+// Prepare for the same one or one later, and Written when a packet is written.
 type OverlappingSend interface {
 	SendState
+	// Overlaps reports whether it gains time to begin a batch early.
+	Overlaps() bool
 	Begin(b *guest.Batch) error
 	Written()
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/pagecodec"
 )
 
 // payloadBuffer holds one packet's payload. It is as large as the largest that
@@ -17,16 +18,7 @@ type payloadBuffer []byte
 // case is beyond that.
 const maxPayload = guest.PacketBytes + guest.PacketBytes/8 + 4096
 
-func newPayloadBuffer() payloadBuffer { return prefaulted(maxPayload) }
-
-// prefaulted returns n bytes that were written once.
-func prefaulted(n int) []byte {
-	b := make([]byte, n)
-	for i := 0; i < n; i += 4096 {
-		b[i] = 0
-	}
-	return b
-}
+func newPayloadBuffer() payloadBuffer { return pagecodec.Prefaulted(maxPayload) }
 
 // read reads the packet's payload into the buffer.
 func (b payloadBuffer) read(in *Incoming) ([]byte, error) {

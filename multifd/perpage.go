@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/pagecodec"
 )
 
 // qpl and uadk frame their payload alike: normal_pages u32 lengths, then the
@@ -33,6 +34,12 @@ func pageLengths(lengths []uint32, payload []byte, n, pageSize int) ([]uint32, [
 	return lengths, data, nil
 }
 
+// malformedPage is the error of page i, of the pages at the offsets of a block.
+func malformedPage(prefix, block string, offsets []uint64, i int, err error) error {
+	return inField(fmt.Sprintf("%spage %d of %d, at %#x in RAM block %q", prefix, i+1, len(offsets), offsets[i], block),
+		fmt.Errorf("%w: %w", ErrMalformed, err))
+}
+
 // perPageSend makes packets of pages that are compressed one by one.
 type perPageSend struct {
 	lengths []byte
@@ -43,7 +50,7 @@ type perPageSend struct {
 func newPerPageSend(pageSize int) perPageSend {
 	return perPageSend{
 		lengths: make([]byte, 0, 4*guest.PacketPages(pageSize)),
-		arena:   prefaulted(guest.PacketBytes), size: pageSize,
+		arena:   pagecodec.Prefaulted(guest.PacketBytes), size: pageSize,
 	}
 }
 

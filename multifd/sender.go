@@ -46,7 +46,9 @@ func NewSender(w io.Writer, method Method, num *atomic.Uint64, cfg ChannelConfig
 		channel: cfg.Channel, w: newVectorWriter(w), method: method, state: state,
 		pageSize: cfg.PageSize, num: num, header: make([]byte, HeaderLen(cfg.PageSize)),
 	}
-	s.overlap, _ = state.(OverlappingSend)
+	if o, ok := state.(OverlappingSend); ok && o.Overlaps() {
+		s.overlap = o
+	}
 	return s, nil
 }
 

@@ -86,7 +86,7 @@ func (u *uadkReceive) Receive(in *Incoming) error {
 	}
 	for i, length := range lengths {
 		if err := u.inflate(pages[i], data[:length]); err != nil {
-			return pageError(in.Packet, i, err)
+			return malformedPage("", in.Packet.Block.Name, in.Packet.Normal, i, err)
 		}
 		data = data[length:]
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/vmferry/vmferry/internal/sleep"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
 )
@@ -36,7 +37,7 @@ type RestoreOptions struct {
 	StallTimeout time.Duration
 	SocketDir    string
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
-	Accelerator *multifd.Accelerator
+	Accelerator *pagecodec.Accelerator
 	Progress    func(RestoreProgress)
 	Logger      *slog.Logger
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/vmferry/vmferry/internal/termtext"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
 )
@@ -62,7 +63,7 @@ type SaveOptions struct {
 	Guard []string
 	// Accelerator is what qpl and the stores fast and dense use; nil is
 	// software. Its owner closes it.
-	Accelerator *multifd.Accelerator
+	Accelerator *pagecodec.Accelerator
 	Progress    func(SaveProgress)
 	Logger      *slog.Logger
 }

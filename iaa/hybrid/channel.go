@@ -74,6 +74,18 @@ var (
 	ErrClosed = errors.New("hybrid: channel closed")
 )
 
+// PageError reports a stream that software cannot inflate either.
+type PageError struct {
+	Page int // index in the packet
+	Err  error
+}
+
+func (e *PageError) Error() string {
+	return fmt.Sprintf("hybrid: page %d of the packet: %v", e.Page, e.Err)
+}
+
+func (e *PageError) Unwrap() error { return e.Err }
+
 // flight is a job on a device.
 type flight struct {
 	slot, page int

@@ -166,7 +166,7 @@ func (p *Packet) software(page int) {
 	p.left--
 	if p.inflate {
 		if err := c.cfg.Codec.Inflate(p.dst[page], p.src[page]); err != nil && p.err == nil {
-			p.err = fmt.Errorf("hybrid: page %d of the packet: %w", page, err)
+			p.err = &PageError{page, err}
 		}
 		return
 	}

@@ -72,7 +72,7 @@ func exported(f *ast.FuncDecl) bool {
 var begins = []string{"Decode", "Decompress", "FindEnd", "Inflate", "Next", "Open", "Parse", "Read", "Receive", "RunState", "Unmarshal"}
 
 // others are exported functions whose names begin like that and that decode nothing.
-var others = []string{"guestmem.Memory.Received", "multifd.Accelerator.Ready", "vmstate.OpenReturnPath"}
+var others = []string{"guestmem.Memory.Received", "pagecodec.Accelerator.Ready", "vmstate.OpenReturnPath"}
 
 func decodes(name string) bool {
 	return slices.ContainsFunc(begins, func(prefix string) bool { return strings.HasPrefix(name, prefix) })

@@ -154,8 +154,8 @@ func (q *qplReceive) Receive(in *Incoming) error {
 	return inField("keeping pages", in.Lane.Commit())
 }
 
-// keep hands the pages on as they came, once each has been seen to inflate:
-// later, when the source is gone, would be too late to find out.
+// keep passes the pages on deflated, after it has checked that each inflates: later,
+// when the source is gone, an error would come too late.
 func (q *qplReceive) keep(p *Packet, lane guest.DeflatedLane, lengths []uint32, data []byte) error {
 	if err := q.Flush(); err != nil {
 		return err
@@ -201,8 +201,8 @@ func (q *qplReceive) finish() error {
 	return oldest.fail(fmt.Sprintf("packet %d, ", oldest.num), err)
 }
 
-// packetPages are the places of a packet's pages, for errors that come when the
-// packet has been read over.
+// packetPages are the offsets of a packet's pages, for errors that come after the next
+// packet was read.
 type packetPages struct {
 	num    uint64
 	block  string

@@ -33,7 +33,8 @@ type Encoder interface {
 // end, lengths[i] bytes each; a length of exactly the page size is the page itself.
 type Decoder interface {
 	// Overlaps reports whether it gains time to begin a batch before the one
-	// before is finished. At most two batches may be begun and not finished.
+	// before is finished. At most two batches may be begun and not finished. Their
+	// pages are filled in any order, so they must not have pages in common.
 	Overlaps() bool
 	// Buffer returns prefaulted memory for data, which a device can read in
 	// place. It is valid until Close.

@@ -10,7 +10,7 @@ FUZZTIME ?= 10000x
 TESTTIMEOUT ?= 40m
 # All that has goroutines, which the page codec has not. The benchmarks' engines run simulations that take
 # minutes under the race detector, in one thread.
-RACED := ./cmd/... ./dirty ./guest ./guestmem ./iaa/... ./migration ./multifd ./qemu ./qmp/... ./snapshot/... ./vmstate
+RACED := ./cmd/... ./dirty ./guest ./guestmem ./iaa/... ./internal/cause ./live ./migration/... ./multifd ./pagecodec ./qemu ./qmp/... ./snapshot/... ./transport ./vmstate
 
 .PHONY: build demo test quick nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean
 

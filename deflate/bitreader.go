@@ -2,16 +2,15 @@ package deflate
 
 import "encoding/binary"
 
-// loadMargin is how many bytes the decoding loop needs to find behind its
-// position whenever it looks: it may load eight bytes three times, seven further on each
-// time.
+// loadMargin is how many bytes the decoding loop needs behind its position at each
+// check: it may load eight bytes three times, each seven bytes further.
 const loadMargin = 3 * 8
 
-// bitReader hands out a stream's bits, least significant first.
+// bitReader reads a stream's bits, least significant first.
 //
-// It loads eight bytes at a time and so may hold bytes that nobody asked for
-// yet. Where fewer than loadMargin are left they are moved to tail, behind
-// which come zeros; whoever reads those is told by overrun.
+// It loads eight bytes at a time, so it may hold bytes that are not consumed yet. When
+// fewer than loadMargin bytes are left, it moves them to tail, where zeros follow;
+// overrun reports reading those.
 type bitReader struct {
 	acc   uint64
 	count uint   // valid bits of acc; the bits above are the next ones or zero
@@ -30,8 +29,7 @@ func (r *bitReader) reset(src []byte) {
 	r.more()
 }
 
-// refill makes at least 56 bits valid. It returns false if more must be called
-// first.
+// refill makes at least 56 bits valid. If it returns false, more must be called first.
 func (r *bitReader) refill() bool {
 	if r.pos > r.limit {
 		return false
@@ -42,8 +40,8 @@ func (r *bitReader) refill() bool {
 	return true
 }
 
-// more makes refill work again after it returned false. It returns false itself
-// when all bits of the stream are used up, and more.
+// more makes refill work again after it returned false. It returns false if more bits
+// were used than the stream has.
 func (r *bitReader) more() bool {
 	if r.pos <= r.limit {
 		return true
@@ -51,22 +49,21 @@ func (r *bitReader) more() bool {
 	if r.last {
 		return false
 	}
-	// Give back the whole bytes loaded but not used: a stored block, which reads
-	// bytes, must find them.
+	// Return whole bytes that were loaded but not used: a stored block reads bytes and
+	// needs them.
 	r.pos -= int(r.count) / 8
 	r.count &= 7
 	clear(r.tail[:])
 	r.end = copy(r.tail[:loadMargin+8], r.buf[r.pos:])
 	r.base += r.pos
 	r.buf, r.pos, r.last = r.tail[:], 0, true
-	// Eight bytes beyond what is used may be loaded already, so all bits have been
-	// used for certain only that far behind the end.
+	// Eight bytes that are not used may be loaded, so all bits are certainly used only
+	// eight bytes behind the end.
 	r.limit = r.end + 8
 	return true
 }
 
-// ensure makes at least 48 bits valid. It returns false if that many would be
-// far behind the stream's end.
+// ensure makes at least 48 bits valid. It returns false far behind the stream's end.
 func (r *bitReader) ensure() bool {
 	return r.count >= 48 || r.refill() || r.more() && r.refill()
 }
@@ -76,7 +73,7 @@ func (r *bitReader) ensure() bool {
 func (r *bitReader) take(count uint) uint64 {
 	if r.count < count {
 		if !r.ensure() && r.count < count {
-			r.acc, r.count = 0, count // so far behind that overrun will tell
+			r.acc, r.count = 0, count // so far behind the end that overrun reports it
 		}
 	}
 	v := r.acc & (1<<count - 1)
@@ -100,7 +97,7 @@ func (r *bitReader) consumed() int { return 8*(r.base+r.pos) - int(r.count) }
 // overrun reports whether more bits were taken than the stream has.
 func (r *bitReader) overrun() bool { return 8*r.pos-int(r.count) > 8*r.end }
 
-// left returns how many whole bytes were not touched yet.
+// left returns how many whole bytes are not used.
 func (r *bitReader) left() int {
 	return r.end - r.pos + int(r.count)/8
 }
@@ -108,8 +105,8 @@ func (r *bitReader) left() int {
 // align drops the bits up to the next byte boundary.
 func (r *bitReader) align() { r.drop(r.count & 7) }
 
-// bytes fills to with whole bytes from a byte boundary. It returns false if the
-// stream has too few.
+// bytes fills the slice to with whole bytes from a byte boundary. It returns false if
+// the stream has too few.
 func (r *bitReader) bytes(to []byte) bool {
 	r.pos -= int(r.count) / 8
 	r.acc, r.count = 0, 0

@@ -5,9 +5,9 @@ import "encoding/binary"
 // outSlack is the room kept behind the output for whole-word stores.
 const outSlack = 64
 
-// bitWriter collects a stream, least significant bit first, in a buffer that
-// holds the longest one an encoder can emit (every literal nine bits long), so
-// no write needs a check.
+// bitWriter collects a stream, least significant bit first. Its buffer has room for the
+// longest stream that an encoder emits (every literal nine bits long), so no write
+// needs a check.
 type bitWriter struct {
 	acc   uint64 // pending bits
 	count uint   // how many; at most 7 after put

@@ -2,7 +2,7 @@ package deflate
 
 import "math/bits"
 
-// maxCodeBits is the longest code deflate knows.
+// maxCodeBits is the length of the longest code of deflate.
 const maxCodeBits = 15
 
 // canonical orders the symbols of a prefix code by their codes, which follow
@@ -17,8 +17,8 @@ type canonical struct {
 // sortGeneric takes lens, the length of each symbol's code or zero. It is the
 // reference for the assembly.
 func (c *canonical) sortGeneric(lens []uint8) {
-	// Neighbours tend to have the same length. Counting them apart keeps one from
-	// waiting for the other.
+	// Neighbours often have the same length. Two counters keep one count from waiting
+	// for the other.
 	var count [2][16]uint16
 	for i, n := range lens {
 		count[i&1][n&15]++
@@ -31,8 +31,7 @@ func (c *canonical) sortGeneric(lens []uint8) {
 		next[n] = total
 		total += c.count[n]
 	}
-	// Symbols without a code go behind those with one, so that nothing has to be
-	// decided.
+	// Symbols without a code go behind those with one, so that no branch is needed.
 	next[0] = total
 	for sym, n := range lens {
 		at := &next[n&15]

@@ -2,8 +2,7 @@ package deflate
 
 import "math/bits"
 
-// Codes up to these lengths are looked up; longer ones are rare, and found bit
-// by bit.
+// Codes up to these lengths are looked up; longer ones are rare and decoded bit by bit.
 const (
 	litLenBits   = 11
 	distanceBits = 9
@@ -12,7 +11,7 @@ const (
 	distanceMask = 1<<distanceBits - 1
 )
 
-// A table entry says all about the symbol that the next bits stand for:
+// A table entry describes the symbol of the next bits:
 //
 //	bits 0..5    how many bits it takes, extra bits included
 //	bits 8..11   how many of these are the code
@@ -20,7 +19,7 @@ const (
 //	bit 7        set for special
 //	bit 31       set for literals
 //
-// The assembly knows this layout.
+// The assembly uses this layout.
 const (
 	entryCount   = 0x3f
 	entryCode    = 8
@@ -38,7 +37,7 @@ const (
 
 const entryInvalid = specialInvalid<<entryValue | entrySpecial
 
-// litLenEntries and distanceEntries hold each symbol's entry but for the code.
+// litLenEntries and distanceEntries hold each symbol's entry without the code's length.
 var (
 	litLenEntries   = makeLitLenEntries()
 	distanceEntries = makeDistanceEntries()
@@ -74,8 +73,8 @@ func makeDistanceEntries() (t [32]uint32) {
 type blockCode struct {
 	litLen   litLenTable
 	distance distanceTable
-	// nineBits is zero but for the fixed code. There bit i is set if a literal whose first five
-	// bits are i takes nine bits, not eight.
+	// nineBits is zero except for the fixed code. There bit i is set if a literal whose
+	// first five bits are i takes nine bits, not eight.
 	nineBits uint32
 }
 
@@ -102,7 +101,7 @@ func makeFixedCode() *blockCode {
 	return c
 }
 
-// build makes both tables, or says what is wrong with the code lengths.
+// build makes both tables, or returns what is wrong with the code lengths.
 func (c *blockCode) build(litLen, distance []uint8) string {
 	if !c.litLen.build(c.litLen.table[:], litLen, litLenEntries[:], litLenBits) {
 		return "literal and length code over-subscribed or incomplete"
@@ -117,12 +116,12 @@ func (c *blockCode) build(litLen, distance []uint8) string {
 type longCode struct {
 	canonical
 	entries []uint32
-	room    int // what bit patterns are left over, in units of the longest code
+	room    int // unused bit patterns, in units of the longest code
 }
 
-// build fills in table, which takes index bits, and c itself. It returns false
-// where the lengths make no prefix code, or leave bit patterns over. A lone code of
-// one bit and no code at all are let through, as deflate encoders do emit them.
+// build fills in c and table, which is indexed by index bits. It returns false if the
+// lengths make no prefix code or leave bit patterns unused. It accepts a single code of
+// one bit and no code at all, because deflate encoders emit them.
 func (c *longCode) build(table []uint32, lens []uint8, entries []uint32, index int) bool {
 	c.entries = entries
 	c.sort(lens)
@@ -147,9 +146,9 @@ func (c *longCode) build(table []uint32, lens []uint8, entries []uint32, index i
 	return true
 }
 
-// fill writes each code to the places of the table that end in it, reversed.
-// The table grows with the length of the codes: it is doubled, by a copy, for
-// each bit more, so that every code is written once.
+// fill writes each code to the places of the table whose index ends in the reversed
+// code. The table doubles by a copy for each further bit of code length, so that every
+// code is written once.
 func (c *longCode) fill(table []uint32, index int) {
 	v, i := uint16(0), 0
 	for n := 1; n <= maxCodeBits; n++ {
@@ -173,9 +172,9 @@ func (c *longCode) fill(table []uint32, index int) {
 	}
 }
 
-// next decodes one symbol of at most maxCodeBits valid bits and returns its
-// entry, which counts the extra bits only. ok is false for a bit pattern that
-// is no code and a symbol that has no use.
+// next decodes one symbol of at most maxCodeBits valid bits and returns its entry,
+// which counts the extra bits only. ok is false for a bit pattern that is no code, and
+// for a symbol that deflate does not use.
 func (c *longCode) next(in *bitReader) (e uint32, ok bool) {
 	code, first, index := 0, 0, 0
 	for n := 1; n <= maxCodeBits; n++ {

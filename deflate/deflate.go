@@ -1,13 +1,13 @@
 package deflate
 
-// Mode says how hard an [Encoder] tries.
+// Mode is how much work an [Encoder] does for a small stream.
 type Mode uint8
 
 const (
-	// Fast spends one pass and the fixed Huffman code.
+	// Fast uses one pass and the fixed Huffman code.
 	Fast Mode = iota
-	// Dense looks a little further for matches and builds a Huffman code for
-	// each page.
+	// Dense searches a little longer for matches and builds a Huffman code for each
+	// page.
 	Dense
 )
 
@@ -19,11 +19,11 @@ func (m Mode) String() string {
 	return "fast"
 }
 
-// MaxPageSize is the longest page in bytes that either direction accepts.
+// MaxPageSize is the size in bytes of the largest page that Encoder and Decoder accept.
 const MaxPageSize = 64 << 10
 
-// Encoder compresses pages. It holds reusable state, so it serves one
-// goroutine at a time; make one with [NewEncoder].
+// Encoder compresses pages. It holds reusable state and is for use by one goroutine at
+// a time. Make one with [NewEncoder].
 type Encoder struct {
 	mode  Mode
 	match matcher
@@ -36,15 +36,14 @@ func NewEncoder(mode Mode) *Encoder {
 	return &Encoder{mode: mode}
 }
 
-// Deflate writes page as one raw deflate stream into dst and returns the
-// stream's length in bytes, or 0 when the stream would not fit. Nothing is
-// ever written beyond len(dst). A page that shrinks not at all is emitted as
-// stored blocks, five bytes longer than itself (ten at MaxPageSize), so callers
-// who would rather keep such a page raw pass a dst of len(page)-1 bytes, which
-// also lets the encoder give up early.
+// Deflate writes page as one raw deflate stream into dst and returns the stream's
+// length in bytes, or 0 if the stream does not fit. It never writes beyond len(dst). A
+// page that does not shrink becomes stored blocks, five bytes longer than the page (ten
+// at MaxPageSize). To keep such a page raw instead, pass a dst of len(page)-1 bytes,
+// which also lets the encoder stop early.
 //
-// A page that is empty or longer than [MaxPageSize] yields 0. dst and page may
-// not overlap.
+// For a page that is empty or longer than [MaxPageSize], Deflate returns 0. dst and
+// page must not overlap.
 func (e *Encoder) Deflate(dst, page []byte) int {
 	if len(page) == 0 || len(page) > MaxPageSize {
 		return 0

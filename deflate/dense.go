@@ -1,10 +1,10 @@
 package deflate
 
-// distanceLimit is the longest distance code written, which again is one that
-// an inflater finds in a small table.
+// distanceLimit is the length of the longest distance code, chosen like codeLimit for
+// an inflater's small table.
 const distanceLimit = 9
 
-// denseCoder writes tokens in a code made for them.
+// denseCoder writes tokens in a Huffman code built for them.
 type denseCoder struct {
 	weights   weights
 	lens      tokenLens
@@ -14,16 +14,16 @@ type denseCoder struct {
 	canonical canonical
 }
 
-// weights says how often each symbol occurs.
+// weights counts the occurrences of each symbol.
 type weights struct {
 	litLen    [litLenCodes]uint32
 	distance  [distanceCodes]uint32
-	extraBits int // of all matches together
+	extraBits int // of all matches
 	counters  counters
 }
 
-// encode writes the tokens of m as one final block, fixed or dynamic, whichever
-// is shorter. It writes nothing if that is longer than limit bytes.
+// encode writes the tokens of m as one final block, fixed or dynamic, whichever is
+// shorter. It writes nothing if the block is longer than limit bytes.
 func (d *denseCoder) encode(w *bitWriter, m *matcher, limit int) {
 	if m.incompressible() && looksRandom(m.page()) {
 		return
@@ -49,7 +49,7 @@ func (d *denseCoder) encode(w *bitWriter, m *matcher, limit int) {
 	d.codes.end(w)
 }
 
-// count takes stock of a block made of tokens.
+// count counts the symbols of a block of tokens.
 func (s *weights) count(tokens []token) {
 	clear(s.litLen[:])
 	clear(s.distance[:])
@@ -74,8 +74,8 @@ func (s *weights) addGeneric(tokens []token) {
 	}
 }
 
-// completeDistances pretends that at least two distance symbols occur, for some
-// inflaters frown on a code that leaves bit patterns unused.
+// completeDistances gives at least two distance symbols a weight, because some
+// inflaters reject a code that leaves bit patterns unused.
 func completeDistances(weights [distanceCodes]uint32) [distanceCodes]uint32 {
 	used := 0
 	for _, w := range weights {
@@ -92,7 +92,7 @@ func completeDistances(weights [distanceCodes]uint32) [distanceCodes]uint32 {
 	return weights
 }
 
-// bits returns how many bits everything takes in codes of the given lengths.
+// bits returns how many bits the block takes in codes of the given lengths.
 func (s *weights) bits(lens *tokenLens) int {
 	sum := uint32(0)
 	for sym, w := range &s.litLen {
@@ -106,15 +106,14 @@ func (s *weights) bits(lens *tokenLens) int {
 
 const (
 	randomSample = 512
-	// randomSquares is the sum of the squares of all byte counts in the sample
-	// that means 7.85 bits of collision entropy a byte, which is no more than
-	// the Shannon entropy. What little a code could save there the
-	// code's own description costs.
+	// randomSquares is the sum of the squares of all byte counts in the sample at a
+	// collision entropy of 7.85 bits a byte, which is at most the Shannon entropy.
+	// There a Huffman code saves no more than its description costs.
 	randomSquares = 1647
 )
 
-// looksRandom reports that page has no skew worth a Huffman code, by a sample
-// from four places.
+// looksRandom reports whether the bytes of page, by a sample from four places, are too
+// uniform for a Huffman code.
 func looksRandom(page []byte) bool {
 	if len(page) < 4*randomSample {
 		return false

@@ -18,9 +18,8 @@ const (
 	headerLimit     = 1<<lengthCodeField - 1
 )
 
-// lengthSymbolOrder is the order in which the header lists the lengths of the
-// code that the other lengths are written in: those least likely to be used
-// last, where they can be left off.
+// lengthSymbolOrder is the order in which the header lists the lengths of the code
+// length code. The least likely symbols come last, where they can be omitted.
 var lengthSymbolOrder = [numLengthSymbols]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 
 // repeatBits is how many extra bits follow each code length symbol.
@@ -41,7 +40,7 @@ type header struct {
 // headerItem is a code length symbol and the value of its extra bits.
 type headerItem struct{ sym, extra uint8 }
 
-// plan finds the description of a pair of codes.
+// plan computes the description of a pair of codes.
 func (h *header) plan(lens *tokenLens, b *codeBuilder) {
 	h.numLitLen = trimZeros(lens.litLen[:], endOfBlock+1)
 	h.numDistance = trimZeros(lens.distance[:], 1)

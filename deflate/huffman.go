@@ -12,14 +12,14 @@ type codeBuilder struct {
 	small   [smallWeights + 2]uint16
 }
 
-// smallWeights is where sorting by counting gives way to insertion: in a page
-// nearly all symbols occur less often than this.
+// smallWeights is the weight from which symbols are sorted by insertion instead of
+// counting: in a page nearly all symbols occur less often.
 const smallWeights = 64
 
-// build sets lens to the lengths of an optimal prefix code for the given
-// weights, no longer than limit bits. A single used symbol gets one bit;
-// deflate allows such a code to be incomplete. The weights must sum to less than
-// 1<<23, which the tokens of a page always do.
+// build sets lens to the lengths of an optimal prefix code for the given weights, no
+// longer than limit bits. A single used symbol gets one bit; deflate allows such a code
+// to be incomplete. The sum of the weights must be less than 1<<23, which holds for the
+// tokens of a page.
 func (b *codeBuilder) build(lens []uint8, weights []uint32, limit int) {
 	clear(lens)
 	n := b.sort(weights)
@@ -77,12 +77,12 @@ func (b *codeBuilder) sort(weights []uint32) int {
 	return n
 }
 
-// depths counts how many leaves an optimal code puts at each depth, none deeper
-// than limit. leaves are at least two, in order of weight.
+// depths counts the leaves at each depth of an optimal code that is limited to limit
+// bits. There are at least two leaves, in order of weight.
 //
-// Inner nodes are made in order of weight too, so the lightest of what has no
-// parent yet is always the next leaf or the next node. Which of them is as
-// good as random, hence the arithmetic where one expects a branch.
+// Inner nodes are made in order of weight too, so the lightest node without a parent is
+// always the next leaf or the next inner node. Which one is unpredictable, hence
+// arithmetic instead of a branch.
 func (b *codeBuilder) depths(leaves []uint32, count *[maxCodeBits + 1]int, limit int) {
 	const none = 1<<32 - 1 // more than any weight, also when shifted as leaves are
 	n := len(leaves)
@@ -101,7 +101,7 @@ func (b *codeBuilder) depths(leaves []uint32, count *[maxCodeBits + 1]int, limit
 			}
 			sum += min(l, m)
 			leaf += takeLeaf
-			// If it is the leaf that is taken, this is written again later.
+			// If the leaf is taken, this is overwritten later.
 			b.parents[node] = made
 			node += 1 - takeLeaf
 		}
@@ -110,9 +110,9 @@ func (b *codeBuilder) depths(leaves []uint32, count *[maxCodeBits + 1]int, limit
 	root := n - 2
 	depth := &b.nodes
 	depth[root] = 0
-	// inner[d] nodes at depth d leave room for 2*inner[d-1] - inner[d] leaves.
-	// Whatever lies deeper than the limit is folded up to it, which breaks the
-	// code, and then mended.
+	// inner[d] nodes at depth d leave room for 2*inner[d-1] - inner[d] leaves. Leaves
+	// below the limit are moved up to it, which makes the code invalid until the loop
+	// below repairs it.
 	var inner [maxCodeBits + 1]int
 	inner[0] = 1
 	for i := root - 1; i >= 0; i-- {

@@ -6,23 +6,23 @@ import (
 	"fmt"
 )
 
-// ErrCorrupt is wrapped by every error of [Decoder.Inflate]: the stream is not
-// valid deflate, or not one of a page of the length asked for.
+// ErrCorrupt is wrapped by every error of [Decoder.Inflate]: the stream is not valid
+// deflate, or does not give a page of the requested length.
 var ErrCorrupt = errors.New("deflate: corrupt page")
 
-// decodeSlack is how far a decoding loop may write behind the page before it
-// looks: a few literals, a match, and the rest of the last vector of that.
+// decodeSlack is how far a decoding loop may write behind the page before it checks: a
+// few literals, a match, and the rest of the match's last vector.
 const decodeSlack = 8 + maxMatch + 64
 
-// Decoder expands pages. It holds reusable state, so it serves one goroutine at
-// a time; make one with [NewDecoder].
+// Decoder expands pages. It holds reusable state and is for use by one goroutine at a
+// time. Make one with [NewDecoder].
 type Decoder struct {
 	in   bitReader
 	n    int // bytes of the page so far
 	size int // bytes it must have
 	code blockCode
 	lens lengthReader
-	// out holds the page until it is known to be good.
+	// out holds the page until it is complete and valid.
 	out [MaxPageSize + decodeSlack]byte
 }
 
@@ -39,18 +39,18 @@ const (
 	statusInput                  // the reader must be refilled
 	statusLong                   // a code longer than the tables comes next
 	statusFull                   // more bytes than the page has
-	statusSymbol                 // a bit pattern or symbol that means nothing
+	statusSymbol                 // an invalid bit pattern or symbol
 	statusDistance               // a match from before the page's start
 )
 
-// Inflate fills dst, of at most [MaxPageSize] bytes, exactly from the one raw
-// deflate stream that src holds. Anything else is an error that wraps
-// [ErrCorrupt] and says where: a stream of fewer or more bytes, bytes behind
-// it, a code that is over-subscribed or incomplete, a match from before the
-// start. dst is written only on success. src and dst may not overlap.
+// Inflate fills dst, of at most [MaxPageSize] bytes, exactly from the one raw deflate
+// stream that src holds. Otherwise the error wraps [ErrCorrupt] and gives the position:
+// a stream of fewer or more bytes, bytes behind the stream, a code that is
+// over-subscribed or incomplete, a match from before the start. dst is written only on
+// success. src and dst must not overlap.
 func (d *Decoder) Inflate(dst, src []byte) error {
 	if len(dst) > MaxPageSize {
-		return fmt.Errorf("%w: a page of %d bytes is asked for, the most is %d", ErrCorrupt, len(dst), MaxPageSize)
+		return fmt.Errorf("%w: a page of %d bytes (want at most %d)", ErrCorrupt, len(dst), MaxPageSize)
 	}
 	d.in.reset(src)
 	d.n, d.size = 0, len(dst)
@@ -62,7 +62,7 @@ func (d *Decoder) Inflate(dst, src []byte) error {
 	return nil
 }
 
-// blocks reads all blocks and returns what is wrong with them, if anything.
+// blocks reads all blocks. It returns what is wrong with them, or an empty string.
 func (d *Decoder) blocks() string {
 	for {
 		head := d.in.take(3)
@@ -163,8 +163,8 @@ func problemOf(s status) string {
 	return "bit pattern without meaning"
 }
 
-// decodeGeneric decodes symbols until something else is to be done. It is the
-// reference for the assembly, which however may notice one problem before another.
+// decodeGeneric decodes symbols and returns why it stopped. It is
+// the reference for the assembly, which may report another one of several problems.
 func (d *Decoder) decodeGeneric(c *blockCode) status {
 	for {
 		if d.n > d.size {
@@ -200,8 +200,8 @@ func (d *Decoder) decodeGeneric(c *blockCode) status {
 	}
 }
 
-// special says what an entry that is neither literal nor length means. The end
-// of the block is consumed.
+// special returns the status of an entry that is neither literal nor length. It
+// consumes the end of the block.
 func (c *blockCode) special(e uint32, in *bitReader) status {
 	switch e >> entryValue {
 	case specialEnd:
@@ -213,8 +213,8 @@ func (c *blockCode) special(e uint32, in *bitReader) status {
 	return statusSymbol
 }
 
-// decodeLong decodes one literal or one match at leisure, for codes longer than
-// the tables. done reports the end of the block.
+// decodeLong decodes one literal or one match bit by bit, for codes longer than the
+// tables. done reports the end of the block.
 func (d *Decoder) decodeLong(c *blockCode) (s status, done bool) {
 	if !d.in.ensure() {
 		return statusSymbol, false
@@ -246,8 +246,8 @@ func (d *Decoder) copyMatch(length, distance int) status {
 	}
 	end := d.n + length
 	if distance >= 8 {
-		// Whole words may overlap what they write only where that is further
-		// on, and may run into the slack.
+		// Whole words can be copied if the distance is at least a word. They may run
+		// into the slack.
 		for to := d.n; to < end; to += 8 {
 			binary.LittleEndian.PutUint64(d.out[to:], binary.LittleEndian.Uint64(d.out[to-distance:]))
 		}

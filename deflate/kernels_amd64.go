@@ -4,21 +4,21 @@ package deflate
 
 import "golang.org/x/sys/cpu"
 
-// useAVX512 is true where the processor has all that the assembly needs, which
-// is any with AVX-512 since Ice Lake and Zen 4.
+// useAVX512 is true if the processor has all instructions of the assembly, as all with
+// AVX-512 since Ice Lake and Zen 4 do.
 var useAVX512 = cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL &&
 	cpu.X86.HasAVX512CD && cpu.X86.HasAVX512VBMI && cpu.X86.HasAVX512VBMI2 && cpu.X86.HasAVX512GFNI &&
 	cpu.X86.HasBMI1 && cpu.X86.HasBMI2 && cpu.X86.HasPOPCNT
 
-// scratch is what findAVX512 keeps of one block, and of the next two.
+// scratch is the state of findAVX512 for one block and the next two.
 //
 //lint:ignore U1000 only the assembly looks inside
 type scratch struct {
 	bucket [2][blockLen]uint32 // where each position's word hashes to
-	fresh  [2][blockLen]uint32 // the entry it puts there
-	old    [blockLen]uint32    // the entry it finds there
-	// dist is distance-1 of each candidate. One more is read than there is, and
-	// that too must be no farther than a distance.
+	fresh  [2][blockLen]uint32 // the entry that it writes there
+	old    [blockLen]uint32    // the entry that it reads there
+	// dist is distance-1 of each candidate. The assembly reads one element behind the
+	// last, which must be a valid distance too.
 	dist [blockLen + 1]uint32
 	tok  [blockLen]token // the matches taken, at their positions
 }
@@ -57,7 +57,7 @@ func (c *canonical) sort(lens []uint8) {
 	c.sortGeneric(lens)
 }
 
-// counters is what weighAVX512 counts in.
+// counters are the counters of weighAVX512.
 type counters struct {
 	//lint:ignore U1000 only the assembly looks at it
 	litLen    [4][litLenCodes]uint32
@@ -89,7 +89,7 @@ func (t *tokenCodes) putTokens(w *bitWriter, tokens []token) {
 		w.n, w.count, w.acc = int(end>>3), uint(end&7), acc
 		tokens = tokens[whole-left:]
 		if left > 0 {
-			// Among the next tokens are two that are too long to be written at once.
+			// Two of the next tokens are too long to be written together.
 			t.put(w, tokens[:16])
 			tokens = tokens[16:]
 		}
@@ -107,9 +107,9 @@ func (d *Decoder) decode(c *blockCode) status {
 	return d.decodeGeneric(c)
 }
 
-// copyPatterns says how to copy a match 64 bytes at a time where it overlaps
-// itself: which of the bytes from its start each is, and by how many whole repetitions
-// the copy may go on.
+// copyPatterns are for copying a match 64 bytes at a time if it overlaps itself: for
+// each byte, its index from the match's start, and the number of bytes in whole
+// repetitions by which the copy advances.
 type copyPatterns struct {
 	index [65][64]uint8 // by distance; 64 stands for any beyond
 	step  [65]uint8

@@ -8,8 +8,8 @@ type lengthReader struct {
 	symbols [numLengthSymbols]uint8
 	// litLen are the lengths of the first code, zeros behind.
 	litLen [litLenCodes]uint8
-	// lens are all lengths as they are read. It has room for the longest run behind the last length, and for the
-	// whole words in which runs are written.
+	// lens are all lengths in the order of the header. It has room for the longest run
+	// behind the last length, and for the whole words in which runs are written.
 	lens [numLitLen + numDistance + maxZeroLong + runStep]uint8
 }
 
@@ -41,7 +41,8 @@ const (
 
 const cutLengths = "the stream ends within a block's code lengths"
 
-// read reads both codes of a block, or says what is wrong with them.
+// read reads both codes of a block. It returns what is wrong with them, or an empty
+// string.
 func (l *lengthReader) read(in *bitReader, c *blockCode) string {
 	numLitLens := int(in.take(5)) + endOfBlock + 1
 	numDistances := int(in.take(5)) + 1
@@ -72,8 +73,8 @@ func (l *lengthReader) read(in *bitReader, c *blockCode) string {
 	return c.build(l.litLen[:], l.lens[numLitLens:numLitLens+numDistances])
 }
 
-// fill decodes n code lengths. All symbols go the same way, as a branch on
-// which one it is would be mispredicted too often.
+// fill decodes n code lengths. It handles all symbols alike, because a branch on the
+// kind of symbol is mispredicted too often.
 func (l *lengthReader) fill(in *bitReader, n int) string {
 	var previous uint32
 	i := 0

@@ -11,17 +11,17 @@ const (
 	blockLen = 64
 
 	hashBits = 12
-	// hashMul is odd, so multiplying by it is a bijection on 32-bit words: the
-	// top hashBits of the product choose the bucket, and the rest tell
-	// the words of one bucket apart without looking at the page.
+	// hashMul is odd, so multiplying by it is a bijection on 32-bit words: the top
+	// hashBits of the product choose the bucket, and the other bits distinguish the
+	// words of one bucket without reading the page.
 	hashMul = 0x9E3779B1
 
-	// posMask leaves the bits of a position that fit beside the hash bits:
-	// exactly as many as tell all distances apart.
+	// posMask selects the bits of a position that fit beside the hash bits: exactly as
+	// many as distinguish all distances.
 	posMask = maxDistance - 1
 
-	// lazyBelow is the length from which a match is taken without asking
-	// whether the next position has a longer one.
+	// lazyBelow is the length from which a match is taken without checking whether the
+	// next position has a longer one.
 	lazyBelow = 32
 
 	// quietBlocks without any candidate make the matcher skip some.
@@ -35,13 +35,12 @@ const (
 
 // matcher turns a page into tokens.
 //
-// It goes through the page in blocks of 64 positions. Looking a block up asks
-// the hash table, for every position, where the same four bytes were last seen,
-// and gives one word with a bit set for each position that has an answer.
-// Selecting goes through the set bits, takes the matches, and jumps over what
-// they cover. Neither step branches on single bytes, which is what costs a
-// byte-wise matcher its time. Block k+1 is looked up before block k is selected
-// so that a processor can overlap the two.
+// It processes the page in blocks of 64 positions. Look-up reads from the hash table,
+// for every position, where the same four bytes occurred last, and sets a bit of one
+// machine word for each position with an earlier occurrence. Selection visits the set
+// bits, takes the matches, and skips the bytes that they cover. Neither step branches
+// on single bytes, which takes most of a byte-wise matcher's time. Block k+1 is looked
+// up before matches of block k are selected, so that a processor can overlap the two.
 type matcher struct {
 	n    int // page length
 	ntok int
@@ -57,31 +56,31 @@ type matcher struct {
 func (m *matcher) page() []byte    { return m.src[:m.n] }
 func (m *matcher) tokens() []token { return m.tok[:m.ntok] }
 
-// incompressible reports that not one match was found.
+// incompressible reports whether no match was found.
 func (m *matcher) incompressible() bool { return m.ntok == m.n }
 
-// load takes a copy of page, for three reasons: the matcher may then read past
-// its end, the page cannot change under it, and the copy lies in the cache.
+// load copies page, for three reasons: the matcher may read past the copy's end, the
+// copy does not change, and it is in the cache.
 func (m *matcher) load(page []byte) {
 	m.n = copy(m.src[:MaxPageSize], page)
 	clear(m.src[m.n : m.n+pageSlack])
 }
 
-// candidates says where in a block earlier bytes are seen again.
+// candidates are the positions in a block whose bytes occurred earlier.
 type candidates struct {
 	at   uint64           // bit i is set where position i has a candidate
 	dist [blockLen]uint32 // its distance less 1
 }
 
-// pace decides which blocks are looked up. After some blocks without a single
-// candidate it skips a few between two looks, ever more up to maxSkip: bytes
-// that never repeat are not worth the work.
+// pace decides which blocks are looked up. After some blocks without a candidate it
+// skips blocks between two look-ups, more and more up to maxSkip, because look-ups of
+// bytes that never repeat waste time.
 type pace struct {
 	quiet, skip int
 }
 
-// saw records what looking at a block gave.
-func (p *pace) saw(any bool) {
+// record records whether a look-up gave candidates.
+func (p *pace) record(any bool) {
 	if any {
 		*p = pace{}
 		return
@@ -92,7 +91,7 @@ func (p *pace) saw(any bool) {
 	}
 }
 
-// skips reports whether to pass over the next block.
+// skips reports whether to skip the next block.
 func (p *pace) skips() bool {
 	if p.skip == 0 {
 		return false
@@ -118,7 +117,7 @@ func (m *matcher) findGeneric(lazy bool) {
 			cur, ahead = ahead, cur
 		}
 		if looked {
-			pace.saw(cur.at != 0)
+			pace.record(cur.at != 0)
 		}
 		ahead.at = 0
 		end := start + blockLen
@@ -131,16 +130,16 @@ func (m *matcher) findGeneric(lazy bool) {
 		}
 	}
 	if next > m.n {
-		// The last match ran on into the zeros behind the page.
+		// The last match extends into the zeros behind the page.
 		m.tok[m.ntok-1] -= token((next - m.n) << lengthShift)
 	}
 }
 
-// lookUp looks for and enters the words at the 64 positions from start.
+// lookUp looks up and enters the words at the 64 positions from start.
 func (m *matcher) lookUp(c *candidates, start int) {
 	c.at = 0
-	// Only whole words inside the page count, though words behind it are
-	// entered too: nothing looks for them.
+	// Only whole words inside the page count. Words behind it are entered too, but
+	// never looked up.
 	count := min(m.n-minMatch+1-start, blockLen)
 	for i := range blockLen {
 		pos := start + i
@@ -151,17 +150,17 @@ func (m *matcher) lookUp(c *candidates, start int) {
 		*slot = fresh
 		dist := (fresh - old - 1) & posMask
 		c.dist[i] = dist
-		// An empty entry looks like one of position 0, and in a long page an
-		// old entry like one 4,096 later. The first is told by a distance from
-		// before the page, the second when the match is measured.
+		// An empty entry looks like one of position 0, and in a long page an old entry
+		// like one 4,096 later. A distance that reaches before the page identifies the
+		// first, measuring the match the second.
 		if (old^fresh)&^posMask == 0 && int(dist) < pos && i < count {
 			c.at |= 1 << i
 		}
 	}
 }
 
-// take turns the positions of a block that are not covered yet, those from next
-// on, into tokens and returns the first position that remains uncovered.
+// take makes tokens of the positions of a block from next on, which are not covered
+// yet. It returns the first position that the tokens do not cover.
 func (m *matcher) take(c *candidates, start, next int, lazy bool) int {
 	end := min(start+blockLen, m.n)
 	pos := max(next, start)

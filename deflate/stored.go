@@ -15,8 +15,8 @@ func storedSize(n int) int {
 	return n + storedHeader*((n+maxStored-1)/maxStored)
 }
 
-// putStored writes page to dst as stored blocks and returns their length, or 0
-// when they do not fit.
+// putStored writes page to dst as stored blocks and returns their length, or 0 if they
+// do not fit.
 func putStored(dst, page []byte) int {
 	if storedSize(len(page)) > len(dst) {
 		return 0

@@ -7,7 +7,7 @@ import "math/bits"
 //	literal: the byte
 //	match:   bit 31 set, length-3 in bits 16..23, distance-1 in bits 0..11
 //
-// The assembly knows this layout.
+// The assembly uses this layout.
 type token uint32
 
 const (

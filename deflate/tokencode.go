@@ -1,12 +1,12 @@
 package deflate
 
-// code is a Huffman code, its bits reversed as deflate wants them, in the low
-// codeLimit bits; the number of its bits above. The assembly knows this layout.
+// code is a Huffman code: its bits, reversed as deflate requires, in the low codeLimit
+// bits, and the number of bits above. The assembly uses this layout.
 type code uint16
 
-// codeLimit is the longest code that this package writes. A page is short
-// enough that longer codes would hardly save anything, and codes this short let
-// an inflater do with one small table.
+// codeLimit is the length of the longest code that this package writes. In a page,
+// longer codes save hardly anything, and for codes this short an inflater needs only
+// one small table.
 const codeLimit = 11
 
 func (c code) bits() uint64 { return uint64(c & (1<<codeLimit - 1)) }

@@ -2,13 +2,12 @@ package deflate
 
 import "encoding/binary"
 
-// zeroStep is how many bytes are looked at between two decisions: enough to
-// make the branch cheap, few enough that a page that is not zero is left early.
+// zeroStep is how many bytes are read between two branches: enough to make the branch
+// cheap, few enough to end early for a page that is not zero.
 const zeroStep = 512
 
-// IsZero reports whether page holds nothing but zero bytes. Pages that do not
-// are mostly told by their first words; others are left at the first 512 bytes
-// that are not all zero.
+// IsZero reports whether all bytes of page are zero. For most other pages the first
+// word decides; the rest end at the first 512 bytes that are not all zero.
 func IsZero(page []byte) bool {
 	if len(page) >= 8 && binary.LittleEndian.Uint64(page) != 0 {
 		return false
@@ -17,7 +16,7 @@ func IsZero(page []byte) bool {
 	return zeroSteps(page[:whole]) && zeroTail(page[whole:])
 }
 
-// zeroTail is IsZero for what is too short for zeroSteps.
+// zeroTail is IsZero for fewer bytes than zeroStep.
 func zeroTail(p []byte) bool {
 	for ; len(p) >= 8; p = p[8:] {
 		if binary.LittleEndian.Uint64(p) != 0 {
@@ -48,10 +47,9 @@ func zeroStepsGeneric(p []byte) bool {
 	return true
 }
 
-// ZeroPages reports for each page of pageSize bytes in mem whether it is zero,
-// and returns how many are. zero must have an element for every page; a rest of
-// mem shorter than a page is not looked at. It panics if pageSize is not
-// positive or zero is too short.
+// ZeroPages reports for each page of pageSize bytes in mem whether it is zero, and
+// returns how many are. zero must have an element for every page. A rest of mem shorter
+// than a page is ignored. It panics if pageSize is not positive or zero is too short.
 func ZeroPages(mem []byte, pageSize int, zero []bool) int {
 	if pageSize <= 0 {
 		panic("deflate: page size must be positive")

@@ -4,7 +4,7 @@ package iaa
 
 import "os"
 
-// access can only tell whether the file exists; opening it tells the rest.
+// access checks only whether the file exists; opening it shows the rest.
 func access(path string) error {
 	_, err := os.Stat(path)
 	return err

@@ -28,10 +28,10 @@ func tableEntry(code uint16, bits uint8) uint32 {
 	return uint32(bits)<<aecsLengthShift | uint32(code)
 }
 
-// writeFixedAECS makes aecs the state of a final block with fixed tables. Jobs
-// only read it, so one serves all.
+// writeFixedAECS makes aecs the state of a final block with fixed tables. Jobs only
+// read it, so all share one.
 func writeFixedAECS(aecs []byte) {
-	// The fixed code has two symbols more, which never occur but take up codes.
+	// The fixed code has two more symbols, which never occur but use codes.
 	var bits [deflate.NumLitLen + 2]uint8
 	var codes [deflate.NumLitLen + 2]uint16
 	for s := range bits {
@@ -50,9 +50,9 @@ func writeFixedAECS(aecs []byte) {
 	writeAECS(aecs, &t, w)
 }
 
-// writeDynamicAECS makes aecs the state of a final dynamic block for the
-// histogram that a statistics pass of srcSize bytes has written. It returns
-// false if fixed tables are the better choice, or the header does not fit.
+// writeDynamicAECS makes aecs the state of a final dynamic block for the histogram that
+// a statistics pass of srcSize bytes has written. It returns false if fixed tables give
+// a smaller block, or if the header does not fit.
 func writeDynamicAECS(aecs, histogram []byte, srcSize int) (bool, error) {
 	var h deflate.Histogram
 	total := uint64(0)
@@ -60,12 +60,12 @@ func writeDynamicAECS(aecs, histogram []byte, srcSize int) (bool, error) {
 		h.LitLen[s] = binary.LittleEndian.Uint32(histogram[4*s:])
 		total += uint64(h.LitLen[s])
 	}
-	h.LitLen[deflate.EndOfBlock] = 1 // devices differ in whether they count it
+	h.LitLen[deflate.EndOfBlock] = 1 // not all devices count it
 	for s := range h.Dist {
 		h.Dist[s] = binary.LittleEndian.Uint32(histogram[HistogramDist+4*s:])
 		total += uint64(h.Dist[s])
 	}
-	// Every symbol stands for a byte at least, and a match for three.
+	// Every symbol is at least one byte, and a match at least three.
 	if total > uint64(srcSize)+1 {
 		return false, fmt.Errorf("%w: histogram counts %d symbols in %d bytes", ErrRecord, total, srcSize)
 	}

@@ -2,10 +2,10 @@ package iaa
 
 import "fmt"
 
-// Opcode names the operation a descriptor asks for.
+// Opcode is the operation of a descriptor.
 type Opcode uint8
 
-// The operations this package submits, and CRC64, which it only knows by name.
+// The operations that this package submits, and CRC64, which it only names.
 const (
 	OpNoop       Opcode = 0x00
 	OpDrain      Opcode = 0x02
@@ -38,7 +38,7 @@ type Flags uint32
 const (
 	FlagFence             Flags = 1 << 0
 	FlagBlockOnFault      Flags = 1 << 1
-	FlagRecordValid       Flags = 1 << 2 // the completion record address is meant
+	FlagRecordValid       Flags = 1 << 2 // the completion record address is valid
 	FlagRequestCompletion Flags = 1 << 3 // write the record on success too
 	FlagCacheControl      Flags = 1 << 8
 	FlagReadAECS          Flags = 1 << 16 // source 2 is an AECS to read

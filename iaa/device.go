@@ -13,14 +13,14 @@ import (
 	"syscall"
 )
 
-// Device is every usable work queue, opened, as one device. It is safe for use
-// by many goroutines; each works through a Session of its own.
+// Device is all usable work queues, opened, as one device. It is safe for concurrent
+// use; each goroutine submits jobs through a Session of its own.
 type Device struct {
 	opts      Options
 	sys       System
-	near, far []*queue // far only takes what near has no room for
+	near, far []*queue // far is used only while near is full
 	headerGen bool     // every queue's device builds dynamic tables itself
-	timed     bool     // some queue blocks on faults, so jobs are timed
+	timed     bool     // a queue blocks on faults, so jobs are timed
 	maxJob    uint64   // bytes a job may read or write on the queue that takes most
 	mem       registry
 	control   []byte // AECS with the fixed tables, and the records of Open's probes
@@ -38,9 +38,9 @@ const (
 	controlSize = osPage
 )
 
-// Open opens every usable work queue and proves each with a NOOP. Queues that
-// cannot be used are logged and left out; if none is left, the error answers to
-// ErrUnavailable, says what is wrong with each, and nothing stays open.
+// Open opens every usable work queue and tests each with a NOOP. It logs queues that
+// cannot be used and leaves them out. If none is left, nothing stays open and the error
+// wraps ErrUnavailable and explains each queue's problem.
 func Open(ctx context.Context, opts Options) (*Device, error) {
 	opts = opts.withDefaults()
 	inv, err := Discover(opts)
@@ -69,9 +69,9 @@ func Open(ctx context.Context, opts Options) (*Device, error) {
 	return d, nil
 }
 
-// Probe is Discover and then an attempt to open and use each usable queue, which
-// shows what only that tells. It keeps nothing open; another process that wants
-// a dedicated queue in that moment finds it busy.
+// Probe is Discover, followed by an attempt to open and use each usable queue, which
+// finds problems that sysfs does not show. It keeps nothing open. While it runs,
+// another process may find a dedicated queue busy.
 func Probe(ctx context.Context, opts Options) (*Inventory, error) {
 	inv, err := Discover(opts)
 	if err != nil {
@@ -90,7 +90,7 @@ func Probe(ctx context.Context, opts Options) (*Inventory, error) {
 	return inv, errors.Join(ctx.Err(), d.Close())
 }
 
-// openAll opens the inventory's usable queues and notes problems in it.
+// openAll opens the inventory's usable queues and records problems in it.
 func (d *Device) openAll(ctx context.Context, inv *Inventory) {
 	for i := range inv.Devices {
 		dev := &inv.Devices[i]
@@ -124,7 +124,7 @@ func (d *Device) openAll(ctx context.Context, inv *Inventory) {
 	}
 }
 
-// limitOf reads a maximum, where 0 would mean that nothing was said.
+// limitOf reads a maximum, where 0 means unknown.
 func limitOf(n uint64) uint64 {
 	if n == 0 {
 		return 1 << 31
@@ -132,16 +132,16 @@ func limitOf(n uint64) uint64 {
 	return n
 }
 
-// openOne opens a queue and runs a NOOP through it: kernels differ in what they
-// refuse, and only a completion proves that the way there and back works.
+// openOne opens a queue and runs a NOOP through it. Kernels differ in what they refuse;
+// only a completion proves that the queue works.
 func (d *Device) openOne(ctx context.Context, info QueueInfo, engines int) (*queue, *Problem) {
 	q, problem := openQueue(d.sys, info, engines, !d.opts.NoBlockOnFault)
 	if problem != nil {
 		return nil, problem
 	}
 	if err := d.noop(ctx, q); err != nil {
-		// Close waits for the NOOP if it is still somewhere, so that its record
-		// can be used for the next queue.
+		// Close waits for the NOOP if it is outstanding, so that its record can be used
+		// for the next queue.
 		err = errors.Join(err, q.node.Close())
 		if q.via == viaWrite && errors.Is(err, syscall.EPERM) {
 			return nil, &Problem{ReasonInherited, fmt.Sprintf("%s was opened by another process (%v): a descriptor that was inherited over a fork submits nothing", info.Path, err),
@@ -207,7 +207,7 @@ func (d *Device) submit(desc *Descriptor, turn *int) (*queue, error) {
 				return q, nil
 			}
 			if err == ErrQueueFull {
-				full = full || !d.deaf(q)
+				full = full || !d.disabled(q)
 			}
 		}
 	}
@@ -217,9 +217,9 @@ func (d *Device) submit(desc *Descriptor, turn *int) (*queue, error) {
 	return nil, ErrUnavailable
 }
 
-// deaf reports whether a queue that keeps refusing is not enabled any more, and
-// gives it up if so.
-func (d *Device) deaf(q *queue) bool {
+// disabled reports whether a queue that keeps refusing is no longer enabled. If so, it
+// gives the queue up.
+func (d *Device) disabled(q *queue) bool {
 	if q.refusals.Load() < refusalsToInspect {
 		return false
 	}
@@ -232,9 +232,9 @@ func (d *Device) deaf(q *queue) bool {
 	return true
 }
 
-// strike notes that a job on q did not complete in time, and gives q up if the
-// kernel says that it is disabled, or after too many in a row. Jobs that were
-// submitted together time out together, so that is one strike.
+// strike records that a job on q did not complete in time. It gives q up if the kernel
+// shows it as disabled, or after too many strikes in a row. Jobs that were submitted
+// together time out together and count as one strike.
 func (d *Device) strike(q *queue) {
 	now := int64(d.sys.Now())
 	if last := q.lastStrike.Load(); q.strikes.Load() > 0 && now-last < int64(d.opts.JobTimeout) {
@@ -256,8 +256,8 @@ func (d *Device) giveUp(q *queue, why string) {
 	}
 }
 
-// inspect reads the state of a queue that fails. Before the kernel shows one as
-// anything but enabled it has drained or reset it, so no job is on it any more.
+// inspect reads the state of a queue that fails. The kernel drains or resets a queue
+// before it shows a state other than enabled, so no job is on the queue then.
 func (d *Device) inspect(q *queue) string {
 	if q.stopped.Load() {
 		return "stopped"
@@ -281,12 +281,12 @@ func (d *Device) state(q *queue) string {
 	return "enabled"
 }
 
-// Register lets devices work on mem in place, guest memory for one: mapped
-// memory that neither moves nor goes away before Unregister. Memory of the Go
-// heap must not be registered. What is not registered still works, by a copy.
+// Register lets devices read and write mem in place, for example guest memory. mem must
+// stay mapped until Unregister and must not be memory of the Go heap. Memory that is
+// not registered is copied.
 func (d *Device) Register(mem []byte) error { return d.mem.add(mem) }
 
-// Unregister takes back a Register of exactly this memory. No job may be using it.
+// Unregister undoes a Register of exactly this memory. No job may be using it.
 func (d *Device) Unregister(mem []byte) error {
 	if !d.mem.remove(mem) {
 		return fmt.Errorf("iaa: unregister %d bytes at %#x: not registered", len(mem), address(mem))
@@ -294,7 +294,7 @@ func (d *Device) Unregister(mem []byte) error {
 	return nil
 }
 
-// NewMemory maps size bytes that devices can work on in place.
+// NewMemory maps size bytes that devices can read and write in place.
 func (d *Device) NewMemory(size int, p Prefault) (*Memory, error) {
 	if size <= 0 {
 		return nil, fmt.Errorf("iaa: memory of %d bytes: want more than 0", size)
@@ -326,12 +326,12 @@ func (d *Device) Queues() []QueueInfo {
 
 func (d *Device) queues() []*queue { return slices.Concat(d.near, d.far) }
 
-// Available reports whether a queue is left that has not been given up.
+// Available reports whether a usable queue is left.
 func (d *Device) Available() bool {
 	return slices.ContainsFunc(d.queues(), func(q *queue) bool { return !q.gone.Load() })
 }
 
-// Stats returns what has been counted since Open, in open and closed sessions.
+// Stats returns the counts since Open, of open and closed sessions.
 func (d *Device) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -352,9 +352,9 @@ func (d *Device) Stats() Stats {
 	return s
 }
 
-// Close closes the queues. Sessions still open are an error, and everything
-// stays open: their memory may be in use. Memory that lost jobs held is freed
-// here, since the kernel waits for outstanding jobs when a queue is closed.
+// Close closes the queues. If a session is open, Close fails and closes nothing,
+// because the session's memory may be in use. Close frees the memory of lost jobs; the
+// kernel waits for outstanding jobs when a queue is closed.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

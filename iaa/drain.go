@@ -32,9 +32,9 @@ func recordBytes(r *Record) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(r)), DescriptorSize)
 }
 
-// Reclaim looks after lost slots without waiting and returns how many are still
-// lost. A slot comes back when its job has completed after all, when a DRAIN has
-// shown that the device no longer has it, or when the kernel has stopped the queue.
+// Reclaim takes back lost slots without waiting and returns how many are still lost. A
+// slot is free again when its job has completed late, when a DRAIN has shown that the
+// device no longer has the job, or when the kernel has stopped the queue.
 func (s *Session) Reclaim() int {
 	for i := range s.jobs {
 		if s.lost == 0 {
@@ -51,7 +51,7 @@ func (s *Session) Reclaim() int {
 	return s.lost
 }
 
-// advance collects the queue's drains, and starts one where lost jobs wait for it.
+// advance collects the queue's drains, and starts one if lost jobs need it.
 func (s *Session) advance(d *drain) {
 	best := 0
 	for i := range d.tries {
@@ -68,7 +68,7 @@ func (s *Session) advance(d *drain) {
 			best = max(best, t.seq)
 		}
 	}
-	for i := range d.tries { // a drain waits for the drains before it, too
+	for i := range d.tries { // a drain also waits for the drains before it
 		if t := &d.tries[i]; t.active && t.seq < best {
 			d.end(t)
 		}
@@ -106,7 +106,7 @@ func (d *drain) active() int {
 	return n
 }
 
-// start submits a drain, unless one is under way that has not had its time.
+// start submits a drain, unless one is active that has not timed out.
 func (s *Session) start(d *drain) {
 	now := s.sys.Now()
 	var free *drainTry
@@ -138,17 +138,16 @@ func (s *Session) recover(j *job) {
 	s.count.reclaimed.Add(1)
 }
 
-// Settle waits until no slot is lost any more, so that no job that was given up
-// can still write anywhere. It waits for at most Options.DrainTimeout; then the
-// error answers to ErrUndrained. Jobs that are still running are not its concern.
-func (s *Session) Settle(ctx context.Context) error {
+// AwaitLostJobs returns when no slot is lost any more, so that no job that timed out
+// can still write to memory. It waits for at most Options.DrainTimeout; then the error
+// wraps ErrUndrained. It does not wait for jobs that are still running.
+func (s *Session) AwaitLostJobs(ctx context.Context) error {
 	return s.waitFor(ctx, s.Reclaim)
 }
 
-// Drain waits until no device has a job of the session any more, for at most
-// Options.DrainTimeout; then the error answers to ErrUndrained. Results of jobs
-// that ended stay to be collected. Jobs that wait for room in a queue are not on
-// a device.
+// Drain returns when no device has a job of the session any more. It waits for at most
+// Options.DrainTimeout; then the error wraps ErrUndrained. Results of jobs that ended
+// remain to be polled. Jobs that wait for room in a queue are not on a device.
 func (s *Session) Drain(ctx context.Context) error {
 	return s.waitFor(ctx, func() int {
 		running := 0

@@ -8,34 +8,32 @@ import (
 
 // Errors that callers test for with errors.Is.
 var (
-	// ErrUnavailable: no work queue is usable, at Open or any more. Work goes
-	// on in software, or stops if the user required the hardware.
+	// ErrUnavailable: no work queue is usable, at Open or later.
 	ErrUnavailable = errors.New("iaa: no usable work queue")
-	// ErrQueueFull: every usable queue was full, also after the retries. The
-	// job was not submitted.
+	// ErrQueueFull: every usable queue was full after all retries. The job was not
+	// submitted.
 	ErrQueueFull = errors.New("work queues full")
 	// ErrQueueGone: the job's queue was disabled, or its device disappeared.
 	ErrQueueGone = errors.New("work queue gone")
-	// ErrTimeout: the job did not complete in time. Its slot, and its
-	// destination if that is the caller's own memory, stay the device's until
-	// Session.Drain has succeeded.
+	// ErrTimeout: the job did not complete in time. Until Session.Drain has succeeded,
+	// the device may use the slot and, if it is registered memory, the destination.
 	ErrTimeout = errors.New("job did not complete in time")
 	// ErrFaults: page faults went on after every allowed resubmission.
 	ErrFaults = errors.New("too many page faults")
-	// ErrAddress: memory of the job cannot be touched by the processor either.
+	// ErrAddress: the processor cannot access the job's memory either.
 	ErrAddress = errors.New("memory is not accessible")
 	// ErrHardware: the device reported a failure of its own.
 	ErrHardware = errors.New("device failure")
 	// ErrRejected: the device refused the descriptor.
 	ErrRejected = errors.New("descriptor refused")
-	// ErrRecord: the completion record makes no sense.
+	// ErrRecord: the completion record is inconsistent.
 	ErrRecord = errors.New("completion record makes no sense")
 	// ErrMalformed: the stream to inflate is not valid deflate within the
 	// device's limits (4 KiB history).
 	ErrMalformed = errors.New("malformed deflate stream")
-	// ErrSize: the stream inflates to more or fewer bytes than asked for.
+	// ErrSize: the stream inflates to more or fewer bytes than requested.
 	ErrSize = errors.New("inflated size differs from the destination's")
-	// ErrSlotBusy: the slot's job has not been collected yet.
+	// ErrSlotBusy: the result of the slot's job was not polled yet.
 	ErrSlotBusy = errors.New("iaa: slot busy")
 	// ErrSlotIdle: the slot has no job to wait for.
 	ErrSlotIdle = errors.New("iaa: slot has no job")
@@ -48,13 +46,13 @@ var (
 	ErrClosed = errors.New("iaa: closed")
 )
 
-// JobError says which job failed where, and how. It wraps one of the errors
-// above and is found with errors.As.
+// JobError describes a job that failed. It wraps one of the errors above; find it with
+// errors.As.
 type JobError struct {
-	Device    string // "iax1", empty if the job reached none
+	Device    string // "iax1", empty if no device got the job
 	Queue     string // "wq1.0"
 	Op        Opcode
-	Status    Status // StatusPending if the device reported nothing
+	Status    Status // StatusPending without a report of the device
 	Code      Code
 	FaultAddr uint64 // with a page fault status
 	Err       error

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// host is the machine this process runs on.
+// host is the machine that this process runs on.
 type host struct{ start time.Time }
 
 func defaultSystem() System { return &host{start: time.Now()} }
@@ -41,15 +41,15 @@ func (h *host) Map(size int, populate bool) ([]byte, error) {
 		return nil, fmt.Errorf("iaa: map %d bytes for devices: %w", size, err)
 	}
 	if populate {
-		_ = unix.Mlock(mem) // an optimisation: without the right to it, go on
+		_ = unix.Mlock(mem) // an optimisation: failure does not matter
 	}
 	return mem, nil
 }
 
 func (h *host) Unmap(mem []byte) error { return unix.Munmap(mem) }
 
-// Touch writes with a locked addition of nothing, so that a write of somebody
-// else to the same word (a guest's processor) is never undone.
+// Touch writes with an atomic addition of 0, so that it never undoes a concurrent write
+// to the same word (by a guest's processor).
 func (h *host) Touch(word *uint32, write bool) {
 	if write {
 		atomic.AddUint32(word, 0)
@@ -60,9 +60,9 @@ func (h *host) Touch(word *uint32, write bool) {
 
 func (h *host) Copy(dst, src []byte) { copy(dst, src) }
 
-// Rounds of Relax that hold the processor, and that only yield it, before Relax
-// begins to sleep. A job takes a few microseconds; a page fault taken by the
-// device, up to half a millisecond.
+// Rounds of Relax that hold the processor, and that only yield it, before Relax begins
+// to sleep. A job takes a few microseconds, a page fault of the device up to half a
+// millisecond.
 const (
 	spinRounds  = 64
 	yieldRounds = 512

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// host has no accelerators: the driver below is Linux's. A System of the
-// caller's own still works, package iaamodel's for one.
+// host has no accelerators, because the kernel driver is Linux's. Another System works,
+// for example that of package iaamodel.
 type host struct{ start time.Time }
 
 func defaultSystem() System { return &host{start: time.Now()} }

@@ -5,8 +5,8 @@ import (
 	"unsafe"
 )
 
-// The instructions Go has no other way to. None of them may be executed unless
-// hostInstructions says the processor has it.
+// Instructions that Go has no intrinsics for. Each may be executed only if
+// hostInstructions reports it.
 
 //go:noescape
 func cpuid(leaf, sub uint32) (a, b, c, d uint32)
@@ -25,7 +25,7 @@ func umwait(word *uint32, seen uint32, cycles uint64)
 
 func tpause(cycles uint64)
 
-// hostInstructions asks CPUID leaf 7 once.
+// hostInstructions reads CPUID leaf 7 once.
 var hostInstructions = sync.OnceValue(func() Instructions {
 	if max, _, _, _ := cpuid(0, 0); max < 7 {
 		return Instructions{}

@@ -4,8 +4,8 @@ package iaa
 
 import "unsafe"
 
-// No processor but x86-64 has these instructions, and hostInstructions says so,
-// so that the functions below are never reached.
+// Only x86-64 has these instructions. hostInstructions reports none, so that the
+// functions below are never called.
 
 func hostInstructions() Instructions { return Instructions{} }
 
@@ -17,5 +17,5 @@ func umwait(_ *uint32, _ uint32, _ uint64) { panic("iaa: UMWAIT exists on x86-64
 
 func tpause(uint64) { panic("iaa: TPAUSE exists on x86-64 only") }
 
-// pause has nothing to execute: the caller's loop is the pause.
+// pause does nothing: the caller's loop is the pause.
 func pause(uint32) {}

@@ -12,7 +12,7 @@ const (
 	IAACapHeaderGen    uint64 = 1 << 8
 )
 
-// Reason says, for programs, why a device or queue is not usable.
+// Reason is the cause, for programs, why a device or queue is not usable.
 type Reason string
 
 // Reasons.
@@ -34,14 +34,14 @@ const (
 	ReasonFailed       Reason = "failed"
 )
 
-// Problem is why something is not usable, and what to do about it.
+// Problem is why a device or queue is not usable, and how to fix it.
 type Problem struct {
 	Reason Reason `json:"reason"`
-	Text   string `json:"text"`   // what is wrong, in plain words
-	Advice string `json:"advice"` // what to do
+	Text   string `json:"text"`   // what is wrong
+	Advice string `json:"advice"` // how to fix it
 }
 
-// String returns text and advice in one line.
+// String returns the text and the advice in one line.
 func (p *Problem) String() string { return p.Text + ": " + p.Advice }
 
 // QueueInfo is a work queue as its sysfs attributes describe it.
@@ -63,7 +63,7 @@ type QueueInfo struct {
 	Problem      *Problem `json:"problem,omitempty"`
 }
 
-// Capacity is the number of descriptors a process may have waiting in the queue.
+// Capacity returns how many descriptors of a process may wait in the queue.
 func (q *QueueInfo) Capacity() int {
 	if q.Mode == modeShared && q.Threshold > 0 {
 		return min(q.Threshold, q.Size)
@@ -71,7 +71,7 @@ func (q *QueueInfo) Capacity() int {
 	return q.Size
 }
 
-// transfer is how many bytes a job on the queue may read or write.
+// transfer returns how many bytes a job on the queue may read or write.
 func (q *QueueInfo) transfer() uint64 { return limitOf(q.MaxTransfer) }
 
 // DeviceInfo is an accelerator as its sysfs attributes describe it.
@@ -94,11 +94,11 @@ type DeviceInfo struct {
 // HeaderGen reports whether the device builds dynamic Huffman tables itself.
 func (d *DeviceInfo) HeaderGen() bool { return d.Version >= 0x200 && d.IAACap&IAACapHeaderGen != 0 }
 
-// Inventory is every accelerator found, usable or not.
+// Inventory lists all accelerators, usable or not.
 type Inventory struct {
 	Instructions Instructions `json:"instructions"`
 	Devices      []DeviceInfo `json:"devices"`
-	Problem      *Problem     `json:"problem,omitempty"` // set if there is nothing to list
+	Problem      *Problem     `json:"problem,omitempty"` // set if there are no devices
 }
 
 // Usable returns the queues without a problem.
@@ -114,8 +114,8 @@ func (inv *Inventory) Usable() []QueueInfo {
 	return out
 }
 
-// Explain says in a few lines why nothing is usable and what to do; it returns
-// an empty string if something is.
+// Explain describes in a few lines why no queue is usable and how to fix it. It returns
+// an empty string if a queue is usable.
 func (inv *Inventory) Explain() string {
 	if len(inv.Usable()) > 0 {
 		return ""
@@ -128,7 +128,7 @@ func (inv *Inventory) Explain() string {
 	for _, d := range inv.Devices {
 		if d.Problem != nil {
 			fmt.Fprintf(&b, "  %s: %v\n", d.Name, d.Problem)
-			continue // its queues repeat it
+			continue // its queues have the same problem
 		}
 		for _, q := range d.Queues {
 			fmt.Fprintf(&b, "  %s/%s: %v\n", d.Name, q.Name, q.Problem)
@@ -142,8 +142,8 @@ const (
 	modeDedicated = "dedicated"
 )
 
-// Setup is how an administrator gets from a bare machine to usable queues, for
-// the end of Explain on a terminal.
+// Setup describes how an administrator configures usable queues. Explain ends with it
+// on a terminal.
 const Setup = `To set up one shared queue a device:
   kernel command line: intel_iommu=on,sm_on  (and no "iommu=off")
   modprobe idxd

@@ -12,10 +12,10 @@ const (
 	stateIdle    jobState = iota
 	stateRunning          // on a device, or in a queue
 	stateWaiting          // to be submitted again once a queue has room
-	stateLost             // given up, but a device may still have it
+	stateLost             // timed out, but a device may still have it
 )
 
-// pass is the kind of descriptor a job is at.
+// pass is the kind of descriptor that a job submits next.
 type pass uint8
 
 const (
@@ -34,21 +34,21 @@ type buffers struct {
 	aecs, histogram []byte // with dynamic tables only
 }
 
-// job is a slot and what it is doing.
+// job is a slot and the state of its job.
 type job struct {
 	buffers
 	state   jobState
 	pass    pass
 	op      Opcode
-	src     []byte // where the device reads, reachable
+	src     []byte // where the device reads, registered
 	dst     []byte // where it writes
 	final   []byte // where an inflated page is copied to, if not dst
 	q       *queue
 	faults  int
 	polls   uint32
-	mark    int64         // what the queue had completed when the job was submitted
-	started time.Duration // 0 until first asked
-	unread  error         // that Drain has met in the place of Poll
+	mark    int64         // completions of the queue when the job was submitted
+	started time.Duration // 0 until first needed
+	unread  error         // error that Drain got before Poll
 	lostAt  int           // which drain covers it: see drain.seq
 }
 
@@ -113,8 +113,8 @@ func (s *Session) send(j *job) error {
 	return nil
 }
 
-// resend tries again to submit a job that found the queues full on its way back
-// from a page fault, or to its second pass.
+// resend submits a job that found the queues full after a page fault or before its
+// second pass.
 func (s *Session) resend(j *job) error {
 	err := s.send(j)
 	switch {
@@ -126,16 +126,16 @@ func (s *Session) resend(j *job) error {
 	return s.fail(j, Completion{}, err, "on resubmission")
 }
 
-// again submits the job's descriptor anew, or leaves that to the next Poll.
+// again submits the job's descriptor again, or leaves that to the next Poll.
 func (s *Session) again(j *job) (Result, bool, error) {
 	j.state = stateWaiting
 	return Result{}, false, s.resend(j)
 }
 
-// overdueEvery is how many fruitless polls pass between looks at the clock.
+// overdueEvery is how many polls without a result pass between readings of the clock.
 const overdueEvery = 32
 
-// overdue gives a pending job up if its time is over or its queue is gone.
+// overdue fails a pending job if it has timed out or its queue is gone.
 func (s *Session) overdue(j *job) error {
 	if j.q.gone.Load() {
 		s.dev.inspect(j.q)
@@ -144,15 +144,15 @@ func (s *Session) overdue(j *job) error {
 	if j.polls++; j.polls%overdueEvery != 0 || s.since(&j.started) <= s.dev.opts.JobTimeout {
 		return nil
 	}
-	// Many jobs of one packet may be lost to a queue that is otherwise well.
+	// Many jobs of one packet may be lost on a queue that works otherwise.
 	if j.q.done.Load() == j.mark {
 		s.dev.strike(j.q)
 	}
 	return s.lose(j, ErrTimeout)
 }
 
-// settle acts on a completed descriptor.
-func (s *Session) settle(j *job, c Completion) (Result, bool, error) {
+// complete handles a completed descriptor.
+func (s *Session) complete(j *job, c Completion) (Result, bool, error) {
 	j.q.completed()
 	if j.q.extra != 0 {
 		if t := s.since(&j.started); t > SlowJob {
@@ -180,9 +180,9 @@ func (s *Session) settle(j *job, c Completion) (Result, bool, error) {
 	return Result{}, false, s.fail(j, c, ErrRecord, "")
 }
 
-// success checks what the device says it did against what was asked, and goes on
-// to the next pass if there is one. A record that does not add up is an error:
-// nothing it points to can be trusted.
+// success compares the record with what was requested, and starts the next pass if
+// there is one. An inconsistent record is an error: the output that it describes cannot
+// be trusted.
 func (s *Session) success(j *job, c Completion) (Result, bool, error) {
 	out, used := int(j.rec.OutputSize), int(j.rec.BytesCompleted)
 	switch {
@@ -241,8 +241,8 @@ func (s *Session) overflow(j *job, c Completion) (Result, bool, error) {
 	return Result{Overflow: true, Faults: j.faults}, true, nil
 }
 
-// fault makes everything the job needs present from the processor's side and
-// submits it whole: a device that met a fault has kept nothing of the job.
+// fault makes all memory of the job present and submits the whole job again: a device
+// keeps no state of a job that met a fault.
 func (s *Session) fault(j *job, c Completion) (Result, bool, error) {
 	if c.Status&0x80 != 0 {
 		s.count.writeFaults.Add(1)
@@ -275,14 +275,14 @@ func pagesOf(mem []byte) int {
 	return int((r.end-1)/osPage-r.start/osPage) + 1
 }
 
-// fail ends the job, counts why and frees the slot.
+// fail ends the job, counts the cause and frees the slot.
 func (s *Session) fail(j *job, c Completion, cause error, detail string) error {
 	s.count.fail(cause)
 	j.state = stateIdle
 	return s.describe(j, c, cause, detail)
 }
 
-// lose ends the job but keeps its memory out of use.
+// lose ends the job but does not free its slot.
 func (s *Session) lose(j *job, cause error) error {
 	s.count.fail(cause)
 	s.count.lost.Add(1)

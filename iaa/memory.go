@@ -12,11 +12,11 @@ import (
 
 const osPage = 4096
 
-// region is a range of addresses that devices may be pointed at.
+// region is a range of addresses that devices may access.
 type region struct{ start, end uintptr }
 
-// registry knows the memory that may go to a device as it is: mapped memory that
-// stays where it is. Lookups are frequent and lock-free, changes are rare.
+// registry holds the memory that devices may access in place: memory that stays mapped.
+// Lookups are frequent and lock-free, changes are rare.
 type registry struct {
 	mu      sync.Mutex
 	regions atomic.Pointer[[]region] // sorted, not overlapping
@@ -96,7 +96,7 @@ type Memory struct {
 	freed atomic.Bool
 }
 
-// Bytes is the memory itself. It must not be used after Free.
+// Bytes returns the memory. It must not be used after Free.
 func (m *Memory) Bytes() []byte { return m.bytes }
 
 // Free unmaps the memory. No job may be using it.
@@ -108,8 +108,8 @@ func (m *Memory) Free() error {
 	return m.dev.sys.Unmap(m.bytes)
 }
 
-// Keep leaves the memory to Device.Close in place of Free: for memory that a job
-// which never completed may still use.
+// Keep is called instead of Free if a job that never completed may still use the
+// memory. Device.Close frees it.
 func (m *Memory) Keep() {
 	if m.freed.Swap(true) {
 		return
@@ -120,20 +120,20 @@ func (m *Memory) Keep() {
 	m.dev.kept = append(m.dev.kept, m.bytes)
 }
 
-// address is where a device finds mem. The caller keeps mem reachable.
+// address returns the address of mem. The caller keeps mem reachable.
 func address(mem []byte) uint64 {
 	return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mem))))
 }
 
-// word is the aligned 32-bit word that holds mem[off].
+// word returns the aligned 32-bit word that holds mem[off].
 func word(mem []byte, off int) *uint32 {
 	p := unsafe.Pointer(&mem[off])
 	return (*uint32)(unsafe.Add(p, -int(uintptr(p)&3)))
 }
 
-// touch makes every page of mem present, writable if write is set. Memory that
-// the processor cannot reach either (a truncated file, an unmapped range) is an
-// error and not a crash.
+// touch makes every page of mem present, and writable if write is set. Memory that the
+// processor cannot access either (a truncated file, an unmapped range) gives an error
+// and not a crash.
 func touch(sys System, mem []byte, write bool) (err error) {
 	if len(mem) == 0 {
 		return nil

@@ -16,37 +16,38 @@ const (
 	DefaultDrainTimeout = 5 * time.Second
 )
 
-// Options says which devices to use and how. The zero value uses every usable
-// queue of the host.
+// Options select and configure devices. The zero value uses every usable queue of the
+// host.
 type Options struct {
-	// SysfsRoot and DevRoot are where devices and their nodes are found.
+	// SysfsRoot and DevRoot are the directories of the devices and of their nodes.
 	SysfsRoot, DevRoot string
-	// Nodes are the NUMA nodes of the memory to be worked on. Queues of devices
-	// on other nodes take a job only when those of these nodes are full. Empty
-	// means that all queues are equal.
+	// Nodes are the NUMA nodes of the memory that jobs use. Queues of devices on other
+	// nodes get a job only if the queues on these nodes are full. If Nodes is empty,
+	// all queues are equal.
 	Nodes []int
-	// Filter, if set, is asked about every usable queue; those it answers false
-	// for are left alone.
+	// Filter, if set, is called for every usable queue. A queue for which it returns
+	// false is not used.
 	Filter func(QueueInfo) bool
-	// Retries is how often a submission that found every queue full is tried
-	// again before it fails with ErrQueueFull. 0 means DefaultRetries, a
-	// negative number none.
+	// Retries is how many times a submission is tried again while every queue is full,
+	// before it fails with ErrQueueFull. 0 means DefaultRetries, a negative number
+	// none.
 	Retries int
-	// FaultRetries is how often a job is submitted again after page faults
-	// before it fails with ErrFaults. 0 means DefaultFaultRetries.
+	// FaultRetries is how many times a job is submitted again after page faults before
+	// it fails with ErrFaults. 0 means DefaultFaultRetries.
 	FaultRetries int
 	// JobTimeout is how long a job may take, resubmissions included, before it
 	// fails with ErrTimeout. 0 means DefaultJobTimeout.
 	JobTimeout time.Duration
-	// DrainTimeout bounds Session.Drain and Session.Close, which wait for what
-	// devices still have. 0 means DefaultDrainTimeout.
+	// DrainTimeout bounds Session.Drain and Session.Close, which wait for outstanding
+	// jobs. 0 means DefaultDrainTimeout.
 	DrainTimeout time.Duration
-	// NoBlockOnFault keeps the driver from letting a device wait for page
-	// faults on queues that allow it.
+	// NoBlockOnFault makes devices report page faults instead of waiting for them, on
+	// queues that allow both.
 	NoBlockOnFault bool
-	// Logger gets rare events: queues left out, queues given up. Nil discards.
+	// Logger gets messages about queues that are left out or given up. Nil discards
+	// them.
 	Logger *slog.Logger
-	// System is the machine; nil is the host.
+	// System is the machine; nil means the host.
 	System System
 }
 
@@ -79,17 +80,17 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Prefault says how the buffers of a session become present before a device
-// first uses them. A device that meets a page which is not costs a page fault.
+// Prefault is how the buffers of a session become present before a device first uses
+// them. A page that is not present costs the device a page fault.
 type Prefault int
 
 // Prefault policies.
 const (
-	// PrefaultPopulate has the kernel fault everything in while mapping.
+	// PrefaultPopulate lets the kernel fault in all pages while mapping.
 	PrefaultPopulate Prefault = iota
 	// PrefaultTouch writes to every page after mapping.
 	PrefaultTouch
-	// PrefaultNone leaves buffers to the first use, to measure what that costs.
+	// PrefaultNone leaves the page faults to the first use, to measure their cost.
 	PrefaultNone
 )
 
@@ -117,15 +118,15 @@ func (p *Prefault) UnmarshalText(text []byte) error {
 	return fmt.Errorf("iaa: prefault policy %q: want populate, touch or none", text)
 }
 
-// Huffman chooses the tables a session compresses with.
+// Huffman selects the tables that a session compresses with.
 type Huffman int
 
 // Huffman tables.
 const (
 	// HuffmanFixed uses the fixed tables of deflate: one job a page.
 	HuffmanFixed Huffman = iota
-	// HuffmanDynamic fits the tables to each page. Version 2 devices do it in
-	// one job; version 1 devices take two, with the tables built in between.
+	// HuffmanDynamic builds tables for each page. Version 2 devices do so in one job;
+	// version 1 devices need two, and the driver builds the tables in between.
 	HuffmanDynamic
 )
 

@@ -17,13 +17,12 @@ const (
 	viaWrite  submission = "write"
 )
 
-// maxStrikes is how many times in a row jobs may fail to complete, with no job
-// completing in between, before a queue is given up: a dead one is to cost a few
-// time-outs and not one a page.
+// maxStrikes is how many strikes in a row, with no completion in between, give a queue
+// up: a dead queue costs a few time-outs and not one for each page.
 const maxStrikes = 3
 
-// refusalsToInspect is how many refusals in a row it takes to ask the kernel
-// about a queue: one that was disabled answers as a full one does.
+// refusalsToInspect is how many refusals in a row lead to a check of the queue's state:
+// a disabled queue refuses jobs as a full one does.
 const refusalsToInspect = 64
 
 // queue is an open work queue, shared by every session of a Device.
@@ -44,12 +43,12 @@ type queue struct {
 	strikes     atomic.Int32
 	lastStrike  atomic.Int64 // when, in nanoseconds of System.Now
 	refusals    atomic.Int32 // in a row
-	gone        atomic.Bool  // nothing is submitted any more
-	stopped     atomic.Bool  // and the kernel has taken what was from the device
+	gone        atomic.Bool  // given up: nothing is submitted any more
+	stopped     atomic.Bool  // the kernel has taken all jobs from the device
 }
 
-// openQueue opens a queue and settles how to submit to it. On a problem nothing
-// stays open.
+// openQueue opens a queue and chooses how to submit to it. On a problem it leaves
+// nothing open.
 func openQueue(sys System, info QueueInfo, engines int, blockOnFault bool) (*queue, *Problem) {
 	node, err := sys.OpenQueue(info.Path)
 	if err != nil {
@@ -70,8 +69,8 @@ func openQueue(sys System, info QueueInfo, engines int, blockOnFault bool) (*que
 		}
 	}
 	if info.Mode == modeShared {
-		// The queue itself says when it is full, and a descriptor leaves it
-		// when an engine takes it up.
+		// The queue itself reports that it is full. A descriptor leaves it when an
+		// engine takes it.
 		q.limit += int32(engines)
 	}
 	if blockOnFault && info.BlockOnFault {
@@ -93,18 +92,18 @@ func openProblem(info *QueueInfo, err error) *Problem {
 	return &Problem{ReasonFailed, fmt.Sprintf("open %s: %v", info.Path, err), "check the kernel log"}
 }
 
-// takes says whether the job is not too large for the queue.
+// takes reports whether the queue can transfer the job's bytes.
 func (q *queue) takes(d *Descriptor) bool {
 	return uint64(d.Src1Size) <= q.transfer && uint64(d.MaxDst) <= q.transfer
 }
 
 // submit offers a descriptor once. It returns nil, ErrQueueFull or ErrQueueGone.
 func (q *queue) submit(d *Descriptor) error {
-	// A queue that was given up still has to say when what it had is done.
+	// A queue that was given up must still take DRAINs for its outstanding jobs.
 	if q.gone.Load() && (d.Op() != OpDrain || q.stopped.Load()) {
 		return ErrQueueGone
 	}
-	// Reserve first: a dedicated queue drops what exceeds its size without a word.
+	// Reserve first: a dedicated queue silently drops descriptors beyond its size.
 	if q.outstanding.Add(1) > q.limit {
 		q.outstanding.Add(-1)
 		return ErrQueueFull
@@ -146,8 +145,7 @@ func (q *queue) push(d *Descriptor) error {
 	return fmt.Errorf("%w: %w", ErrQueueGone, err)
 }
 
-// released takes a job of the queue off the count, once nothing of it is on the
-// device any more.
+// released uncounts a job that is no longer on the device.
 func (q *queue) released() { q.outstanding.Add(-1) }
 
 // completed is released for a job that the device has completed.
@@ -157,5 +155,5 @@ func (q *queue) completed() {
 	q.released()
 }
 
-// load is how full the queue is, in thousandths.
+// load returns how full the queue is, in thousandths.
 func (q *queue) load() int32 { return q.outstanding.Load() * 1000 / q.limit }

@@ -22,7 +22,7 @@ type Record struct {
 	_              [16]byte
 }
 
-// Completion is the first word of a record: what happened, in three bytes.
+// Completion is the first word of a record: three bytes about the outcome.
 type Completion struct {
 	Status    Status
 	Code      Code  // valid with StatusAnalyticsError
@@ -35,14 +35,14 @@ func (r *Record) Load() Completion {
 	return Completion{Status(w), Code(w >> 8), uint8(w >> 16)}
 }
 
-// Store writes the record's first word atomically, after every other field. It
-// is what a device does, and a model of one.
+// Store writes the record's first word atomically, after all other fields, as a device
+// does. Models of devices use it.
 func (r *Record) Store(c Completion) {
 	atomic.StoreUint32(&r.word, uint32(c.Status)|uint32(c.Code)<<8|uint32(c.FaultInfo)<<16)
 }
 
-// clear makes the record ready for a submission. All of it is wiped, so that
-// a device which reports success without filling the record in is found out.
+// clear prepares the record for a submission. It clears all fields, so that a success
+// without the other fields is detected.
 func (r *Record) clear() {
 	r.BytesCompleted, r.FaultAddr, r.InvalidFlags = 0, 0, 0
 	r.OutputSize, r.OutputBits, r.XOR, r.CRC = 0, 0, 0, 0

@@ -8,10 +8,10 @@ import (
 	"unsafe"
 )
 
-// maxSlots bounds what a session maps: thousands of packets' worth.
+// maxSlots bounds the memory that a session maps.
 const maxSlots = 1 << 16
 
-// SessionConfig sizes a session.
+// SessionConfig configures a session.
 type SessionConfig struct {
 	Slots    int // jobs that may be in progress at once, at least 1
 	PageSize int // largest page in bytes, 64 or more
@@ -20,7 +20,7 @@ type SessionConfig struct {
 	// Bounce makes SubmitInflate always inflate into a buffer of the session
 	// and copy from there, even if the destination is registered memory.
 	Bounce bool
-	// Retries, if not 0, stands in for Options.Retries; negative means none.
+	// Retries, if not 0, replaces Options.Retries; a negative number means none.
 	Retries int
 }
 
@@ -37,9 +37,8 @@ func (c *SessionConfig) validate(d *Device) error {
 // Session is one channel's jobs: for each slot a descriptor, a completion
 // record and buffers, mapped once. It is for use by one goroutine at a time.
 //
-// A slot is free until a Submit succeeds, and then busy until Poll or Wait have
-// returned its job's result. What a Result points to stays valid until the
-// slot's next Submit.
+// A slot is free until a Submit succeeds, and then busy until Poll or Wait returns the
+// job's result. The memory of a Result is valid until the slot's next Submit.
 type Session struct {
 	dev     *Device
 	sys     System
@@ -61,7 +60,7 @@ type Result struct {
 	Output []byte
 	// Overflow reports a page that did not shrink: send it as it is.
 	Overflow bool
-	// Faults is how often the job met page faults and was submitted again.
+	// Faults is how many times the job was submitted again after page faults.
 	Faults int
 }
 
@@ -80,8 +79,8 @@ func (d *Device) NewSession(cfg SessionConfig) (*Session, error) {
 		return nil, fmt.Errorf("iaa: session of %d slots: %w", cfg.Slots, err)
 	}
 	s.arena = arena
-	// The device must never fault on what it needs to report with, whatever
-	// the policy for the buffers.
+	// The device must never fault on the memory that it reports with, whatever the
+	// policy for the buffers.
 	if err := touch(d.sys, arena.bytes[:lay.buffers], true); err != nil {
 		return nil, errors.Join(err, arena.Free())
 	}
@@ -96,8 +95,8 @@ func (d *Device) NewSession(cfg SessionConfig) (*Session, error) {
 	return s, nil
 }
 
-// layout gives the offsets of the parts of the arena. The small parts that a
-// device must reach to report anything come first, the buffers after them.
+// layout holds the offsets of the parts of the arena. The small parts that a device
+// needs to report a result come first, the buffers after them.
 type layout struct{ records, drains, descs, tables, buffers, stride, size int }
 
 // tablesSize is a slot's own AECS and histogram, for dynamic tables.
@@ -121,7 +120,7 @@ func (s *Session) layout() layout {
 
 func roundUp(n, unit int) int { return (n + unit - 1) / unit * unit }
 
-// carve hands the arena out to the slots.
+// carve divides the arena among the slots.
 func (s *Session) carve(l layout) {
 	mem := s.arena.bytes
 	s.jobs = make([]job, s.cfg.Slots)
@@ -157,7 +156,7 @@ func descriptorAt(mem []byte) *Descriptor {
 // Slots is the number of slots.
 func (s *Session) Slots() int { return len(s.jobs) }
 
-// Lost reports whether the slot is lost to a job that has not completed.
+// Lost reports whether the slot is lost because its job has not completed.
 func (s *Session) Lost(slot int) bool { return s.jobs[slot].state == stateLost }
 
 // Input is the slot's prefaulted input buffer, for a stream to inflate or a page
@@ -165,12 +164,12 @@ func (s *Session) Lost(slot int) bool { return s.jobs[slot].state == stateLost }
 // the slot is free.
 func (s *Session) Input(slot int) []byte { return s.jobs[slot].in }
 
-// SubmitCompress starts compressing page, of 2 to PageSize bytes, into the
-// slot's output buffer, limited to one byte less than the page. The page must
-// not be unmapped before the job has ended, or its slot has come back after
-// ErrTimeout; if it changes meanwhile, the output may be of any mixture of its
-// states. It fails with ErrQueueFull or
-// ErrUnavailable if no queue takes the job; the slot is then still free.
+// SubmitCompress starts compressing page, of 2 to PageSize bytes, into the slot's
+// output buffer, limited to one byte less than the page. The page must stay mapped
+// until the job has ended or, after ErrTimeout, until the slot is free again. If the
+// page changes meanwhile, the output is of a mixture of its states. SubmitCompress
+// fails with ErrQueueFull or ErrUnavailable if no queue takes the job; the slot then
+// stays free.
 func (s *Session) SubmitCompress(slot int, page []byte) error {
 	j, err := s.take(slot)
 	if err != nil {
@@ -192,10 +191,10 @@ func (s *Session) SubmitCompress(slot int, page []byte) error {
 	return s.launch(j)
 }
 
-// SubmitInflate starts inflating src, one deflate stream of at most PageSize
-// bytes, which must produce exactly len(dst) bytes. Into registered memory the
-// device writes directly, otherwise by way of the slot's buffer. After a failure
-// dst may hold anything; after ErrTimeout and ErrQueueGone see ErrTimeout.
+// SubmitInflate starts inflating src, one deflate stream of at most PageSize bytes,
+// which must produce exactly len(dst) bytes. The device writes directly into registered
+// memory; other memory is filled from the slot's buffer. After a failure the content of
+// dst is undefined; after ErrTimeout and ErrQueueGone see ErrTimeout.
 func (s *Session) SubmitInflate(slot int, src, dst []byte) error {
 	j, err := s.take(slot)
 	if err != nil {
@@ -212,11 +211,11 @@ func (s *Session) SubmitInflate(slot int, src, dst []byte) error {
 	return s.launch(j)
 }
 
-// Direct reports whether an inflate job into dst would have the device write to
-// dst itself, which matters after a time-out.
+// Direct reports whether the device writes to dst itself in an inflate job, which
+// matters after a time-out.
 func (s *Session) Direct(dst []byte) bool { return !s.cfg.Bounce && s.dev.mem.holds(dst) }
 
-// take returns the slot's job if a new one may be started in its place.
+// take returns the slot's job if the slot is free.
 func (s *Session) take(slot int) (*job, error) {
 	if s.closed {
 		return nil, ErrClosed
@@ -237,7 +236,7 @@ func (s *Session) take(slot int) (*job, error) {
 	return nil, ErrSlotBusy
 }
 
-// reachable returns src, or a copy in buf if devices may not be pointed at src.
+// reachable returns src, or a copy in buf if src is not registered.
 func (s *Session) reachable(src, buf []byte) []byte {
 	if s.dev.mem.holds(src) {
 		return src
@@ -247,10 +246,10 @@ func (s *Session) reachable(src, buf []byte) []byte {
 	return buf[:len(src)]
 }
 
-// Poll looks at the slot's job without waiting. It returns true with a result
-// when the job has succeeded, and an error when it has failed; either way the
-// slot is free again, except after ErrTimeout and ErrQueueGone. Polling is also
-// what submits jobs again after page faults.
+// Poll checks the slot's job without waiting. It returns true and a result if the job
+// has succeeded, and an error if it has failed. In both cases the slot is free again,
+// except after ErrTimeout and ErrQueueGone. Poll also submits jobs again after page
+// faults.
 func (s *Session) Poll(slot int) (Result, bool, error) {
 	j := &s.jobs[slot]
 	if err := j.unread; err != nil {
@@ -269,11 +268,11 @@ func (s *Session) Poll(slot int) (Result, bool, error) {
 	if c.Status == StatusPending {
 		return Result{}, false, s.overdue(j)
 	}
-	return s.settle(j, c)
+	return s.complete(j, c)
 }
 
-// Wait polls until the job has ended or ctx has. In the second case the job goes
-// on, and must be waited for again or drained.
+// Wait polls until the job or ctx has ended. If ctx ends first, the job continues, and
+// must be waited for again or drained.
 func (s *Session) Wait(ctx context.Context, slot int) (Result, error) {
 	for round := 0; ; round++ {
 		r, done, err := s.Poll(slot)
@@ -287,8 +286,8 @@ func (s *Session) Wait(ctx context.Context, slot int) (Result, error) {
 	}
 }
 
-// Relax passes a moment until something about the slot's job may have changed;
-// round counts the calls since the caller last had something better to do.
+// Relax waits a moment for a change of the slot's job. round counts the calls since the
+// caller last had other work.
 func (s *Session) Relax(slot, round int) { s.relax(slot, round) }
 
 func (s *Session) relax(slot, round int) {
@@ -299,17 +298,17 @@ func (s *Session) relax(slot, round int) {
 	s.sys.Relax(nil, 0, round)
 }
 
-// Close drains the session and unmaps its memory. If jobs are still outstanding
-// when ctx or Options.DrainTimeout ends, the memory is kept until the Device is
-// closed, and the error answers to ErrUndrained: the devices may still write
-// to registered destinations of such jobs.
+// Close drains the session and unmaps its memory. If jobs are still outstanding when
+// ctx or Options.DrainTimeout ends, the memory is kept until the Device is closed, and
+// the error wraps ErrUndrained: devices may still write to registered destinations of
+// such jobs.
 func (s *Session) Close(ctx context.Context) error {
 	if s.closed {
 		return nil
 	}
 	err := s.Drain(ctx)
 	s.closed = true
-	for i := range s.jobs { // results that nobody collected
+	for i := range s.jobs { // results that were not polled
 		if j := &s.jobs[i]; j.state == stateRunning && j.rec.Load().Status != StatusPending {
 			j.q.completed()
 		}
@@ -330,8 +329,8 @@ func (s *Session) retire() {
 	s.count.addTo(&s.dev.retired)
 }
 
-// since is the time from start, and starts the clock of a job when first asked:
-// most jobs complete before anyone needs to know how long they took.
+// since returns the time since start, which the first call sets: most jobs complete
+// before their time is needed.
 func (s *Session) since(start *time.Duration) time.Duration {
 	now := s.sys.Now()
 	if *start == 0 {

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// Stats counts what a Device has done since Open. Jobs are pages, not
-// descriptors: a resubmission or a second pass is no new job.
+// Stats counts the work of a Device since Open. A job is a page, not a descriptor: a
+// resubmission or a second pass is not a new job.
 type Stats struct {
 	Compressed int64 `json:"compressed"` // jobs that succeeded, overflows included
 	Inflated   int64 `json:"inflated"`   // jobs that succeeded
 	BytesIn    int64 `json:"bytes_in"`   // source bytes of jobs that succeeded
 	BytesOut   int64 `json:"bytes_out"`  // bytes they produced
 	Overflows  int64 `json:"overflows"`  // pages that did not shrink
-	Bounced    int64 `json:"bounced"`    // buffers copied because they were not registered, or on request
+	Bounced    int64 `json:"bounced"`    // buffers copied because they were not registered, or because of Bounce
 
 	QueueFull    int64 `json:"queue_full"`    // submissions refused after the retries
 	Retries      int64 `json:"retries"`       // submissions tried again on a full queue
@@ -23,24 +23,22 @@ type Stats struct {
 	Resubmits    int64 `json:"resubmits"`     // submissions after page faults
 	PagesTouched int64 `json:"pages_touched"` // pages made present for the device
 
-	// SlowJobs took longer than SlowJob on a queue with block-on-fault, where
-	// the device waits for page faults without reporting them; SlowTime is the
-	// sum of their times. A job that nobody polled for is slow as well, so
-	// these are upper bounds.
+	// SlowJobs took longer than SlowJob on a queue with block-on-fault, where the
+	// device waits for page faults without reporting them; SlowTime is the sum of their
+	// times. A job that is polled late is slow as well, so these are upper bounds.
 	SlowJobs int64         `json:"slow_jobs"`
 	SlowTime time.Duration `json:"slow_time_ns"`
 
-	Lost      int64 `json:"lost"`       // jobs whose memory went out of use, not having completed
-	Reclaimed int64 `json:"reclaimed"`  // of these, those that completed late or were drained
-	LostBytes int64 `json:"lost_bytes"` // memory kept until the device is closed, because jobs never completed
+	Lost      int64 `json:"lost"`       // jobs that did not complete and whose slots were lost
+	Reclaimed int64 `json:"reclaimed"`  // lost jobs that completed late or were drained
+	LostBytes int64 `json:"lost_bytes"` // memory of jobs that never completed, kept until the device is closed
 
-	// Failures counts the jobs that ended in an error, by cause. Whoever
-	// submitted them has done the work in software, or given up.
+	// Failures counts the jobs that ended in an error, by cause.
 	Failures map[string]int64 `json:"failures,omitempty"`
 	Queues   []QueueStats     `json:"queues,omitempty"`
 }
 
-// QueueStats is the part of Stats that is known by queue.
+// QueueStats is the part of Stats that is counted by queue.
 type QueueStats struct {
 	Device      string `json:"device"`
 	Queue       string `json:"queue"`
@@ -50,11 +48,11 @@ type QueueStats struct {
 	Gone        bool   `json:"gone"`        // given up
 }
 
-// SlowJob is the time from which a job with block-on-fault is counted as one
-// that met a page fault: several times what an operation on a page takes.
+// SlowJob is the time after which a job with block-on-fault counts as one that met a
+// page fault: several times the time of an operation on a page.
 const SlowJob = 50 * time.Microsecond
 
-// failureCauses gives the errors that end jobs their names in Stats.Failures.
+// failureCauses maps the errors that end jobs to their names in Stats.Failures.
 var failureCauses = []struct {
 	err  error
 	name string
@@ -71,7 +69,7 @@ var failureCauses = []struct {
 	{ErrSize, "size"},
 }
 
-// Cause names the reason of a failed job as Stats.Failures does: "page-faults",
+// Cause returns the name of a failed job's error in Stats.Failures: "page-faults",
 // "timeout" and so on, or "other".
 func Cause(err error) string {
 	for _, c := range failureCauses {

@@ -2,8 +2,8 @@ package iaa
 
 import "fmt"
 
-// Status is the first byte of a completion record. Bit 7 tells a fault on a
-// write from one on a read; Class leaves it out.
+// Status is the first byte of a completion record. Bit 7 distinguishes a fault on a
+// write from one on a read; Class masks it.
 type Status uint8
 
 // Statuses a device reports.
@@ -50,7 +50,7 @@ var statusText = map[Status][2]string{
 	StatusReservedNonzero:  {"reserved field not zero", "a reserved field of the descriptor is set"},
 	StatusBadSize:          {"invalid size", "a size is zero, or above what device or queue allow"},
 	StatusOverlap:          {"overlapping buffers", "source and destination overlap"},
-	StatusBadInterrupt:     {"invalid interrupt handle", "the interrupt handle belongs to nobody"},
+	StatusBadInterrupt:     {"invalid interrupt handle", "the interrupt handle is not allocated"},
 	StatusRecordFault:      {"completion record fault", "the page of the completion record is not present"},
 	StatusRecordAlignment:  {"completion record alignment", "the completion record is not aligned to 64 bytes"},
 	StatusAECSAlignment:    {"AECS alignment", "address or size of the AECS is not a multiple of 32"},
@@ -69,10 +69,10 @@ var statusText = map[Status][2]string{
 	StatusInvalidWrite:     {"invalid page response on write", "the kernel could not make the page writable for the device"},
 }
 
-// Class is the status without the bit that tells reads from writes.
+// Class returns the status without the bit that distinguishes reads from writes.
 func (s Status) Class() Status { return s & 0x3f }
 
-// Known reports whether a device can give this status at all.
+// Known reports whether devices report this status.
 func (s Status) Known() bool { _, ok := statusText[s]; return ok }
 
 // String returns the status's name and number.
@@ -83,15 +83,15 @@ func (s Status) String() string {
 	return fmt.Sprintf("unknown status (%#02x)", uint8(s))
 }
 
-// Meaning says in a sentence what the status means.
+// Meaning explains the status in a sentence.
 func (s Status) Meaning() string {
 	if t, ok := statusText[s]; ok {
 		return t[1]
 	}
-	return "no device gives this status: the record is damaged or was not written by one"
+	return "unknown to this driver: the record is damaged or was not written by a device"
 }
 
-// isFault reports whether touching the job's memory and submitting it again can help.
+// isFault reports whether the job may succeed after its memory was touched.
 func (s Status) isFault() bool {
 	switch s.Class() {
 	case StatusReadFault, StatusInvalidRead, StatusRecordFault:
@@ -163,7 +163,7 @@ var codeText = map[Code]string{
 	CodeTooManyDist:     "more than 30 distance codes",
 }
 
-// String says what the code means.
+// String explains the code.
 func (c Code) String() string {
 	what, ok := codeText[c]
 	if !ok {

@@ -12,10 +12,10 @@ import (
 	"strings"
 )
 
-// Discover reads what accelerators and work queues the kernel shows. It opens
-// no queue, so what only opening tells (busy, mmap refused) is left to Probe.
-// An error means that sysfs could not be read at all; a machine without
-// accelerators gives an empty inventory with a problem.
+// Discover lists the accelerators and work queues in sysfs. It opens no queue; Probe
+// finds the problems that only opening shows (busy, mmap refused). An error means that
+// sysfs could not be read; a machine without accelerators gives an empty inventory with
+// a problem.
 func Discover(opts Options) (*Inventory, error) {
 	opts = opts.withDefaults()
 	inv := &Inventory{Instructions: opts.System.Instructions()}
@@ -87,13 +87,13 @@ func (a *attrs) hex(name string) uint64 {
 	return a.parse(name, strings.TrimPrefix(s, "0x"), 16)
 }
 
-// maxEntries bounds numbers that later size things; no device comes near it.
+// maxEntries bounds numbers that are used as sizes. Devices have far fewer.
 const maxEntries = 1 << 16
 
 func (a *attrs) small(name string) int {
 	v := a.number(name)
 	if v > maxEntries && a.err == nil {
-		a.err = fmt.Errorf("attribute %s is %d, beyond belief", filepath.Join(a.dir, name), v)
+		a.err = fmt.Errorf("attribute %s is %d (want at most %d)", filepath.Join(a.dir, name), v, maxEntries)
 	}
 	return int(min(v, maxEntries))
 }
@@ -153,9 +153,8 @@ func deviceProblem(d *DeviceInfo, a *attrs) *Problem {
 	return nil
 }
 
-// offers looks an opcode up in op_cap, 256 bits as groups of 32 in hex, the
-// highest first. A kernel without the attribute is taken at its word that the
-// device is an IAA.
+// offers looks an opcode up in op_cap, 256 bits as groups of 32 in hex, the highest
+// first. If the kernel does not have the attribute, the device is assumed to be an IAA.
 func offers(a *attrs, op Opcode) bool {
 	s, ok := a.optional("op_cap")
 	if !ok {
@@ -173,7 +172,7 @@ func offers(a *attrs, op Opcode) bool {
 func queueDirs(device string) []string {
 	entries, err := os.ReadDir(device)
 	if err != nil {
-		return nil // deviceProblem has said so
+		return nil // deviceProblem reports it
 	}
 	var dirs []string
 	for _, e := range entries {
@@ -241,7 +240,7 @@ func queueProblem(q *QueueInfo, a *attrs) *Problem {
 	return accessProblem(q)
 }
 
-// accessProblem asks for the node without opening it.
+// accessProblem checks access to the node without opening it.
 func accessProblem(q *QueueInfo) *Problem {
 	err := access(q.Path)
 	switch {

@@ -9,6 +9,7 @@ import (
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 )
 
 // Pages change under the device while it works on them: whatever it makes of
@@ -23,7 +24,7 @@ func TestTheAcceleratorMovesAMachineThatIsWrittenTo(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				acc := multifd.NewAccelerator(multifd.AcceleratorOptions{Mode: multifd.AcceleratorRequire, CPU: cpu, Device: m.Options()})
+				acc := pagecodec.NewAccelerator(pagecodec.Options{Policy: pagecodec.Require, CPU: cpu, Device: m.Options()})
 				defer acc.Close()
 				p := newPairOf(t, machine.Config{Memory: uint64(soak.Times(8, 24)) << 20, Writers: 2, Rate: testRate, Seed: 7}, "unix", 2, multifd.QPL)
 				p.cfg.Level = level

@@ -13,6 +13,7 @@ import (
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -25,7 +26,7 @@ type Config struct {
 	Method   multifd.Method
 	Level    int
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
-	Accelerator *multifd.Accelerator
+	Accelerator *pagecodec.Accelerator
 
 	// Memory is what goes. Its owner keeps writing to it until Pause.
 	Memory *guestmem.Memory

@@ -16,13 +16,14 @@ import (
 	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
 // model is an accelerator on a model of two devices.
-func model(t *testing.T, change func(*iaamodel.Config), opts multifd.AcceleratorOptions) (*multifd.Accelerator, *iaamodel.Machine) {
+func model(t *testing.T, change func(*iaamodel.Config), opts pagecodec.Options) (*pagecodec.Accelerator, *iaamodel.Machine) {
 	t.Helper()
 	cfg := iaamodel.Uniform(2, nil)
 	cfg.Mapped = true
@@ -34,10 +35,10 @@ func model(t *testing.T, change func(*iaamodel.Config), opts multifd.Accelerator
 		t.Fatal(err)
 	}
 	opts.Device = m.Options()
-	if opts.Mode == "" {
-		opts.Mode = multifd.AcceleratorRequire
+	if opts.Policy == "" {
+		opts.Policy = pagecodec.Require
 	}
-	acc := multifd.NewAccelerator(opts)
+	acc := pagecodec.NewAccelerator(opts)
 	t.Cleanup(func() {
 		if err := acc.Close(); err != nil {
 			t.Errorf("closing the accelerator: %v", err)
@@ -55,7 +56,7 @@ func modelMemory(m *iaamodel.Machine, present bool) *guestmem.Memory {
 }
 
 // throughAccelerator sends memory through the accelerator at both ends, in two rounds.
-func throughAccelerator(t *testing.T, acc *multifd.Accelerator, got *guestmem.Memory) (sent *guestmem.Memory) {
+func throughAccelerator(t *testing.T, acc *pagecodec.Accelerator, got *guestmem.Memory) (sent *guestmem.Memory) {
 	t.Helper()
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: uint64(soak.Times(2, 8)) << 20}})
 	if err != nil {
@@ -114,16 +115,16 @@ func throughAccelerator(t *testing.T, acc *multifd.Accelerator, got *guestmem.Me
 func TestAcceleratorCarriesAMigration(t *testing.T) {
 	tests := []struct {
 		name string
-		opts multifd.AcceleratorOptions
+		opts pagecodec.Options
 		// fresh memory is not present: every page is a fault of the device.
 		fresh bool
 	}{
-		{"device alone", multifd.AcceleratorOptions{}, false},
-		{"hybrid", multifd.AcceleratorOptions{CPU: 0.5}, false},
-		{"bounce", multifd.AcceleratorOptions{Bounce: true}, false},
-		{"touched buffers", multifd.AcceleratorOptions{Prefault: iaa.PrefaultTouch}, false},
-		{"buffers left to the first use", multifd.AcceleratorOptions{Prefault: iaa.PrefaultNone}, false},
-		{"memory that is not present", multifd.AcceleratorOptions{}, true},
+		{"device alone", pagecodec.Options{}, false},
+		{"hybrid", pagecodec.Options{CPU: 0.5}, false},
+		{"bounce", pagecodec.Options{Bounce: true}, false},
+		{"touched buffers", pagecodec.Options{Prefault: iaa.PrefaultTouch}, false},
+		{"buffers left to the first use", pagecodec.Options{Prefault: iaa.PrefaultNone}, false},
+		{"memory that is not present", pagecodec.Options{}, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -145,7 +146,7 @@ func TestAcceleratorCarriesAMigration(t *testing.T) {
 var testHead = (&vmstate.Configuration{Machine: "pc-q35-10.0"}).Head()
 
 func TestAcceleratorRequiredAndMissingFailsBeforeAByteIsSent(t *testing.T) {
-	acc := multifd.NewAccelerator(multifd.AcceleratorOptions{Mode: multifd.AcceleratorRequire, Device: iaa.Options{SysfsRoot: t.TempDir(), DevRoot: t.TempDir()}})
+	acc := pagecodec.NewAccelerator(pagecodec.Options{Policy: pagecodec.Require, Device: iaa.Options{SysfsRoot: t.TempDir(), DevRoot: t.TempDir()}})
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 1 << 20}})
 	if err != nil {
 		t.Fatal(err)
@@ -172,7 +173,7 @@ func checkRequired(t *testing.T, err error) {
 }
 
 func TestAcceleratorInAutoFallsBackToSoftware(t *testing.T) {
-	acc := multifd.NewAccelerator(multifd.AcceleratorOptions{Mode: multifd.AcceleratorAuto, Device: iaa.Options{SysfsRoot: t.TempDir(), DevRoot: t.TempDir()}})
+	acc := pagecodec.NewAccelerator(pagecodec.Options{Policy: pagecodec.Auto, Device: iaa.Options{SysfsRoot: t.TempDir(), DevRoot: t.TempDir()}})
 	got := new(guestmem.Memory)
 	defer got.Close()
 	sent := throughAccelerator(t, acc, got)
@@ -190,7 +191,7 @@ func TestAcceleratorTakesRecordedMigrations(t *testing.T) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			acc, m := model(t, nil, multifd.AcceleratorOptions{})
+			acc, m := model(t, nil, pagecodec.Options{})
 			ln := migration.Listen(t)
 			go migration.Replay(t, ln, rec.Conns)
 			mem := modelMemory(m, true)
@@ -211,7 +212,7 @@ func TestAcceleratorDeflatesASnapshot(t *testing.T) {
 	for _, store := range []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense} {
 		t.Run(string(store), func(t *testing.T) {
 			rec := migration.Recordings(t)["synthetic-none-2ch"]
-			acc, _ := model(t, nil, multifd.AcceleratorOptions{})
+			acc, _ := model(t, nil, pagecodec.Options{})
 			r, _ := keep(t, rec, snapshot.Options{Store: store, Accelerator: acc})
 			mem := make([]byte, r.Layout().Block("ram0").Length)
 			for off := 0; off < len(mem); off += 4096 {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -49,7 +50,7 @@ type ReceiveConfig struct {
 	// transport.CanReopen.
 	Handover func(*Inbound) error
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
-	Accelerator *multifd.Accelerator
+	Accelerator *pagecodec.Accelerator
 	// Pace, if not nil, bounds the bytes a second that are read.
 	Pace *Pace
 	// Progress, if not nil, is kept up to date.

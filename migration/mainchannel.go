@@ -18,7 +18,11 @@ func (in *Inbound) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 	}
 	// Speed only: the device copies pages into memory that is not registered.
 	if mem, ok := in.cfg.Sink.(*guestmem.Memory); ok && in.cfg.Method == multifd.QPL {
-		release, err := in.cfg.Accelerator.Register(mem)
+		blocks := make([][]byte, len(l.Blocks))
+		for i, b := range l.Blocks {
+			blocks[i] = mem.Bytes(b)
+		}
+		release, err := in.cfg.Accelerator.Register(blocks)
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -41,7 +42,7 @@ func TestMethod_OneThatIsWrappedLosesNoPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	acc := multifd.NewAccelerator(multifd.AcceleratorOptions{Mode: multifd.AcceleratorRequire, Device: m.Options()})
+	acc := pagecodec.NewAccelerator(pagecodec.Options{Policy: pagecodec.Require, Device: m.Options()})
 	defer acc.Close()
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "ram", Length: 4 << 20}})
 	if err != nil {

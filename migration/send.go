@@ -16,6 +16,7 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/cause"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -66,7 +67,7 @@ type SendConfig struct {
 	ConnectTimeout time.Duration
 	// Accelerator is what qpl uses; nil is software. Its owner closes it
 	// after Close.
-	Accelerator *multifd.Accelerator
+	Accelerator *pagecodec.Accelerator
 	// Progress, if not nil, is kept up to date.
 	Counters *Counters
 

@@ -48,7 +48,7 @@ func wireOf(t *testing.T, m multifd.Method) (wire []byte, packetCount int) {
 	return slices.Concat(packets(t, m, page4K, 0, batches...)...), len(batches)
 }
 
-func TestReceivingDoesNotAllocateInTheSteadyState(t *testing.T) {
+func TestReceiver_DoesNotAllocateInTheSteadyState(t *testing.T) {
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		for _, over := range []string{"memory", "socket"} {
 			t.Run(over, func(t *testing.T) {
@@ -91,7 +91,7 @@ func TestReceivingDoesNotAllocateInTheSteadyState(t *testing.T) {
 	})
 }
 
-func TestSendingDoesNotAllocateInTheSteadyState(t *testing.T) {
+func TestSender_DoesNotAllocateInTheSteadyState(t *testing.T) {
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		for _, over := range []string{"memory", "socket"} {
 			t.Run(over, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package multifd_test
 
 import (
+	"io"
 	"net"
 	"path/filepath"
 	"slices"
@@ -154,4 +155,64 @@ func BenchmarkReceiveNone(b *testing.B) {
 	slices.Sort(bare)
 	slices.Sort(received)
 	b.ReportMetric(float64(bare[len(bare)/2])/float64(received[len(received)/2]), "of-bare")
+}
+
+// packetOfAll is a full packet of pages of all contents.
+func packetOfAll(b *testing.B) (*guest.Layout, *guest.Batch) {
+	b.Helper()
+	l := layout(b, page4K)
+	return l, makeBatch(seeded("bench"), l, "pc.ram", "mixed", l.PacketPages(), 0)
+}
+
+// BenchmarkSendQPL deflates packets in software and drops them.
+func BenchmarkSendQPL(b *testing.B) {
+	for name, level := range map[string]int{"fast": 0, "dense": multifd.LevelDense} {
+		b.Run(name, func(b *testing.B) {
+			_, batch := packetOfAll(b)
+			var num atomic.Uint64
+			s, err := multifd.NewSender(io.Discard, multifd.QPL, &num, multifd.ChannelConfig{PageSize: page4K, Level: level})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			b.SetBytes(guest.PacketBytes)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := s.Send(batch); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// keeping is a lane that keeps deflated pages, and forgets them.
+type keeping struct{ guest.Lane }
+
+func (keeping) KeepsDeflated() bool                                        { return true }
+func (keeping) PutDeflated(*guest.Block, []uint64, []uint32, []byte) error { return nil }
+
+// BenchmarkReceiveQPL inflates packets in software: into memory, and only to see
+// that they can be.
+func BenchmarkReceiveQPL(b *testing.B) {
+	for _, kept := range []bool{false, true} {
+		b.Run(map[bool]string{false: "inflated", true: "kept"}[kept], func(b *testing.B) {
+			l, batch := packetOfAll(b)
+			lane := laneOf(b, memory(b, l))
+			if kept {
+				lane = keeping{lane}
+			}
+			r := receiver(b, &again{wire: packets(b, multifd.QPL, page4K, 0, batch)[0]}, multifd.QPL, l)
+			b.SetBytes(guest.PacketBytes)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, _, err := r.Next(); err != nil {
+					b.Fatal(err)
+				}
+				if err := r.Receive(lane); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

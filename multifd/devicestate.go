@@ -7,8 +7,8 @@ import (
 	"io"
 )
 
-// DeviceState is a device-state packet (QEMU 10.0 and later): a piece of one
-// device's state that the source chose to send over a multifd channel.
+// DeviceState is a device-state packet (QEMU 10.0 and later): part of one device's
+// state, sent over a multifd channel.
 //
 //	0 u32 magic   4 u32 version   8 u32 flags   12 u8[256] idstr
 //	268 u32 instance   272 u32 size   276 data
@@ -20,23 +20,23 @@ type DeviceState struct {
 }
 
 const (
-	// DeviceStateHeader is the bytes of a device-state packet before its data.
+	// DeviceStateHeader is the length of a device-state packet's header in bytes.
 	DeviceStateHeader = 276
-	// MaxDeviceState bounds the data of one device-state packet. QEMU sends
-	// pieces of 1 MiB.
+	// MaxDeviceState bounds the data of one device-state packet. QEMU sends 1 MiB at a
+	// time.
 	MaxDeviceState = 64 << 20
 )
 
-// decodeDeviceState reads the header and returns the bytes of data to come.
+// decodeDeviceState reads the header and returns the length of the data that follows.
 func decodeDeviceState(h []byte) (DeviceState, int, error) {
 	d := DeviceState{Flags: Flags(binary.BigEndian.Uint32(h[8:]))}
 	if d.Flags&^(FlagDeviceState|FlagSync) != 0 {
-		return d, 0, malformed("flags", "%v has bits that mean nothing to a device-state packet", d.Flags)
+		return d, 0, malformed("flags", "%v has bits that are undefined for a device-state packet", d.Flags)
 	}
 	name := h[12:268]
 	end := bytes.IndexByte(name, 0)
 	if end <= 0 {
-		return d, 0, malformed("idstr", "empty, or without an end")
+		return d, 0, malformed("idstr", "empty, or without a terminating zero")
 	}
 	d.ID = string(name[:end])
 	d.Instance = binary.BigEndian.Uint32(h[268:])
@@ -50,7 +50,7 @@ func decodeDeviceState(h []byte) (DeviceState, int, error) {
 // appendHeader appends the packet's header.
 func (d *DeviceState) appendHeader(b []byte) ([]byte, error) {
 	if len(d.ID) == 0 || len(d.ID) > 255 || len(d.Data) > MaxDeviceState {
-		return b, fmt.Errorf("multifd: device %q with %d bytes of state does not fit a device-state packet", d.ID, len(d.Data))
+		return b, fmt.Errorf("multifd: device-state packet of device %q: a name of %d bytes (want 1 to 255) with %d bytes of state (at most %d)", d.ID, len(d.ID), len(d.Data), MaxDeviceState)
 	}
 	be := binary.BigEndian
 	b = be.AppendUint32(b, Magic)
@@ -62,7 +62,7 @@ func (d *DeviceState) appendHeader(b []byte) ([]byte, error) {
 	return be.AppendUint32(b, uint32(len(d.Data))), nil
 }
 
-// AppendDeviceState appends a device-state packet as it goes over the wire.
+// AppendDeviceState appends a device-state packet in its wire form.
 func AppendDeviceState(b []byte, d *DeviceState) ([]byte, error) {
 	b, err := d.appendHeader(b)
 	if err != nil {
@@ -71,7 +71,7 @@ func AppendDeviceState(b []byte, d *DeviceState) ([]byte, error) {
 	return append(b, d.Data...), nil
 }
 
-// ReadDeviceStates reads device-state packets to the end of r.
+// ReadDeviceStates reads device-state packets until the end of r.
 func ReadDeviceStates(r io.Reader) ([]DeviceState, error) {
 	var states []DeviceState
 	h := make([]byte, DeviceStateHeader)

@@ -28,10 +28,10 @@ func encodeState(t testing.TB, d multifd.DeviceState) []byte {
 	return b
 }
 
-// TestDeviceStatesAndRAMPacketsShareAChannel reads them in all their orders:
+// TestDeviceState_SharesAChannelWithRAMPackets reads them in all their orders:
 // a device-state packet is shorter than a RAM header, so that reading one runs
 // into what follows.
-func TestDeviceStatesAndRAMPacketsShareAChannel(t *testing.T) {
+func TestDeviceState_SharesAChannelWithRAMPackets(t *testing.T) {
 	l := layout(t, page4K)
 	pages := bytes.Repeat([]byte("ram!"), 2*page4K/4)
 	ram := newRawPacket(page4K, 0, "pc.ram", offsets(page4K, 7, 9), offsets(page4K, 8), pages).bytes()
@@ -92,7 +92,7 @@ func TestDeviceStatesAndRAMPacketsShareAChannel(t *testing.T) {
 	}
 }
 
-func TestADeviceStatesFieldsAreChecked(t *testing.T) {
+func TestDeviceState_FieldsAreChecked(t *testing.T) {
 	be := binary.BigEndian
 	for _, tt := range []struct {
 		name   string
@@ -123,7 +123,7 @@ func TestADeviceStatesFieldsAreChecked(t *testing.T) {
 	}
 }
 
-func TestADeviceStateCutShortAnywhereIsTruncated(t *testing.T) {
+func TestDeviceState_CutShortIsTruncated(t *testing.T) {
 	wire := encodeState(t, state("dev", 1, []byte("data")))
 	l := layout(t, page4K)
 	for n := 1; n < len(wire); n++ {
@@ -138,7 +138,7 @@ func TestADeviceStateCutShortAnywhereIsTruncated(t *testing.T) {
 	}
 }
 
-func TestMemoryIsTakenAsADeviceStateComesNotAsItIsPromised(t *testing.T) {
+func TestDeviceState_MemoryIsAllocatedAsBytesArrive(t *testing.T) {
 	b := encodeState(t, state("dev", 1, nil))
 	binary.BigEndian.PutUint32(b[272:], multifd.MaxDeviceState)
 	l := layout(t, page4K)
@@ -153,7 +153,7 @@ func TestMemoryIsTakenAsADeviceStateComesNotAsItIsPromised(t *testing.T) {
 	}
 }
 
-func TestKeptDeviceStatesComeBackInOrder(t *testing.T) {
+func TestReadDeviceStates_KeepsTheOrder(t *testing.T) {
 	want := []multifd.DeviceState{
 		state("a", 0, []byte("first")), state("b", 1<<31, bytes.Repeat([]byte{1}, 1<<20+1)),
 		{Flags: multifd.FlagDeviceState | multifd.FlagSync, ID: "a", Data: []byte{0}},
@@ -178,7 +178,7 @@ func TestKeptDeviceStatesComeBackInOrder(t *testing.T) {
 	}
 }
 
-func TestADeviceStateThatDoesNotFitIsNotSent(t *testing.T) {
+func TestDeviceState_TooLargeIsNotSent(t *testing.T) {
 	for _, d := range []multifd.DeviceState{
 		state("", 0, nil), state(string(make([]byte, 256)), 0, nil), state("dev", 0, make([]byte, multifd.MaxDeviceState+1)),
 	} {

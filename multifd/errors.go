@@ -6,22 +6,21 @@ import (
 )
 
 var (
-	// ErrMalformed is wrapped by every error about bytes that break the
-	// protocol.
+	// ErrMalformed is wrapped by every error about bytes that violate the protocol.
 	ErrMalformed = errors.New("malformed multifd stream")
-	// ErrTruncated is wrapped when a channel ends in the middle of a packet.
+	// ErrTruncated is wrapped if a channel ends within a packet.
 	ErrTruncated = errors.New("multifd channel ended early")
-	// ErrUnknownMethod is wrapped when no method has the name asked for.
+	// ErrUnknownMethod is wrapped if no method has the requested name.
 	ErrUnknownMethod = errors.New("unknown multifd method")
 )
 
-// ChannelError says where on the wire something went wrong.
+// ChannelError locates an error on the wire.
 type ChannelError struct {
 	// Channel is the channel's id, or -1 before it is known.
 	Channel int
-	// Packet counts the packets of the channel from 1; 0 is the handshake.
+	// Packet is the number of the channel's packet, from 1; 0 is the handshake.
 	Packet uint64
-	// Field is the part of the packet, in the protocol's words.
+	// Field is the part of the packet, as the protocol names it.
 	Field string
 	Err   error
 }
@@ -39,7 +38,8 @@ func (e *ChannelError) Error() string {
 
 func (e *ChannelError) Unwrap() error { return e.Err }
 
-// fieldError is what a decoder says of one field; the receiver adds where.
+// fieldError is a decoder's error about one field. The receiver adds the channel and
+// the packet.
 type fieldError struct {
 	field string
 	err   error

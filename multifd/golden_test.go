@@ -73,7 +73,7 @@ func golden(t *testing.T, name, got string) {
 // that no encoder has a say in the golden files.
 var deflatedAs, _ = hex.DecodeString("edc1010d000000c2a0acef5fc21e0e28000000e0dd00")
 
-func TestTheWireIsThatOfTheGoldenFiles(t *testing.T) {
+func TestWire_MatchesTheGoldenFiles(t *testing.T) {
 	l := layout(t, page4K)
 	uuid := [16]byte{0: 0xd5, 15: 0x01}
 	as, bs := bytes.Repeat([]byte("a"), page4K), bytes.Repeat([]byte("b"), page4K)

@@ -9,25 +9,25 @@ import (
 const (
 	// Magic is the first word of a channel and of every packet.
 	Magic = 0x11223344
-	// Version is the only version of the wire there has been.
+	// Version is the only version of the wire.
 	Version = 1
-	// HandshakeLen is the bytes of a handshake.
+	// HandshakeLen is the length of a handshake in bytes.
 	HandshakeLen = 64
-	// MaxChannels is the most channels a migration can have: QEMU keeps the
+	// MaxChannels is the largest number of channels of a migration: QEMU keeps the
 	// count and the id in a byte.
 	MaxChannels = 255
 )
 
-// Handshake is what the first 64 bytes of a channel say.
+// Handshake is the content of a channel's first 64 bytes.
 //
 //	0  u32 magic   4 u32 version   8 u8[16] uuid   24 u8 id   25 zeros
 type Handshake struct {
-	// UUID is the machine's, all zero if it has none.
+	// UUID is the machine's UUID, all zero if it has none.
 	UUID [16]byte
 	ID   uint8
 }
 
-// Append appends the handshake as it goes over the wire.
+// Append appends the handshake in its wire form.
 func (h Handshake) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, Magic)
 	b = binary.BigEndian.AppendUint32(b, Version)
@@ -36,7 +36,7 @@ func (h Handshake) Append(b []byte) []byte {
 	return append(b, make([]byte, HandshakeLen-25)...)
 }
 
-// ReadHandshake reads a handshake. The uuid is the caller's to compare.
+// ReadHandshake reads a handshake. The caller compares the UUID.
 func ReadHandshake(r io.Reader) (Handshake, error) {
 	var buf [HandshakeLen]byte
 	if _, err := io.ReadFull(r, buf[:]); err != nil {
@@ -53,7 +53,7 @@ func ReadHandshake(r io.Reader) (Handshake, error) {
 	return h, nil
 }
 
-// truncated makes an end of file in the middle of something an ErrTruncated.
+// truncated turns an unexpected end of file into ErrTruncated.
 func truncated(err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return fmt.Errorf("%w: the peer closed the connection", ErrTruncated)

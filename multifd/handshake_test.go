@@ -8,7 +8,7 @@ import (
 	"github.com/vmferry/vmferry/multifd"
 )
 
-func TestAHandshakeComesBackAsItWasSent(t *testing.T) {
+func TestHandshake_RoundTrip(t *testing.T) {
 	want := multifd.Handshake{ID: 254}
 	for i := range want.UUID {
 		want.UUID[i] = byte(i + 1)
@@ -27,7 +27,7 @@ func TestAHandshakeComesBackAsItWasSent(t *testing.T) {
 	}
 }
 
-func TestAHandshakeThatIsNoneIsRefused(t *testing.T) {
+func TestHandshake_MalformedIsRefused(t *testing.T) {
 	good := multifd.Handshake{ID: 9}.Append(nil)
 	for _, tt := range []struct {
 		name    string
@@ -55,7 +55,7 @@ func TestAHandshakeThatIsNoneIsRefused(t *testing.T) {
 	}
 }
 
-func TestAHandshakeCutShortAnywhereIsTruncated(t *testing.T) {
+func TestHandshake_CutShortIsTruncated(t *testing.T) {
 	wire := multifd.Handshake{ID: 9}.Append(nil)
 	for n := range wire {
 		_, err := multifd.ReadHandshake(bytes.NewReader(wire[:n]))

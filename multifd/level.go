@@ -5,14 +5,14 @@ import (
 	"fmt"
 )
 
-// ErrLevel is wrapped when a method does not have the compression level asked for.
+// ErrLevel is wrapped if a method does not have the requested compression level.
 var ErrLevel = errors.New("no such compression level")
 
-// Levels are the compression levels of a method, from Least to Most. The zero
-// value is that of a method without levels.
+// Levels are the compression levels of a method, from Least to Most. The zero value
+// means no levels.
 type Levels struct{ Least, Most int }
 
-// String names the levels, as errors and help say them.
+// String describes the levels for errors and help texts.
 func (l Levels) String() string {
 	if l == (Levels{}) {
 		return "no levels"
@@ -20,8 +20,8 @@ func (l Levels) String() string {
 	return fmt.Sprintf("the levels %d to %d", l.Least, l.Most)
 }
 
-// Check says whether the level is one of the levels of the method called name.
-// Level 0 is the default of every method.
+// Check returns an error unless level is a level of the method called name. Level 0 is
+// the default of every method.
 func (l Levels) Check(name string, level int) error {
 	if level == 0 || l != (Levels{}) && level >= l.Least && level <= l.Most {
 		return nil
@@ -32,5 +32,5 @@ func (l Levels) Check(name string, level int) error {
 	return fmt.Errorf("%w: %d: method %s has %v (want one of them, or 0 for its default)", ErrLevel, level, name, l)
 }
 
-// CheckLevel says whether a Sender of the method has the level.
+// CheckLevel returns an error unless a Sender of the method has the level.
 func CheckLevel(m Method, level int) error { return m.Levels().Check(m.Name(), level) }

@@ -13,7 +13,7 @@ import (
 
 // A machine writes to its pages while they are sent. What arrives of such a page
 // is of no use, for it comes again; but it has to arrive.
-func TestPagesThatChangeWhileTheyAreSentMakeAStreamAllTheSame(t *testing.T) {
+func TestMethod_PagesThatChangeWhileSentGiveValidStreams(t *testing.T) {
 	for _, method := range Methods() {
 		for _, level := range []int{0, LevelDense} {
 			if level != 0 && method != QPL && method != UADK {

@@ -7,26 +7,26 @@ import (
 	"strings"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/pagecodec"
 )
 
-// Method is a way to carry pages, by QEMU's name of it. It holds no state: the
-// state of a channel is made by the two setups. A setup returns something
-// ready, or an error and leaves nothing behind; Cleanup of what it returned
-// frees all of it.
+// Method is a way to carry pages, named as in QEMU. It holds no state: SetupSend and
+// SetupReceive make the state of a channel. A setup that fails leaves nothing
+// allocated. Cleanup of the state frees what its setup allocated.
 type Method interface {
 	// Name is the value of QEMU's multifd-compression parameter.
 	Name() string
 	// Flag is the method's bits in a packet's flags, 0 for none.
 	Flag() Flags
-	// Levels are the compression levels that SetupSend takes besides 0.
+	// Levels are the compression levels that SetupSend accepts besides 0.
 	Levels() Levels
-	// SetupSend readies one channel to send.
+	// SetupSend prepares one channel for sending.
 	SetupSend(ChannelConfig) (SendState, error)
-	// SetupReceive readies one channel to receive.
+	// SetupReceive prepares one channel for receiving.
 	SetupReceive(ChannelConfig) (ReceiveState, error)
 }
 
-// ChannelConfig is what a method has to know to be set up for a channel.
+// ChannelConfig configures a method for one channel.
 type ChannelConfig struct {
 	// Channel is the id, for errors.
 	Channel int
@@ -35,57 +35,57 @@ type ChannelConfig struct {
 	// Level is the method's own compression level, 0 for its default.
 	Level int
 	// Accelerator is what qpl uses; nil is software.
-	Accelerator *Accelerator
-	// StateBudget, if not nil, is asked for the bytes of device-state packets
-	// before memory is taken for them, for a bound over all channels. Its error
-	// ends the reading.
+	Accelerator *pagecodec.Accelerator
+	// StateBudget, if not nil, is called with a number of bytes before they are
+	// allocated for a device-state packet. It bounds the device state of all channels
+	// together; its error ends the reading.
 	StateBudget func(bytes int) error
 }
 
-// SendState carries the pages of one channel out.
+// SendState encodes the pages that one channel sends.
 type SendState interface {
-	// Prepare turns out.Batch into the payload: it appends it to out.Payload,
-	// says its bytes in out.PayloadLen and counts out.Compressed. The vectors may point into the
-	// batch and are written before the next Prepare. It is called for batches
-	// with normal pages only.
+	// Prepare encodes out.Batch: it appends the payload to out.Payload and sets
+	// out.PayloadLen and out.Compressed. The vectors may point into the batch; they are
+	// written before the next Prepare. Prepare is called only for batches with normal
+	// pages.
 	Prepare(out *Outgoing) error
-	// TakesDeflated says whether a batch may come in the form Deflated.
+	// TakesDeflated reports whether a batch may have the form Deflated.
 	TakesDeflated() bool
-	// Cleanup frees what the setup made.
+	// Cleanup frees what the setup allocated.
 	Cleanup()
 }
 
-// OverlappingSend is a SendState that works on a batch of raw pages while the
-// one before is written. Begin is called for each such batch in order, Prepare
-// for the same one or one later, and Written when a packet is written.
+// OverlappingSend is a SendState that can encode a batch of raw pages while the packet
+// before is written. If Overlaps returns true, Begin is called for each such batch in
+// order. Prepare follows for the same batch, at the latest after Begin of the next one,
+// and Written when the packet is written.
 type OverlappingSend interface {
 	SendState
+	// Overlaps reports whether early calls of Begin save time.
+	Overlaps() bool
 	Begin(b *guest.Batch) error
 	Written()
 }
 
-// Outgoing is a packet that is being made.
+// Outgoing is a packet to send, in the making.
 type Outgoing struct {
 	Batch      *guest.Batch
 	Payload    net.Buffers
 	PayloadLen int
-	// Compressed counts the pages that are in the payload in another form
-	// than their own bytes.
+	// Compressed counts the pages that the payload holds in a compressed form.
 	Compressed int
 }
 
-// ReceiveState takes the pages of one channel in.
+// ReceiveState decodes the pages that one channel receives.
 type ReceiveState interface {
-	// Receive reads exactly in.Packet.PayloadLen bytes of payload and puts
-	// the packet's normal pages into in.Lane. It is called for packets with
-	// normal pages only.
+	// Receive reads exactly in.Packet.PayloadLen bytes of payload and puts the packet's
+	// normal pages into in.Lane. It is called only for packets with normal pages.
 	Receive(in *Incoming) error
-	// Flush returns when all pages that were received are in place: a method may
-	// still be putting them there when Receive has returned. It is called before
-	// each sync point is met, and belongs to the interface so that no wrapper can
-	// lose it.
+	// Flush returns when all pages that were received are in place; a method may still
+	// decode them after Receive has returned. Flush is called before each sync point is
+	// met. It is in this interface so that every wrapper must forward it.
 	Flush() error
-	// Cleanup frees what the setup made.
+	// Cleanup frees what the setup allocated.
 	Cleanup()
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/vmferry/vmferry/multifd"
 )
 
-func TestMethodsAreKnownByQEMUsNames(t *testing.T) {
+func TestMethodNamed_KnowsQEMUsNames(t *testing.T) {
 	flags := map[string]multifd.Flags{}
 	for _, m := range multifd.Methods() {
 		flags[m.Name()] = m.Flag()
@@ -33,16 +33,16 @@ func TestMethodsAreKnownByQEMUsNames(t *testing.T) {
 	}
 }
 
-func TestTheListOfMethodsIsACopy(t *testing.T) {
+func TestMethods_ReturnsACopy(t *testing.T) {
 	multifd.Methods()[0] = nil
 	if multifd.Methods()[0] != multifd.None {
 		t.Error("a caller changed the list")
 	}
 }
 
-// TestEachMethodSendsToItsOwnReceiver sends several packets of one channel: of
+// TestMethod_SendsToItsOwnReceiver sends several packets of one channel: of
 // one page and of a full packet, with zero pages and without.
-func TestEachMethodSendsToItsOwnReceiver(t *testing.T) {
+func TestMethod_SendsToItsOwnReceiver(t *testing.T) {
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		for _, pageSize := range []int{4 << 10, 16 << 10, 64 << 10} {
 			kinds := append(contentNames, "mixed")
@@ -66,7 +66,7 @@ func TestEachMethodSendsToItsOwnReceiver(t *testing.T) {
 	})
 }
 
-func TestEachLevelCarriesPages(t *testing.T) {
+func TestMethod_EveryLevelCarriesPages(t *testing.T) {
 	levels := map[string][]int{"none": {0}, "zlib": {0, 1, 6, 9}, "zstd": {0, 1, 3, 9, 20}, "qpl": {0, 1, multifd.LevelDense}, "uadk": {0, 1, multifd.LevelDense}, "qatzip": {0, 1, 9}}
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		for _, level := range levels[m.Name()] {
@@ -88,7 +88,7 @@ func checkCarried(t *testing.T, m multifd.Method, l *guest.Layout, level int, ba
 	checkMemory(t, mem, batches...)
 }
 
-func TestPacketsCarryTheMethodsFlagAndItsSize(t *testing.T) {
+func TestPacket_HasTheMethodsFlagAndSize(t *testing.T) {
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		l := layout(t, page4K)
 		wires := packets(t, m, page4K, 0, makeBatch(seeded("flag"), l, "pc.ram", "mixed", 5, 2))
@@ -103,10 +103,10 @@ func TestPacketsCarryTheMethodsFlagAndItsSize(t *testing.T) {
 	})
 }
 
-// TestAPayloadOfTheWrongSizeIsRefused changes next_packet_size of a good packet.
+// TestMethod_PayloadOfTheWrongSizeIsRefused changes next_packet_size of a good packet.
 // A stream decoder may have its pages before it has seen the marks that end the
 // flush; that bytes are missing shows with the next packet then.
-func TestAPayloadOfTheWrongSizeIsRefused(t *testing.T) {
+func TestMethod_PayloadOfTheWrongSizeIsRefused(t *testing.T) {
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		l := layout(t, page4K)
 		good := packets(t, m, page4K, 0, makeBatch(seeded("size"), l, "pc.ram", "text", 3, 0))[0]
@@ -126,7 +126,7 @@ func TestAPayloadOfTheWrongSizeIsRefused(t *testing.T) {
 	})
 }
 
-func TestAMethodRefusesAnothersPayload(t *testing.T) {
+func TestMethod_PayloadOfAnotherMethodIsRefused(t *testing.T) {
 	l := layout(t, page4K)
 	b := makeBatch(seeded("another"), l, "pc.ram", "text", 3, 0)
 	forMethods(t, func(t *testing.T, m multifd.Method) {
@@ -172,7 +172,7 @@ func (l refusingLane) Zero(b *guest.Block, offsets []uint64) error {
 	return l.Lane.Zero(b, offsets)
 }
 
-func TestWhatTheSinkSaysReachesTheCaller(t *testing.T) {
+func TestReceiver_ReturnsTheSinksErrors(t *testing.T) {
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		l := layout(t, page4K)
 		wire := packets(t, m, page4K, 0, makeBatch(seeded("sink"), l, "pc.ram", "text", 2, 1))[0]
@@ -183,7 +183,7 @@ func TestWhatTheSinkSaysReachesTheCaller(t *testing.T) {
 	})
 }
 
-func TestAMethodIsSetUpForPageSizesThereAre(t *testing.T) {
+func TestMethod_InvalidPageSizesAreRefused(t *testing.T) {
 	for _, pageSize := range []int{0, 512, 128 << 10, -1} {
 		cfg := multifd.ChannelConfig{Channel: 1, PageSize: pageSize}
 		if r, err := multifd.NewReceiver(bytes.NewReader(nil), multifd.None, cfg); err == nil || r != nil {
@@ -224,7 +224,7 @@ func TestNewSender_EveryLevelOfAMethodIsTaken(t *testing.T) {
 	})
 }
 
-func TestCleaningUpIsSafeBeforeTheFirstPacketAndAfterAnError(t *testing.T) {
+func TestMethod_CleanupIsSafeBeforeTheFirstPacketAndAfterAnError(t *testing.T) {
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		cfg := multifd.ChannelConfig{Channel: 3, PageSize: page4K}
 		rc, err := multifd.NewReceiver(bytes.NewReader(nil), m, cfg)

@@ -1,6 +1,6 @@
 package multifd
 
-// None carries pages as they are: normal_pages x page_size bytes.
+// None carries pages uncompressed: normal_pages x page_size bytes.
 var None Method = noneMethod{}
 
 type noneMethod struct{}
@@ -33,7 +33,7 @@ type noneReceive struct{ pageSize int }
 func (noneReceive) Cleanup()     {}
 func (noneReceive) Flush() error { return nil }
 
-// Receive reads the pages to where they belong with readv.
+// Receive reads the pages into the lane's memory with readv.
 func (r noneReceive) Receive(in *Incoming) error {
 	p := in.Packet
 	if want := uint64(len(p.Normal)) * uint64(r.pageSize); uint64(p.PayloadLen) != want {

@@ -45,7 +45,7 @@ func (f Flags) String() string {
 }
 
 const (
-	// prefixLen is the part that RAM and device-state packets have in common:
+	// prefixLen is the length of what RAM and device-state packets have in common:
 	// magic, version, flags.
 	prefixLen  = 12
 	offsetsAt  = 320
@@ -53,7 +53,7 @@ const (
 	nameLen    = 256
 )
 
-// HeaderLen returns the bytes of a RAM packet's header: 1344 for 4 KiB pages.
+// HeaderLen returns the length of a RAM packet's header in bytes: 1344 for 4 KiB pages.
 func HeaderLen(pageSize int) int { return offsetsAt + 8*guest.PacketPages(pageSize) }
 
 // Packet is the header of a RAM packet.
@@ -63,23 +63,23 @@ func HeaderLen(pageSize int) int { return offsetsAt + 8*guest.PacketPages(pageSi
 //	32 u32 zero_pages     36 unused    64 u8[256] ramblock    320 u64 offsets
 type Packet struct {
 	Flags Flags
-	// Num is the source's count of packets over all channels.
+	// Num is the packet's number; the source numbers the packets of all channels
+	// together.
 	Num uint64
 	// Block is nil in a packet without pages.
 	Block *guest.Block
-	// Normal are the offsets of the pages whose data follows, Zero those of
-	// the pages that are zero.
+	// Normal are the offsets of the pages with data in the payload, Zero the offsets of
+	// zero pages.
 	Normal, Zero []uint64
-	// PayloadLen is the bytes of the method's payload: next_packet_size.
+	// PayloadLen is the length of the method's payload in bytes: next_packet_size.
 	PayloadLen uint32
 }
 
-// Sync says that the channel has reached a sync point.
+// Sync reports whether the packet marks a sync point.
 func (p *Packet) Sync() bool { return p.Flags&FlagSync != 0 }
 
-// decode reads a header of HeaderLen bytes whose magic and version have been
-// checked. layout may be nil as long as no packet has pages. It keeps p's
-// slices.
+// decode reads a header of HeaderLen bytes, whose magic and version are checked
+// already. layout may be nil as long as no packet has pages. decode reuses p's slices.
 func (p *Packet) decode(h []byte, pageSize int, layout *guest.Layout) error {
 	be := binary.BigEndian
 	capacity := uint32(guest.PacketPages(pageSize))
@@ -88,7 +88,7 @@ func (p *Packet) decode(h []byte, pageSize int, layout *guest.Layout) error {
 	p.Normal, p.Zero = p.Normal[:0], p.Zero[:0]
 	switch {
 	case p.Flags&^(FlagSync|FlagMethods) != 0:
-		return malformed("flags", "%v has bits that mean nothing to a RAM packet", p.Flags)
+		return malformed("flags", "%v has bits that are undefined for a RAM packet", p.Flags)
 	case alloc > capacity:
 		return malformed("pages_alloc", "%d, but a packet holds %d pages of %d bytes", alloc, capacity, pageSize)
 	case normal > capacity:
@@ -105,7 +105,7 @@ func (p *Packet) decode(h []byte, pageSize int, layout *guest.Layout) error {
 	name := h[ramBlockAt : ramBlockAt+nameLen]
 	end := bytes.IndexByte(name, 0)
 	if end < 0 {
-		return malformed("ramblock", "the name has no end")
+		return malformed("ramblock", "the name has no terminating zero")
 	}
 	if p.Block = layout.Lookup(name[:end]); p.Block == nil {
 		return malformed("ramblock", "no RAM block is called %q", name[:end])
@@ -127,7 +127,7 @@ func (p *Packet) decode(h []byte, pageSize int, layout *guest.Layout) error {
 	return nil
 }
 
-// encode writes the header to h, HeaderLen bytes of it.
+// encode writes the header to h, HeaderLen bytes long.
 func (p *Packet) encode(h []byte, pageSize int) {
 	be := binary.BigEndian
 	clear(h)

@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/multifd"
 )
 
-func TestAHeaderComesBackAsItWasSent(t *testing.T) {
+func TestPacket_HeaderRoundTrip(t *testing.T) {
 	for _, pageSize := range []int{1 << 10, 4 << 10, 16 << 10, 64 << 10} {
 		t.Run(sizeName(pageSize), func(t *testing.T) {
 			l := layout(t, pageSize)
@@ -53,8 +53,8 @@ func TestAHeaderComesBackAsItWasSent(t *testing.T) {
 	}
 }
 
-// TestEachFieldIsChecked breaks one field of the second packet of channel 3.
-func TestEachFieldIsChecked(t *testing.T) {
+// TestPacket_FieldsAreChecked breaks one field of the second packet of channel 3.
+func TestPacket_FieldsAreChecked(t *testing.T) {
 	nonePage := bytes.Repeat([]byte{7}, page4K)
 	none := func() rawPacket { return newRawPacket(page4K, 0, "pc.ram", offsets(page4K, 5), nil, nonePage) }
 	for _, tt := range []struct {
@@ -109,7 +109,7 @@ func TestEachFieldIsChecked(t *testing.T) {
 	})
 }
 
-func TestOffsetErrorsAreLayoutErrorsToo(t *testing.T) {
+func TestPacket_OffsetErrorsWrapLayoutErrors(t *testing.T) {
 	l := layout(t, page4K)
 	p := newRawPacket(page4K, 0, "pc.ram", []uint64{12}, nil, make([]byte, page4K))
 	_, _, err := receiver(t, bytes.NewReader(p.bytes()), multifd.None, l).Next()
@@ -118,7 +118,7 @@ func TestOffsetErrorsAreLayoutErrorsToo(t *testing.T) {
 	}
 }
 
-func TestPagesBeforeTheLayoutAreRefused(t *testing.T) {
+func TestReceiver_PagesBeforeTheLayoutAreRefused(t *testing.T) {
 	rc, err := multifd.NewReceiver(bytes.NewReader(slices.Concat(
 		syncPacket(page4K), newRawPacket(page4K, 0, "pc.ram", offsets(page4K, 0), nil, make([]byte, page4K)).bytes(),
 	)), multifd.None, multifd.ChannelConfig{Channel: 3, PageSize: page4K})
@@ -133,7 +133,7 @@ func TestPagesBeforeTheLayoutAreRefused(t *testing.T) {
 	wantChannelError(t, err, multifd.ErrMalformed, 2, "normal_pages")
 }
 
-func TestQuirksOfOlderAndNewerSourcesAreTaken(t *testing.T) {
+func TestReceiver_AcceptsQuirksOfOtherVersions(t *testing.T) {
 	page := bytes.Repeat([]byte{9}, page4K)
 	for _, tt := range []struct {
 		name   string
@@ -183,7 +183,7 @@ func TestQuirksOfOlderAndNewerSourcesAreTaken(t *testing.T) {
 	}
 }
 
-func TestAChannelThatEndsInsideAPacketIsTruncated(t *testing.T) {
+func TestReceiver_ChannelThatEndsInAPacketIsTruncated(t *testing.T) {
 	const pageSize = 64 << 10 // the shortest header
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		l := layout(t, pageSize)
@@ -223,7 +223,7 @@ func TestAChannelThatEndsInsideAPacketIsTruncated(t *testing.T) {
 	})
 }
 
-func TestFlagsAreNamed(t *testing.T) {
+func TestFlags_HaveNames(t *testing.T) {
 	for f, want := range map[multifd.Flags]string{
 		0: "none", multifd.FlagSync: "SYNC", multifd.FlagSync | multifd.FlagZlib: "SYNC|zlib",
 		multifd.FlagQPL: "qpl", multifd.FlagDeviceState | 0x100: "DEVICE_STATE|0x100",

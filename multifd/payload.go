@@ -6,27 +6,18 @@ import (
 	"io"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/pagecodec"
 )
 
-// payloadBuffer holds one packet's payload. It is as large as the largest that
-// is taken and was written once when it was made, so that no page fault comes
-// in the way of a packet.
+// payloadBuffer holds one packet's payload. It has the size of the largest payload that
+// is accepted. It is prefaulted, so that no page fault delays a packet.
 type payloadBuffer []byte
 
-// maxPayload is a full packet of pages that grew by an eighth: no codec's worst
-// case is beyond that.
+// maxPayload is a full packet of pages that grew by an eighth, which is more than the
+// worst case of every codec.
 const maxPayload = guest.PacketBytes + guest.PacketBytes/8 + 4096
 
-func newPayloadBuffer() payloadBuffer { return prefaulted(maxPayload) }
-
-// prefaulted returns n bytes that were written once.
-func prefaulted(n int) []byte {
-	b := make([]byte, n)
-	for i := 0; i < n; i += 4096 {
-		b[i] = 0
-	}
-	return b
-}
+func newPayloadBuffer() payloadBuffer { return pagecodec.Prefaulted(maxPayload) }
 
 // read reads the packet's payload into the buffer.
 func (b payloadBuffer) read(in *Incoming) ([]byte, error) {
@@ -39,27 +30,26 @@ func (b payloadBuffer) read(in *Incoming) ([]byte, error) {
 
 var errPacketEmpty = errors.New("the packet's data ends before its pages are complete")
 
-// packetFeed is what a stream decoder reads from: the payloads of a channel
-// end to end. A decoder that wants more than the packet at hand holds is at
-// fault, or its peer is: a packet carries its pages whole.
+// packetFeed is what a stream decoder reads from: the payloads of a channel end to end.
+// Reading beyond the current packet is an error, because a packet carries whole pages.
 type packetFeed struct {
 	rest []byte // of the packet before: the end of a flush
 	data []byte
 	kept [maxRest]byte
 }
 
-// maxRest is how much of a payload a decoder may leave for the next packet:
+// maxRest is how much of a payload a decoder may leave unread until the next packet:
 // the marks that end a flushed deflate or zstd block.
 const maxRest = 64
 
-// next puts the payload behind what was left of the last.
+// next appends the payload to what was left of the last one.
 func (f *packetFeed) next(payload []byte) { f.data = payload }
 
-// finish is called when the packet's pages are complete. It keeps what is
-// left, because the payload's buffer is about to be used again.
+// finish is called when the packet's pages are complete. It copies what is left,
+// because the payload's buffer is reused.
 func (f *packetFeed) finish() error {
 	if left := len(f.rest) + len(f.data); left > maxRest {
-		return malformed("payload", "%d bytes more than the packet's pages took", left)
+		return malformed("payload", "%d bytes are left after the packet's pages", left)
 	}
 	n := copy(f.kept[:], f.rest) // may overlap: copy is a move
 	n += copy(f.kept[n:], f.data)
@@ -93,7 +83,7 @@ func (f *packetFeed) ReadByte() (byte, error) {
 	return c, nil
 }
 
-// receivePages fills the packet's pages from r, a stream of them.
+// receivePages fills the packet's pages from the stream r.
 func receivePages(in *Incoming, r io.Reader) error {
 	pages, err := in.Lane.Pages(in.Packet.Block, in.Packet.Normal)
 	if err != nil {
@@ -107,7 +97,7 @@ func receivePages(in *Incoming, r io.Reader) error {
 	return inField("keeping pages", in.Lane.Commit())
 }
 
-// vectorBuffer is an io.Writer into a buffer of the channel's own.
+// vectorBuffer is an io.Writer into the channel's buffer.
 type vectorBuffer struct{ b []byte }
 
 func (v *vectorBuffer) Write(p []byte) (int, error) {

@@ -62,7 +62,7 @@ func unframe(t testing.TB, payload []byte, n int) [][]byte {
 	return out
 }
 
-func TestPagesAreCompressedOneByOne(t *testing.T) {
+func TestPerPage_PagesAreCompressedOneByOne(t *testing.T) {
 	l := layout(t, page4K)
 	b := makeBatch(seeded("one by one"), l, "pc.ram", "mixed", 100, 0)
 	for _, tt := range []struct {
@@ -100,7 +100,7 @@ func TestPagesAreCompressedOneByOne(t *testing.T) {
 	}
 }
 
-func TestAPageThatDoesNotShrinkIsSentRaw(t *testing.T) {
+func TestPerPage_PageThatDoesNotShrinkIsSentRaw(t *testing.T) {
 	for _, m := range []multifd.Method{multifd.QPL, multifd.UADK} {
 		for _, pageSize := range []int{4 << 10, 64 << 10} {
 			l := layout(t, pageSize)
@@ -113,7 +113,7 @@ func TestAPageThatDoesNotShrinkIsSentRaw(t *testing.T) {
 	}
 }
 
-func TestAnotherEncodersPagesAreReceived(t *testing.T) {
+func TestPerPage_PagesOfAnotherEncoderAreReceived(t *testing.T) {
 	l := layout(t, page4K)
 	b := makeBatch(seeded("another encoder"), l, "pc.ram", "mixed", 50, 0)
 	encode := map[multifd.Method]func(testing.TB, []byte) []byte{multifd.QPL: rawDeflate, multifd.UADK: zlibStream}
@@ -134,7 +134,7 @@ func TestAnotherEncodersPagesAreReceived(t *testing.T) {
 	}
 }
 
-func TestPerPagePayloadsAreChecked(t *testing.T) {
+func TestPerPage_PayloadsAreChecked(t *testing.T) {
 	page := bytes.Repeat([]byte("text "), 820)[:page4K]
 	short := page[:page4K-1]
 	long := append(bytes.Clone(page), 'x')
@@ -227,7 +227,7 @@ func (l *keepingLane) PutDeflated(b *guest.Block, offsets []uint64, lengths []ui
 	return nil
 }
 
-func TestADeflatedLaneGetsQPLPagesAsTheyCame(t *testing.T) {
+func TestDeflatedLane_GetsPagesAsReceived(t *testing.T) {
 	l := layout(t, page4K)
 	b := makeBatch(seeded("kept"), l, "vga.vram", "mixed", 128, 0)
 	wire := packets(t, multifd.QPL, page4K, 0, b)[0]
@@ -247,7 +247,7 @@ func TestADeflatedLaneGetsQPLPagesAsTheyCame(t *testing.T) {
 	}
 }
 
-func TestADeflatedLaneThatWantsPagesGetsPages(t *testing.T) {
+func TestDeflatedLane_CanAskForInflatedPages(t *testing.T) {
 	l := layout(t, page4K)
 	b := makeBatch(seeded("pages"), l, "vga.vram", "mixed", 128, 0)
 	mem := memory(t, l)
@@ -261,7 +261,7 @@ func TestADeflatedLaneThatWantsPagesGetsPages(t *testing.T) {
 	checkMemory(t, mem, b)
 }
 
-func TestPagesThatDoNotInflateAreNotKept(t *testing.T) {
+func TestDeflatedLane_DoesNotGetPagesThatDoNotInflate(t *testing.T) {
 	l := layout(t, page4K)
 	lane := &keepingLane{wants: true}
 	p := newRawPacket(page4K, 8, "pc.ram", offsets(page4K, 1), nil, framed(rawDeflate(t, make([]byte, page4K-1))))
@@ -272,7 +272,7 @@ func TestPagesThatDoNotInflateAreNotKept(t *testing.T) {
 	}
 }
 
-func TestDeflatedBatchesPassThroughQPLUnchanged(t *testing.T) {
+func TestQPL_SendsDeflatedBatchesUnchanged(t *testing.T) {
 	l := layout(t, page4K)
 	as := bytes.Repeat([]byte("a"), page4K)
 	raw := makePage(seeded("through"), "random", page4K)
@@ -288,7 +288,7 @@ func TestDeflatedBatchesPassThroughQPLUnchanged(t *testing.T) {
 	checkMemory(t, mem, &guest.Batch{Block: b.Block, Normal: b.Normal, Data: [][]byte{as, raw, as}})
 }
 
-func TestOnlyQPLTakesDeflatedBatches(t *testing.T) {
+func TestMethod_OnlyQPLTakesDeflatedBatches(t *testing.T) {
 	l := layout(t, page4K)
 	b := &guest.Batch{Block: l.Block("pc.ram"), Normal: offsets(page4K, 3), Data: [][]byte{deflatedAs}, Form: guest.Deflated}
 	forMethods(t, func(t *testing.T, m multifd.Method) {
@@ -304,7 +304,7 @@ func TestOnlyQPLTakesDeflatedBatches(t *testing.T) {
 	})
 }
 
-func TestDenseIsSmallerThanFast(t *testing.T) {
+func TestPerPage_DenseIsSmallerThanFast(t *testing.T) {
 	l := layout(t, page4K)
 	b := makeBatch(seeded("dense"), l, "pc.ram", "text", 128, 0)
 	for _, m := range []multifd.Method{multifd.QPL, multifd.UADK} {
@@ -315,7 +315,7 @@ func TestDenseIsSmallerThanFast(t *testing.T) {
 	}
 }
 
-func TestAPerPageErrorIsAlsoTheCodecs(t *testing.T) {
+func TestPerPage_ErrorNamesThePage(t *testing.T) {
 	l := layout(t, page4K)
 	p := newRawPacket(page4K, 8, "pc.ram", offsets(page4K, 1), nil, framed([]byte{0xff}))
 	_, err := receiveAll(receiver(t, bytes.NewReader(p.bytes()), multifd.QPL, l), laneOf(t, memory(t, l)))

@@ -11,9 +11,9 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// QATzip carries each packet's pages as gzip members end to end, each with the
-// extra field by which Intel's QATzip finds its way: the work of QuickAssist,
-// done in software here. A packet stands alone.
+// QATzip carries each packet's pages as gzip members end to end, each with the extra
+// field that Intel's QATzip needs. QuickAssist devices do this work; here software
+// does. A packet does not depend on earlier ones.
 var QATzip Method = qatzipMethod{}
 
 type qatzipMethod struct{}
@@ -59,7 +59,7 @@ func (s *qatzipSend) Prepare(out *Outgoing) error {
 	s.w.Reset(&s.out)
 	var crc, size uint32
 	for _, live := range out.Batch.Data {
-		// The checksum and the compressor have to see the same bytes.
+		// The checksum and the compressor must see the same bytes.
 		page := s.page[:copy(s.page, live)]
 		crc = crc32.Update(crc, crc32.IEEETable, page)
 		size += uint32(len(page))

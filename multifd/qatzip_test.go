@@ -34,7 +34,7 @@ func member(t testing.TB, data []byte, extra bool) []byte {
 	return b
 }
 
-func TestAQATzipPacketIsAMemberWithQATzipsExtraField(t *testing.T) {
+func TestQATzip_PacketIsAMemberWithTheExtraField(t *testing.T) {
 	l := layout(t, page4K)
 	b := makeBatch(seeded("member"), l, "pc.ram", "mixed", 100, 0)
 	payload := packets(t, multifd.QATzip, page4K, 0, b)[0][multifd.HeaderLen(page4K):]
@@ -58,7 +58,7 @@ func TestAQATzipPacketIsAMemberWithQATzipsExtraField(t *testing.T) {
 	}
 }
 
-func TestAQATzipPacketMayHaveSeveralMembers(t *testing.T) {
+func TestQATzip_PacketMayHaveSeveralMembers(t *testing.T) {
 	l := layout(t, page4K)
 	b := makeBatch(seeded("members"), l, "pc.ram", "mixed", 32, 0)
 	data := slices.Concat(b.Data...)
@@ -84,7 +84,7 @@ func TestAQATzipPacketMayHaveSeveralMembers(t *testing.T) {
 	}
 }
 
-func TestQATzipPayloadsAreChecked(t *testing.T) {
+func TestQATzip_PayloadsAreChecked(t *testing.T) {
 	page := bytes.Repeat([]byte("page"), page4K/4)
 	two := slices.Concat(page, page)
 	good := member(t, two, true)
@@ -120,7 +120,7 @@ func TestQATzipPayloadsAreChecked(t *testing.T) {
 	}
 }
 
-func TestQATzipPacketsStandAlone(t *testing.T) {
+func TestQATzip_PacketsAreIndependent(t *testing.T) {
 	l := layout(t, page4K)
 	r := seeded("alone")
 	a, b := makeBatch(r, l, "pc.ram", "text", 10, 0), makeBatch(r, l, "pc.ram", "text", 10, 0)

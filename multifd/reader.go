@@ -9,9 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Reader reads a channel. Plain sockets are read with readv, so that pages go
-// from the socket to where they belong; other connections (TLS, tests) are
-// read a page at a time.
+// Reader reads a channel. It reads plain sockets with readv, from the socket straight
+// into the pages, and other connections (TLS, tests) a page at a time.
 type Reader struct {
 	r       io.Reader
 	pending []byte // read ahead of a packet's end, oldest first
@@ -22,14 +21,14 @@ type Reader struct {
 	step func(fd uintptr) bool
 }
 
-// NewReader returns a reader of r that uses readv where r has a descriptor.
+// NewReader returns a reader of r that uses readv if r has a file descriptor.
 func NewReader(r io.Reader) *Reader {
 	rd := &Reader{r: r}
 	if sc, ok := r.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			rd.raw = raw
-			// The closure is made once: a new one for each call would be an
-			// allocation a packet.
+			// One closure for all calls: one for each call would be an allocation a
+			// packet.
 			rd.step = rd.readvOnce
 		}
 	}
@@ -51,15 +50,14 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFull fills p. A channel that ends early is an error that wraps
-// ErrTruncated.
+// ReadFull fills p. If the channel ends before, the error wraps ErrTruncated.
 func (r *Reader) ReadFull(p []byte) error {
 	_, err := io.ReadFull(r, p)
 	return truncated(err)
 }
 
-// ReadVectors fills every buffer in turn. Buffers that follow one another in
-// memory count as one vector.
+// ReadVectors fills the buffers in order. Buffers that are adjacent in memory make one
+// vector.
 func (r *Reader) ReadVectors(bufs [][]byte) error {
 	if r.raw == nil || len(r.pending) > 0 {
 		for _, b := range bufs {
@@ -96,7 +94,7 @@ func (r *Reader) ReadVectors(bufs [][]byte) error {
 		r.total += uint64(r.n)
 		r.advance()
 	}
-	clear(r.iov)            // hold on to no memory of the caller's
+	clear(r.iov)            // keep no reference to the caller's memory
 	runtime.KeepAlive(bufs) // a vector points to the first of several only
 	return nil
 }

@@ -29,7 +29,7 @@ func scatter(r *rand.Rand, n int) (bufs [][]byte, total int) {
 	return bufs, total
 }
 
-func TestReadVectorsFillsEveryBufferWhereverTheWritesAreCut(t *testing.T) {
+func TestReadVectors_FillsEveryBufferWhateverTheSizesOfWrites(t *testing.T) {
 	for i := range 20 {
 		r := rand.New(rand.NewPCG(uint64(i), 1))
 		bufs, total := scatter(r, 1+r.IntN(200))
@@ -62,7 +62,7 @@ func TestReadVectorsFillsEveryBufferWhereverTheWritesAreCut(t *testing.T) {
 	}
 }
 
-func TestReadVectorsTakesMoreVectorsThanOneCallCan(t *testing.T) {
+func TestReadVectors_TakesMoreVectorsThanOneCall(t *testing.T) {
 	const n, size = 3000, 16 // the kernel takes 1,024 at once
 	arena := make([]byte, n*size*2)
 	var bufs [][]byte
@@ -81,9 +81,9 @@ func TestReadVectorsTakesMoreVectorsThanOneCallCan(t *testing.T) {
 	}
 }
 
-// TestReadVectorsJoinsBuffersThatHappenToBeNeighbours reads into many objects
+// TestReadVectors_JoinsAdjacentBuffers reads into many objects
 // of one size, some of which the allocator puts side by side.
-func TestReadVectorsJoinsBuffersThatHappenToBeNeighbours(t *testing.T) {
+func TestReadVectors_JoinsAdjacentBuffers(t *testing.T) {
 	var bufs [][]byte
 	for range 64 {
 		bufs = append(bufs, make([]byte, 4096))
@@ -106,7 +106,7 @@ func TestReadVectorsJoinsBuffersThatHappenToBeNeighbours(t *testing.T) {
 	}
 }
 
-func TestReadVectorsFromAnOrdinaryReader(t *testing.T) {
+func TestReadVectors_FromAReaderWithoutADescriptor(t *testing.T) {
 	r := seeded("ordinary")
 	bufs, total := scatter(r, 50)
 	want := make([]byte, total)
@@ -117,7 +117,7 @@ func TestReadVectorsFromAnOrdinaryReader(t *testing.T) {
 	}
 }
 
-func TestReadVectorsOfNothingReadsNothing(t *testing.T) {
+func TestReadVectors_OfNothingReadsNothing(t *testing.T) {
 	_, b := socketpair(t)
 	rd := multifd.NewReader(b)
 	for _, bufs := range [][][]byte{nil, {nil}, {{}, {}}} {
@@ -127,7 +127,7 @@ func TestReadVectorsOfNothingReadsNothing(t *testing.T) {
 	}
 }
 
-func TestASocketThatEndsEarlyIsTruncated(t *testing.T) {
+func TestReader_SocketThatEndsEarlyIsTruncated(t *testing.T) {
 	for _, n := range []int{0, 1, 4095, 4096, 5000} {
 		a, b := socketpair(t)
 		a.Write(make([]byte, n))
@@ -138,7 +138,7 @@ func TestASocketThatEndsEarlyIsTruncated(t *testing.T) {
 	}
 }
 
-func TestASocketThatIsClosedHereIsNotTruncated(t *testing.T) {
+func TestReader_SocketClosedLocallyIsNotTruncated(t *testing.T) {
 	_, b := socketpair(t)
 	rd := multifd.NewReader(b)
 	b.Close()
@@ -148,7 +148,7 @@ func TestASocketThatIsClosedHereIsNotTruncated(t *testing.T) {
 	}
 }
 
-func TestAFileIsReadToItsEnd(t *testing.T) {
+func TestReader_ReadsAFileToItsEnd(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "channel")
 	want := bytes.Repeat([]byte("file"), 3000)
 	if err := os.WriteFile(path, want, 0o600); err != nil {

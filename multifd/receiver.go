@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// Receiver reads one channel after its handshake. It belongs to one goroutine.
+// Receiver reads one channel after its handshake. It is for use by one goroutine.
 type Receiver struct {
 	channel  int
 	method   Method
@@ -21,10 +21,11 @@ type Receiver struct {
 	packet   Packet
 	count    uint64
 	incoming Incoming
-	budget   func(bytes int) error // for device states; nil has no bound
+	budget   func(bytes int) error // for device states; nil is no bound
 }
 
-// NewReceiver readies the method for the channel. Close frees what it made.
+// NewReceiver sets up the method for the channel. Close frees what NewReceiver
+// allocated.
 func NewReceiver(r io.Reader, method Method, cfg ChannelConfig) (*Receiver, error) {
 	if cfg.PageSize < guest.MinPageSize || cfg.PageSize > guest.MaxPageSize {
 		return nil, fmt.Errorf("multifd channel %d: page size %d (want %d to %d)", cfg.Channel, cfg.PageSize, guest.MinPageSize, guest.MaxPageSize)
@@ -43,22 +44,23 @@ func NewReceiver(r io.Reader, method Method, cfg ChannelConfig) (*Receiver, erro
 // Close frees what the method holds. It does not close the connection.
 func (r *Receiver) Close() { r.state.Cleanup() }
 
-// SetLayout says what memory there is; packets with pages are malformed before.
+// SetLayout sets the RAM blocks that packets name. Before the call, a packet with pages
+// is malformed.
 func (r *Receiver) SetLayout(l *guest.Layout) { r.layout = l }
 
-// Count returns how many packets have begun, Bytes the bytes read.
+// Count returns the number of packets whose header Next has begun to read.
 func (r *Receiver) Count() uint64 { return r.count }
 
 // Bytes returns the bytes read from the channel.
 func (r *Receiver) Bytes() uint64 { return r.in.Total() }
 
-// Next reads the next packet's header: a RAM packet, valid until the call
-// after, whose pages Receive must read; or a device-state packet, whole. A
-// channel that ends between packets gives io.EOF.
+// Next reads the header of a RAM packet, or a whole device-state packet. The RAM packet
+// is valid until the next call of Next; Receive must read its pages before. If the
+// channel ends between packets, the error is io.EOF.
 func (r *Receiver) Next() (*Packet, *DeviceState, error) {
 	r.count++
-	// A RAM header is the longest, so that this never reads into a payload;
-	// a device-state packet may be shorter, what was read beyond it waits.
+	// The RAM header is the longest, so this never reads into a payload. What is read
+	// beyond a shorter device-state packet stays pending.
 	n, err := io.ReadAtLeast(r.in, r.header, prefixLen)
 	if err != nil {
 		if n == 0 && errors.Is(err, io.EOF) {
@@ -85,14 +87,14 @@ func (r *Receiver) Next() (*Packet, *DeviceState, error) {
 	return &r.packet, nil, r.fail(r.checkMethod())
 }
 
-// checkMethod compares the packet's method with the channel's. A packet
-// without data may leave the bits clear.
+// checkMethod compares the packet's method with the channel's. A packet without data
+// may have none of the bits.
 func (r *Receiver) checkMethod() error {
 	bits := r.packet.Flags & FlagMethods
 	if bits == r.method.Flag() || bits == 0 && len(r.packet.Normal) == 0 {
 		return nil
 	}
-	return malformed("flags", "the source sends %v, but this side was told %s: set the same multifd-compression on both", bits, r.method.Name())
+	return malformed("flags", "the source sends %v, but this side expects %s: set the same multifd-compression on both", bits, r.method.Name())
 }
 
 func (r *Receiver) deviceState(have int) (*DeviceState, error) {
@@ -119,8 +121,8 @@ func (r *Receiver) deviceState(have int) (*DeviceState, error) {
 	return &d, inField("data", truncated(err))
 }
 
-// readGrowing reads size bytes. It takes memory for them only as they come, no
-// more than was read so far or stepGrowing at a time, and asks take first.
+// readGrowing reads size bytes. It allocates as bytes arrive: each time at most as much
+// as it has read so far, or stepGrowing. It calls take before it allocates.
 func readGrowing(r io.Reader, size int, take func(bytes int) error) ([]byte, error) {
 	var data []byte
 	for len(data) < size {
@@ -141,8 +143,8 @@ func readGrowing(r io.Reader, size int, take func(bytes int) error) ([]byte, err
 
 const stepGrowing = 64 << 10
 
-// Receive reads the payload of the packet that Next gave and puts its pages
-// into the lane.
+// Receive reads the payload of the packet that Next returned and puts its pages into
+// the lane.
 func (r *Receiver) Receive(lane guest.Lane) error {
 	p := &r.packet
 	if len(p.Normal) > 0 {
@@ -157,11 +159,11 @@ func (r *Receiver) Receive(lane guest.Lane) error {
 	return nil
 }
 
-// Flush returns when all pages that were received are in place. It has to be
-// called before a sync point is met.
+// Flush returns when all pages that were received are in place. It must be called
+// before a sync point is met.
 func (r *Receiver) Flush() error { return r.fail(r.state.Flush()) }
 
-// fail adds to err where it was.
+// fail adds the channel, the packet and the field to err.
 func (r *Receiver) fail(err error) error {
 	if err == nil {
 		return nil

@@ -10,7 +10,7 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// Sender writes one channel. It belongs to one goroutine.
+// Sender writes one channel. It is for use by one goroutine.
 type Sender struct {
 	channel  int
 	w        *vectorWriter
@@ -28,9 +28,8 @@ type Sender struct {
 	held    *guest.Batch    // begun and not written
 }
 
-// NewSender readies the method for the channel; num counts the packets of all
-// channels of the migration together. w may be nil until Attach. Close frees
-// what it made.
+// NewSender sets up the method for the channel. num counts the packets of all channels
+// of the migration. w may be nil until Attach. Close frees what NewSender allocated.
 func NewSender(w io.Writer, method Method, num *atomic.Uint64, cfg ChannelConfig) (*Sender, error) {
 	if cfg.PageSize < guest.MinPageSize || cfg.PageSize > guest.MaxPageSize {
 		return nil, fmt.Errorf("multifd channel %d: page size %d (want %d to %d)", cfg.Channel, cfg.PageSize, guest.MinPageSize, guest.MaxPageSize)
@@ -46,15 +45,17 @@ func NewSender(w io.Writer, method Method, num *atomic.Uint64, cfg ChannelConfig
 		channel: cfg.Channel, w: newVectorWriter(w), method: method, state: state,
 		pageSize: cfg.PageSize, num: num, header: make([]byte, HeaderLen(cfg.PageSize)),
 	}
-	s.overlap, _ = state.(OverlappingSend)
+	if o, ok := state.(OverlappingSend); ok && o.Overlaps() {
+		s.overlap = o
+	}
 	return s, nil
 }
 
-// Attach gives the sender the connection to write to.
+// Attach sets the connection to write to.
 func (s *Sender) Attach(w io.Writer) { s.w = newVectorWriter(w) }
 
-// Holds says that a batch that was given to Send is still in use, until the
-// next one is sent or Sync is called.
+// Holds reports whether b, a batch that was passed to Send, is still in use. The next
+// Send or Sync ends its use.
 func (s *Sender) Holds(b *guest.Batch) bool { return s.held == b }
 
 // Close frees what the method holds. It does not close the connection.
@@ -65,34 +66,34 @@ func (s *Sender) Bytes() uint64 { return s.bytes }
 
 // SentPages counts pages by how they were sent.
 type SentPages struct {
-	// Zero pages are named only, Raw ones sent as they are.
+	// Zero pages are sent as offsets only, Raw pages as their own bytes.
 	Zero, Raw, Compressed uint64
 }
 
 // Pages returns the pages sent so far.
 func (s *Sender) Pages() SentPages { return s.pages }
 
-// TakesDeflated says whether batches may come deflated.
+// TakesDeflated reports whether Send takes deflated batches.
 func (s *Sender) TakesDeflated() bool { return s.state.TakesDeflated() }
 
-// Handshake opens the channel.
+// Handshake writes the handshake, which opens the channel.
 func (s *Sender) Handshake(uuid [16]byte) error {
 	n, err := s.w.w.Write(Handshake{UUID: uuid, ID: uint8(s.channel)}.Append(nil))
 	s.bytes += uint64(n)
 	return s.fail("handshake", err)
 }
 
-// Send writes the batch as one packet. Zero pages go in the packet, which
-// QEMU knows from 9.0.
+// Send writes the batch as one packet. The packet lists zero pages too, which QEMU
+// understands from 9.0 on.
 func (s *Sender) Send(b *guest.Batch) error {
 	if len(b.Normal)+len(b.Zero) == 0 {
 		return nil
 	}
 	if len(b.Normal)+len(b.Zero) > guest.PacketPages(s.pageSize) || len(b.Data) != len(b.Normal) {
-		return s.fail("batch", fmt.Errorf("%d normal and %d zero pages with %d of data do not make a packet", len(b.Normal), len(b.Zero), len(b.Data)))
+		return s.fail("batch", fmt.Errorf("%d normal and %d zero pages with the data of %d pages (want at most %d pages, and data for each normal one)", len(b.Normal), len(b.Zero), len(b.Data), guest.PacketPages(s.pageSize)))
 	}
 	if b.Form == guest.Deflated && !s.state.TakesDeflated() {
-		return s.fail("batch", errors.New("deflated pages cannot be sent as they are by "+s.method.Name()))
+		return s.fail("batch", fmt.Errorf("method %s does not take deflated pages", s.method.Name()))
 	}
 	if s.overlap == nil || b.Form != guest.Raw || len(b.Normal) == 0 {
 		return s.send(b)
@@ -108,14 +109,14 @@ func (s *Sender) Send(b *guest.Batch) error {
 	return s.sendBegun(before)
 }
 
-// sendBegun writes a packet that was begun.
+// sendBegun writes the packet of a batch that was begun.
 func (s *Sender) sendBegun(b *guest.Batch) error {
 	err := s.send(b)
 	s.overlap.Written()
 	return err
 }
 
-// flush writes the packet that is still held.
+// flush writes the packet of the batch that is still held.
 func (s *Sender) flush() error {
 	b := s.held
 	s.held = nil
@@ -165,9 +166,9 @@ func (s *Sender) SendDeviceState(d *DeviceState) error {
 	return s.write()
 }
 
-// write sends the vectors: one writev where the connection is a socket.
+// write sends the vectors: with one writev if the connection is a socket.
 func (s *Sender) write() error {
-	whole := s.out.Payload // write may consume what it gets
+	whole := s.out.Payload // write may consume the slice
 	n, err := s.w.write(&s.out.Payload)
 	s.bytes += uint64(n)
 	clear(whole)

@@ -22,7 +22,7 @@ func sender(t testing.TB, w io.Writer, m multifd.Method) *multifd.Sender {
 	return s
 }
 
-func TestABatchThatMakesNoPacketIsNotSent(t *testing.T) {
+func TestSender_InvalidBatchIsNotSent(t *testing.T) {
 	l := layout(t, page4K)
 	b := makeBatch(seeded("no packet"), l, "pc.ram", "text", 128, 0)
 	for name, b := range map[string]*guest.Batch{
@@ -37,7 +37,7 @@ func TestABatchThatMakesNoPacketIsNotSent(t *testing.T) {
 	}
 }
 
-func TestAnEmptyBatchSendsNothing(t *testing.T) {
+func TestSender_EmptyBatchSendsNothing(t *testing.T) {
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		var buf bytes.Buffer
 		if err := sender(t, &buf, m).Send(new(guest.Batch)); err != nil || buf.Len() != 0 {
@@ -46,7 +46,7 @@ func TestAnEmptyBatchSendsNothing(t *testing.T) {
 	})
 }
 
-func TestPacketsOfAllChannelsAreNumberedTogether(t *testing.T) {
+func TestSender_NumbersPacketsOfAllChannelsTogether(t *testing.T) {
 	var num atomic.Uint64
 	l := layout(t, page4K)
 	var wires []*bytes.Buffer
@@ -89,7 +89,7 @@ func (b *brokenPipe) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-func TestAWriteThatFailsNamesTheChannel(t *testing.T) {
+func TestSender_FailedWriteNamesTheChannel(t *testing.T) {
 	l := layout(t, page4K)
 	b := makeBatch(seeded("fails"), l, "pc.ram", "text", 4, 0)
 	for _, left := range []int{0, 100, 1344, 1344 + 5000} {
@@ -104,7 +104,7 @@ func TestAWriteThatFailsNamesTheChannel(t *testing.T) {
 	}
 }
 
-func TestASocketGetsAPacketWhole(t *testing.T) {
+func TestSender_WritesAPacketWhole(t *testing.T) {
 	l := layout(t, page4K)
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		a, b := socketpair(t)

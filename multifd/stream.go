@@ -5,10 +5,10 @@ import (
 	"io"
 )
 
-// zlib and zstd are alike: one stream for a channel's whole life, flushed at
-// each packet's end. They differ in who encodes and decodes it.
+// zlib and zstd share this code: one stream for a channel's whole life, flushed at each
+// packet's end. They differ in the encoder and the decoder.
 
-// streamSend carries pages as a stream.
+// streamSend encodes pages into a stream.
 type streamSend struct {
 	w interface {
 		io.Writer
@@ -35,16 +35,16 @@ func (s *streamSend) Prepare(out *Outgoing) error {
 	return nil
 }
 
-// streamReceive takes pages from a stream.
+// streamReceive decodes pages from a stream.
 type streamReceive struct {
 	buf  payloadBuffer
 	feed packetFeed
-	// open makes the decoder with the first packet, because it may read the
-	// stream's header at once; field is what that is called in errors.
+	// open makes the decoder when the first packet arrives, because a decoder may read
+	// the stream's header at once. field is that header's name in errors.
 	open  func(io.Reader) (io.Reader, error)
 	field string
 	r     io.Reader
-	close func() // what the decoder wants at its end; may be nil
+	close func() // frees the decoder; may be nil
 }
 
 func (z *streamReceive) Flush() error { return nil }

@@ -34,9 +34,9 @@ func someBatches(l *guest.Layout, name string, n int) []*guest.Batch {
 	return batches
 }
 
-// TestAChannelIsOneStream decodes all payloads end to end by another decoder,
+// TestStream_ChannelIsOneStream decodes all payloads end to end by another decoder,
 // up to where the stream is left open.
-func TestAChannelIsOneStream(t *testing.T) {
+func TestStream_ChannelIsOneStream(t *testing.T) {
 	l := layout(t, page4K)
 	batches := someBatches(l, "one stream", 6)
 	var want []byte
@@ -67,7 +67,7 @@ func TestAChannelIsOneStream(t *testing.T) {
 	}
 }
 
-func TestAStreamsStateIsKeptBetweenPackets(t *testing.T) {
+func TestStream_StateIsKeptBetweenPackets(t *testing.T) {
 	l := layout(t, page4K)
 	b := makeBatch(seeded("state"), l, "pc.ram", "text", 20, 0)
 	for _, m := range streamMethods {
@@ -82,10 +82,10 @@ func TestAStreamsStateIsKeptBetweenPackets(t *testing.T) {
 	}
 }
 
-// TestPacketsWithoutPagesLeaveTheStreamAlone puts between the packets what
+// TestStream_PacketsWithoutPagesDoNotUseIt puts between the packets what
 // QEMU 7.2 does: empty packets that keep the size of the packet before, and
 // SYNCs on packets with data.
-func TestPacketsWithoutPagesLeaveTheStreamAlone(t *testing.T) {
+func TestStream_PacketsWithoutPagesDoNotUseIt(t *testing.T) {
 	l := layout(t, page4K)
 	batches := someBatches(l, "between", 5)
 	for _, m := range streamMethods {
@@ -111,9 +111,9 @@ func TestPacketsWithoutPagesLeaveTheStreamAlone(t *testing.T) {
 	}
 }
 
-// TestAnotherEncodersStreamIsReceived flushes as the field does: at each
+// TestStream_OfAnotherEncoderIsReceived flushes as the field does: at each
 // packet's last page.
-func TestAnotherEncodersStreamIsReceived(t *testing.T) {
+func TestStream_OfAnotherEncoderIsReceived(t *testing.T) {
 	l := layout(t, page4K)
 	batches := someBatches(l, "another encoder", 6)
 	type flusher interface {
@@ -160,7 +160,7 @@ func TestAnotherEncodersStreamIsReceived(t *testing.T) {
 	}
 }
 
-func TestStreamPayloadsAreChecked(t *testing.T) {
+func TestStream_PayloadsAreChecked(t *testing.T) {
 	l := layout(t, page4K)
 	b := makeBatch(seeded("checked"), l, "pc.ram", "text", 2, 0)
 	for _, m := range streamMethods {
@@ -199,8 +199,8 @@ func TestStreamPayloadsAreChecked(t *testing.T) {
 	}
 }
 
-// TestAHugeZstdWindowIsRefused: a window descriptor of 0xff asks for terabytes.
-func TestAHugeZstdWindowIsRefused(t *testing.T) {
+// TestZstd_HugeWindowIsRefused: a window descriptor of 0xff asks for terabytes.
+func TestZstd_HugeWindowIsRefused(t *testing.T) {
 	l := layout(t, page4K)
 	for name, descriptor := range map[string]byte{"64 MiB": 16 << 3, "largest": 0xff} {
 		frame := append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, descriptor}, 0x01, 0x00, 0x00)

@@ -9,8 +9,8 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// UADK carries each page as a zlib stream of its own, in the framing of qpl:
-// the work of HiSilicon's accelerator, done in software here.
+// UADK carries each page as a zlib stream of its own, in the framing of qpl.
+// HiSilicon's accelerator does this work; here software does.
 var UADK Method = uadkMethod{}
 
 type uadkMethod struct{}
@@ -42,7 +42,7 @@ func (s *uadkSend) Prepare(out *Outgoing) error {
 	for i, page := range out.Batch.Data {
 		dst := s.output(i)
 		room := dst[zlibHeaderLen : len(dst)-zlibTrailerLen]
-		// The checksum and the encoder have to see the same bytes.
+		// The checksum and the encoder must see the same bytes.
 		stable := s.page[:copy(s.page, page)]
 		if n := s.enc.Deflate(room, stable); n > 0 {
 			dst[0], dst[1] = 0x78, 0x01 // deflate, window of 32 KiB, fastest
@@ -86,7 +86,7 @@ func (u *uadkReceive) Receive(in *Incoming) error {
 	}
 	for i, length := range lengths {
 		if err := u.inflate(pages[i], data[:length]); err != nil {
-			return pageError(in.Packet, i, err)
+			return malformedPage("", in.Packet.Block.Name, in.Packet.Normal, i, err)
 		}
 		data = data[length:]
 	}
@@ -99,19 +99,19 @@ func (u *uadkReceive) inflate(page, z []byte) error {
 		return nil
 	}
 	if len(z) < zlibHeaderLen+zlibTrailerLen {
-		return fmt.Errorf("a zlib stream of %d bytes", len(z))
+		return fmt.Errorf("a zlib stream of %d bytes (want %d or more)", len(z), zlibHeaderLen+zlibTrailerLen)
 	}
 	// Method 8, a window of at most 32 KiB, no preset dictionary, and the
 	// check of the two bytes.
 	if head := binary.BigEndian.Uint16(z); head>>8&0xf != 8 || head>>12 > 7 || head&0x20 != 0 || head%31 != 0 {
-		return fmt.Errorf("zlib header %#04x", head)
+		return fmt.Errorf("invalid zlib header %#04x", head)
 	}
 	end := len(z) - zlibTrailerLen
 	if err := u.dec.Inflate(page, z[zlibHeaderLen:end]); err != nil {
 		return err
 	}
 	if got, want := adler32.Checksum(page), binary.BigEndian.Uint32(z[end:]); got != want {
-		return fmt.Errorf("the page's Adler-32 is %#08x, the stream says %#08x", got, want)
+		return fmt.Errorf("Adler-32 of the page is %#08x, want %#08x as in the stream", got, want)
 	}
 	return nil
 }

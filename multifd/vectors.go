@@ -10,16 +10,16 @@ import (
 // maxVectors is the kernel's limit on the vectors of one readv or writev.
 const maxVectors = 1024
 
-// vectors are what readv or writev has still to move, over any number of calls.
+// vectors are what readv or writev must still move, over any number of calls.
 type vectors struct {
 	iov  []unix.Iovec
-	left int // first vector of iov that is not done yet
+	left int // first vector of iov that is not complete
 	n    int // bytes that the last call moved
 	err  error
 }
 
-// once is one call of readv or writev, by its number. It says false to be called
-// again when the descriptor is ready.
+// once calls readv or writev, by its system call number. It returns false if it must be
+// called again when the descriptor is ready.
 func (v *vectors) once(call, fd uintptr) bool {
 	iov := v.iov[v.left:]
 	if len(iov) > maxVectors {
@@ -43,9 +43,9 @@ func (v *vectors) once(call, fd uintptr) bool {
 	}
 }
 
-// advance takes the bytes of the last call off the vectors. One vector can span
-// buffers that are objects of their own to the runtime, which its check of pointer
-// arithmetic would not allow; the caller keeps all of them alive.
+// advance removes the bytes of the last call from the vectors. One vector can span
+// buffers that the runtime knows as separate objects, which its check of pointer
+// arithmetic would reject; the caller keeps all of them alive.
 //
 //go:nocheckptr
 func (v *vectors) advance() {

@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vectorWriter writes the vectors of a packet with writev, through the
-// syscall.RawConn of a connection: a connection that wraps a socket and hands
-// out a RawConn of its own sees every writev, which net.Buffers would hide from
-// it. Other connections (TLS, tests) get a Write for each vector.
+// vectorWriter writes the vectors of a packet with writev, through the syscall.RawConn
+// of a connection. A connection that wraps a socket and returns its own RawConn sees
+// every writev; with net.Buffers it would not. Other connections (TLS, tests) get a
+// Write for each vector.
 type vectorWriter struct {
 	w   io.Writer
 	raw syscall.RawConn
@@ -26,14 +26,13 @@ func newVectorWriter(w io.Writer) *vectorWriter {
 	if sc, ok := w.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			v.raw = raw
-			v.step = v.writevOnce // made once: a closure for each call would be an allocation a packet
+			v.step = v.writevOnce // one for all calls: one for each call would be an allocation a packet
 		}
 	}
 	return v
 }
 
-// write writes all of bufs, and consumes them where the connection has no
-// descriptor.
+// write writes all of bufs. It consumes them if the connection has no file descriptor.
 func (v *vectorWriter) write(bufs *net.Buffers) (written int64, err error) {
 	if v.raw == nil {
 		return bufs.WriteTo(v.w)
@@ -56,7 +55,7 @@ func (v *vectorWriter) write(bufs *net.Buffers) (written int64, err error) {
 		written += int64(v.n)
 		v.advance()
 	}
-	clear(v.iov) // hold on to no memory of the caller's
+	clear(v.iov) // keep no reference to the caller's memory
 	runtime.KeepAlive(bufs)
 	return written, err
 }

@@ -6,12 +6,12 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Zstd carries pages as one zstd frame a channel, flushed at each packet's end
-// and never ended.
+// Zstd carries pages as one zstd frame for the channel's whole life, flushed at each
+// packet's end and never ended.
 var Zstd Method = zstdMethod{}
 
-// maxZstdWindow is the largest window that a source may ask for: that of
-// zstd's level 20, the highest that QEMU takes.
+// maxZstdWindow is the largest window that a source may use: that of zstd's level 20,
+// the highest that QEMU accepts.
 const maxZstdWindow = 32 << 20
 
 type zstdMethod struct{}
@@ -26,7 +26,7 @@ func (zstdMethod) SetupSend(cfg ChannelConfig) (SendState, error) {
 		level = zstd.EncoderLevelFromZstd(cfg.Level)
 	}
 	s := &zstdSend{streamSend: streamSend{out: vectorBuffer{newPayloadBuffer()[:0]}}}
-	// One goroutine a channel is what runs already.
+	// The channel has its goroutine already.
 	w, err := zstd.NewWriter(&s.out, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
 		zstd.WithWindowSize(512<<10), zstd.WithEncoderCRC(false))
 	if err != nil {
@@ -42,7 +42,7 @@ type zstdSend struct {
 }
 
 func (s *zstdSend) Cleanup() {
-	s.enc.Reset(nil) // the frame is left open, as the field does
+	s.enc.Reset(nil) // the frame stays open, as in QEMU
 	*s = zstdSend{}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/transport"
@@ -38,7 +39,7 @@ type RestoreOptions struct {
 	StallTimeout time.Duration
 	SocketDir    string
 	// Accelerator deflates for qpl; nil is software. Restore does not close it.
-	Accelerator *multifd.Accelerator
+	Accelerator *pagecodec.Accelerator
 	Progress    func(RestoreProgress)
 	Logger      *slog.Logger
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
 )
@@ -65,7 +66,7 @@ type SaveOptions struct {
 	Guard []string
 	// Accelerator deflates and inflates for qpl and for the stores fast and dense;
 	// nil is software. Save does not close it.
-	Accelerator *multifd.Accelerator
+	Accelerator *pagecodec.Accelerator
 	Progress    func(SaveProgress)
 	Logger      *slog.Logger
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/guest"
 )
 
@@ -57,6 +58,14 @@ func (s Store) codec() (codec, error) {
 		return codecRaw, nil
 	}
 	return 0, fmt.Errorf("snapshot: unknown store %q (fast, dense, zstd or raw)", string(s))
+}
+
+// mode is how the store deflates, if it does.
+func (s Store) mode() deflate.Mode {
+	if s == StoreDense {
+		return deflate.Dense
+	}
+	return deflate.Fast
 }
 
 // extentPages returns how many pages an extent holds at most.

@@ -4,12 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/guest"
-	"github.com/vmferry/vmferry/iaa/hybrid"
+	"github.com/vmferry/vmferry/pagecodec"
 )
 
 // lane collects pages into extents and writes them to objects of its own. It
@@ -37,8 +38,8 @@ type lane struct {
 	pages   [][]byte
 	scratch []byte
 
-	deflate *deflate.Encoder
-	device  *hybrid.Channel // deflates in place of it, if there is one
+	encoder pagecodec.Encoder // nil if the store does not deflate
+	kept    []uint64          // memory for the offsets of pages that are not zero
 	frame   []byte
 	closed  bool
 }
@@ -55,18 +56,17 @@ func (w *Writer) Lane() (guest.Lane, error) {
 	l.data = l.buf[l.room:l.room]
 	l.scratch = make([]byte, guest.PacketBytes)
 	if w.codec == codecDeflate {
-		mode := deflate.Fast
-		if w.opts.Store == StoreDense {
-			mode = deflate.Dense
-		}
-		l.deflate = deflate.NewEncoder(mode)
-		if err := l.openDevice(); err != nil {
+		var err error
+		if l.encoder, err = w.opts.Accelerator.NewEncoder(size, w.opts.Store.mode()); err != nil {
 			return nil, err
 		}
 	}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.lanes++
-	w.mu.Unlock()
+	if l.encoder != nil {
+		w.encoders = append(w.encoders, l.encoder)
+	}
 	return l, nil
 }
 
@@ -87,29 +87,45 @@ func (l *lane) Pages(b *guest.Block, offsets []uint64) ([][]byte, error) {
 
 // Commit encodes the pages that were put into the scratch memory.
 func (l *lane) Commit() error {
-	if l.device != nil {
-		return l.commitOnDevice()
+	l.dropZero()
+	if len(l.pages) == 0 {
+		return nil
 	}
-	for i, off := range l.offsets {
-		page := l.pages[i]
-		if deflate.IsZero(page) {
-			l.w.tables[l.at.Index].put(off/uint64(l.pageSize), 0)
-			continue
+	if l.encoder != nil {
+		if err := l.encoder.Begin(l.pages); err != nil {
+			return err
 		}
+		if err := l.encoder.Finish(); err != nil {
+			return err
+		}
+		defer l.encoder.Release()
+	}
+	for i, page := range l.pages {
 		if err := l.begin(l.at); err != nil {
 			return err
 		}
-		free := l.data[len(l.data):cap(l.data)]
-		if l.deflate != nil {
-			if n := l.deflate.Deflate(free[:l.pageSize-1], page); n > 0 {
-				page = free[:n]
-			}
+		if l.encoder != nil {
+			page = l.encoder.Stream(i, l.data[len(l.data):cap(l.data)])
 		}
-		if err := l.add(off, page); err != nil {
+		if err := l.add(l.offsets[i], page); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// dropZero forgets the zero pages of what Pages gave out.
+func (l *lane) dropZero() {
+	pages := l.pages[:0]
+	l.kept = l.kept[:0]
+	for i, off := range l.offsets {
+		if deflate.IsZero(l.pages[i]) {
+			l.w.tables[l.at.Index].put(off/uint64(l.pageSize), 0)
+			continue
+		}
+		pages, l.kept = append(pages, l.pages[i]), append(l.kept, off)
+	}
+	l.pages, l.offsets = pages, l.kept
 }
 
 // KeepsDeflated says that deflated pages are kept as they came.
@@ -176,7 +192,7 @@ func (l *lane) begin(b *guest.Block) error {
 
 // add puts a page, as it is kept, into the next slot.
 func (l *lane) add(offset uint64, data []byte) error {
-	l.data = append(l.data, data...) // in place if Commit encoded it there
+	l.data = append(l.data, data...) // in place if the encoder put it there
 	l.lengths = append(l.lengths, uint32(len(data)))
 	l.w.tables[l.block.Index].put(offset/uint64(l.pageSize), at(l.number, l.n))
 	if l.n++; l.n == l.max {
@@ -243,7 +259,7 @@ func (l *lane) Close() error {
 		return nil
 	}
 	l.closed = true
-	l.closeDevice()
+	l.closeEncoder()
 	err := l.flush()
 	if l.object != nil && err == nil {
 		l.w.seal(l.object)
@@ -253,4 +269,14 @@ func (l *lane) Close() error {
 	l.w.lanes--
 	l.w.mu.Unlock()
 	return err
+}
+
+func (l *lane) closeEncoder() {
+	if l.encoder == nil {
+		return
+	}
+	l.encoder.Close()
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	l.w.encoders = slices.DeleteFunc(l.w.encoders, func(e pagecodec.Encoder) bool { return e == l.encoder })
 }

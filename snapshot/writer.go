@@ -11,8 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vmferry/vmferry/guest"
-	"github.com/vmferry/vmferry/iaa/hybrid"
-	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 )
 
 // Options say how a snapshot is written. The zero value is ready for use.
@@ -23,7 +22,7 @@ type Options struct {
 	Tool string
 	// Accelerator deflates pages, if it has a device; nil is software. Its
 	// owner closes it when the lanes are closed or the writer is aborted.
-	Accelerator *multifd.Accelerator
+	Accelerator *pagecodec.Accelerator
 	// ObjectSize is about how large the first objects of pages get, in
 	// bytes; 0 is 64 MiB, and less where MaxSize is small. Later ones get larger, so that even a hundred TiB
 	// are some thousand objects.
@@ -42,15 +41,15 @@ type Writer struct {
 	layout *guest.Layout
 	tables []*table
 
-	mu      sync.Mutex
-	extents []extent
-	free    []uint64 // numbers of extents whose objects were removed
-	reused  bool     // some of them were taken again
-	objects []*pageObject
-	gone    int      // of them
-	names   []string // of all objects that were begun
-	lanes   int
-	devices []*hybrid.Channel // of lanes, until they are closed
+	mu       sync.Mutex
+	extents  []extent
+	free     []uint64 // numbers of extents whose objects were removed
+	reused   bool     // some of them were taken again
+	objects  []*pageObject
+	gone     int      // of them
+	names    []string // of all objects that were begun
+	lanes    int
+	encoders []pagecodec.Encoder // of lanes, until they are closed
 
 	commits errgroup.Group
 	bytes   atomic.Int64
@@ -116,10 +115,10 @@ func (w *Writer) newExtent() (uint64, error) {
 
 // Abort removes all that was written. The lanes' goroutines have ended.
 func (w *Writer) Abort() error {
-	for _, c := range w.devices {
-		w.opts.Accelerator.Cleanup(c)
+	for _, e := range w.encoders {
+		e.Close()
 	}
-	w.devices = nil
+	w.encoders = nil
 	w.commits.Wait() // a commit that failed is being removed anyway
 	for _, o := range w.objects {
 		if !o.sealed {

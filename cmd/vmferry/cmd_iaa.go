@@ -8,6 +8,7 @@ import (
 
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/snapshot"
 )
 
@@ -22,13 +23,13 @@ type iaaFlags struct {
 // accelerator makes what the method and the store use; nil if neither is of
 // deflated pages. store is "" where nothing is stored. Its Close is to be
 // called in any case.
-func (f *iaaFlags) accelerator(a *app, method multifd.Method, store snapshot.Store) (*multifd.Accelerator, error) {
+func (f *iaaFlags) accelerator(a *app, method multifd.Method, store snapshot.Store) (*pagecodec.Accelerator, error) {
 	if !(f.IAACPU >= 0 && f.IAACPU <= 1) { // neither is NaN
 		return nil, usagef("--iaa-cpu: want 0 to 1")
 	}
 	qpl, deflates := method == multifd.QPL, store == snapshot.StoreFast || store == snapshot.StoreDense
 	if !qpl && !deflates {
-		if f.IAA == string(multifd.AcceleratorRequire) {
+		if f.IAA == string(pagecodec.Require) {
 			return nil, usagef("--iaa require goes with --compression qpl, and with --store fast or dense: nothing else is work for it")
 		}
 		return nil, nil
@@ -37,15 +38,15 @@ func (f *iaaFlags) accelerator(a *app, method multifd.Method, store snapshot.Sto
 	if err := prefault.UnmarshalText([]byte(f.IAAMemory)); err != nil {
 		return nil, err
 	}
-	opts := multifd.AcceleratorOptions{
-		Mode: multifd.AcceleratorMode(f.IAA), CPU: f.IAACPU, Prefault: prefault, Bounce: f.IAAInflate == "bounce",
+	opts := pagecodec.Options{
+		Policy: pagecodec.Policy(f.IAA), CPU: f.IAACPU, Prefault: prefault, Bounce: f.IAAInflate == "bounce",
 	}
-	if qpl || f.IAA == string(multifd.AcceleratorRequire) {
+	if qpl || f.IAA == string(pagecodec.Require) {
 		// Who only stores, as most do, is not told at each save that there
 		// is no accelerator.
 		opts.Logger = a.logger()
 	}
-	acc := multifd.NewAccelerator(opts)
+	acc := pagecodec.NewAccelerator(opts)
 	if qpl {
 		return acc, nil // the channels' setup says what is missing
 	}
@@ -53,7 +54,7 @@ func (f *iaaFlags) accelerator(a *app, method multifd.Method, store snapshot.Sto
 }
 
 // report says what the device did, where there is one.
-func (f *iaaFlags) report(a *app, acc *multifd.Accelerator) {
+func (f *iaaFlags) report(a *app, acc *pagecodec.Accelerator) {
 	s, ok := acc.Stats()
 	if !ok {
 		return

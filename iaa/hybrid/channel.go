@@ -9,8 +9,8 @@ import (
 	"github.com/vmferry/vmferry/iaa"
 )
 
-// Codec is the software path: raw deflate streams of one page each. Its matches
-// must reach back 4 KiB at most if a device is to inflate what it writes.
+// Codec is the software path: raw deflate streams of one page each. A device can
+// inflate its streams only if no match reaches back more than 4 KiB.
 type Codec interface {
 	// Deflate compresses page into dst and returns the size of the stream, or 0
 	// if it does not fit.
@@ -19,43 +19,44 @@ type Codec interface {
 	Inflate(dst, src []byte) error
 }
 
-// DefaultDepth is the number of packets that overlap.
+// DefaultDepth is the default of Config.Depth.
 const DefaultDepth = 2
 
 // Config describes a channel.
 type Config struct {
-	Pages    int   // most pages of a packet
+	Pages    int   // largest number of pages of a packet
 	PageSize int   // bytes, of every page
 	Depth    int   // packets started and not released; 0 means DefaultDepth
 	Codec    Codec // required
-	// CPU is the share of a packet's pages, 0 to 1, that the processor may take
-	// while the device works. What the device fails at comes on top.
+	// CPU is the share of a packet's pages, 0 to 1, that the processor may take while
+	// the device works. Pages that the device fails at are done in software in any
+	// case.
 	CPU float64
-	// Require makes it an error to have no usable queue, now or later.
+	// Require makes it an error if no queue is usable, now or later.
 	Require  bool
 	Huffman  iaa.Huffman
 	Prefault iaa.Prefault
-	// Bounce inflates by way of the session's prefaulted buffers even where the
-	// destination could be written to in place.
+	// Bounce inflates into the session's prefaulted buffers and copies from there, even
+	// if the device could write to the destination in place.
 	Bounce bool
-	// VerifyEvery has every so manieth page of the device checked in software,
-	// which replaces it if it is wrong; 0 checks none. Pages that somebody
-	// writes to meanwhile must not be checked.
+	// VerifyEvery verifies every Nth device page in software, which replaces the page
+	// if it is wrong; 0 verifies none. It must be 0 if pages may change while the
+	// device works on them.
 	VerifyEvery int
-	// Logger hears once that work goes on in software. Nil discards.
+	// Logger gets one message if the channel changes to software. Nil discards it.
 	Logger *slog.Logger
 }
 
 func (c *Config) validate() error {
 	switch {
 	case c.Codec == nil:
-		return errors.New("hybrid: no codec")
+		return errors.New("hybrid: Config.Codec is nil (want a software codec)")
 	case c.Pages < 1 || c.Pages > 1<<14:
 		return fmt.Errorf("hybrid: packets of %d pages: want 1 to %d", c.Pages, 1<<14)
 	case c.PageSize < 64:
 		return fmt.Errorf("hybrid: pages of %d bytes: want 64 or more", c.PageSize)
 	case c.Depth < 1 || c.Depth > 16:
-		return fmt.Errorf("hybrid: %d packets deep: want 1 to 16", c.Depth)
+		return fmt.Errorf("hybrid: depth %d: want 1 to 16 packets", c.Depth)
 	case c.CPU < 0 || c.CPU > 1:
 		return fmt.Errorf("hybrid: processor share %v: want 0 to 1", c.CPU)
 	case c.VerifyEvery < 0:
@@ -66,28 +67,40 @@ func (c *Config) validate() error {
 
 // Errors of a channel.
 var (
-	// ErrTooManyPackets: Release a packet before starting another.
+	// ErrTooManyPackets: a packet must be released before another is started.
 	ErrTooManyPackets = errors.New("hybrid: too many packets in progress")
-	// ErrReleased: the packet's outputs and buffers are gone.
+	// ErrReleased: the packet was released, and its outputs with it.
 	ErrReleased = errors.New("hybrid: packet released")
-	// ErrClosed: the channel is closed, or broken by an earlier error.
+	// ErrClosed: the channel is closed.
 	ErrClosed = errors.New("hybrid: channel closed")
 )
 
-// flight is a job on a device.
+// PageError reports a stream that software cannot inflate either.
+type PageError struct {
+	Page int // index in the packet
+	Err  error
+}
+
+func (e *PageError) Error() string {
+	return fmt.Sprintf("hybrid: page %d of the packet: %v", e.Page, e.Err)
+}
+
+func (e *PageError) Unwrap() error { return e.Err }
+
+// flight is a job that was submitted to a device.
 type flight struct {
 	slot, page int
 	packet     *Packet
 }
 
-// Channel does a channel's pages on a device and the processor. It is for use by
-// one goroutine, except for Stats.
+// Channel compresses and inflates pages on a device and on the processor. It is for use
+// by one goroutine, except for Stats.
 type Channel struct {
 	dev     *iaa.Device // nil: software only
 	session *iaa.Session
 	cfg     Config
 	off     bool  // no queue is left
-	broken  error // the channel can only be closed
+	broken  error // not nil: the channel can only be closed
 
 	packets []*Packet // started and not released, in order
 	scratch [][]byte  // of released packets
@@ -98,7 +111,7 @@ type Channel struct {
 	full    bool  // the last submission found the queues full
 
 	beside pace // jobs to keep in flight while the processor works on a page
-	away   pace // and while the caller is elsewhere
+	away   pace // jobs to keep in flight between calls
 
 	memory  []*iaa.Memory
 	checked int    // pages since the last verification
@@ -106,8 +119,8 @@ type Channel struct {
 	count   counters
 }
 
-// NewChannel makes a channel. A nil device makes one that works in software,
-// unless cfg requires hardware.
+// NewChannel returns a channel. With a nil device it works in software; that is an
+// error if cfg requires hardware.
 func NewChannel(dev *iaa.Device, cfg Config) (*Channel, error) {
 	if cfg.Depth == 0 {
 		cfg.Depth = DefaultDepth
@@ -133,7 +146,7 @@ func NewChannel(dev *iaa.Device, cfg Config) (*Channel, error) {
 	var err error
 	c.session, err = dev.NewSession(iaa.SessionConfig{
 		Slots: slots, PageSize: cfg.PageSize, Huffman: cfg.Huffman, Prefault: cfg.Prefault, Bounce: cfg.Bounce,
-		Retries: -1, // a full queue is when the processor has something better to do
+		Retries: -1, // while the queue is full, the processor does pages
 	})
 	if err != nil {
 		return nil, err
@@ -144,8 +157,8 @@ func NewChannel(dev *iaa.Device, cfg Config) (*Channel, error) {
 	return c, nil
 }
 
-// Buffer returns size bytes to read streams into, such that the device can
-// inflate from there in place. It is prefaulted and lives until Close.
+// Buffer returns size bytes of prefaulted memory for streams, which the device can read
+// in place. It is valid until Close.
 func (c *Channel) Buffer(size int) ([]byte, error) {
 	if c.dev == nil {
 		return make([]byte, size), nil
@@ -158,13 +171,13 @@ func (c *Channel) Buffer(size int) ([]byte, error) {
 	return m.Bytes(), nil
 }
 
-// Software reports whether all work is done in software, because there is no
-// device or none of its queues is left.
+// Software reports whether all work is done in software, because there is no device or
+// no usable queue is left.
 func (c *Channel) Software() bool { return c.off }
 
-// Close waits for jobs in progress and frees the channel's memory. Packets that
-// have not been finished are abandoned. If a job cannot be waited for, the error
-// answers to iaa.ErrUndrained; see iaa.Session.Close.
+// Close waits for jobs in progress and frees the channel's memory. Packets that are not
+// finished are abandoned. If a job does not end in time, the error wraps
+// iaa.ErrUndrained; see iaa.Session.Close.
 func (c *Channel) Close(ctx context.Context) error {
 	if c.broken == ErrClosed {
 		return nil
@@ -176,7 +189,7 @@ func (c *Channel) Close(ctx context.Context) error {
 	err := c.session.Close(ctx)
 	for _, m := range c.memory {
 		if errors.Is(err, iaa.ErrUndrained) {
-			m.Keep() // it may be the source of a job that is still out there
+			m.Keep() // it may be the source of a job that is still outstanding
 			continue
 		}
 		err = errors.Join(err, m.Free())
@@ -184,9 +197,8 @@ func (c *Channel) Close(ctx context.Context) error {
 	return err
 }
 
-// collect polls every job in flight and returns how many have ended. The last
-// flight takes the place of one that ended: most polls find nothing, and should
-// write nothing.
+// collect polls every job in flight and returns how many have ended. The last flight
+// replaces one that ended, so that polls that find nothing write nothing.
 func (c *Channel) collect() int {
 	before := len(c.flights)
 	for i := 0; i < len(c.flights); {
@@ -208,7 +220,7 @@ func (c *Channel) collect() int {
 	return before - len(c.flights)
 }
 
-// failed has the page of a failed job done in software.
+// failed queues the page of a failed job for software.
 func (c *Channel) failed(f flight, err error) {
 	p := f.packet
 	c.count.fallback(iaa.Cause(err))
@@ -223,8 +235,8 @@ func (c *Channel) failed(f flight, err error) {
 	}
 }
 
-// refill submits unclaimed pages, the oldest packet's first, until so many jobs
-// are in flight or the queues are full.
+// refill submits unclaimed pages, the oldest packet's first, until depth jobs are in
+// flight or the queues are full.
 func (c *Channel) refill(depth int) {
 	c.full = false
 	if c.off {
@@ -255,7 +267,7 @@ func (c *Channel) refill(depth int) {
 	}
 }
 
-// reclaim takes back lost slots that have come free.
+// reclaim takes back lost slots that are free again.
 func (c *Channel) reclaim() {
 	if len(c.lost) == 0 {
 		return
@@ -272,24 +284,24 @@ func (c *Channel) reclaim() {
 	c.lost = kept
 }
 
-// giveUp goes on without the device, or breaks if it is required.
+// giveUp continues in software, or breaks the channel if the device is required.
 func (c *Channel) giveUp(err error) {
 	c.off = true
 	if c.cfg.Require {
 		c.broken = fmt.Errorf("hybrid: hardware is required: %w", err)
 		return
 	}
-	c.cfg.Logger.Warn("no IAA work queue is left, going on in software", "error", err)
+	c.cfg.Logger.Warn("no IAA work queue is left: pages are done in software", "error", err)
 }
 
-// settle makes sure that no lost job can write to registered memory any more,
-// before software writes there, or anybody else.
-func (c *Channel) settle(ctx context.Context) error {
+// awaitLostJobs returns when no lost job can write to registered memory any more. It is
+// called before software writes there.
+func (c *Channel) awaitLostJobs(ctx context.Context) error {
 	if c.unsafe == 0 {
 		return nil
 	}
-	if err := c.session.Settle(ctx); err != nil {
-		c.broken = fmt.Errorf("hybrid: %d pages may still be written to by a device: do not use their memory: %w", c.unsafe, err)
+	if err := c.session.AwaitLostJobs(ctx); err != nil {
+		c.broken = fmt.Errorf("hybrid: a device may still write to %d pages (do not use their memory): %w", c.unsafe, err)
 		return c.broken
 	}
 	c.unsafe = 0

@@ -1,16 +1,16 @@
 package hybrid
 
-// pace learns how many jobs must be in flight for the device not to run dry
-// before the channel looks again. More than that would take pages from the
-// processor, which cannot have back what is in a queue.
+// pace learns how many jobs must be in flight to keep the device busy until the channel
+// polls again. More jobs would take pages from the processor, because a job in a queue
+// cannot be taken back.
 type pace struct {
 	depth, most int
-	recent      float64 // jobs that end between two looks, lately
+	recent      float64 // recent average of the jobs that end between two polls
 }
 
-// firstDepth is the guess to begin with, leastDepth what is never undercut, and
-// margin the multiple of what was just seen to end that is kept in flight: jobs
-// end faster while other channels hold back.
+// firstDepth is the initial depth and leastDepth the lower bound. The depth is margin
+// times the jobs that ended between two polls, because jobs end faster while other
+// channels submit less.
 const (
 	firstDepth = 64
 	leastDepth = 4
@@ -19,11 +19,11 @@ const (
 
 func newPace(most int) pace { return pace{depth: min(firstDepth, most), most: most} }
 
-// learn adjusts the depth to what happened: ended jobs have ended since the last
-// look, and left are still in flight. wanting tells that there was more to submit.
+// learn adjusts the depth: ended jobs have ended since the last poll, left are still in
+// flight, and wanting is set if there were more pages to submit.
 func (p *pace) learn(ended, left int, wanting bool) {
 	if left == 0 && wanting {
-		ended *= 2 // the device ran dry: it would have done more
+		ended *= 2 // the device was idle: it would have done more
 	}
 	p.recent += (float64(ended) - p.recent) / 4
 	switch {

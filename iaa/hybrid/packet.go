@@ -9,8 +9,8 @@ import (
 	"github.com/vmferry/vmferry/iaa"
 )
 
-// fullPatience is how often a channel with no job in flight finds the queues full
-// before it does a page in software.
+// fullPatience is how many times a channel without a job in flight finds the queues
+// full before it does a page in software.
 const fullPatience = 3
 
 // Packet is a set of pages that is compressed or inflated together.
@@ -19,17 +19,17 @@ type Packet struct {
 	inflate    bool
 	src, dst   [][]byte
 	out        [][]byte
-	head, tail int    // pages from head to tail are nobody's yet
+	head, tail int    // pages from head to tail are unclaimed
 	left       int    // pages not done
-	allowance  int    // pages the processor may still choose to do
-	redo       []int  // pages the device failed at
-	slots      []int  // whose buffers hold outputs
+	allowance  int    // pages that the processor may still take
+	redo       []int  // pages that the device failed at
+	slots      []int  // slots whose buffers hold outputs
 	scratch    []byte // outputs of the processor, a page each
-	err        error  // of the first page that software failed at too
+	err        error  // of the first page that software failed at
 	released   bool
 }
 
-// Compress starts on pages, each of Config.PageSize bytes.
+// Compress starts to compress pages, each of Config.PageSize bytes.
 func (c *Channel) Compress(pages [][]byte) (*Packet, error) {
 	for i, page := range pages {
 		if len(page) != c.cfg.PageSize {
@@ -39,7 +39,7 @@ func (c *Channel) Compress(pages [][]byte) (*Packet, error) {
 	return c.begin(&work{src: pages})
 }
 
-// Inflate starts on streams, srcs[i] to fill dsts[i], of Config.PageSize bytes.
+// Inflate starts to inflate streams: srcs[i] fills dsts[i], of Config.PageSize bytes.
 func (c *Channel) Inflate(srcs, dsts [][]byte) (*Packet, error) {
 	if len(srcs) != len(dsts) {
 		return nil, fmt.Errorf("hybrid: %d streams for %d pages", len(srcs), len(dsts))
@@ -53,7 +53,7 @@ func (c *Channel) Inflate(srcs, dsts [][]byte) (*Packet, error) {
 	return c.begin(&work{src: srcs, dst: dsts, inflate: true})
 }
 
-// work is what a packet is begun with.
+// work is what a packet is to do.
 type work struct {
 	src, dst [][]byte
 	inflate  bool
@@ -82,7 +82,7 @@ func (c *Channel) begin(w *work) (*Packet, error) {
 	return p, c.broken
 }
 
-// returned collects what ended while the caller was elsewhere, and learns from it.
+// returned collects the jobs that ended between two calls, and adjusts the depth.
 func (c *Channel) returned() {
 	if c.session == nil {
 		return
@@ -93,8 +93,8 @@ func (c *Channel) returned() {
 	}
 }
 
-// depthAway is how many jobs to leave in flight. A processor that takes no pages
-// leaves them all.
+// depthAway is how many jobs to leave in flight between calls: all, if the processor
+// takes no pages.
 func (c *Channel) depthAway() int {
 	if c.cfg.CPU == 0 {
 		return c.away.most
@@ -104,7 +104,7 @@ func (c *Channel) depthAway() int {
 
 func (c *Channel) unclaimed() bool { return c.remaining() > len(c.flights) }
 
-// remaining is the number of pages that are in flight or nobody's yet.
+// remaining is the number of pages that are in flight or unclaimed.
 func (c *Channel) remaining() int {
 	n := len(c.flights)
 	for _, p := range c.packets {
@@ -113,7 +113,7 @@ func (c *Channel) remaining() int {
 	return n
 }
 
-// submit hands a page to the device.
+// submit submits a page to the device.
 func (p *Packet) submit(slot, page int) error {
 	if p.inflate {
 		return p.ch.session.SubmitInflate(slot, p.src[page], p.dst[page])
@@ -121,7 +121,7 @@ func (p *Packet) submit(slot, page int) error {
 	return p.ch.session.SubmitCompress(slot, p.src[page])
 }
 
-// hardware takes a page that the device has done.
+// hardware records a page that the device has done.
 func (p *Packet) hardware(f flight, r iaa.Result) {
 	c := p.ch
 	if c.cfg.VerifyEvery > 0 {
@@ -146,12 +146,12 @@ func (p *Packet) hardware(f flight, r iaa.Result) {
 	p.slots = append(p.slots, f.slot)
 }
 
-// verify checks a page of the device against software.
+// verify compares a page of the device with software.
 func (p *Packet) verify(page int, r iaa.Result) bool {
 	c := p.ch
 	c.count.verified.Add(1)
 	if r.Overflow {
-		return true // sent as it is: nothing to be wrong
+		return true // sent as it is: there is no stream to verify
 	}
 	stream, want := r.Output, p.src[page]
 	if p.inflate {
@@ -166,15 +166,15 @@ func (p *Packet) software(page int) {
 	p.left--
 	if p.inflate {
 		if err := c.cfg.Codec.Inflate(p.dst[page], p.src[page]); err != nil && p.err == nil {
-			p.err = fmt.Errorf("hybrid: page %d of the packet: %w", page, err)
+			p.err = &PageError{page, err}
 		}
 		return
 	}
 	if p.scratch == nil {
 		p.scratch = c.takeScratch()
 	}
-	// The capacity ends with the room, or a codec that appends could grow into
-	// the next page's output.
+	// The capacity is limited, so that a codec that appends cannot write into the next
+	// page's output.
 	size := c.cfg.PageSize - 1
 	room := p.scratch[page*c.cfg.PageSize:][:size:size]
 	if n := c.cfg.Codec.Deflate(room, p.src[page]); n > 0 {
@@ -182,8 +182,8 @@ func (p *Packet) software(page int) {
 	}
 }
 
-// takeScratch returns room for a packet's outputs, used before if there is any:
-// fresh memory costs more than the codec.
+// takeScratch returns room for a packet's outputs. It reuses memory, because page
+// faults of fresh memory cost more than the codec.
 func (c *Channel) takeScratch() []byte {
 	if n := len(c.scratch); n > 0 {
 		s := c.scratch[n-1]
@@ -193,9 +193,9 @@ func (c *Channel) takeScratch() []byte {
 	return make([]byte, c.cfg.Pages*c.cfg.PageSize)
 }
 
-// Finish works until every page of the packet is done. With an error of ctx the
-// packet may be finished later; with any other, the first page that software
-// failed at is named, and the packet is to be released, or the channel closed.
+// Finish returns when every page of the packet is done. After an error of ctx, Finish
+// may be called again. A *PageError names the first page that software failed at; the
+// packet is then to be released. After any other error the channel is to be closed.
 func (p *Packet) Finish(ctx context.Context) error {
 	c := p.ch
 	if p.released {
@@ -221,8 +221,9 @@ func (p *Packet) Finish(ctx context.Context) error {
 	return p.err
 }
 
-// step submits what the device has room for and does a page in software if there
-// is one for the processor. Otherwise it collects, or waits a moment.
+// step submits as many pages as the device has room for. Then it does one page in
+// software, if there is one for the processor, or collects ended jobs, or waits a
+// moment.
 func (p *Packet) step(ctx context.Context, idle int) (worked bool, err error) {
 	c := p.ch
 	owner := p.nextForCPU()
@@ -233,7 +234,7 @@ func (p *Packet) step(ctx context.Context, idle int) (worked bool, err error) {
 	}
 	switch {
 	case len(p.redo) > 0:
-		if err := c.settle(ctx); err != nil {
+		if err := c.awaitLostJobs(ctx); err != nil {
 			return false, err
 		}
 		page := p.redo[len(p.redo)-1]
@@ -268,8 +269,9 @@ func (p *Packet) step(ctx context.Context, idle int) (worked bool, err error) {
 	return true, nil
 }
 
-// nextForCPU finds a packet whose last unclaimed page the processor may take: this
-// one or, so that it is not idle while the device ends this one, a later one.
+// nextForCPU returns a packet whose last unclaimed page the processor may take. It is
+// this packet or, so that the processor is not idle while the device works, a later
+// one.
 func (p *Packet) nextForCPU() *Packet {
 	c := p.ch
 	may := func(q *Packet) bool { return q.head < q.tail && (c.off || q.allowance > 0) }
@@ -277,10 +279,10 @@ func (p *Packet) nextForCPU() *Packet {
 		if may(p) {
 			return p
 		}
-		return nil // the turn of others comes when they are finished
+		return nil // other packets are done when they are finished
 	}
-	// A device that would be through with everything before the processor is
-	// with one page had better not wait for it.
+	// If the device completes all remaining pages before the processor completes one,
+	// the processor takes none.
 	if float64(c.remaining()) < c.beside.recent {
 		return nil
 	}
@@ -295,7 +297,7 @@ func (p *Packet) nextForCPU() *Packet {
 	return nil
 }
 
-// awaited is a slot to wait for: of one of the packet's own jobs, or any.
+// awaited returns a slot to wait for: that of one of the packet's jobs, or any.
 func (p *Packet) awaited() int {
 	for _, f := range p.ch.flights {
 		if f.packet == p {
@@ -305,12 +307,12 @@ func (p *Packet) awaited() int {
 	return 0
 }
 
-// Outputs returns the compressed pages, in order, after Finish: nil for a page
-// that does not shrink and is to be sent as it is. They are valid until Release.
+// Outputs returns the compressed pages in order, after Finish. An output is nil if its
+// page does not shrink and is to be sent as it is. Outputs are valid until Release.
 func (p *Packet) Outputs() [][]byte { return p.out }
 
-// Release gives the packet's buffers to the next one. A packet that has not been
-// finished stays with the channel until Close.
+// Release returns the packet's buffers to the channel. A packet that is not finished
+// keeps them until Close.
 func (p *Packet) Release() {
 	c := p.ch
 	if p.released || p.left > 0 {

@@ -6,16 +6,16 @@ import (
 	"sync/atomic"
 )
 
-// Stats counts the pages of a channel by who did them.
+// Stats counts the pages of a channel by device and software.
 type Stats struct {
 	Hardware int64 `json:"hardware"` // by the device
-	Software int64 `json:"software"` // by the processor's choice, beside the device
+	Software int64 `json:"software"` // taken by the processor while the device worked
 	// Fallback counts the pages that software did because the device could not,
 	// by cause: as in iaa.Cause, "wrong-bytes" after a verification, or
 	// "unavailable" without a device.
 	Fallback map[string]int64 `json:"fallback,omitempty"`
-	Verified int64            `json:"verified"` // of the device's pages, checked in software
-	Corrupt  int64            `json:"corrupt"`  // of those, wrong
+	Verified int64            `json:"verified"` // device pages that software verified
+	Corrupt  int64            `json:"corrupt"`  // verified pages that were wrong
 }
 
 type counters struct {

@@ -5,9 +5,9 @@ import "github.com/vmferry/vmferry/iaa"
 // maxDecompressFlags are the decompress flags this model knows: one whole stream.
 const knownDecompressFlags = iaa.DecompressWhole
 
-// check returns the status a device gives for a mistake in the descriptor, or
-// StatusPending if there is none. The record's alignment is not its business:
-// a record that is not aligned cannot be written to.
+// check returns the status that a device reports for an error in the descriptor, or
+// StatusPending if there is none. It does not check the record's alignment: a record
+// that is not aligned cannot be written to.
 func (m *Machine) check(q *queue, d *iaa.Descriptor) iaa.Status {
 	op, flags := d.Op(), d.Flags()
 	switch {
@@ -28,7 +28,7 @@ func (m *Machine) check(q *queue, d *iaa.Descriptor) iaa.Status {
 	return m.checkCodec(q, d)
 }
 
-// flagsAllowed knows the flags that make sense for one job at a time.
+// flagsAllowed returns the flags that are allowed for one job at a time.
 func flagsAllowed(q *queue, op iaa.Opcode, flags iaa.Flags) bool {
 	allowed := iaa.FlagRecordValid | iaa.FlagRequestCompletion | iaa.FlagCacheControl
 	if op == iaa.OpCompress || op == iaa.OpDecompress {

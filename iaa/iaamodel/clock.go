@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// Clock is virtual time for a simulation: it stands still while code runs and
-// moves when everyone waits. Actors started with Go take turns, one at a time,
-// in the order of their virtual time, so that a run with the same seeds gives
-// the same result. A Clock without actors serves one goroutine.
+// Clock is virtual time for a simulation: it advances only while all actors wait.
+// Actors started with Go run one at a time, in the order of their virtual time, so that
+// runs with the same seeds give the same result. A Clock without actors serves one
+// goroutine.
 type Clock struct {
 	mu      sync.Mutex
 	now     time.Duration
@@ -23,13 +23,13 @@ type Clock struct {
 // NewClock returns a clock at zero.
 func NewClock() *Clock { return &Clock{done: make(chan struct{})} }
 
-// actor is a goroutine that lives in virtual time.
+// actor is a goroutine that runs in virtual time.
 type actor struct{ turn chan struct{} }
 
-// item is something that happens at a moment: an event, or an actor's turn.
+// item is an event or an actor's turn at a moment.
 type item struct {
 	at    time.Duration
-	seq   int // keeps what happens at one moment in order
+	seq   int // orders items of the same moment
 	event func()
 	actor *actor
 }
@@ -61,14 +61,14 @@ func (c *Clock) push(at time.Duration, event func(), a *actor) {
 	heap.Push(&c.todo, item{at, c.seq, event, a})
 }
 
-// after has f called once d has passed.
+// after calls f when d has passed.
 func (c *Clock) after(d time.Duration, f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.push(c.now+d, f, nil)
 }
 
-// Go starts an actor at the present virtual time; it begins to run in Run.
+// Go adds an actor at the current virtual time; it begins to run in Run.
 func (c *Clock) Go(f func()) {
 	a := &actor{turn: make(chan struct{})}
 	c.mu.Lock()
@@ -129,8 +129,8 @@ func (c *Clock) Sleep(d time.Duration) {
 	c.until(c.now + d)
 }
 
-// idle passes time until the next event, at least d, and not long if there is
-// none: the caller is waiting for something that may never come.
+// idle advances the time to the next event, by at least d, or a little if there is no
+// event: the caller may wait for something that never happens.
 func (c *Clock) idle(d time.Duration) {
 	c.mu.Lock()
 	at := c.now + max(d, time.Microsecond)

@@ -13,8 +13,8 @@ type token struct {
 	dist   uint16
 }
 
-// matcher finds matches within the device's history. Real devices find other
-// ones: what a job produces is to be judged by inflating it, not by its bytes.
+// matcher finds matches within the device's history. Real devices find other ones:
+// compare what a stream inflates to, not its bytes.
 type matcher struct {
 	last   [1 << 12]int32 // most recent position with a hash, plus one
 	prev   []int32

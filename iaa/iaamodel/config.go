@@ -11,17 +11,17 @@ import (
 // Config describes a machine.
 type Config struct {
 	Devices []Device
-	// Instructions are what the processor claims to have; nil means all.
+	// Instructions are those that the processor reports; nil means all.
 	Instructions *iaa.Instructions
-	// Seed drives everything random.
+	// Seed is the seed of all random choices.
 	Seed uint64
-	// Clock, if set, makes the machine a simulation in virtual time: jobs take
-	// what Timing says and everything happens in one thread. Nil lets engines
-	// run as goroutines, as fast as they can.
+	// Clock, if set, makes the machine a simulation in virtual time: Timing gives the
+	// times of jobs, and all code runs in one thread. If Clock is nil, engines are
+	// goroutines.
 	Clock *Clock
 	// Timing is used with a Clock; its zero value is PublishedTiming.
 	Timing *Timing
-	// Script decides about faults; see Script. The zero value has none.
+	// Script injects faults; the zero value has none.
 	Script Script
 	// Mapped gives the driver memory from mmap, as a host does. Otherwise it
 	// comes from the Go heap, page-aligned, where the race detector sees every
@@ -124,7 +124,7 @@ func Uniform(n int, edit func(*Device)) Config {
 	return c
 }
 
-// Timing is what things cost in virtual time.
+// Timing holds costs in virtual time.
 type Timing struct {
 	Operation   time.Duration // an engine's fixed cost of a job
 	PerByte     float64       // and its cost for each byte of the page, in ns
@@ -132,18 +132,18 @@ type Timing struct {
 	DeviceRate  float64       // bytes of pages a second that a device's engines reach together; 0 is unlimited
 	FaultReport time.Duration // a job that ends in a page fault
 
-	// What the processor pays.
+	// Costs of the processor.
 	Driver                time.Duration // the driver's own work for a job, charged with its submission
 	Enqcmd, Movdir, Write time.Duration // a submission
 	Touch                 time.Duration // making a page present
 	Copy                  float64       // copying, in ns a byte
-	Poll                  time.Duration // a look at a record, at least
+	Poll                  time.Duration // a poll of a record, at least
 }
 
-// PublishedTiming has the published figures for the device (1.2 us and 0.49 ns a
-// byte for an engine, about 3 GB/s for a device). What the processor pays is not
-// published; these are assumptions of the right order, and the benchmark prints
-// them. Driver is left to be measured.
+// PublishedTiming has the published figures for the device (1.2 us and 0.49 ns a byte
+// for an engine, about 3 GB/s for a device). The processor's costs are not published;
+// these are assumptions of the right order of magnitude, and the benchmark prints them.
+// Driver is to be measured.
 var PublishedTiming = Timing{
 	Operation:   1200 * time.Nanosecond,
 	PerByte:     0.49,

@@ -82,7 +82,7 @@ func (d *device) engine() {
 	}
 }
 
-// complete counts the outcome, makes it visible and retires the job.
+// complete counts the outcome, makes it visible and removes the job.
 func (m *Machine) complete(j *job, o *outcome) {
 	m.mu.Lock()
 	m.countOutcome(o)
@@ -117,7 +117,7 @@ func (m *Machine) retire(j *job) {
 func (d *device) simulate(j *job) {
 	m := d.m
 	if j.action.Fate == FateHang {
-		return // and so its engine never comes back
+		return // so its engine stays occupied
 	}
 	s := d.scratch()
 	m.mu.Unlock()
@@ -147,7 +147,7 @@ func (d *device) scratch() *scratch {
 	return new(scratch)
 }
 
-// until is when an outcome that an engine begins to work on now is ready.
+// until returns when the outcome of a job that an engine begins now is ready.
 func (d *device) until(now time.Duration, o *outcome) time.Duration {
 	t := d.m.cfg.Timing
 	if o.completion.Status.Class() == iaa.StatusReadFault {

@@ -11,16 +11,16 @@ import (
 const history = 4096
 
 // inflated is the outcome of an inflate: on code 0, the output is out[:n] and used
-// bytes of the source were consumed. overflow tells that out was too small.
+// bytes of the source were consumed. overflow is set if out was too small.
 type inflated struct {
 	n, used  int
 	code     iaa.Code
 	overflow bool
 }
 
-// inflater decodes one deflate stream with the limits and the error codes of
-// the device. It is written for this model alone, so that the software path of
-// a driver under test is judged by something else than itself.
+// inflater decodes one deflate stream with the limits and the error codes of the
+// device. It is written for this model alone, so that the software path of a driver
+// under test is compared with other code.
 type inflater struct {
 	src  []byte
 	pos  int

@@ -30,7 +30,7 @@ func (j *job) writes() []uint64 {
 	return w
 }
 
-// outcome is what an engine made of a job, not yet visible to the processor.
+// outcome is the result of a job, not yet visible to the processor.
 type outcome struct {
 	completion iaa.Completion
 	used       uint32 // source bytes consumed
@@ -165,8 +165,8 @@ func (o *outcome) fault(f *fault) *outcome {
 	return o
 }
 
-// reach translates an access. With block-on-fault the kernel makes pages present,
-// which takes its time; otherwise the fault is the caller's to report.
+// reach translates an access. With block-on-fault the kernel makes pages present, which
+// takes time; otherwise the caller reports the fault.
 func (m *Machine) reach(j *job, o *outcome, addr uint64, n int, write bool) ([]byte, *fault) {
 	mem, f := m.translate(addr, n, write)
 	if f == nil || j.desc.Flags()&iaa.FlagBlockOnFault == 0 {
@@ -187,12 +187,12 @@ func (m *Machine) translate(addr uint64, n int, write bool) ([]byte, *fault) {
 }
 
 // commit makes an outcome visible: the output, the record's fields, and last its
-// status. It applies what the script has in store for a success.
+// status. It applies the script's changes to a success.
 func (m *Machine) commit(j *job, o *outcome) {
 	if len(o.output) > 0 {
 		m.mem.mu.RLock()
-		// The page may have been taken away since it was translated; the
-		// device's own translation is still good.
+		// The page may have been evicted since it was translated; the device's own
+		// translation is still valid.
 		if r := m.mem.find(j.desc.Dst, len(o.output)); r != nil {
 			dst := r.mem[j.desc.Dst-r.base:][:len(o.output)]
 			copy(dst, o.output)
@@ -205,9 +205,9 @@ func (m *Machine) commit(j *job, o *outcome) {
 	m.report(j, o)
 }
 
-// report writes the record. Where it cannot be written, version 2 devices have
-// the kernel do it, with a status that says so; version 1 leaves only an error
-// that processes do not see.
+// report writes the record. If the record cannot be written, the kernel writes it for
+// version 2 devices, with a status of its own. Version 1 devices log an error that
+// processes do not see.
 func (m *Machine) report(j *job, o *outcome) {
 	d := &j.desc
 	if d.Record%iaa.DescriptorSize != 0 || d.Flags()&iaa.FlagRecordValid == 0 {
@@ -245,7 +245,7 @@ func (m *Machine) report(j *job, o *outcome) {
 	rec.Store(o.completion)
 }
 
-// evictFor takes away what the script wants gone before the job runs.
+// evictFor evicts the memory that the script names before the job runs.
 func (m *Machine) evictFor(j *job) {
 	d := &j.desc
 	for _, part := range []struct {

@@ -16,8 +16,8 @@ import (
 	"github.com/vmferry/vmferry/iaa"
 )
 
-// Machine is a machine with modelled accelerators. It is the iaa.System for a
-// driver under test; Options hands everything over.
+// Machine is a machine with modelled accelerators. It is the iaa.System for a driver
+// under test, which Options configures.
 type Machine struct {
 	cfg        Config
 	sysfs, dev string
@@ -53,7 +53,7 @@ type Stats struct {
 	Unreported int           // completions whose record could not be written
 }
 
-// maxViolations bounds the list: the first ones tell what is wrong.
+// maxViolations bounds the list: the first ones show the error.
 const maxViolations = 20
 
 // New builds a machine and writes its sysfs tree and nodes below dir.
@@ -108,7 +108,7 @@ func (m *Machine) Close() error {
 	return nil
 }
 
-// Release lets hung jobs go, without completing them.
+// Release ends hung jobs without completing them.
 func (m *Machine) Release() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -125,9 +125,9 @@ func (m *Machine) Stats() Stats {
 	return s
 }
 
-// Violations lists what a driver did that no driver may: memory used again or
-// unmapped while a device could write to it, a dedicated queue overrun, and the
-// like. A correct driver leaves it empty.
+// Violations lists errors of the driver: memory reused or unmapped while a device could
+// write to it, a dedicated queue overrun, and the like. It is empty for a correct
+// driver.
 func (m *Machine) Violations() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -140,7 +140,7 @@ func (m *Machine) violate(format string, args ...any) {
 	}
 }
 
-// Live counts what the driver holds: open nodes and mapped memory.
+// Live counts the open nodes and the mapped regions of the driver.
 func (m *Machine) Live() (nodes, regions int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -181,13 +181,13 @@ func (m *Machine) newMemory(size int, here bool) ([]byte, error) {
 // Evict makes the pages that hold mem absent, as reclaim or a balloon does.
 func (m *Machine) Evict(mem []byte) { m.mem.set(addressOf(mem), len(mem), evicted) }
 
-// Protect makes the pages that hold mem read-only for good.
+// Protect makes the pages that hold mem permanently read-only.
 func (m *Machine) Protect(mem []byte) {
 	m.mem.set(addressOf(mem), len(mem), func(pageState) pageState { return present | readOnly })
 }
 
-// Userfault makes the pages that hold mem absent, and such that the kernel cannot
-// make them present for a device, only for a processor that touches them.
+// Userfault makes the pages that hold mem absent. The kernel cannot make them present
+// for a device, only for a processor that touches them.
 func (m *Machine) Userfault(mem []byte) {
 	m.mem.set(addressOf(mem), len(mem), func(pageState) pageState { return unfixable })
 }
@@ -224,7 +224,7 @@ func (m *Machine) OpenQueue(path string) (iaa.Node, error) {
 	return &node{q: q}, nil
 }
 
-// Instructions returns what Config says.
+// Instructions returns those of Config.
 func (m *Machine) Instructions() iaa.Instructions { return *m.cfg.Instructions }
 
 // Map returns memory that devices reach, from the heap or from mmap.
@@ -260,8 +260,8 @@ func (m *Machine) Touch(word *uint32, write bool) {
 	m.charge(m.cfg.Timing.Touch)
 }
 
-// Copy copies. In virtual time it costs what the bytes cost, and a page fault of
-// the processor for each absent page that is written to.
+// Copy copies. In virtual time it costs the time of the bytes, and of a page fault for
+// each absent page that it writes to.
 func (m *Machine) Copy(dst, src []byte) {
 	copy(dst, src)
 	absent := 0
@@ -285,7 +285,7 @@ func (m *Machine) Now() time.Duration {
 	return time.Since(m.start)
 }
 
-// yieldRounds is how often Relax only yields before it begins to sleep.
+// yieldRounds is how many times Relax yields before it sleeps.
 const yieldRounds = 256
 
 // Relax lets engines run.

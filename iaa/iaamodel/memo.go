@@ -7,9 +7,9 @@ import (
 	"github.com/vmferry/vmferry/iaa"
 )
 
-// memo remembers what the engines made of a source, so that a simulation which
-// sends the same pages over and over does the work once. Machine.mu does not
-// guard it: with a Clock there is one thread.
+// memo caches the engines' results by source, so that a simulation that sends the same
+// pages many times does the work once. Machine.mu does not guard it: with a Clock there
+// is one thread.
 type memo struct {
 	seed    maphash.Seed
 	entries map[memoKey]memoEntry
@@ -27,13 +27,13 @@ type memoEntry struct {
 	outcome  outcome
 }
 
-// maxMemo bounds the memory it takes; beyond it, work is done each time.
+// maxMemo bounds the cache; beyond it, nothing is added.
 const maxMemo = 1 << 14
 
 func newMemo() *memo { return &memo{maphash.MakeSeed(), make(map[memoKey]memoEntry)} }
 
-// do returns what work makes of src, which the tables of an AECS must not enter
-// into other than by being the fixed ones.
+// do returns the result of work on src. The result must not depend on the tables of an
+// AECS, except the fixed ones.
 func (m *memo) do(j *job, o *outcome, src []byte, work func()) {
 	key := memoKey{maphash.Bytes(m.seed, src), j.desc.Op(), j.desc.CodecFlags, j.desc.MaxDst}
 	if e, ok := m.entries[key]; ok && bytes.Equal(e.src, src) {
@@ -49,8 +49,8 @@ func (m *memo) do(j *job, o *outcome, src []byte, work func()) {
 	}
 }
 
-// memoizes reports whether a job's result depends on its source alone: all do
-// that do not come with tables made for them.
+// memoizes reports whether a job's result depends on its source alone: not if the job
+// brings tables made for it.
 func (m *memo) memoizes(j *job, tab *aecs) bool {
 	return m != nil && (j.desc.Flags()&iaa.FlagReadAECS == 0 || tab.headBits == 3)
 }

@@ -14,7 +14,7 @@ type pageState uint8
 
 const (
 	present   pageState = 1 << iota
-	writable            // or becomes so when touched for writing, unless readOnly
+	writable            // or becomes writable when touched for writing, unless readOnly
 	readOnly            // can never be written
 	unfixable           // the kernel cannot make it present for a device, a processor can
 )
@@ -28,8 +28,8 @@ type region struct {
 
 func (r *region) end() uint64 { return r.base + uint64(len(r.mem)) }
 
-// memory is the machine's page table. What it does not describe is not mapped
-// as far as devices are concerned, the Go heap above all.
+// memory is the machine's page table. For devices, memory that it does not describe is
+// not mapped, above all the Go heap.
 type memory struct {
 	mu      sync.RWMutex // engines hold it for reading while they use memory
 	regions []*region
@@ -63,7 +63,7 @@ func (m *memory) add(mem []byte, here bool) error {
 	return nil
 }
 
-// remove forgets mem, once no engine uses memory.
+// remove removes mem, when no engine uses memory.
 func (m *memory) remove(mem []byte) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -143,9 +143,9 @@ func (m *memory) setLocked(addr uint64, n int, change func(pageState) pageState)
 	return true
 }
 
-// touched is what an access of the processor makes of a page: present, and
-// writable for good once written. A page only read comes back write-protected,
-// as an anonymous page does that maps the zero page.
+// touched returns the state of a page after an access of the processor: present, and
+// writable once written. A page that is only read becomes present and write-protected,
+// like an anonymous page that maps the zero page.
 func touched(write bool) func(pageState) pageState {
 	return func(s pageState) pageState {
 		s = s&^unfixable | present

@@ -20,10 +20,10 @@ type queue struct {
 	opened  int
 	waiting int             // accepted, not yet taken up by an engine
 	running map[uint64]*job // accepted, not yet completed, by sequence number
-	gone    []*job          // vanished: a DRAIN is what frees their memory
+	gone    []*job          // vanished: a DRAIN frees their memory
 	drains  []*job
 	stopped bool
-	refuse  int // submissions to answer as if full; negative is for good
+	refuse  int // submissions to refuse as if full; negative means all
 }
 
 func (q *queue) capacity() int {
@@ -33,8 +33,7 @@ func (q *queue) capacity() int {
 	return q.cfg.Size
 }
 
-// offer is a submission by an instruction that answers: ENQCMD or, in the
-// kernel, the write system call.
+// offer is a submission that reports acceptance: ENQCMD or the write system call.
 func (q *queue) offer(d *iaa.Descriptor) bool {
 	m := q.m
 	switch {
@@ -55,8 +54,8 @@ func (q *queue) offer(d *iaa.Descriptor) bool {
 	return true
 }
 
-// store is a submission by MOVDIR64B, which nothing answers: what the queue has
-// no room for is lost.
+// store is a submission by MOVDIR64B, which reports nothing: a descriptor is lost if
+// the queue is full.
 func (q *queue) store(d *iaa.Descriptor) {
 	m := q.m
 	switch {
@@ -99,7 +98,7 @@ func (q *queue) accept(d *iaa.Descriptor) {
 	q.dev.dispatch()
 }
 
-// own notes that a device may write to the job's record and destination.
+// own records that a device may write to the job's record and destination.
 func (m *Machine) own(j *job) {
 	for _, addr := range j.writes() {
 		if who, ok := m.busy[addr]; ok {
@@ -117,13 +116,13 @@ func (m *Machine) disown(j *job) {
 	}
 }
 
-// finished takes a job that has completed off the queue.
+// finished removes a completed job from the queue.
 func (q *queue) finished(j *job) {
 	delete(q.running, j.seq)
 	q.checkDrains()
 }
 
-// checkDrains completes drains that have nothing before them any more.
+// checkDrains completes drains whose earlier jobs have all ended.
 func (q *queue) checkDrains() {
 	kept := q.drains[:0]
 	for _, d := range q.drains {
@@ -171,8 +170,8 @@ func (m *Machine) queue(name string) (*queue, error) {
 	return nil, fmt.Errorf("iaamodel: no queue %q", name)
 }
 
-// Refuse makes a queue answer the next n submissions as if it were full; a
-// negative n does so for good.
+// Refuse makes a queue refuse the next n submissions as if it were full, or all if n is
+// negative.
 func (m *Machine) Refuse(name string, n int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -196,7 +195,7 @@ func (m *Machine) Disable(name string) error {
 	return os.WriteFile(filepath.Join(m.sysfs, q.dev.name, q.name, "state"), []byte("disabled\n"), 0o644)
 }
 
-// Remove takes a device away, as a surprise removal does.
+// Remove removes a device, as a surprise removal does.
 func (m *Machine) Remove(name string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -231,12 +230,12 @@ func (q *queue) halt() {
 		q.m.disown(j)
 	}
 	q.gone = nil
-	q.settle()
+	q.awaitRunning()
 }
 
-// settle waits until nothing runs but what hangs. Machine.mu is held, and
-// released while waiting.
-func (q *queue) settle() {
+// awaitRunning waits until only hung jobs run. Machine.mu is held, and released while
+// waiting.
+func (q *queue) awaitRunning() {
 	m := q.m
 	for len(q.running) > 0 && !q.hung() {
 		if m.cfg.Clock == nil {
@@ -249,7 +248,7 @@ func (q *queue) settle() {
 	}
 }
 
-// hung reports whether all that runs hangs.
+// hung reports whether all running jobs hang.
 func (q *queue) hung() bool {
 	for _, j := range q.running {
 		if j.action.Fate != FateHang {
@@ -270,7 +269,7 @@ func (n *node) fail(op string, err error) error {
 	return &os.PathError{Op: op, Path: filepath.Join(n.q.m.dev, n.q.name), Err: err}
 }
 
-// Map maps the portal, or refuses to.
+// Map maps the portal, or refuses it.
 func (n *node) Map() (iaa.Portal, error) {
 	n.q.m.mu.Lock()
 	defer n.q.m.mu.Unlock()
@@ -281,7 +280,7 @@ func (n *node) Map() (iaa.Portal, error) {
 	return &portal{n}, nil
 }
 
-// Write submits as write(2) does on a kernel that has it.
+// Write submits as write(2) does on kernels that support it.
 func (n *node) Write(descs []iaa.Descriptor) (int, error) {
 	m := n.q.m
 	m.charge(m.cfg.Timing.Driver + m.cfg.Timing.Write)
@@ -326,7 +325,7 @@ func (n *node) Close() error {
 	}
 	n.closed = true
 	n.q.opened--
-	n.q.settle()
+	n.q.awaitRunning()
 	for _, j := range n.q.running {
 		m.disown(j)
 	}
@@ -378,7 +377,7 @@ func (p *portal) usable(slot int, instruction, mode string) bool {
 	return false
 }
 
-// charge lets the submitting processor pay in virtual time.
+// charge adds the cost of a submission to the virtual time.
 func (m *Machine) charge(cost time.Duration) {
 	if c := m.cfg.Clock; c != nil {
 		c.Sleep(cost)

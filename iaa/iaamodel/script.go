@@ -18,7 +18,7 @@ const (
 	AccessRecord
 )
 
-// Fate is what becomes of a descriptor that a queue has accepted.
+// Fate is the outcome of a descriptor that a queue has accepted.
 type Fate uint8
 
 // Fates.
@@ -28,21 +28,21 @@ const (
 	// FateVanish never completes, but the device no longer has it: a DRAIN
 	// completes regardless.
 	FateVanish
-	// FateHang never completes and keeps an engine, until Machine.Release.
+	// FateHang never completes and occupies an engine until Machine.Release.
 	FateHang
 )
 
-// Action is what a script has a device do with one descriptor. The zero value
-// does the work as it should be done.
+// Action is what a device does with one descriptor. The zero value completes it
+// correctly.
 type Action struct {
 	// Evict makes memory not present just before the job runs.
 	Evict Access
-	// Status, if not 0, is reported in place of doing anything.
+	// Status, if not 0, is reported without doing the job.
 	Status iaa.Status
 	// Code goes with StatusAnalyticsError.
 	Code iaa.Code
 	Fate Fate
-	// Delay lets the job complete that much later.
+	// Delay delays the completion.
 	Delay time.Duration
 	// Resize is added to the output size in the record.
 	Resize int
@@ -52,20 +52,20 @@ type Action struct {
 	Stale bool
 }
 
-// Job is what a script sees of a descriptor.
+// Job describes a descriptor for a script.
 type Job struct {
 	Queue string // "wq0.0"
 	Seq   uint64 // counts accepted descriptors of the machine
 	Desc  iaa.Descriptor
 }
 
-// Script decides about faults. Its functions are called one at a time.
+// Script injects faults. Its functions are called one at a time.
 type Script struct {
-	// Submit is asked before a queue takes a descriptor; false answers as a full
-	// queue does. Only ENQCMD and write(2) can answer.
+	// Submit is called before a queue accepts a descriptor; if it returns false, the
+	// queue refuses as if full. It is called for ENQCMD and write(2) only.
 	Submit func(queue string, d *iaa.Descriptor) bool
-	// Run is asked when a descriptor has been accepted, after a resubmission
-	// again. NOOP and DRAIN are not asked about.
+	// Run is called for each accepted descriptor, resubmissions included, except NOOP
+	// and DRAIN.
 	Run func(Job) Action
 }
 

@@ -76,7 +76,7 @@ func exported(f *ast.FuncDecl) bool {
 var begins = []string{"Decode", "Decompress", "FindEnd", "Inflate", "Next", "Open", "Parse", "Read", "Receive", "RunState", "Unmarshal"}
 
 // others are exported functions whose names begin like that and that decode nothing.
-var others = []string{"guestmem.Memory.Received", "migration.Inbound.Received", "transport.Link.Read", "multifd.Accelerator.Ready", "qmp.OpenWithin", "qmp.Socket.Open", "vmstate.OpenReturnPath"}
+var others = []string{"guestmem.Memory.Received", "migration.Inbound.Received", "transport.Link.Read", "pagecodec.Accelerator.Ready", "qmp.OpenWithin", "qmp.Socket.Open", "vmstate.OpenReturnPath"}
 
 func decodes(name string) bool {
 	return slices.ContainsFunc(begins, func(prefix string) bool { return strings.HasPrefix(name, prefix) })

@@ -9,6 +9,7 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
@@ -52,7 +53,7 @@ type SendConfig struct {
 	// StallTimeout and ConnectTimeout are those of SendConfig.
 	StallTimeout, ConnectTimeout time.Duration
 	// Accelerator is what qpl uses; nil is software. Its owner closes it.
-	Accelerator *multifd.Accelerator
+	Accelerator *pagecodec.Accelerator
 	Counters    *migration.Counters
 }
 

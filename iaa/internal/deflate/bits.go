@@ -2,9 +2,9 @@ package deflate
 
 import "math/bits"
 
-// BitWriter appends bits to a buffer, the first bit in the lowest position, as
-// deflate wants it. It never writes beyond the buffer it was given: Overflow
-// tells that bits were lost. The zero value has no room at all.
+// BitWriter appends bits to a buffer, the first bit in the lowest position, as deflate
+// requires. It never writes beyond the buffer: Overflow reports that bits were lost.
+// The zero value has no room.
 type BitWriter struct {
 	buf      []byte
 	n        int // whole bytes written

@@ -1,0 +1,181 @@
+package pagecodec
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/vmferry/vmferry/iaa/hybrid"
+)
+
+// background is the context of jobs on the device. They end by themselves: each
+// has a deadline in the driver, and software does what misses it.
+var background = context.Background()
+
+// deviceChannel is one goroutine's use of the device.
+type deviceChannel struct {
+	acc   *Accelerator
+	ch    *hybrid.Channel
+	close sync.Once
+}
+
+func (*deviceChannel) Overlaps() bool { return true }
+
+func (c *deviceChannel) Close() { c.close.Do(func() { c.acc.cleanup(c.ch) }) }
+
+// deviceEncoder deflates on the device. A batch is finished when the next one has
+// been begun, so that the device's queue does not run dry while a packet is
+// written.
+type deviceEncoder struct {
+	deviceChannel
+	begun    [2]deviceBatch // in order
+	waiting  int            // of them
+	finished deviceBatch
+}
+
+// deviceBatch is a packet on the device and its pages.
+type deviceBatch struct {
+	packet *hybrid.Packet
+	pages  [][]byte
+}
+
+func (e *deviceEncoder) Begin(pages [][]byte) error {
+	if e.waiting == len(e.begun) || e.waiting > 0 && e.finished.packet != nil {
+		return errTooMany
+	}
+	packet, err := e.ch.Compress(pages)
+	if err != nil {
+		return err
+	}
+	e.begun[e.waiting] = deviceBatch{packet, pages}
+	e.waiting++
+	return nil
+}
+
+func (e *deviceEncoder) Finish() error {
+	if e.waiting == 0 {
+		return errNotBegun
+	}
+	e.Release()
+	if err := e.begun[0].packet.Finish(background); err != nil {
+		return err
+	}
+	e.finished, e.begun[0], e.begun[1] = e.begun[0], e.begun[1], deviceBatch{}
+	e.waiting--
+	return nil
+}
+
+func (e *deviceEncoder) Stream(i int, _ []byte) []byte {
+	if out := e.finished.packet.Outputs()[i]; out != nil {
+		return out
+	}
+	return e.finished.pages[i]
+}
+
+func (e *deviceEncoder) Release() {
+	if e.finished.packet != nil {
+		e.finished.packet.Release()
+		e.finished = deviceBatch{}
+	}
+}
+
+// deviceDecoder inflates on the device.
+type deviceDecoder struct {
+	deviceChannel
+	pageSize   int
+	scratch    []byte // pages that are inflated only to be checked
+	srcs, dsts [][]byte
+	begun      [2]inflating // in order
+	waiting    int          // of them
+}
+
+// inflating is a packet on the device, nil if it has nothing to do, and the
+// places in the batch of the pages that it fills.
+type inflating struct {
+	packet *hybrid.Packet
+	places []int
+}
+
+func (d *deviceDecoder) Buffer(size int) ([]byte, error) { return d.ch.Buffer(size) }
+
+func (d *deviceDecoder) Begin(lengths []uint32, data []byte, pages [][]byte) error {
+	if d.waiting == len(d.begun) {
+		return errTooMany
+	}
+	if err := checkBatch(lengths, data, pages, d.pageSize); err != nil {
+		return err
+	}
+	b := &d.begun[d.waiting]
+	if err := d.start(b, lengths, data, pages); err != nil {
+		return err
+	}
+	d.waiting++
+	return nil
+}
+
+// start puts the streams of a batch on the device; without pages, into scratch
+// memory. Pages that are whole are copied.
+func (d *deviceDecoder) start(b *inflating, lengths []uint32, data []byte, pages [][]byte) error {
+	d.srcs, d.dsts = d.srcs[:0], d.dsts[:0]
+	b.packet, b.places = nil, b.places[:0]
+	for i, n := range lengths {
+		stream := data[:n]
+		data = data[n:]
+		switch {
+		case int(n) < d.pageSize:
+			page := d.scratch[i*d.pageSize : (i+1)*d.pageSize]
+			if pages != nil {
+				page = pages[i]
+			}
+			d.srcs, d.dsts, b.places = append(d.srcs, stream), append(d.dsts, page), append(b.places, i)
+		case pages != nil:
+			copy(pages[i], stream)
+		}
+	}
+	if len(d.srcs) == 0 {
+		return nil
+	}
+	var err error
+	b.packet, err = d.ch.Inflate(d.srcs, d.dsts)
+	return err
+}
+
+func (d *deviceDecoder) Finish() error {
+	if d.waiting == 0 {
+		return nil
+	}
+	err := d.begun[0].finish()
+	d.begun[0], d.begun[1] = d.begun[1], d.begun[0]
+	d.waiting--
+	return err
+}
+
+// finish waits for the packet and names the page of the batch that is wrong.
+func (b *inflating) finish() error {
+	if b.packet == nil {
+		return nil
+	}
+	err := b.packet.Finish(background)
+	b.packet.Release()
+	b.packet = nil
+	var page *hybrid.PageError
+	if errors.As(err, &page) {
+		return &PageError{b.places[page.Page], page.Err}
+	}
+	return err
+}
+
+func (d *deviceDecoder) Check(lengths []uint32, data []byte) error {
+	if d.waiting == len(d.begun) {
+		return errTooMany
+	}
+	if err := checkStreams(lengths, data, d.pageSize); err != nil {
+		return err
+	}
+	// The next free place, which the batch leaves again.
+	b := &d.begun[d.waiting]
+	if err := d.start(b, lengths, data, nil); err != nil {
+		return err
+	}
+	return b.finish()
+}

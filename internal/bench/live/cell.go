@@ -6,6 +6,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/vmferry/vmferry/internal/bench/harness"
 )
 
 // figures are of one migration.
@@ -15,7 +17,7 @@ type figures struct {
 	rounds          int
 	bytes           uint64 // on the wire
 	data            uint64 // of the pages that were sent as data, uncompressed
-	from, to        usage
+	from, to        harness.Usage
 	// diverged is that the migration was given up; there is no downtime then.
 	diverged bool
 }
@@ -46,9 +48,9 @@ func (b *bench) measure(ctx context.Context, part string, cells []cell) ([][]fig
 }
 
 // ferry is a cell of this program's processes.
-func ferry(name string, j job) cell {
+func ferry(name string, j harness.Job) cell {
 	return cell{name, func(ctx context.Context) (figures, error) {
-		from, to, err := pair(ctx, j)
+		from, to, err := harness.RunPair(ctx, j)
 		f := figures{total: from.Total, from: from.Usage, to: to.Usage, diverged: from.Diverging}
 		if err != nil || from.Outcome == nil {
 			f.data = uint64(j.MemoryMiB) << 20
@@ -56,7 +58,7 @@ func ferry(name string, j job) cell {
 		}
 		o := from.Outcome
 		f.total, f.downtime, f.rounds, f.bytes = o.Total, o.Downtime, len(o.Rounds), o.Bytes
-		f.data = (o.Raw + o.Compressed) * pageSize
+		f.data = (o.Raw + o.Compressed) * harness.PageSize
 		if n := len(o.Rounds); n > 0 && o.Rounds[n-1].Last {
 			f.scan = o.Rounds[n-1].Scan
 		}

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/internal/bench/harness"
 	"github.com/vmferry/vmferry/internal/chart"
 	"github.com/vmferry/vmferry/internal/machine"
 )
@@ -36,7 +37,7 @@ type series struct {
 }
 
 // sweep measures each line at each value; set makes the job of one.
-func (b *bench) sweep(ctx context.Context, part string, lines []line, values []float64, set func(*job, float64)) ([]series, error) {
+func (b *bench) sweep(ctx context.Context, part string, lines []line, values []float64, set func(*harness.Job, float64)) ([]series, error) {
 	var cells []cell
 	for _, v := range values {
 		for _, l := range lines {
@@ -91,7 +92,7 @@ func plot(title, x, y string, logX bool, lines []series, of func(figures) float6
 // growth has the memory grow and nothing else.
 func (b *bench) growth(ctx context.Context) (section, error) {
 	sizes, left := b.sizes()
-	lines, err := b.sweep(ctx, "growth", growing, sizes, func(j *job, gib float64) {
+	lines, err := b.sweep(ctx, "growth", growing, sizes, func(j *harness.Job, gib float64) {
 		j.MemoryMiB = int(gib * 1024)
 		j.DataMiB, j.WorkMiB = dataOf(j.MemoryMiB), min(workMiB, j.MemoryMiB/2)
 	})
@@ -102,7 +103,7 @@ func (b *bench) growth(ctx context.Context) (section, error) {
 		title: "Growth with memory",
 		text: []string{fmt.Sprintf("%d pages a second are written in %d MiB, whatever the size of memory, of which five eighths are not zero. %d channels; the downtime allowed is %v. "+
 			"The downtime is from the call of Pause to the destination's word that it runs; Commit and Start do nothing. "+
-			"The scan is the last one of the dirty log, while the machine stands still.", growthRate, workMiB, b.channels, downtime)},
+			"The scan is the last one of the dirty log, while the machine stands still.", growthRate, workMiB, b.channels, harness.Downtime)},
 	}
 	if left != "" {
 		s.text = append(s.text, left)
@@ -180,7 +181,7 @@ func freeGiB() float64 {
 
 // byChannels has the number of channels grow.
 func (b *bench) byChannels(ctx context.Context) (section, error) {
-	lines, err := b.sweep(ctx, "channels", bothMethods, []float64{1, 2, 4, 8}, func(j *job, n float64) { j.Channels = int(n) })
+	lines, err := b.sweep(ctx, "channels", bothMethods, []float64{1, 2, 4, 8}, func(j *harness.Job, n float64) { j.Channels = int(n) })
 	if err != nil {
 		return section{}, err
 	}
@@ -193,14 +194,14 @@ func (b *bench) byChannels(ctx context.Context) (section, error) {
 // byRate has the machine be dirtied faster and faster, in a quarter of memory.
 func (b *bench) byRate(ctx context.Context) (section, error) {
 	work := b.memoryMiB / 4
-	lines, err := b.sweep(ctx, "rates", bothMethods, []float64{0, 1000, 4000, 16000, 64000}, func(j *job, rate float64) { j.Rate, j.WorkMiB = int(rate), work })
+	lines, err := b.sweep(ctx, "rates", bothMethods, []float64{0, 1000, 4000, 16000, 64000}, func(j *harness.Job, rate float64) { j.Rate, j.WorkMiB = int(rate), work })
 	if err != nil {
 		return section{}, err
 	}
 	s := section{
 		title: "Dirty rate",
 		text: []string{fmt.Sprintf("%d MiB, of which %d MiB are written to at random, %d channels, nothing throttled; a migration that does not converge to %v is given up. "+
-			"The writer is one goroutine, which shares the processors with the migration.", b.memoryMiB, work, b.channels, downtime)},
+			"The writer is one goroutine, which shares the processors with the migration.", b.memoryMiB, work, b.channels, harness.Downtime)},
 	}
 	s.head, s.rows = table("pages/s", lines)
 	for _, l := range lines {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/xml"
 	"errors"
-	"fmt"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -13,17 +11,15 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/internal/bench/harness"
 	"github.com/vmferry/vmferry/internal/chart"
-	"github.com/vmferry/vmferry/migration"
 )
 
 // The sides of a measurement are this program.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == sideArgument {
-		exit(runSide(os.Stdin, os.Stdout))
+	if len(os.Args) == 2 && os.Args[1] == harness.SideArgument {
+		exit(harness.RunSide(os.Stdin, os.Stdout, ownSides))
 	}
 	os.Exit(m.Run())
 }
@@ -77,52 +73,6 @@ func TestEveryPartIsWritten(t *testing.T) {
 	}
 }
 
-func TestAMigrationIsMeasured(t *testing.T) {
-	j := tiny().job()
-	j.WorkMiB, j.Rate, j.Method = 4, 1000, "qpl"
-	from, to, err := pair(t.Context(), j)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := from.Outcome
-	if !o.Verified || o.Downtime <= 0 || o.Downtime > o.Total || from.Usage.CPU <= 0 || to.Usage.CPU <= 0 {
-		t.Errorf("%+v, %v, %v", o, from.Usage, to.Usage)
-	}
-	if sent, want := o.Rounds[0].Raw+o.Rounds[0].Compressed, uint64(j.DataMiB<<20/pageSize); sent < want || sent > want+1024 {
-		t.Errorf("the first round had %d pages with data, want %d or a few more", sent, want)
-	}
-	if from.Counters[0] < 100 {
-		t.Errorf("%d writes", from.Counters[0])
-	}
-}
-
-// A copy that is not whole may not count.
-func TestWhatArrivesIsCompared(t *testing.T) {
-	ok := told{Digest: 1, Counters: []uint64{2}, Outcome: &migration.Outcome{Verified: true}}
-	if err := compare(ok, ok); err != nil {
-		t.Error(err)
-	}
-	for name, change := range map[string]func(*told){
-		"memory":   func(t *told) { t.Digest = 2 },
-		"counters": func(t *told) { t.Counters = []uint64{3} },
-		"handover": func(t *told) { t.Outcome = &migration.Outcome{} },
-	} {
-		from := ok
-		change(&from)
-		if err := compare(from, ok); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-func TestASideThatFailsIsAnError(t *testing.T) {
-	j := tiny().job()
-	j.Method = "no such method"
-	if _, _, err := pair(t.Context(), j); err == nil {
-		t.Error("no error")
-	}
-}
-
 func TestCellsAreMeasuredInTurn(t *testing.T) {
 	var order []string
 	var cells []cell
@@ -159,45 +109,6 @@ func TestMiddleAndSlope(t *testing.T) {
 	}
 }
 
-func TestFillIsOfTheShareAskedFor(t *testing.T) {
-	for _, pages := range []guestmem.PageKind{guestmem.SmallPages, guestmem.TransparentHuge} {
-		m, err := newMemory(job{MemoryMiB: 16, DataMiB: 10, Pages: pages})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer m.Close()
-		data, ram := 0, m.Bytes(m.Layout().Blocks[0])
-		seen := map[string]bool{}
-		for at := 0; at < len(ram); at += pageSize {
-			if page := string(ram[at : at+pageSize]); page != string(make([]byte, pageSize)) {
-				data++
-				seen[page] = true
-			}
-		}
-		if data != 10<<20/pageSize || len(seen) != data {
-			t.Errorf("%d pages with data, %d of them different", data, len(seen))
-		}
-	}
-}
-
-func TestUsageOfAProcessIsThatOfGetrusage(t *testing.T) {
-	for end := time.Now().Add(20 * time.Millisecond); time.Now().Before(end); {
-	}
-	before := usageNow()
-	got, err := usageOf(os.Getpid())
-	after := usageNow()
-	if err != nil {
-		t.Fatal(err)
-	}
-	const slack = 10 * time.Millisecond // getrusage is scaled
-	if got.CPU < before.CPU-slack || got.CPU > after.CPU+slack || got.Faults < before.Faults || got.Faults > after.Faults {
-		t.Errorf("%v is not between %v and %v", got, before, after)
-	}
-	if _, err := usageOf(1 << 22); err == nil {
-		t.Error("no error for a process that is not there")
-	}
-}
-
 func TestUnknownPartsAreErrors(t *testing.T) {
 	b := tiny()
 	b.parts = []string{"weather"}
@@ -215,14 +126,5 @@ func TestSizesThatDoNotFitAreLeftOut(t *testing.T) {
 	}
 	if left != "" && !strings.Contains(left, strconv.FormatFloat(2*sizes[len(sizes)-1], 'g', -1, 64)) {
 		t.Errorf("after %v: %s", sizes, left)
-	}
-}
-
-func TestUnknownSidesAreErrors(t *testing.T) {
-	if err := runSide(strings.NewReader(`{"Side":"neither"}`), io.Discard); err == nil || !strings.Contains(err.Error(), "neither") {
-		t.Error(err)
-	}
-	if err := runSide(strings.NewReader(fmt.Sprintf(`{"Side":%q,"MemoryMiB":1,"Channels":1,"Method":"none"} "nowhere"`, source)), io.Discard); !errors.Is(err, migration.ErrAddress) {
-		t.Error(err)
 	}
 }

@@ -10,11 +10,12 @@ import (
 	"strings"
 
 	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/internal/bench/harness"
 )
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == sideArgument {
-		exit(runSide(os.Stdin, os.Stdout))
+	if len(os.Args) == 2 && os.Args[1] == harness.SideArgument {
+		exit(harness.RunSide(os.Stdin, os.Stdout, ownSides))
 	}
 	var b bench
 	only := flag.String("only", "", "parts to measure, with commas: "+strings.Join(partNames(), ", ")+"; they are printed, and written with -out only")
@@ -110,10 +111,10 @@ func (b *bench) run(ctx context.Context) error {
 
 // job is one of the machine's size, two thirds or so of it not zero, that is
 // sent by none. Its pages are huge where the kernel has some, as QEMU's are.
-func (b *bench) job() job {
-	return job{
+func (b *bench) job() harness.Job {
+	return harness.Job{
 		MemoryMiB: b.memoryMiB, DataMiB: dataOf(b.memoryMiB), Channels: b.channels, Method: "none",
-		Pages: guestmem.TransparentHuge, Prealloc: guestmem.PreallocNone, Downtime: downtime, Profiles: b.profiles,
+		Pages: guestmem.TransparentHuge, Prealloc: guestmem.PreallocNone, Downtime: harness.Downtime, Profiles: b.profiles,
 	}
 }
 

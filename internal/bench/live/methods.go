@@ -6,10 +6,10 @@ import (
 	"fmt"
 
 	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/internal/bench/harness"
 	"github.com/vmferry/vmferry/internal/chart"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/internal/qemutest"
-	"github.com/vmferry/vmferry/multifd"
 )
 
 // What is written to while a machine is migrated, here and in QEMU.
@@ -32,7 +32,7 @@ type way struct {
 func ways(qemu bool) []way {
 	w := []way{
 		{name: "vmferry none", method: "none"}, {name: "vmferry qpl, fast", method: "qpl"},
-		{name: "vmferry qpl, dense", method: "qpl", level: multifd.LevelDense},
+		{name: "vmferry qpl, dense", method: "qpl", level: harness.LevelDense},
 		{name: "vmferry zstd", method: "zstd"}, {name: "vmferry zlib", method: "zlib"},
 	}
 	for i := range w {
@@ -108,7 +108,7 @@ func (b *bench) cellOf(w way, q *qemu, dataMiB int, still bool) cell {
 	j := b.job()
 	j.Method, j.Level, j.Pages, j.Log, j.DataMiB = w.method, w.level, w.pages, w.log, dataMiB
 	if !still {
-		j.WorkMiB, j.Rate = min(workMiB, b.memoryMiB/2), rateMiBps<<20/pageSize
+		j.WorkMiB, j.Rate = min(workMiB, b.memoryMiB/2), rateMiBps<<20/harness.PageSize
 	}
 	return ferry(name, j)
 }
@@ -147,7 +147,7 @@ func peerOf(ways []way, w way) int {
 func (b *bench) runningTable(ways []way, all [][]figures) section {
 	s := section{
 		text: []string{fmt.Sprintf("The same while %d pages a second are written in %d MiB, in QEMU by the guest, which is emulated and takes a core for itself. "+
-			"The downtime allowed is %v. QEMU's figures are those of its query-migrate, which has whole milliseconds.", rateMiBps<<20/pageSize, workMiB, downtime)},
+			"The downtime allowed is %v. QEMU's figures are those of its query-migrate, which has whole milliseconds.", rateMiBps<<20/harness.PageSize, workMiB, harness.Downtime)},
 		head: []string{"running", "total ms", "downtime ms", "rounds", "MB sent", "given up"},
 	}
 	for i, w := range ways {

@@ -1,18 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/vmferry/vmferry/internal/bench/harness"
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/qmp"
 )
@@ -95,7 +90,7 @@ func (q *qemu) migrate(ctx context.Context, method string, still bool) (f figure
 	if err := q.control.Cont(ctx); err != nil {
 		return f, err
 	}
-	time.Sleep(warmUp)
+	time.Sleep(harness.WarmUp)
 	if still {
 		if err := q.control.Stop(ctx); err != nil {
 			return f, err
@@ -121,21 +116,21 @@ func (q *qemu) setUp(ctx context.Context, c *qmp.Client, method string) error {
 	}
 	return c.SetMigrateParameters(ctx, qmp.MigrateParameters{
 		MultifdChannels: &q.channels, MultifdCompression: &method, MaxBandwidth: new(uint64(unlimited)),
-		DowntimeLimit: new(qmp.Milliseconds(downtime.Milliseconds())),
+		DowntimeLimit: new(qmp.Milliseconds(harness.Downtime.Milliseconds())),
 	})
 }
 
 // measure runs the migration from the command to the end.
 func (q *qemu) measure(ctx context.Context, vm *qemutest.VM, to *qmp.Client, uri string) (f figures, err error) {
-	if _, err := alone(ctx, job{Side: touching, MemoryMiB: q.cfg.MemoryMiB}); err != nil {
+	if _, err := harness.RunAlone(ctx, harness.Job{Side: harness.Touching, MemoryMiB: q.cfg.MemoryMiB}); err != nil {
 		return f, err
 	}
-	fromBefore, err1 := usageOf(q.vm.Pid())
-	toBefore, err2 := usageOf(vm.Pid())
+	fromBefore, err1 := harness.UsageOf(q.vm.Pid())
+	toBefore, err2 := harness.UsageOf(vm.Pid())
 	if err := errors.Join(err1, err2, q.control.Migrate(ctx, uri)); err != nil {
 		return f, err
 	}
-	m, err := ended(ctx, q.control)
+	m, err := harness.AwaitMigration(ctx, q.control, pollInterval, migrateTime)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		f.diverged = true
 		return f, q.giveUp(ctx)
@@ -143,12 +138,12 @@ func (q *qemu) measure(ctx context.Context, vm *qemutest.VM, to *qmp.Client, uri
 	if err != nil {
 		return f, err
 	}
-	if _, err := ended(ctx, to); err != nil {
+	if _, err := harness.AwaitMigration(ctx, to, pollInterval, migrateTime); err != nil {
 		return f, fmt.Errorf("destination: %w", err)
 	}
-	fromAfter, err1 := usageOf(q.vm.Pid())
-	toAfter, err2 := usageOf(vm.Pid())
-	f.from, f.to = fromAfter.since(fromBefore), toAfter.since(toBefore)
+	fromAfter, err1 := harness.UsageOf(q.vm.Pid())
+	toAfter, err2 := harness.UsageOf(vm.Pid())
+	f.from, f.to = fromAfter.Since(fromBefore), toAfter.Since(toBefore)
 	f.total, f.downtime = m.TotalTime.Duration(), m.Downtime.Duration()
 	if m.RAM == nil {
 		return f, errors.New("query-migrate says nothing of memory")
@@ -169,50 +164,6 @@ func (q *qemu) giveUp(ctx context.Context) error {
 		}
 		time.Sleep(pollInterval)
 	}
-}
-
-// ended waits for the end of a migration.
-func ended(ctx context.Context, c *qmp.Client) (qmp.Migration, error) {
-	ctx, cancel := context.WithTimeout(ctx, migrateTime)
-	defer cancel()
-	for {
-		m, err := c.QueryMigrate(ctx)
-		switch {
-		case err != nil:
-			return m, err
-		case m.Status == qmp.MigrationCompleted:
-			return m, nil
-		case m.Ended():
-			return m, fmt.Errorf("the migration %s: %s", m.Status, m.ErrorDesc)
-		}
-		select {
-		case <-ctx.Done():
-			return m, ctx.Err()
-		case <-time.After(pollInterval):
-		}
-	}
-}
-
-// usageOf reads the clock and the page faults of another process: those of all its
-// threads, those that have ended included.
-func usageOf(pid int) (u usage, err error) {
-	const schedClock = 2 // CPUCLOCK_SCHED of the whole process
-	var ts unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &ts); err != nil {
-		return u, fmt.Errorf("the CPU clock of process %d: %w", pid, err)
-	}
-	u.CPU = time.Duration(ts.Nano())
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return u, err
-	}
-	// Behind the name, which may have spaces in it, minflt is the eighth field.
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if len(fields) < 8 {
-		return u, fmt.Errorf("process %d: %q", pid, text)
-	}
-	u.Faults, err = strconv.ParseInt(fields[7], 10, 64)
-	return u, err
 }
 
 // freeAddress is a TCP address that nobody listens on yet.

@@ -12,11 +12,17 @@ import (
 	"github.com/vmferry/vmferry/dirty"
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/internal/bench/harness"
 	"github.com/vmferry/vmferry/internal/machine"
 )
 
 // shares of pages that are dirty when they are collected, in thousandths.
 var shares = []int{0, 10, 100, 1000}
+
+// tracking is the side that measures package dirty.
+const tracking = "tracking"
+
+var ownSides = map[string]func(harness.Job) (harness.Result, error){tracking: track}
 
 // modes are those of package dirty; untracked is none.
 const untracked = "untracked"
@@ -28,15 +34,15 @@ func key(mode, what string) string { return mode + " " + what }
 func collectKey(thousandths int) string { return fmt.Sprintf("collect %d", thousandths) }
 
 // track is the side that measures package dirty.
-func track(j job) (t told, err error) {
+func track(j harness.Job) (t harness.Result, err error) {
 	j.DataMiB = j.MemoryMiB // all pages are there
-	mem, err := newMemory(j)
+	mem, err := harness.NewMemory(j)
 	if err != nil {
 		return t, err
 	}
 	defer mem.Close()
 	k := tracker{ram: mem.Bytes(mem.Layout().Blocks[0]), took: map[string]time.Duration{}}
-	for _, n := range rand.New(rand.NewPCG(3, 4)).Perm(len(k.ram) / pageSize) {
+	for _, n := range rand.New(rand.NewPCG(3, 4)).Perm(len(k.ram) / harness.PageSize) {
 		k.random = append(k.random, uint32(n))
 	}
 	k.writers(untracked, nil, nil)
@@ -88,7 +94,7 @@ func (k *tracker) time(mode, what string, do func()) {
 // each write.
 func (k *tracker) writers(mode string, collect func(), mark func(at uint64)) {
 	k.time(mode, "sequential", func() {
-		for at := 8; at < len(k.ram); at += pageSize {
+		for at := 8; at < len(k.ram); at += harness.PageSize {
 			binary.LittleEndian.PutUint64(k.ram[at:], uint64(at))
 			if mark != nil {
 				mark(uint64(at))
@@ -100,7 +106,7 @@ func (k *tracker) writers(mode string, collect func(), mark func(at uint64)) {
 	}
 	k.time(mode, "random", func() {
 		for _, n := range k.random {
-			at := uint64(n)*pageSize + 8
+			at := uint64(n)*harness.PageSize + 8
 			binary.LittleEndian.PutUint64(k.ram[at:], uint64(n))
 			if mark != nil {
 				mark(at)
@@ -130,9 +136,9 @@ func (k *tracker) mode(mem *guestmem.Memory, mode string, l guest.DirtyLog, mark
 	for _, share := range shares {
 		want := len(k.random) * share / 1000
 		for _, n := range k.random[:want] {
-			k.ram[int(n)*pageSize]++
+			k.ram[int(n)*harness.PageSize]++
 			if mark != nil {
-				mark(uint64(n) * pageSize)
+				mark(uint64(n) * harness.PageSize)
 			}
 		}
 		k.time(mode, collectKey(share), collect)
@@ -151,14 +157,14 @@ func (b *bench) tracking(ctx context.Context) (section, error) {
 		fmt.Fprintf(os.Stderr, "tracking: run %d of %d\n", run+1, b.runs)
 		j := b.job()
 		j.Side, j.Pages = tracking, guestmem.SmallPages
-		t, err := alone(ctx, j)
+		t, err := harness.RunAlone(ctx, j)
 		if err != nil {
 			return section{}, err
 		}
 		all = append(all, t.Took)
 	}
 	gib := float64(b.memoryMiB) / 1024
-	pages := float64(b.memoryMiB<<20) / pageSize
+	pages := float64(b.memoryMiB<<20) / harness.PageSize
 	s := section{
 		title: "What dirty tracking costs",
 		text: []string{fmt.Sprintf("Package dirty over %d MiB that are all present, in pages of 4 KiB, beside nothing else. Writing is one word to each page once, each page clean before; "+

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vmferry/vmferry/internal/bench/harness"
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/qmp"
 )
@@ -64,7 +65,7 @@ func qemuWay(name string, caps map[string]bool, out, in string) way {
 			if err := c.Migrate(ctx, fmt.Sprintf(out, path)); err != nil {
 				return 0, err
 			}
-			m, err := ended(ctx, c)
+			m, err := harness.AwaitMigration(ctx, c, 2*time.Millisecond, time.Minute)
 			if err != nil {
 				return 0, err
 			}
@@ -87,28 +88,11 @@ func qemuWay(name string, caps map[string]bool, out, in string) way {
 			if err := c.MigrateIncoming(ctx, fmt.Sprintf(in, path)); err != nil {
 				return err
 			}
-			if _, err := ended(ctx, c); err != nil {
+			if _, err := harness.AwaitMigration(ctx, c, 2*time.Millisecond, time.Minute); err != nil {
 				return err
 			}
 			return running(ctx, c)
 		},
-	}
-}
-
-// ended waits for the end of a migration.
-func ended(ctx context.Context, c *qmp.Client) (qmp.Migration, error) {
-	for {
-		m, err := c.QueryMigrate(ctx)
-		if err != nil {
-			return m, err
-		}
-		if m.Status == qmp.MigrationCompleted {
-			return m, nil
-		}
-		if m.Ended() {
-			return m, fmt.Errorf("the migration %s: %s", m.Status, m.ErrorDesc)
-		}
-		time.Sleep(2 * time.Millisecond)
 	}
 }
 

@@ -1,4 +1,4 @@
-package main
+package harness
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,8 +15,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/machine"
 	"github.com/vmferry/vmferry/internal/side"
@@ -23,15 +22,15 @@ import (
 	"github.com/vmferry/vmferry/multifd"
 )
 
-// sideArgument makes the program a side.
-const sideArgument = "side"
+// SideArgument makes the program a side.
+const SideArgument = "side"
 
-// downtime is how long the machine may stand still, here and in QEMU.
-const downtime = 10 * time.Millisecond
+// Downtime is how long the machine may stand still, here and in QEMU.
+const Downtime = 10 * time.Millisecond
 
-// job is what a side is told. Both sides of a measurement are told the same but
+// Job is what a side has to do. Both sides of a measurement get the same job but
 // for Side.
-type job struct {
+type Job struct {
 	Side string
 
 	MemoryMiB int
@@ -48,18 +47,21 @@ type job struct {
 	Profiles      string
 }
 
+// LevelDense is the Level of method qpl that packs densely.
+const LevelDense = multifd.LevelDense
+
 // The sides.
 const (
 	source      = "source"
 	destination = "destination"
-	tracking    = "tracking"
-	touching    = "touching"
+	// Touching uses as much memory as the machine has, and gives it back.
+	Touching = "touching"
 )
 
-func (j *job) memory() uint64 { return uint64(j.MemoryMiB) << 20 }
+func (j *Job) memory() uint64 { return uint64(j.MemoryMiB) << 20 }
 
 // machine is the configuration of the writer.
-func (j *job) machine() machine.Config {
+func (j *Job) machine() machine.Config {
 	c := machine.Config{Memory: j.memory(), Seed: 1, Rate: j.Rate, Log: j.Log}
 	if j.Rate > 0 {
 		c.Writers, c.WorkingSet = 1, float64(j.WorkMiB)/float64(j.MemoryMiB)
@@ -67,16 +69,16 @@ func (j *job) machine() machine.Config {
 	return c
 }
 
-func (j *job) method() (multifd.Method, error) { return multifd.MethodNamed(j.Method) }
+func (j *Job) method() (multifd.Method, error) { return multifd.MethodNamed(j.Method) }
 
-// told is what a side tells. Before that a destination tells its address, and a
-// source that it is ready, with nothing in it; it then reads the address.
-type told struct {
+// Result is what a side reports. Before that a destination reports its address, and a
+// source an empty Result when it is ready; the source then reads the address.
+type Result struct {
 	Address string `json:",omitempty"`
 
 	Total   time.Duration      // the bare copy's
 	Outcome *migration.Outcome // the source's
-	Usage   usage
+	Usage   Usage
 	// Digest is of all memory, and Counters are the writers' last numbers.
 	Digest   uint32
 	Counters []uint64
@@ -86,41 +88,29 @@ type told struct {
 	Took map[string]time.Duration `json:",omitempty"`
 }
 
-// usage is what a process took of the machine it runs on.
-type usage struct {
-	CPU    time.Duration
-	Faults int64
-}
-
-func usageNow() usage {
-	var u unix.Rusage
-	unix.Getrusage(unix.RUSAGE_SELF, &u)
-	return usage{time.Duration(u.Utime.Nano() + u.Stime.Nano()), u.Minflt}
-}
-
-func (u usage) since(before usage) usage { return usage{u.CPU - before.CPU, u.Faults - before.Faults} }
-
-// runSide does what the job says.
-func runSide(in io.Reader, out io.Writer) error {
-	var j job
+// RunSide does what the job says. others are the sides of the caller's own.
+func RunSide(in io.Reader, out io.Writer, others map[string]func(Job) (Result, error)) error {
+	var j Job
 	orders := json.NewDecoder(in)
 	if err := orders.Decode(&j); err != nil {
 		return err
 	}
-	tell := func(t told) error { return json.NewEncoder(out).Encode(t) }
-	do := map[string]func(job) (told, error){
-		source: func(j job) (told, error) {
+	tell := func(t Result) error { return json.NewEncoder(out).Encode(t) }
+	sides := map[string]func(Job) (Result, error){
+		source: func(j Job) (Result, error) {
 			return send(j, func() (to migration.Address, err error) {
 				var address string
-				if err := errors.Join(tell(told{}), orders.Decode(&address)); err != nil {
+				if err := errors.Join(tell(Result{}), orders.Decode(&address)); err != nil {
 					return to, err
 				}
 				return migration.ParseAddress(address)
 			})
 		},
-		destination: func(j job) (told, error) { return receive(j, tell) },
-		tracking:    track, touching: touch,
-	}[j.Side]
+		destination: func(j Job) (Result, error) { return receive(j, tell) },
+		Touching:    touch,
+	}
+	maps.Copy(sides, others)
+	do := sides[j.Side]
 	if do == nil {
 		return fmt.Errorf("unknown side %q", j.Side)
 	}
@@ -132,7 +122,7 @@ func runSide(in io.Reader, out io.Writer) error {
 }
 
 // measured runs what is measured, and says what it took of the processors.
-func (j *job) measured(do func() error) (usage, error) {
+func (j *Job) measured(do func() error) (Usage, error) {
 	runtime.GC() // what was done before is not to be cleaned up meanwhile
 	if j.Profiles != "" {
 		method := j.Method
@@ -142,17 +132,17 @@ func (j *job) measured(do func() error) (usage, error) {
 		name := fmt.Sprintf("%s-%d-%d-%s-%s.pprof", method, j.Level, j.Rate, j.Pages, j.Side)
 		f, err := os.Create(filepath.Join(j.Profiles, name))
 		if err != nil {
-			return usage{}, err
+			return Usage{}, err
 		}
 		defer f.Close()
 		if err := pprof.StartCPUProfile(f); err != nil {
-			return usage{}, err
+			return Usage{}, err
 		}
 		defer pprof.StopCPUProfile()
 	}
 	before := usageNow()
 	err := do()
-	return usageNow().since(before), err
+	return usageNow().Since(before), err
 }
 
 // process is a side that runs.
@@ -161,19 +151,19 @@ type process struct {
 	name string
 }
 
-func startSide(ctx context.Context, j job) (process, error) {
+func startSide(ctx context.Context, j Job) (process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return process{}, err
 	}
-	cmd := exec.CommandContext(ctx, self, sideArgument)
+	cmd := exec.CommandContext(ctx, self, SideArgument)
 	cmd.Stderr = os.Stderr
 	p, err := side.Start(cmd, j)
 	return process{p, j.Side}, err
 }
 
 // next reads what the side tells.
-func (p process) next() (t told, err error) {
+func (p process) next() (t Result, err error) {
 	err = p.Next(&t)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = fmt.Errorf("the %s ended without a word: %w", p.name, errors.Join(err, p.Wait()))
@@ -181,13 +171,13 @@ func (p process) next() (t told, err error) {
 	return t, err
 }
 
-// alone runs a side that has no other.
-func alone(ctx context.Context, j job) (told, error) {
+// RunAlone runs a side that has no other.
+func RunAlone(ctx context.Context, j Job) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
 	p, err := startSide(ctx, j)
 	if err != nil {
-		return told{}, err
+		return Result{}, err
 	}
 	t, err := p.next()
 	return t, errors.Join(err, p.Wait())
@@ -196,8 +186,8 @@ func alone(ctx context.Context, j job) (told, error) {
 // longest is how long one measurement may take.
 const longest = 5 * time.Minute
 
-// pair runs a source and a destination and compares what they have at the end.
-func pair(ctx context.Context, j job) (from, to told, err error) {
+// RunPair runs a source and a destination and compares what they have at the end.
+func RunPair(ctx context.Context, j Job) (from, to Result, err error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel() // kills what is left
 	j.Side = source
@@ -238,7 +228,7 @@ func pair(ctx context.Context, j job) (from, to told, err error) {
 }
 
 // compare checks that the destination has what the source had.
-func compare(from, to told) error {
+func compare(from, to Result) error {
 	if from.Digest != to.Digest {
 		return fmt.Errorf("the memory differs: %08x at the source, %08x at the destination", from.Digest, to.Digest)
 	}

@@ -1,4 +1,4 @@
-package main
+package harness
 
 import (
 	"context"
@@ -11,23 +11,23 @@ import (
 	"github.com/vmferry/vmferry/migration"
 )
 
-// warmUp is how long writers write before the migration begins.
-const warmUp = 100 * time.Millisecond
+// WarmUp is how long writers write before the migration begins.
+const WarmUp = 100 * time.Millisecond
 
 // send is the source. ready says that it is, and waits for where to send.
-func send(j job, ready func() (migration.Address, error)) (told, error) {
-	mem, err := newMemory(j)
+func send(j Job, ready func() (migration.Address, error)) (Result, error) {
+	mem, err := NewMemory(j)
 	if err != nil {
-		return told{}, err
+		return Result{}, err
 	}
 	defer mem.Close()
 	m, err := machine.On(mem, j.machine())
 	if err != nil {
-		return told{}, err
+		return Result{}, err
 	}
 	to, err := ready()
 	if err != nil {
-		return told{}, err
+		return Result{}, err
 	}
 	if j.Method == "" {
 		return sendBare(j, to, mem)
@@ -35,7 +35,7 @@ func send(j job, ready func() (migration.Address, error)) (told, error) {
 	return migrate(j, to, m)
 }
 
-func migrate(j job, to migration.Address, m *machine.Machine) (t told, err error) {
+func migrate(j Job, to migration.Address, m *machine.Machine) (t Result, err error) {
 	cfg, err := config(j, m)
 	if err != nil {
 		return t, err
@@ -44,7 +44,7 @@ func migrate(j job, to migration.Address, m *machine.Machine) (t told, err error
 		if err := m.Start(); err != nil {
 			return t, err
 		}
-		time.Sleep(warmUp)
+		time.Sleep(WarmUp)
 	}
 	t.Usage, err = j.measured(func() (err error) {
 		dial := func(ctx context.Context) (net.Conn, error) { return to.Dial(ctx, nil) }
@@ -59,7 +59,7 @@ func migrate(j job, to migration.Address, m *machine.Machine) (t told, err error
 	return t, err
 }
 
-func config(j job, m *machine.Machine) (cfg migration.MigrateConfig, err error) {
+func config(j Job, m *machine.Machine) (cfg migration.MigrateConfig, err error) {
 	cfg = migration.MigrateConfig{
 		Channels: j.Channels, Level: j.Level, Memory: m.Memory(), Downtime: j.Downtime,
 		Pause: func(context.Context) ([]byte, error) {
@@ -81,16 +81,16 @@ func config(j job, m *machine.Machine) (cfg migration.MigrateConfig, err error) 
 }
 
 // receive is the destination.
-func receive(j job, tell func(told) error) (told, error) {
+func receive(j Job, tell func(Result) error) (Result, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return told{}, err
+		return Result{}, err
 	}
 	if _, err := touch(j); err != nil {
-		return told{}, err
+		return Result{}, err
 	}
-	if err := tell(told{Address: "tcp:" + ln.Addr().String()}); err != nil {
-		return told{}, err
+	if err := tell(Result{Address: "tcp:" + ln.Addr().String()}); err != nil {
+		return Result{}, err
 	}
 	mem := &guestmem.Memory{Options: guestmem.Options{Pages: j.Pages, Prealloc: j.Prealloc}}
 	defer mem.Close()
@@ -102,7 +102,7 @@ func receive(j job, tell func(told) error) (told, error) {
 
 // take receives a machine. Its Commit and its Start do next to nothing, so that
 // the downtime is the migration's; the writers' numbers are read off afterwards.
-func take(j job, ln net.Listener, mem *guestmem.Memory) (t told, err error) {
+func take(j Job, ln net.Listener, mem *guestmem.Memory) (t Result, err error) {
 	cfg := migration.ReceiveConfig{Channels: j.Channels, Sink: mem}
 	if cfg.Method, err = j.method(); err != nil {
 		return t, err

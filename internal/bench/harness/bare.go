@@ -1,4 +1,4 @@
-package main
+package harness
 
 import (
 	"errors"
@@ -32,7 +32,7 @@ func pieces(mem *guestmem.Memory, channel, channels int, do func([]byte) error) 
 	return nil
 }
 
-func sendBare(j job, to migration.Address, mem *guestmem.Memory) (t told, err error) {
+func sendBare(j Job, to migration.Address, mem *guestmem.Memory) (t Result, err error) {
 	t.Usage, err = j.measured(func() error {
 		began := time.Now()
 		defer func() { t.Total = time.Since(began) }()
@@ -65,7 +65,7 @@ func sendBare(j job, to migration.Address, mem *guestmem.Memory) (t told, err er
 	return t, err
 }
 
-func receiveBare(j job, ln net.Listener, mem *guestmem.Memory) (t told, err error) {
+func receiveBare(j Job, ln net.Listener, mem *guestmem.Memory) (t Result, err error) {
 	t.Usage, err = j.measured(func() error {
 		conns := make([]net.Conn, j.Channels)
 		for range conns {
@@ -83,7 +83,7 @@ func receiveBare(j job, ln net.Listener, mem *guestmem.Memory) (t told, err erro
 			}
 			conns[id[0]] = c
 		}
-		l, err := layout(j.memory())
+		l, err := newLayout(j.memory())
 		if err != nil {
 			return err
 		}

@@ -1,4 +1,4 @@
-package main
+package harness
 
 import (
 	"encoding/binary"
@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	pageSize = machine.PageSize
+	PageSize = machine.PageSize
 	// poolPages are made once; memory is made of copies of them, since making
 	// each page anew takes longer than migrating it. They are further apart
 	// than any method here looks back.
@@ -24,13 +24,13 @@ const (
 	zonePages = 1024
 )
 
-func layout(bytes uint64) (*guest.Layout, error) {
-	return guest.NewLayout(pageSize, []guest.Block{{Name: "ram", Length: bytes}})
+func newLayout(bytes uint64) (*guest.Layout, error) {
+	return guest.NewLayout(PageSize, []guest.Block{{Name: "ram", Length: bytes}})
 }
 
-// newMemory is the source's memory.
-func newMemory(j job) (*guestmem.Memory, error) {
-	l, err := layout(j.memory())
+// NewMemory is the source's memory.
+func NewMemory(j Job) (*guestmem.Memory, error) {
+	l, err := newLayout(j.memory())
 	if err != nil {
 		return nil, err
 	}
@@ -44,16 +44,16 @@ func newMemory(j job) (*guestmem.Memory, error) {
 
 // fill gives each zone its share of pages with data. Each holds its number, so
 // that no two are equal.
-func fill(ram []byte, j job) {
-	pool := newPool(min(poolPages, len(ram)/pageSize))
+func fill(ram []byte, j Job) {
+	pool := newPool(min(poolPages, len(ram)/PageSize))
 	data := zonePages * j.DataMiB / j.MemoryMiB
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
-	for zone := 0; zone < len(ram); zone += zonePages * pageSize {
+	for zone := 0; zone < len(ram); zone += zonePages * PageSize {
 		group.Go(func() error {
-			for at := zone; at < min(zone+data*pageSize, len(ram)); at += pageSize {
-				n := at / pageSize
-				copy(ram[at:at+pageSize], pool[n*pageSize%len(pool):])
+			for at := zone; at < min(zone+data*PageSize, len(ram)); at += PageSize {
+				n := at / PageSize
+				copy(ram[at:at+PageSize], pool[n*PageSize%len(pool):])
 				binary.LittleEndian.PutUint64(ram[at:], uint64(n)+1)
 			}
 			return nil
@@ -72,9 +72,9 @@ var words = []string{
 // its memory with: of four pages two are text, one is pointers, one is noise.
 func newPool(pages int) []byte {
 	r := rand.New(rand.NewPCG(1, 2))
-	pool := make([]byte, pages*pageSize)
+	pool := make([]byte, pages*PageSize)
 	for n := range pages {
-		page := pool[n*pageSize : (n+1)*pageSize]
+		page := pool[n*PageSize : (n+1)*PageSize]
 		switch n % 4 {
 		case 0, 1:
 			for at := 0; at < len(page); {
@@ -107,16 +107,16 @@ func pointers(page []byte, r *rand.Rand) {
 // machine's host may take memory that was free for a second or two, and give it
 // again when it is used next; that takes longer than migrating it, and hits one
 // cell or another. So it is done just before each measurement.
-func touch(j job) (told, error) {
-	l, err := layout(j.memory())
+func touch(j Job) (Result, error) {
+	l, err := newLayout(j.memory())
 	if err != nil {
-		return told{}, err
+		return Result{}, err
 	}
 	m, err := guestmem.NewWith(l, guestmem.Options{Pages: guestmem.TransparentHuge, Prealloc: guestmem.PreallocPopulate})
 	if err != nil {
-		return told{}, err
+		return Result{}, err
 	}
-	return told{}, m.Close()
+	return Result{}, m.Close()
 }
 
 // digest is a checksum of all of m. It is made after what is measured.

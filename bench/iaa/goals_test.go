@@ -43,7 +43,7 @@ func TestGoals(t *testing.T) {
 		packets int // the slower the codec, the more its last page counts in a short run
 		devices []int
 	}
-	goals := []goal{{10 * time.Microsecond, 10, []int{1}}}
+	goals := []goal{{10 * time.Microsecond, 5, []int{1}}}
 	if soak.Long {
 		goals = []goal{{10 * time.Microsecond, 20, []int{1, 2, 4}}, {60 * time.Microsecond, 64, []int{4}}}
 	}

@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/vmferry/vmferry/bench/harness"
+	"github.com/vmferry/vmferry/internal/probe"
 )
 
 // figures are of one migration.
@@ -89,28 +89,13 @@ func per(memoryMiB int, of func(figures) float64) func(figures) float64 {
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-func median(runs []figures, of func(figures) float64) float64 {
-	var v []float64
-	for _, f := range runs {
-		v = append(v, of(f))
-	}
-	return middle(v)
-}
-
 // ratio is the median of the ratios of two cells within each run.
 func ratio(a, b []figures, of func(figures) float64) float64 {
 	var v []float64
 	for i := range a {
 		v = append(v, of(a[i])/of(b[i]))
 	}
-	return middle(v)
-}
-
-// middle is the median: of an even number, the mean of the two in the middle.
-func middle(v []float64) float64 {
-	slices.Sort(v)
-	n := len(v)
-	return (v[(n-1)/2] + v[n/2]) / 2
+	return probe.Median(v)
 }
 
 // given counts the runs that were given up.

@@ -6,10 +6,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vmferry/vmferry/guestmem"
-	"github.com/vmferry/vmferry/bench/harness"
 	"github.com/vmferry/vmferry/bench/chart"
+	"github.com/vmferry/vmferry/bench/harness"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/internal/probe"
 )
 
 // growthRate is the pages a second that are written where the rate does not
@@ -66,7 +67,7 @@ func table(first string, lines []series) (head []string, rows [][]string) {
 		for _, l := range lines {
 			row := []string{fmt.Sprintf("%g", v), l.name, "–", "–", "–", "–", "–", fmt.Sprintf("%d of %d", given(l.runs[i]), len(l.runs[i]))}
 			if runs := kept(l.runs[i]); len(runs) > 0 {
-				copy(row[2:], []string{f0(median(runs, totalMS)), f1(median(runs, downtimeMS)), f2(median(runs, scanMS)), f0(median(runs, rounds)), f0(median(runs, megabytes))})
+				copy(row[2:], []string{f0(probe.MedianOf(runs, totalMS)), f1(probe.MedianOf(runs, downtimeMS)), f2(probe.MedianOf(runs, scanMS)), f0(probe.MedianOf(runs, rounds)), f0(probe.MedianOf(runs, megabytes))})
 			}
 			rows = append(rows, row)
 		}
@@ -81,7 +82,7 @@ func plot(title, x, y string, logX bool, lines []series, of func(figures) float6
 		s := chart.Series{Name: l.name}
 		for i, v := range l.values {
 			if runs := kept(l.runs[i]); len(runs) > 0 {
-				s.Points = append(s.Points, chart.Point{X: v, Y: median(runs, of)})
+				s.Points = append(s.Points, chart.Point{X: v, Y: probe.MedianOf(runs, of)})
 			}
 		}
 		c.Series = append(c.Series, s)
@@ -124,9 +125,9 @@ func (s *series) grows() (findings []string) {
 	var points []chart.Point
 	for i, v := range s.values {
 		if runs := kept(s.runs[i]); len(runs) > 0 {
-			points = append(points, chart.Point{X: v, Y: median(runs, downtimeMS)})
+			points = append(points, chart.Point{X: v, Y: probe.MedianOf(runs, downtimeMS)})
 			if v == 1 {
-				down := median(runs, downtimeMS)
+				down := probe.MedianOf(runs, downtimeMS)
 				findings = append(findings, fmt.Sprintf("%s: %.1f ms of downtime at 1 GiB (aim: under 20 ms, %s).", s.name, down, verdict(down < 20)))
 			}
 		}

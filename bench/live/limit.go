@@ -4,9 +4,10 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/bench/chart"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/internal/probe"
 )
 
 // memoryKind is how memory is mapped, at both sides, and made present at the
@@ -61,9 +62,9 @@ func (b *bench) limit(ctx context.Context) (section, error) {
 	for i, c := range cells {
 		kind, way := i/len(limitWays), i%len(limitWays)
 		runs, bare := all[i], all[i-way]
-		gib := func(of func(figures) float64) float64 { return median(runs, per(b.memoryMiB, of)) }
-		s.rows = append(s.rows, []string{c.name, f0(median(runs, totalMS)), f2(median(runs, speed)), f2(ratio(runs, bare, speed)),
-			f3(gib(fromCPU)), f3(gib(toCPU)), f3(gib(bothCPU)), f2(ratio(runs, bare, bothCPU)), f0(median(runs, toFaults))})
+		gib := func(of func(figures) float64) float64 { return probe.MedianOf(runs, per(b.memoryMiB, of)) }
+		s.rows = append(s.rows, []string{c.name, f0(probe.MedianOf(runs, totalMS)), f2(probe.MedianOf(runs, speed)), f2(ratio(runs, bare, speed)),
+			f3(gib(fromCPU)), f3(gib(toCPU)), f3(gib(bothCPU)), f2(ratio(runs, bare, bothCPU)), f0(probe.MedianOf(runs, toFaults))})
 		if way == 0 {
 			bars.Groups = append(bars.Groups, chart.Group{Name: kinds[kind].String()})
 		} else {
@@ -72,7 +73,7 @@ func (b *bench) limit(ctx context.Context) (section, error) {
 				kinds[kind], limitWays[way].name, 100*got, verdict(got >= 0.85)))
 		}
 		g := &bars.Groups[kind]
-		g.Bars = append(g.Bars, chart.Bar{Name: limitWays[way].name, Value: median(runs, speed)})
+		g.Bars = append(g.Bars, chart.Bar{Name: limitWays[way].name, Value: probe.MedianOf(runs, speed)})
 	}
 	s.charts = []namedChart{{"live-limit.svg", bars}}
 	return s, nil

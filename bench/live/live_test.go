@@ -12,8 +12,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vmferry/vmferry/bench/harness"
 	"github.com/vmferry/vmferry/bench/chart"
+	"github.com/vmferry/vmferry/bench/harness"
 )
 
 // The sides of a measurement are this program.
@@ -97,13 +97,7 @@ func TestCellsAreMeasuredInTurn(t *testing.T) {
 	}
 }
 
-func TestMiddleAndSlope(t *testing.T) {
-	if got := middle([]float64{9, 1, 3}); got != 3 {
-		t.Errorf("middle of three: %g", got)
-	}
-	if got := middle([]float64{4, 1, 2, 9}); got != 3 {
-		t.Errorf("middle of four: %g", got)
-	}
+func TestSlope_IsThatOfLeastSquares(t *testing.T) {
 	if got := slope([]chart.Point{{X: 1, Y: 5}, {X: 2, Y: 7}, {X: 4, Y: 11}}); math.Abs(got-2) > 1e-9 {
 		t.Errorf("slope %g", got)
 	}

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vmferry/vmferry/guestmem"
-	"github.com/vmferry/vmferry/bench/harness"
 	"github.com/vmferry/vmferry/bench/chart"
+	"github.com/vmferry/vmferry/bench/harness"
+	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/internal/probe"
 	"github.com/vmferry/vmferry/internal/qemutest"
 )
 
@@ -118,17 +119,17 @@ func (b *bench) stillTable(s *section, ways []way, all [][]figures) {
 	bars := chart.Bars{Title: "CPU of a migration of a machine that stands still", Unit: "CPU seconds a GiB of pages with data", Horizontal: true}
 	for i, w := range ways {
 		runs := all[i]
-		gib := func(of func(figures) float64) string { return f3(median(runs, per(b.memoryMiB, of))) }
+		gib := func(of func(figures) float64) string { return f3(probe.MedianOf(runs, per(b.memoryMiB, of))) }
 		peer := ""
 		if at := peerOf(ways, w); at >= 0 {
 			got := ratio(runs, all[at], perData(bothCPU))
 			peer = f2(got)
 			s.findings = append(s.findings, fmt.Sprintf("%s takes %.2f of the CPU seconds that QEMU takes for a GiB of data (aim: fewer, %s).", w.name, got, verdict(got < 1)))
 		}
-		s.rows = append(s.rows, []string{w.name, f0(median(runs, totalMS)), f0(median(runs, megabytes)), gib(fromCPU), gib(toCPU), gib(bothCPU),
-			f3(median(runs, perData(bothCPU))), peer, f0(median(runs, toFaults))})
+		s.rows = append(s.rows, []string{w.name, f0(probe.MedianOf(runs, totalMS)), f0(probe.MedianOf(runs, megabytes)), gib(fromCPU), gib(toCPU), gib(bothCPU),
+			f3(probe.MedianOf(runs, perData(bothCPU))), peer, f0(probe.MedianOf(runs, toFaults))})
 		bars.Groups = append(bars.Groups, chart.Group{Name: w.name, Bars: []chart.Bar{
-			{Name: "source", Value: median(runs, perData(fromCPU))}, {Name: "destination", Value: median(runs, perData(toCPU))},
+			{Name: "source", Value: probe.MedianOf(runs, perData(fromCPU))}, {Name: "destination", Value: probe.MedianOf(runs, perData(toCPU))},
 		}})
 	}
 	s.charts = append(s.charts, namedChart{"live-cpu.svg", bars})
@@ -154,7 +155,7 @@ func (b *bench) runningTable(ways []way, all [][]figures) section {
 		runs := kept(all[i])
 		row := []string{w.name, "–", "–", "–", "–", fmt.Sprintf("%d of %d", given(all[i]), len(all[i]))}
 		if len(runs) > 0 {
-			copy(row[1:], []string{f0(median(runs, totalMS)), f1(median(runs, downtimeMS)), f0(median(runs, rounds)), f0(median(runs, megabytes))})
+			copy(row[1:], []string{f0(probe.MedianOf(runs, totalMS)), f1(probe.MedianOf(runs, downtimeMS)), f0(probe.MedianOf(runs, rounds)), f0(probe.MedianOf(runs, megabytes))})
 		}
 		s.rows = append(s.rows, row)
 	}

@@ -10,7 +10,8 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/vmferry/vmferry/bench/harness"
 )
 
 // section is what one part found.
@@ -38,14 +39,14 @@ type report struct {
 func (r *report) markdown() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# Live migration: results\n\n"+
-		"Written by `make bench-live`, which is `go run ./internal/bench/live` with QEMU prepared by `scripts/setup demo`. "+
+		"Written by `make bench-live`, which is `cd bench && go run ./live` with QEMU prepared by `scripts/setup demo`. "+
 		"The command above each table measures that part alone.\n\n"+
 		"Medians of %d runs, cells in turn; ratios are medians of the ratios within each run. Taken on %d cores, which source, destination and the writers share: "+
 		"**absolute times mean little, compare rows of one table.** Each side is a process of its own, over loopback TCP. "+
 		"After each migration between Go programs all memory was compared, and the handover was verified.%s\n", r.bench.runs, runtime.NumCPU(), reporting())
 	for i := range r.sections {
 		s := &r.sections[i]
-		fmt.Fprintf(&b, "\n## %s\n\n`go run ./internal/bench/live -only %s%s`\n\n", s.title, s.part, r.flags())
+		fmt.Fprintf(&b, "\n## %s\n\n`cd bench && go run ./live -only %s%s`\n\n", s.title, s.part, r.flags())
 		s.body(&b)
 	}
 	return b.Bytes()
@@ -89,7 +90,7 @@ func (s *section) body(b *bytes.Buffer) {
 	for _, p := range s.text {
 		fmt.Fprintf(b, "%s\n\n", p)
 	}
-	writeTable(b, s.head, s.rows)
+	harness.WriteTable(b, s.head, s.rows)
 	if len(s.findings) > 0 {
 		b.WriteString("\n")
 	}
@@ -102,39 +103,6 @@ func (s *section) body(b *bytes.Buffer) {
 	for i := range s.more {
 		b.WriteString("\n")
 		s.more[i].body(b)
-	}
-}
-
-// writeTable writes columns that are aligned in the source, too.
-func writeTable(b *bytes.Buffer, head []string, rows [][]string) {
-	width := make([]int, len(head))
-	for _, row := range append([][]string{head}, rows...) {
-		for i, text := range row {
-			width[i] = max(width[i], utf8.RuneCountInString(text))
-		}
-	}
-	line := func(row []string) {
-		for i, text := range row {
-			space := strings.Repeat(" ", width[i]-utf8.RuneCountInString(text))
-			if i == 0 {
-				fmt.Fprintf(b, "| %s%s ", text, space)
-			} else {
-				fmt.Fprintf(b, "| %s%s ", space, text)
-			}
-		}
-		b.WriteString("|\n")
-	}
-	line(head)
-	for i, w := range width {
-		if i == 0 {
-			fmt.Fprintf(b, "|%s", strings.Repeat("-", w+2))
-		} else {
-			fmt.Fprintf(b, "|%s:", strings.Repeat("-", w+1))
-		}
-	}
-	b.WriteString("|\n")
-	for _, row := range rows {
-		line(row)
 	}
 }
 

@@ -9,11 +9,12 @@ import (
 	"os"
 	"time"
 
+	"github.com/vmferry/vmferry/bench/harness"
 	"github.com/vmferry/vmferry/dirty"
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
-	"github.com/vmferry/vmferry/bench/harness"
 	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/internal/probe"
 )
 
 // shares of pages that are dirty when they are collected, in thousandths.
@@ -186,7 +187,7 @@ func (b *bench) tracking(ctx context.Context) (section, error) {
 			if len(v) == 0 {
 				return -1
 			}
-			return middle(v)
+			return probe.Median(v)
 		}
 		perGiB := func(_ map[string]time.Duration, d float64) float64 { return d / 1e6 / gib }
 		row := []string{mode, known(f2, get("start", perGiB)), known(f2, get("stop", perGiB))}

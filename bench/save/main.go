@@ -4,22 +4,23 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
-	"text/tabwriter"
 	"time"
 
+	"github.com/vmferry/vmferry/bench/harness"
+	"github.com/vmferry/vmferry/internal/probe"
 	"github.com/vmferry/vmferry/internal/qemutest"
 )
 
 func main() {
 	var b bench
-	flag.StringVar(&b.vmferry, "vmferry", "bin/vmferry", "program to measure")
+	flag.StringVar(&b.vmferry, "vmferry", "../bin/vmferry", "program to measure")
 	flag.IntVar(&b.runs, "runs", 5, "runs of each way; medians are printed")
 	flag.IntVar(&b.guest.MemoryMiB, "memory", 1024, "memory of the guest, MiB")
 	flag.IntVar(&b.guest.FillMiB, "fill", 128, "of it filled, MiB")
@@ -111,27 +112,24 @@ func (b *bench) measure(ctx context.Context, w way) (s sample, err error) {
 }
 
 func (b *bench) print(ways []way, samples [][]sample) error {
-	median := func(i int, of func(sample) float64) float64 {
-		var v []float64
-		for _, s := range samples[i] {
-			v = append(v, of(s))
-		}
-		slices.Sort(v)
-		return v[len(v)/2]
-	}
 	save := func(s sample) float64 { return s.save.Seconds() }
 	restore := func(s sample) float64 { return s.restore.Seconds() }
 	size := func(s sample) float64 { return float64(s.size) / 1e6 }
 	pause := func(s sample) float64 { return s.paused.Seconds() * 1000 }
-	fmt.Printf("\nguest of %d MiB, medians of %d runs in turn; x is the ratio to mapped-ram\n\n", b.guest.MemoryMiB, b.runs)
-	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "| way\t| save s\t| x\t| paused ms\t| MB on disk\t| x\t| restore s\t| x\t|")
-	fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
+	var rows [][]string
 	for i, w := range ways {
-		fmt.Fprintf(t, "| %s\t| %.2f\t| %.2f\t| %.0f\t| %.0f\t| %.2f\t| %.2f\t| %.2f\t|\n", w.name,
-			median(i, save), median(i, save)/median(0, save), median(i, pause),
-			median(i, size), median(i, size)/median(0, size),
-			median(i, restore), median(i, restore)/median(0, restore))
+		cell := func(format string, of func(sample) float64) string {
+			return fmt.Sprintf(format, probe.MedianOf(samples[i], of))
+		}
+		ratio := func(of func(sample) float64) string {
+			return fmt.Sprintf("%.2f", probe.MedianOf(samples[i], of)/probe.MedianOf(samples[0], of))
+		}
+		rows = append(rows, []string{w.name, cell("%.2f", save), ratio(save), cell("%.0f", pause),
+			cell("%.0f", size), ratio(size), cell("%.2f", restore), ratio(restore)})
 	}
-	return t.Flush()
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "\nguest of %d MiB, medians of %d runs in turn; x is the ratio to mapped-ram\n\n", b.guest.MemoryMiB, b.runs)
+	harness.WriteTable(&out, []string{"way", "save s", "x", "paused ms", "MB on disk", "x", "restore s", "x"}, rows)
+	_, err := out.WriteTo(os.Stdout)
+	return err
 }

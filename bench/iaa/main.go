@@ -26,7 +26,7 @@ import (
 )
 
 func main() {
-	cfg := iaaprobe.Config{Codec: newCodec}
+	cfg := iaaprobe.Config{Codec: newCodec, Devices: []int{1, 2, 4}}
 	asJSON := flag.Bool("json", false, "print JSON")
 	dynamic := flag.Bool("dynamic", false, "dynamic Huffman codes, not the fixed ones")
 	flag.Float64Var(&cfg.CPU, "cpu", 1, "the processor's budget in hybrid runs, more than 0 and at most 1")
@@ -66,9 +66,12 @@ func run(ctx context.Context, cfg iaaprobe.Config, asJSON bool) error {
 	if err := p.Run(ctx); err != nil {
 		return err
 	}
-	r := report{&p.Report, &m.timing}
 	if asJSON {
-		return json.NewEncoder(os.Stdout).Encode(r)
+		return json.NewEncoder(os.Stdout).Encode(struct {
+			*iaaprobe.Report
+			Timing iaamodel.Timing `json:"timing"`
+		}{&p.Report, m.timing})
 	}
-	return r.WriteText(os.Stdout)
+	_, err = fmt.Print(m.text(p))
+	return err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -109,22 +108,12 @@ func (s *stage) Close() error {
 	return errors.Join(errs...)
 }
 
-// report is what the program prints.
-type report struct {
-	*iaaprobe.Report
-	Timing *iaamodel.Timing `json:"timing"`
-}
-
-// WriteText writes what the model rests on, and the tables.
-func (r report) WriteText(w io.Writer) error {
-	t := r.Timing
-	_, err := fmt.Fprintf(w, "Modelled, in virtual time; no hardware was involved.\n"+
+// text is the report for people: what the model rests on, and the tables.
+func (m *model) text(p *iaaprobe.Probe) string {
+	t := m.timing
+	return fmt.Sprintf("Modelled, in virtual time; no hardware was involved.\n"+
 		"Published: an engine takes %v + %.2f ns/byte, a device has 8 and delivers %.1f GB/s.\n"+
 		"Taken for this machine: software compresses a page in %v and inflates one in %v; the driver takes %v a job.\n"+
 		"Assumed: ENQCMD %v, touching a page %v, copying %.2f ns/byte; the network takes nothing.\n\n",
-		t.Operation, t.PerByte, t.DeviceRate/1e9, r.Costs.Compress, r.Costs.Inflate, r.Costs.Driver, t.Enqcmd, t.Touch, t.Copy)
-	if err != nil {
-		return err
-	}
-	return r.WriteTables(w)
+		t.Operation, t.PerByte, t.DeviceRate/1e9, m.costs.Compress, m.costs.Inflate, m.costs.Driver, t.Enqcmd, t.Touch, t.Copy) + p.Tables()
 }

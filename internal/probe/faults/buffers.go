@@ -107,24 +107,22 @@ func (c *channel) measureBuffers(cell BufferCell) (f BufferFigures, err error) {
 	}
 	f.SetupUS = us(time.Since(start))
 	for n := range packets {
-		before, err := faults(unix.RUSAGE_THREAD)
-		if err != nil {
-			return f, err
-		}
-		start := time.Now()
-		if err := c.one(cell, buffer, n); err != nil {
-			return f, err
-		}
-		took := us(time.Since(start))
-		after, err := faults(unix.RUSAGE_THREAD)
+		var took float64
+		var count int64
+		err := counted(&count, func() error {
+			start := time.Now()
+			err := c.one(cell, buffer, n)
+			took = us(time.Since(start))
+			return err
+		})
 		if err != nil {
 			return f, err
 		}
 		if n == 0 {
-			f.FirstFaults, f.FirstUS = perThousand(after-before, packetPages), took
+			f.FirstFaults, f.FirstUS = perThousand(count, packetPages), took
 			continue
 		}
-		f.LaterFaults += perThousand(after-before, packetPages) / (packets - 1)
+		f.LaterFaults += perThousand(count, packetPages) / (packets - 1)
 		f.LaterUS += took / (packets - 1)
 	}
 	return f, nil

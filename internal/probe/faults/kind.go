@@ -30,23 +30,15 @@ const (
 )
 
 // kinds lists all in the order in which they are reported.
-func kinds() []Kind { return []Kind{None, PrivateFile, Touch, Populate, HugeTLB, Transparent} }
+var kinds = []Kind{None, PrivateFile, Touch, Populate, HugeTLB, Transparent}
 
-// options are how guestmem.Memory maps memory of that kind.
-func (k Kind) options() (guestmem.Options, error) {
-	switch k {
-	case None:
-		return guestmem.Options{}, nil
-	case Touch:
-		return guestmem.Options{Prealloc: guestmem.PreallocTouch}, nil
-	case Populate:
-		return guestmem.Options{Prealloc: guestmem.PreallocPopulate}, nil
-	case HugeTLB:
-		return guestmem.Options{Pages: guestmem.HugeTLB, HugePageSize: hugePage, Prealloc: guestmem.PreallocPopulate}, nil
-	case Transparent:
-		return guestmem.Options{Pages: guestmem.TransparentHuge}, nil
-	}
-	return guestmem.Options{}, fmt.Errorf("faults: unknown kind of memory %q", k)
+// options are how guestmem.Memory maps memory of each kind but PrivateFile.
+var options = map[Kind]guestmem.Options{
+	None:        {},
+	Touch:       {Prealloc: guestmem.PreallocTouch},
+	Populate:    {Prealloc: guestmem.PreallocPopulate},
+	HugeTLB:     {Pages: guestmem.HugeTLB, HugePageSize: hugePage, Prealloc: guestmem.PreallocPopulate},
+	Transparent: {Pages: guestmem.TransparentHuge},
 }
 
 // memory maps the layout, of one block, and returns what unmaps it.
@@ -54,11 +46,7 @@ func (k Kind) memory(l *guest.Layout) (m *guestmem.Memory, unmap func() error, e
 	if k == PrivateFile {
 		return privateFile(l)
 	}
-	opts, err := k.options()
-	if err != nil {
-		return nil, nil, err
-	}
-	if m, err = guestmem.NewWith(l, opts); err != nil {
+	if m, err = guestmem.NewWith(l, options[k]); err != nil {
 		return nil, nil, err
 	}
 	return m, m.Close, nil
@@ -84,4 +72,46 @@ func privateFile(l *guest.Layout) (*guestmem.Memory, func() error, error) {
 		return nil, nil, errors.Join(err, unix.Munmap(mem))
 	}
 	return m, func() error { return errors.Join(m.Close(), unix.Munmap(mem)) }, nil
+}
+
+// Policy is what a destination does with a zero page that arrives.
+type Policy string
+
+const (
+	// ScanZeros reads the page to see if it is zero already. QEMU's
+	// destination did so.
+	ScanZeros Policy = "scan zeros"
+	// ReceivedBitmap leaves alone a page that no data came for. This is
+	// guestmem.Memory.
+	ReceivedBitmap Policy = "received bitmap"
+)
+
+// Path is how pages get to guest memory.
+type Path string
+
+const (
+	// Direct inflates into guest memory itself.
+	Direct Path = "direct"
+	// Bounce inflates into a buffer and copies: guestmem.Bounced.
+	Bounce Path = "bounce"
+)
+
+// Cell is one line of the table: a way to take guest memory in.
+type Cell struct {
+	Memory Kind   `json:"memory"`
+	Policy Policy `json:"policy"`
+	Path   Path   `json:"path"`
+}
+
+// Cells returns the whole table in the order in which it is reported.
+func Cells() []Cell {
+	var cells []Cell
+	for _, k := range kinds {
+		for _, path := range []Path{Direct, Bounce} {
+			for _, p := range []Policy{ScanZeros, ReceivedBitmap} {
+				cells = append(cells, Cell{k, p, path})
+			}
+		}
+	}
+	return cells
 }

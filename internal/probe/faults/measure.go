@@ -140,20 +140,6 @@ func (in *intake) arrive() (data, zero, later int64, err error) {
 	return data, zero, later, nil
 }
 
-// counted adds the faults that take costs to total.
-func counted(total *int64, take func() error) error {
-	before, err := faults(unix.RUSAGE_THREAD)
-	if err != nil {
-		return err
-	}
-	if err := take(); err != nil {
-		return err
-	}
-	after, err := faults(unix.RUSAGE_THREAD)
-	*total += after - before
-	return err
-}
-
 // packet takes in the next data pages, at the offsets.
 func (in *intake) packet(offsets []uint64) error {
 	to, err := in.lane.Pages(in.block, offsets)

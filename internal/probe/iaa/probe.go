@@ -4,11 +4,11 @@
 // and without prefaulted memory.
 //
 // The devices and the clock of a run are a [Stage]. [Hardware] makes stages of the
-// machine's devices; without Config.SetUp the processor is measured alone. The benchmark
-// module makes stages of a device model in virtual time.
+// machine's devices, the benchmark module of a device model in virtual time.
 package iaaprobe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,25 +31,22 @@ const (
 type Config struct {
 	// Codec makes the software path of one channel.
 	Codec func() hybrid.Codec
-	// SetUp makes the stage of a run; nil measures the processor alone.
+	// SetUp makes the stage of a run: the machine's own devices.
 	SetUp func(context.Context, Row) (Stage, error)
-	// Devices are the numbers of devices to measure with: 1, 2 and 4.
+	// Devices are the numbers of devices to measure with; none measures the
+	// processor alone.
 	Devices []int
 	// Channels is the number of channels, each with a goroutine of its own: 8.
 	Channels int
 	// Packets is the number of packets a channel carries in each run: 64. Runs
 	// into absent memory carry 16 at most, since every page is new there.
 	Packets int
-	// Pages is what they are filled with, over and over; generated if empty.
-	Pages [][]byte
 	// CPU is the processor's budget in the hybrid runs: 1, all it can get.
 	CPU float64
 	// Huffman chooses the tables of the device.
 	Huffman iaa.Huffman
 	// Costs are what software takes for a page; what is 0 is measured.
 	Costs Costs
-	// Progress, if set, is called at the end of each run.
-	Progress func(Row)
 }
 
 // Costs are what software takes.
@@ -57,38 +54,6 @@ type Costs struct {
 	Compress time.Duration `json:"cpu_compress_ns"` // a page
 	Inflate  time.Duration `json:"cpu_inflate_ns"`
 	Driver   time.Duration `json:"driver_ns"` // the driver's work for a job; 0 if it is not known
-}
-
-func (c Config) withDefaults() (Config, error) {
-	if c.Codec == nil {
-		return c, errors.New("iaaprobe: no codec")
-	}
-	if len(c.Devices) == 0 {
-		c.Devices = []int{1, 2, 4}
-	}
-	if c.Channels == 0 {
-		c.Channels = 8
-	}
-	if c.Packets == 0 {
-		c.Packets = 64
-	}
-	if c.CPU == 0 {
-		c.CPU = 1
-	}
-	if len(c.Pages) == 0 {
-		c.Pages = Split(corpus.Generate(1, 512))
-	}
-	for i, p := range c.Pages {
-		if len(p) != PageSize {
-			return c, fmt.Errorf("iaaprobe: page %d has %d bytes: want %d", i, len(p), PageSize)
-		}
-	}
-	for _, n := range append([]int{c.Channels, c.Packets}, c.Devices...) {
-		if n < 1 || n > 4096 {
-			return c, fmt.Errorf("iaaprobe: %d devices, channels or packets: want 1 to 4096", n)
-		}
-	}
-	return c, nil
 }
 
 // Direction is what the pages undergo.
@@ -152,20 +117,29 @@ type Report struct {
 type Probe struct {
 	Report
 	cfg     Config
-	streams [][]byte // of cfg.Pages, those that shrink
+	pages   [][]byte
+	streams [][]byte // of those pages that shrink
 	plain   [][]byte // what they inflate to
 }
 
-// New makes the streams to inflate, and measures what software costs here.
+// New makes the pages and streams, and measures what software costs here.
 func New(cfg Config) (*Probe, error) {
-	cfg, err := cfg.withDefaults()
-	if err != nil {
-		return nil, err
+	if cfg.Codec == nil {
+		return nil, errors.New("iaaprobe: no codec")
 	}
-	b := &Probe{cfg: cfg, Report: Report{Channels: cfg.Channels, Costs: cfg.Costs}}
+	if cfg.SetUp == nil {
+		cfg.SetUp = Hardware(iaa.Options{})
+	}
+	cfg.Channels, cfg.Packets, cfg.CPU = cmp.Or(cfg.Channels, 8), cmp.Or(cfg.Packets, 64), cmp.Or(cfg.CPU, 1)
+	for _, n := range append([]int{cfg.Channels, cfg.Packets}, cfg.Devices...) {
+		if n < 1 || n > 4096 {
+			return nil, fmt.Errorf("iaaprobe: %d devices, channels or packets: want 1 to 4096", n)
+		}
+	}
+	b := &Probe{cfg: cfg, Report: Report{Channels: cfg.Channels, Costs: cfg.Costs}, pages: Split(corpus.Generate(1, 512))}
 	codec := cfg.Codec()
 	room, page := make([]byte, PageSize-1), make([]byte, PageSize)
-	for _, p := range cfg.Pages {
+	for _, p := range b.pages {
 		if n := codec.Deflate(room, p); n > 0 {
 			b.streams, b.plain = append(b.streams, slices.Clone(room[:n])), append(b.plain, p)
 		}
@@ -173,23 +147,23 @@ func New(cfg Config) (*Probe, error) {
 	if len(b.streams) == 0 {
 		return nil, errors.New("iaaprobe: no page shrinks")
 	}
-	const rounds = 5
-	if b.Costs.Compress == 0 {
-		b.Costs.Compress = probe.Fastest(rounds, func() {
-			for _, p := range cfg.Pages {
-				codec.Deflate(room, p)
+	var err error
+	measure := func(cost *time.Duration, pages [][]byte, f func(page []byte)) {
+		if *cost != 0 {
+			return
+		}
+		*cost = probe.Fastest(5, func() {
+			for _, p := range pages {
+				f(p)
 			}
-		}) / time.Duration(len(cfg.Pages))
+		}) / time.Duration(len(pages))
 	}
-	if b.Costs.Inflate == 0 {
-		b.Costs.Inflate = probe.Fastest(rounds, func() {
-			for _, s := range b.streams {
-				if e := codec.Inflate(page, s); e != nil {
-					err = fmt.Errorf("iaaprobe: the codec does not read its own stream: %w", e)
-				}
-			}
-		}) / time.Duration(len(b.streams))
-	}
+	measure(&b.Costs.Compress, b.pages, func(p []byte) { codec.Deflate(room, p) })
+	measure(&b.Costs.Inflate, b.streams, func(s []byte) {
+		if e := codec.Inflate(page, s); e != nil {
+			err = fmt.Errorf("iaaprobe: the codec does not read its own stream: %w", e)
+		}
+	})
 	return b, err
 }
 
@@ -207,9 +181,6 @@ func (b *Probe) Run(ctx context.Context) error {
 func (b *Probe) plan() (rows []Row) {
 	for _, dir := range []Direction{Compress, Inflate} {
 		rows = append(rows, Row{Direction: dir, Mode: CPUOnly, Memory: Present})
-		if b.cfg.SetUp == nil {
-			continue
-		}
 		memories := []Memory{Absent} // where the question is what faults cost
 		if dir == Inflate {
 			memories = append(memories, Blocked, Bounced)
@@ -225,24 +196,23 @@ func (b *Probe) plan() (rows []Row) {
 	return rows
 }
 
-// Find returns the row of a run.
-func (r *Report) Find(dir Direction, mode Mode, devices int, mem Memory) (Row, bool) {
+// Find returns the row of a run; it is zero if the run was not made.
+func (r *Report) Find(dir Direction, mode Mode, devices int, mem Memory) Row {
 	i := slices.IndexFunc(r.Rows, func(x Row) bool {
 		return x.Direction == dir && x.Mode == mode && x.Devices == devices && x.Memory == mem
 	})
 	if i < 0 {
-		return Row{}, false
+		return Row{}
 	}
-	return r.Rows[i], true
+	return r.Rows[i]
 }
 
 // Gain is what the processor adds to the devices in hybrid mode, as a part of
 // what it does alone: 1 means that nothing is lost by working side by side.
 func (r *Report) Gain(dir Direction, devices int) float64 {
-	cpu, ok1 := r.Find(dir, CPUOnly, 0, Present)
-	hw, ok2 := r.Find(dir, HardwareOnly, devices, Present)
-	both, ok3 := r.Find(dir, Hybrid, devices, Present)
-	if !ok1 || !ok2 || !ok3 || cpu.Rate == 0 {
+	cpu := r.Find(dir, CPUOnly, 0, Present)
+	hw, both := r.Find(dir, HardwareOnly, devices, Present), r.Find(dir, Hybrid, devices, Present)
+	if cpu.Rate == 0 || hw.Rate == 0 || both.Rate == 0 {
 		return 0
 	}
 	return (both.Rate - hw.Rate) / cpu.Rate

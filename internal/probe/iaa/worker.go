@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/hybrid"
@@ -15,11 +14,7 @@ func (b *Probe) Measure(ctx context.Context, row Row) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	setUp := b.cfg.SetUp
-	if setUp == nil {
-		setUp = func(context.Context, Row) (Stage, error) { return &byClock{start: time.Now()}, nil }
-	}
-	st, err := setUp(ctx, row)
+	st, err := b.cfg.SetUp(ctx, row)
 	if err != nil {
 		return fmt.Errorf("iaaprobe: %s, %s, %d devices: %w", row.Direction, row.Mode, row.Devices, err)
 	}
@@ -58,9 +53,6 @@ func (b *Probe) Measure(ctx context.Context, row Row) (err error) {
 	}
 	st.Complete(&row)
 	b.Rows = append(b.Rows, row)
-	if b.cfg.Progress != nil {
-		b.cfg.Progress(row)
-	}
 	return nil
 }
 
@@ -95,12 +87,7 @@ func (b *Probe) newWorker(st Stage, row Row, index int) (*worker, error) {
 	if w.ch, err = hybrid.NewChannel(st.Device(), cfg); err != nil {
 		return nil, err
 	}
-	if row.Direction == Compress {
-		err = w.fillPages(st, b.cfg.Pages, index)
-	} else {
-		err = w.fillStreams(st, b, index)
-	}
-	if err != nil {
+	if err := w.fill(st, b, 37*index); err != nil {
 		return nil, errors.Join(err, w.close(context.Background()))
 	}
 	return w, nil
@@ -125,36 +112,31 @@ func (w *worker) room(st Stage, n int, p iaa.Prefault) ([]byte, error) {
 	return m.Bytes(), nil
 }
 
-func (w *worker) fillPages(st Stage, pages [][]byte, index int) error {
-	mem, err := w.room(st, w.distinct(), iaa.PrefaultPopulate)
-	if err != nil {
-		return err
-	}
-	w.srcs = Split(mem)
-	for i, p := range w.srcs {
-		copy(p, pages[(i+index*37)%len(pages)])
-	}
-	return nil
-}
-
-func (w *worker) fillStreams(st Stage, b *Probe, index int) error {
+// fill gives the worker its pages, from page first on, or their streams.
+func (w *worker) fill(st Stage, b *Probe, first int) error {
 	in, err := w.room(st, w.distinct(), iaa.PrefaultPopulate)
 	if err != nil {
 		return err
 	}
-	policy := iaa.PrefaultPopulate
-	if w.row.Memory != Present {
-		policy = iaa.PrefaultNone
+	content := b.pages
+	if w.row.Direction == Inflate {
+		content = b.streams
+		policy := iaa.PrefaultPopulate
+		if w.row.Memory != Present {
+			policy = iaa.PrefaultNone
+		}
+		out, err := w.room(st, w.distinct(), policy)
+		if err != nil {
+			return err
+		}
+		w.dsts = Split(out)
 	}
-	out, err := w.room(st, w.distinct(), policy)
-	if err != nil {
-		return err
-	}
-	w.dsts = Split(out)
 	for i, buf := range Split(in) {
-		k := (i + index*37) % len(b.streams)
-		w.srcs = append(w.srcs, buf[:copy(buf, b.streams[k])])
-		w.want = append(w.want, b.plain[k])
+		k := (i + first) % len(content)
+		w.srcs = append(w.srcs, buf[:copy(buf, content[k])])
+		if w.dsts != nil {
+			w.want = append(w.want, b.plain[k])
+		}
 	}
 	return nil
 }

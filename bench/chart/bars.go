@@ -16,20 +16,18 @@ type Bar struct {
 	Value float64
 }
 
-// Group is bars side by side under one name.
+// Group is bars one below the other, beside one name.
 type Group struct {
 	Name string
 	Bars []Bar
 }
 
-// Bars is a chart of groups of bars, whose axis starts at 0.
+// Bars is a chart of groups of bars from left to right, whose axis starts at 0.
 type Bars struct {
 	Title string
 	// Unit is the name of the axis, with the unit in it: "faults per 1,000 pages".
 	Unit   string
 	Groups []Group
-	// Horizontal bars go from left to right, for many groups or long names.
-	Horizontal bool
 }
 
 // WriteSVG draws the chart. It fails, with ErrChart in the error, if there is no
@@ -42,12 +40,7 @@ func (b Bars) WriteSVG(w io.Writer) error {
 	c := new(canvas)
 	c.title(b.Title)
 	top := c.key(50, names, func(i int, x, y float64) { c.rect(fill(i), x, y, 18, 10) })
-	var height float64
-	if b.Horizontal {
-		height = b.horizontal(c, names, highest, top+20)
-	} else {
-		height = b.vertical(c, names, highest, top+28)
-	}
+	height := b.draw(c, names, highest, top+20)
 	return c.writeTo(w, height, b.Title)
 }
 
@@ -92,44 +85,8 @@ func (b Bar) length() float64 {
 
 const left, right = 72.0, 24.0
 
-func (b *Bars) vertical(c *canvas, names []string, highest, top float64) float64 {
-	const plot = 260.0
-	bottom := top + plot
-	y := linear(0, highest, bottom, top, 5)
-	for _, v := range y.ticks {
-		c.line("grid", left, y.at(v), width-right, y.at(v))
-		c.text("end", left-8, y.at(v)+4, number(v))
-	}
-	c.upright(20, (top+bottom)/2, b.Unit)
-	slot := (width - left - right) / float64(len(b.Groups))
-	below := 0
-	for i, g := range b.Groups {
-		middle := left + slot*(float64(i)+0.5)
-		b.columns(c, names, g, y, middle, slot)
-		label := wrap(g.Name, slot-8)
-		c.lines(middle, bottom+18, label)
-		below = max(below, len(label))
-	}
-	c.line("axis", left, bottom, width-right, bottom)
-	return bottom + 18 + float64(below)*(font+2)
-}
-
-// columns draws a group's bars around middle. slot is the room for the group.
-func (b *Bars) columns(c *canvas, names []string, g Group, y *axis, middle, slot float64) {
-	each := min(44, slot*0.86/float64(len(g.Bars)))
-	x := middle - each*float64(len(g.Bars))/2
-	for _, bar := range g.Bars {
-		at := y.at(bar.length())
-		c.rect(fill(slices.Index(names, bar.Name)), x+1, at, each-2, y.start-at)
-		// Labels that would run into each other are left to the axis.
-		if label := bar.label(); textWidth(label) <= each {
-			c.text("middle", x+each/2, at-4, label)
-		}
-		x += each
-	}
-}
-
-func (b *Bars) horizontal(c *canvas, names []string, highest, top float64) float64 {
+// draw draws the bars from left to right, and returns where they end.
+func (b *Bars) draw(c *canvas, names []string, highest, top float64) float64 {
 	const each, gap = 16.0, 12.0
 	start := 0.0
 	total := gap

@@ -51,13 +51,6 @@ func (c *canvas) text(anchor string, x, y float64, s string) {
 	fmt.Fprintf(c, `<text x="%.1f" y="%.1f" text-anchor="%s">%s</text>`+"\n", x, y, anchor, escape(s))
 }
 
-// lines writes several lines of text around a middle.
-func (c *canvas) lines(x, y float64, lines []string) {
-	for i, s := range lines {
-		c.text("middle", x, y+float64(i)*(font+2), s)
-	}
-}
-
 // upright writes s turned to be read from below, its middle at y.
 func (c *canvas) upright(x, y float64, s string) {
 	fmt.Fprintf(c, `<text transform="translate(%.1f %.1f) rotate(-90)" text-anchor="middle">%s</text>`+"\n", x, y, escape(s))
@@ -118,17 +111,3 @@ func style() string {
 }
 
 func textWidth(s string) float64 { return perChar * float64(len([]rune(s))) }
-
-// wrap breaks s between words into lines of at most the width, where words
-// allow it.
-func wrap(s string, width float64) []string {
-	var lines []string
-	for _, word := range strings.Fields(s) {
-		if n := len(lines) - 1; n >= 0 && textWidth(lines[n]+" "+word) <= width {
-			lines[n] += " " + word
-		} else {
-			lines = append(lines, word)
-		}
-	}
-	return lines
-}

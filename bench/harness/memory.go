@@ -10,6 +10,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/internal/corpus"
 	"github.com/vmferry/vmferry/internal/machine"
 )
 
@@ -62,45 +63,14 @@ func fill(ram []byte, j Job) {
 	group.Wait()
 }
 
-// words are what text pages are made of, those of the test guest.
-var words = []string{
-	"the ", "guest ", "memory ", "of ", "a ", "machine ", "page ", "is ", "moved ", "while ", "it ", "runs\n",
-	"static int ", "return ", "if (", ") {\n\t", "}\n", "struct ", "0x", "error: ", "%s", "/usr/lib/", ".so", "\x00",
-}
-
-// newPool makes pages of the kinds that the test guest of package qemutest fills
-// its memory with: of four pages two are text, one is pointers, one is noise.
+// newPool makes pages of the kinds that the test guest of package qemutest has.
 func newPool(pages int) []byte {
 	r := rand.New(rand.NewPCG(1, 2))
 	pool := make([]byte, pages*PageSize)
 	for n := range pages {
-		page := pool[n*PageSize : (n+1)*PageSize]
-		switch n % 4 {
-		case 0, 1:
-			for at := 0; at < len(page); {
-				at += copy(page[at:], words[r.IntN(len(words))])
-			}
-		case 2:
-			pointers(page, r)
-		default:
-			for at := 0; at < len(page); at += 8 {
-				binary.LittleEndian.PutUint64(page[at:], r.Uint64())
-			}
-		}
+		corpus.FillGuest(pool[n*PageSize:][:PageSize], uint64(n), r)
 	}
 	return pool
-}
-
-func pointers(page []byte, r *rand.Rand) {
-	base := 0xffff888000000000 | r.Uint64N(1<<30)&^0xfff
-	for at := 0; at < len(page); at += 8 {
-		switch r.IntN(4) {
-		case 0, 1:
-			binary.LittleEndian.PutUint64(page[at:], base+r.Uint64N(1<<14)&^7)
-		case 2:
-			binary.LittleEndian.PutUint64(page[at:], r.Uint64N(256))
-		}
-	}
 }
 
 // touch uses as much memory as the machine has, and gives it back. A virtual

@@ -116,7 +116,7 @@ func (b *bench) cellOf(w way, q *qemu, dataMiB int, still bool) cell {
 
 func (b *bench) stillTable(s *section, ways []way, all [][]figures) {
 	s.head = []string{"standing still", "total ms", "MB sent", "source CPU s/GiB", "destination CPU s/GiB", "both", "both, a GiB of data", "of QEMU's", "destination's faults"}
-	bars := chart.Bars{Title: "CPU of a migration of a machine that stands still", Unit: "CPU seconds a GiB of pages with data", Horizontal: true}
+	bars := chart.Bars{Title: "CPU of a migration of a machine that stands still", Unit: "CPU seconds a GiB of pages with data"}
 	for i, w := range ways {
 		runs := all[i]
 		gib := func(of func(figures) float64) string { return f3(probe.MedianOf(runs, per(b.memoryMiB, of))) }

@@ -51,7 +51,7 @@ var (
 	}
 )
 
-func TestChartsAreTheSameAsBefore(t *testing.T) {
+func TestWriteSVG_GoldenFiles(t *testing.T) {
 	for name, c := range map[string]svg{"groups": columns, "rows": rows, "curves": curves, "plain": plain} {
 		var got bytes.Buffer
 		if err := c.WriteSVG(&got); err != nil {
@@ -103,7 +103,7 @@ func texts(t *testing.T, c svg) []string {
 	}
 }
 
-func TestEveryNameIsInTheChart(t *testing.T) {
+func TestWriteSVG_HasEveryName(t *testing.T) {
 	for _, c := range []struct {
 		chart svg
 		want  []string
@@ -122,7 +122,7 @@ func TestEveryNameIsInTheChart(t *testing.T) {
 	}
 }
 
-func TestABarIsAsLongAsItsValue(t *testing.T) {
+func TestBars_AreAsLongAsTheirValues(t *testing.T) {
 	var b bytes.Buffer
 	if err := (Bars{Groups: []Group{{"g", []Bar{{"a", 50}, {"b", 100}, {"c", 0}}}}}).WriteSVG(&b); err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func TestABarIsAsLongAsItsValue(t *testing.T) {
 	}
 }
 
-func TestChartsThatCannotBeDrawn(t *testing.T) {
+func TestWriteSVG_RefusesWhatCannotBeDrawn(t *testing.T) {
 	one := func(x, y float64) []Series { return []Series{{"s", []Point{{x, y}}}} }
 	for name, c := range map[string]svg{
 		"no groups":         Bars{},
@@ -161,7 +161,7 @@ var errFull = errors.New("no room")
 
 func (full) Write([]byte) (int, error) { return 0, errFull }
 
-func TestAWriteErrorComesBack(t *testing.T) {
+func TestWriteSVG_ReturnsTheWriteError(t *testing.T) {
 	for _, c := range []svg{columns, curves} {
 		if err := c.WriteSVG(full{}); !errors.Is(err, errFull) {
 			t.Errorf("error %v", err)
@@ -169,7 +169,7 @@ func TestAWriteErrorComesBack(t *testing.T) {
 	}
 }
 
-func TestOneValueMakesAnAxis(t *testing.T) {
+func TestWriteSVG_OneValueMakesAnAxis(t *testing.T) {
 	for name, c := range map[string]svg{
 		"a bar of 0":    Bars{Groups: []Group{{"g", []Bar{{"a", 0}}}}},
 		"one point":     Lines{Series: []Series{{"s", []Point{{5, 0}}}}},
@@ -185,7 +185,7 @@ func TestOneValueMakesAnAxis(t *testing.T) {
 	}
 }
 
-func TestTicksAreRoundNumbersAroundTheValues(t *testing.T) {
+func TestAxis_TicksAreRoundNumbers(t *testing.T) {
 	for _, c := range []struct {
 		low, high float64
 		want      []float64
@@ -208,7 +208,7 @@ func TestTicksAreRoundNumbersAroundTheValues(t *testing.T) {
 	}
 }
 
-func TestNumbersAreWrittenForPeople(t *testing.T) {
+func TestNumber_Format(t *testing.T) {
 	for v, want := range map[float64]string{
 		0: "0", 1: "1", 0.25: "0.25", 12500: "12,500", 1234567: "1,234,567", -1500: "-1,500", 999: "999", 3.14159: "3.14", 0.000123456: "0.000123",
 	} {

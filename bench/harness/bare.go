@@ -43,7 +43,7 @@ func sendBare(j Job, to migration.Address, mem *guestmem.Memory) (t Result, err 
 				return err
 			}
 			defer c.Close()
-			// Connections are told apart by their first byte.
+			// The first byte of a connection is its number.
 			if _, err := c.Write([]byte{byte(i)}); err != nil {
 				return err
 			}

@@ -29,7 +29,7 @@ func tinyJob() Job {
 	return Job{MemoryMiB: 8, DataMiB: 5, Channels: 2, Method: "none", Pages: guestmem.TransparentHuge, Prealloc: guestmem.PreallocNone, Downtime: Downtime}
 }
 
-func TestAMigrationIsMeasured(t *testing.T) {
+func TestRunPair_MeasuresAMigration(t *testing.T) {
 	j := tinyJob()
 	j.WorkMiB, j.Rate, j.Method = 4, 1000, "qpl"
 	from, to, err := RunPair(t.Context(), j)
@@ -49,7 +49,7 @@ func TestAMigrationIsMeasured(t *testing.T) {
 }
 
 // A copy that is not whole may not count.
-func TestWhatArrivesIsCompared(t *testing.T) {
+func TestCompare_FindsWhatDiffers(t *testing.T) {
 	ok := Result{Digest: 1, Counters: []uint64{2}, Outcome: &migration.Outcome{Verified: true}}
 	if err := compare(ok, ok); err != nil {
 		t.Error(err)
@@ -67,7 +67,7 @@ func TestWhatArrivesIsCompared(t *testing.T) {
 	}
 }
 
-func TestASideThatFailsIsAnError(t *testing.T) {
+func TestRunPair_SideThatFails(t *testing.T) {
 	j := tinyJob()
 	j.Method = "no such method"
 	if _, _, err := RunPair(t.Context(), j); err == nil {
@@ -75,7 +75,7 @@ func TestASideThatFailsIsAnError(t *testing.T) {
 	}
 }
 
-func TestFillIsOfTheShareAskedFor(t *testing.T) {
+func TestNewMemory_HasItsShareOfData(t *testing.T) {
 	for _, pages := range []guestmem.PageKind{guestmem.SmallPages, guestmem.TransparentHuge} {
 		m, err := NewMemory(Job{MemoryMiB: 16, DataMiB: 10, Pages: pages})
 		if err != nil {
@@ -96,7 +96,7 @@ func TestFillIsOfTheShareAskedFor(t *testing.T) {
 	}
 }
 
-func TestUsageOfAProcessIsThatOfGetrusage(t *testing.T) {
+func TestUsageOf_IsThatOfGetrusage(t *testing.T) {
 	for end := time.Now().Add(20 * time.Millisecond); time.Now().Before(end); {
 	}
 	before := usageNow()
@@ -114,7 +114,7 @@ func TestUsageOfAProcessIsThatOfGetrusage(t *testing.T) {
 	}
 }
 
-func TestUnknownSidesAreErrors(t *testing.T) {
+func TestRunSide_UnknownSide(t *testing.T) {
 	if err := RunSide(strings.NewReader(`{"Side":"neither"}`), io.Discard, nil); err == nil || !strings.Contains(err.Error(), "neither") {
 		t.Error(err)
 	}

@@ -95,18 +95,18 @@ func RunSide(in io.Reader, out io.Writer, others map[string]func(Job) (Result, e
 	if err := orders.Decode(&j); err != nil {
 		return err
 	}
-	tell := func(t Result) error { return json.NewEncoder(out).Encode(t) }
+	report := func(t Result) error { return json.NewEncoder(out).Encode(t) }
 	sides := map[string]func(Job) (Result, error){
 		source: func(j Job) (Result, error) {
 			return send(j, func() (to migration.Address, err error) {
 				var address string
-				if err := errors.Join(tell(Result{}), orders.Decode(&address)); err != nil {
+				if err := errors.Join(report(Result{}), orders.Decode(&address)); err != nil {
 					return to, err
 				}
 				return migration.ParseAddress(address)
 			})
 		},
-		destination: func(j Job) (Result, error) { return receive(j, tell) },
+		destination: func(j Job) (Result, error) { return receive(j, report) },
 		Touching:    touch,
 	}
 	maps.Copy(sides, others)
@@ -118,7 +118,7 @@ func RunSide(in io.Reader, out io.Writer, others map[string]func(Job) (Result, e
 	if err != nil {
 		return fmt.Errorf("%s: %w", j.Side, err)
 	}
-	return tell(t)
+	return report(t)
 }
 
 // measured runs what is measured, and says what it took of the processors.
@@ -162,7 +162,7 @@ func startSide(ctx context.Context, j Job) (process, error) {
 	return process{p, j.Side}, err
 }
 
-// next reads what the side tells.
+// next reads the next report of the side.
 func (p process) next() (t Result, err error) {
 	err = p.Next(&t)
 	if errors.Is(err, io.ErrUnexpectedEOF) {

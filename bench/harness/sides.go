@@ -81,7 +81,7 @@ func config(j Job, m *machine.Machine) (cfg migration.MigrateConfig, err error) 
 }
 
 // receive is the destination.
-func receive(j Job, tell func(Result) error) (Result, error) {
+func receive(j Job, report func(Result) error) (Result, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return Result{}, err
@@ -89,7 +89,7 @@ func receive(j Job, tell func(Result) error) (Result, error) {
 	if _, err := touch(j); err != nil {
 		return Result{}, err
 	}
-	if err := tell(Result{Address: "tcp:" + ln.Addr().String()}); err != nil {
+	if err := report(Result{Address: "tcp:" + ln.Addr().String()}); err != nil {
 		return Result{}, err
 	}
 	mem := &guestmem.Memory{Options: guestmem.Options{Pages: j.Pages, Prealloc: j.Prealloc}}

@@ -34,10 +34,10 @@ func measure(t *testing.T, p *iaaprobe.Probe, row iaaprobe.Row) iaaprobe.Row {
 	return p.Rows[len(p.Rows)-1]
 }
 
-// TestGoals: the driver keeps the modelled engines 90 % busy, and hybrid reaches
+// TestModel_Goals: the driver keeps the modelled engines 90 % busy, and hybrid reaches
 // the hardware and 80 % of what the processor does alone, with a fast codec and
 // with a slow one.
-func TestGoals(t *testing.T) {
+func TestModel_Goals(t *testing.T) {
 	type goal struct {
 		cpu     time.Duration
 		packets int // the slower the codec, the more its last page counts in a short run
@@ -65,9 +65,9 @@ func TestGoals(t *testing.T) {
 	}
 }
 
-// TestEnginesWithoutTheDeviceLimit: were a device's rate not limited, its engines
+// TestModel_EnginesWithoutTheDeviceLimit: were a device's rate not limited, its engines
 // would take three times as many jobs, and the driver would still keep up.
-func TestEnginesWithoutTheDeviceLimit(t *testing.T) {
+func TestModel_EnginesWithoutTheDeviceLimit(t *testing.T) {
 	if !soak.Long {
 		t.Skip("a simulation that takes long; VMFERRY_SOAK=1 runs it")
 	}

@@ -173,7 +173,7 @@ func (b *bench) sizes() (sizes []float64, left string) {
 	return sizes, ""
 }
 
-// freeGiB is how much memory nobody uses.
+// freeGiB is how much memory is free.
 func freeGiB() float64 {
 	var info unix.Sysinfo_t
 	unix.Sysinfo(&info)

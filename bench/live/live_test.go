@@ -28,7 +28,7 @@ func tiny() *bench {
 	return &bench{runs: 1, memoryMiB: 8, channels: 2, largestMiB: 8}
 }
 
-func TestEveryPartIsWritten(t *testing.T) {
+func TestRun_WritesEveryPart(t *testing.T) {
 	b := tiny()
 	b.out = t.TempDir()
 	if err := b.run(t.Context()); err != nil {
@@ -73,7 +73,7 @@ func TestEveryPartIsWritten(t *testing.T) {
 	}
 }
 
-func TestCellsAreMeasuredInTurn(t *testing.T) {
+func TestMeasure_TakesCellsInTurn(t *testing.T) {
 	var order []string
 	var cells []cell
 	for _, name := range []string{"a", "b"} {
@@ -103,7 +103,7 @@ func TestSlope_IsThatOfLeastSquares(t *testing.T) {
 	}
 }
 
-func TestUnknownPartsAreErrors(t *testing.T) {
+func TestRun_UnknownPart(t *testing.T) {
 	b := tiny()
 	b.parts = []string{"weather"}
 	if err := b.run(t.Context()); err == nil || !strings.Contains(err.Error(), "weather") {
@@ -111,7 +111,7 @@ func TestUnknownPartsAreErrors(t *testing.T) {
 	}
 }
 
-func TestSizesThatDoNotFitAreLeftOut(t *testing.T) {
+func TestSizes_LeavesOutWhatDoesNotFit(t *testing.T) {
 	b := tiny()
 	b.largestMiB = 1 << 30
 	sizes, left := b.sizes()

@@ -166,7 +166,7 @@ func (q *qemu) giveUp(ctx context.Context) error {
 	}
 }
 
-// freeAddress is a TCP address that nobody listens on yet.
+// freeAddress is a TCP address without a listener.
 func freeAddress() (string, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

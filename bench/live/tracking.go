@@ -91,8 +91,8 @@ func (k *tracker) time(mode, what string, do func()) {
 }
 
 // writers times writing a word to every page. The log, if there is one, is
-// collected in between, so that every page is clean; mark, if not nil, is told of
-// each write.
+// collected in between, so that every page is clean; mark, if not nil, is called
+// after each write.
 func (k *tracker) writers(mode string, collect func(), mark func(at uint64)) {
 	k.time(mode, "sequential", func() {
 		for at := 8; at < len(k.ram); at += harness.PageSize {
@@ -133,7 +133,7 @@ func (k *tracker) mode(mem *guestmem.Memory, mode string, l guest.DirtyLog, mark
 		err = errors.Join(err, l.Collect(b))
 	}
 	k.writers(mode, collect, mark)
-	collect() // a page that was let go during the last one is found twice
+	collect() // a page whose writer went on during the last one is found twice
 	for _, share := range shares {
 		want := len(k.random) * share / 1000
 		for _, n := range k.random[:want] {

@@ -9,7 +9,7 @@ import (
 )
 
 // Numbers published with one release must be comparable with the next.
-func TestPagesNeverChange(t *testing.T) {
+func TestGenerate_PagesNeverChange(t *testing.T) {
 	sum := sha256.Sum256(Generate(1, 256))
 	const want = "4193257aaacfee97e501c8bdafad10d8b04592cee30fff66bb04da589075421b"
 	if got := hex.EncodeToString(sum[:]); got != want {
@@ -17,7 +17,7 @@ func TestPagesNeverChange(t *testing.T) {
 	}
 }
 
-func TestKindsCompressAsTheyShould(t *testing.T) {
+func TestFill_KindsCompressAsTheyShould(t *testing.T) {
 	bounds := map[Kind][2]float64{ // ratio of size before to after
 		Text: {1.7, 4}, Pointers: {1.8, 8}, Code: {1.3, 4}, Sparse: {5, 200}, Random: {0.9, 1.01},
 	}
@@ -46,7 +46,7 @@ func TestKindsCompressAsTheyShould(t *testing.T) {
 	}
 }
 
-func TestFillTakesAnyLength(t *testing.T) {
+func TestFill_TakesAnyLength(t *testing.T) {
 	for _, kind := range Kinds() {
 		for n := 1; n < 200; n++ {
 			buf := bytes.Repeat([]byte{0xee}, n+1)

@@ -13,7 +13,7 @@ import (
 	"github.com/vmferry/vmferry/internal/corpus"
 )
 
-func TestRunMeasuresBothModes(t *testing.T) {
+func TestRun_MeasuresBothModes(t *testing.T) {
 	pages := corpus.Generate(5, 64)
 	results, err := Run(context.Background(), bytes.NewReader(pages), Options{Passes: 1})
 	if err != nil {
@@ -36,7 +36,7 @@ func TestRunMeasuresBothModes(t *testing.T) {
 	}
 }
 
-func TestResultKeysAreAContract(t *testing.T) {
+func TestResult_KeysAreAContract(t *testing.T) {
 	got, err := json.Marshal(Result{Codec: "deflate-fast", CompressMBps: 1, InflateMBps: 2, Ratio: 3, RawPages: 4})
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func TestResultKeysAreAContract(t *testing.T) {
 	}
 }
 
-func TestCompressedCorpus(t *testing.T) {
+func TestLoad_CompressedCorpus(t *testing.T) {
 	pages := corpus.Generate(5, 16)
 	z, err := zstd.NewWriter(nil)
 	if err != nil {
@@ -59,14 +59,14 @@ func TestCompressedCorpus(t *testing.T) {
 	}
 }
 
-func TestBuiltInCorpus(t *testing.T) {
+func TestLoad_BuiltInCorpus(t *testing.T) {
 	pages, err := Load(nil, Options{})
 	if err != nil || len(pages) != builtInPages*corpus.PageSize {
 		t.Errorf("%d bytes, error %v", len(pages), err)
 	}
 }
 
-func TestUnusableCorpora(t *testing.T) {
+func TestLoad_UnusableCorpora(t *testing.T) {
 	for name, r := range map[string]*strings.Reader{
 		"empty":    strings.NewReader(""),
 		"one byte": strings.NewReader("x"),
@@ -82,7 +82,7 @@ func TestUnusableCorpora(t *testing.T) {
 	}
 }
 
-func TestRunStopsWhenAsked(t *testing.T) {
+func TestRun_StopsWhenTheContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := Run(ctx, bytes.NewReader(make([]byte, 4096)), Options{}); !errors.Is(err, context.Canceled) {

@@ -38,7 +38,7 @@ const (
 	NewEachPacket Buffers = "new each packet"
 )
 
-// BufferCell is a way to come by the buffer of one channel.
+// BufferCell is a direction, and the source of a channel's buffer.
 type BufferCell struct {
 	Direction Direction `json:"direction"`
 	Buffers   Buffers   `json:"buffers"`

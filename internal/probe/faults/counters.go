@@ -103,7 +103,7 @@ var errUncounted = errors.New("the row TLB of /proc/interrupts stays as it is wh
 // is there and never moves would make a table of zeros.
 func probeShootdowns() error {
 	if runtime.GOMAXPROCS(0) < 2 || runtime.NumCPU() < 2 {
-		return errors.New("there is one processor, and nobody to shoot at")
+		return errors.New("there is one processor: shoot-downs take two")
 	}
 	before, err := readShootdowns()
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestShootdownsAreOfAllProcessors(t *testing.T) {
+func TestShootdowns_AreOfAllProcessors(t *testing.T) {
 	const rows = "           CPU0       CPU1\n 24:  7 9 IO-APIC 5-edge ACPI:Ged\nRES: 1 2 Rescheduling interrupts\nTLB:    17   25   TLB shootdowns\n"
 	if got, err := shootdowns(strings.NewReader(rows)); got != 42 || err != nil {
 		t.Errorf("%d, error %v; want 42", got, err)
@@ -20,7 +20,7 @@ func TestShootdownsAreOfAllProcessors(t *testing.T) {
 	}
 }
 
-func TestRowsOfVMStat(t *testing.T) {
+func TestVMStatTLB_Rows(t *testing.T) {
 	const rows = "nr_free_pages 5\nnr_tlb_remote_flush 3\nnr_tlb_local_flush_one 9\nallocstall_normal 1\n"
 	want := map[string]uint64{"nr_tlb_remote_flush": 3, "nr_tlb_local_flush_one": 9}
 	if got := vmstatTLB(strings.NewReader(rows)); !maps.Equal(got, want) {
@@ -28,7 +28,7 @@ func TestRowsOfVMStat(t *testing.T) {
 	}
 }
 
-func TestFaultsOfThisThreadAreCounted(t *testing.T) {
+func TestCounted_FaultsOfThisThread(t *testing.T) {
 	const pages = 100
 	var got int64
 	runtime.LockOSThread()
@@ -49,7 +49,7 @@ func TestFaultsOfThisThreadAreCounted(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotReadHasAReason(t *testing.T) {
+func TestTLB_CounterThatIsNotReadHasAReason(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	counters := newTLB()
@@ -74,7 +74,7 @@ func TestWhatIsNotReadHasAReason(t *testing.T) {
 	}
 }
 
-func TestACounterThatFailsIsLeftOutAndNotEstimated(t *testing.T) {
+func TestTLB_CounterThatFailsIsLeftOut(t *testing.T) {
 	// No descriptor of a counter: stopping it fails.
 	counters := &tlb{misses: &misses{-1, -1}}
 	var f Figures

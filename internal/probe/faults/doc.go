@@ -12,8 +12,8 @@
 //
 // Faults are those of the measuring thread alone, counted by the kernel.
 // Another thread writes to a buffer of its own all the while: without a second
-// processor that uses the same page tables there is nobody to shoot a TLB entry
-// down at.
+// processor that uses the same page tables no TLB entry would have
+// to be shot down.
 //
 // The same package measures the buffers that compressed pages pass through, see
 // [BufferCell].

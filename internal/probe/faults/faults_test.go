@@ -31,7 +31,7 @@ func report(t *testing.T) *Report {
 	return r
 }
 
-func TestFaultsAreAsExpected(t *testing.T) {
+func TestRun_FaultsAreAsExpected(t *testing.T) {
 	r := report(t)
 	shared, err := sharesZeroPage()
 	if err != nil {
@@ -73,7 +73,7 @@ func TestFaultsAreAsExpected(t *testing.T) {
 	}
 }
 
-func TestPreallocationFaultsAtSetup(t *testing.T) {
+func TestRun_PreallocationFaultsAtSetup(t *testing.T) {
 	r := report(t)
 	for k, want := range map[Kind]float64{None: 0, PrivateFile: 0, Touch: 1000, Populate: 1000} {
 		// The tolerance is for the process's other threads.
@@ -83,7 +83,7 @@ func TestPreallocationFaultsAtSetup(t *testing.T) {
 	}
 }
 
-func TestBuffersFaultWhereTheyAreNotPopulated(t *testing.T) {
+func TestRun_BuffersFaultWhereTheyAreNotPopulated(t *testing.T) {
 	const none, many = 40, 300
 	for _, x := range report(t).Buffers {
 		first, later := x.FirstFaults, x.LaterFaults
@@ -96,7 +96,7 @@ func TestBuffersFaultWhereTheyAreNotPopulated(t *testing.T) {
 	}
 }
 
-func TestACellWithoutMemoryHasAReasonAndNoFigures(t *testing.T) {
+func TestReport_CellWithoutMemoryHasAReasonAndNoFigures(t *testing.T) {
 	s := &series{cells: Cells()}
 	s.unavailable, s.figures = make([]error, len(s.cells)), make([][]Figures, len(s.cells))
 	for i := range s.figures {
@@ -123,7 +123,7 @@ func TestACellWithoutMemoryHasAReasonAndNoFigures(t *testing.T) {
 	}
 }
 
-func TestRunStopsWhenAsked(t *testing.T) {
+func TestRun_StopsWhenTheContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := Run(ctx, Options{Memory: MinMemory, Runs: 1}); !errors.Is(err, context.Canceled) {
@@ -131,7 +131,7 @@ func TestRunStopsWhenAsked(t *testing.T) {
 	}
 }
 
-func TestMemoryThatCannotBeMeasured(t *testing.T) {
+func TestRun_MemoryThatCannotBeMeasured(t *testing.T) {
 	for name, size := range map[string]uint64{"too little": 4096, "no whole pages": MinMemory + 1, "more than there can be": guest.MaxMemory + 4096} {
 		if _, err := Run(context.Background(), Options{Memory: size, Runs: 1}); err == nil {
 			t.Errorf("%s: %d bytes were measured", name, size)
@@ -139,7 +139,7 @@ func TestMemoryThatCannotBeMeasured(t *testing.T) {
 	}
 }
 
-func TestPagesAreDealtOutOnceEach(t *testing.T) {
+func TestGroups_HoldEachPageOnce(t *testing.T) {
 	const pages = 1000 // two groups and a part, and one page over
 	seen := map[uint64]bool{}
 	for _, g := range groups(pages * pageSize) {
@@ -158,7 +158,7 @@ func TestPagesAreDealtOutOnceEach(t *testing.T) {
 	}
 }
 
-func TestAWrongPageIsNoticed(t *testing.T) {
+func TestCheck_FindsAWrongPage(t *testing.T) {
 	b, err := newBench(MinMemory)
 	if err != nil {
 		t.Fatal(err)
@@ -187,7 +187,7 @@ func TestAWrongPageIsNoticed(t *testing.T) {
 	}
 }
 
-func TestScanningClearsWhatIsNotZero(t *testing.T) {
+func TestScanning_ClearsWhatIsNotZero(t *testing.T) {
 	l, err := guest.NewLayout(pageSize, []guest.Block{{Name: "a", Length: 4 * pageSize}})
 	if err != nil {
 		t.Fatal(err)

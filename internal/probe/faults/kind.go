@@ -19,7 +19,7 @@ const (
 	Touch    Kind = "touch"    // small pages, each written to
 	Populate Kind = "populate" // small pages, by MADV_POPULATE_WRITE
 	HugeTLB  Kind = "hugetlb"  // pages of 2 MiB from the pool, populated
-	// Transparent is memory that nobody preallocates and that the kernel may
+	// Transparent is memory that is not preallocated and that the kernel may
 	// give as huge pages.
 	Transparent Kind = "transparent"
 	// PrivateFile is a private mapping of a memfd, none of it present, as

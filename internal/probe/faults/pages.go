@@ -39,7 +39,7 @@ func newPages(n int) (*pages, error) {
 	return p, nil
 }
 
-// page returns page i of as many as anybody wants.
+// page returns page i; the pages repeat.
 func (p *pages) page(i int) []byte {
 	i %= len(p.packed)
 	return p.raw[i*pageSize:][:pageSize]
@@ -62,7 +62,7 @@ func inflate(dec *deflate.Decoder, page, data []byte) error {
 type group struct{ data, zero, later []uint64 }
 
 // groups deals the pages of a memory of that many bytes out. A rest of fewer
-// than three pages belongs to nobody.
+// than three pages is left out.
 func groups(size uint64) []group {
 	var all []group
 	thirds := int(size / pageSize / 3)

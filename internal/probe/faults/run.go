@@ -34,7 +34,7 @@ type Row struct {
 	Unavailable string `json:"unavailable,omitempty"`
 }
 
-// BufferRow is one way to come by buffers and what it takes.
+// BufferRow is one source of buffers and what it takes.
 type BufferRow struct {
 	BufferCell
 	*BufferFigures
@@ -159,7 +159,7 @@ func (s *series) run(ctx context.Context, run int) error {
 	return nil
 }
 
-// warmUp does once what nobody counts: the codec's tables and the stack fault,
+// warmUp does once what is not counted: the codec's tables and the stack fault,
 // too, the first time.
 func (s *series) warmUp() error {
 	if _, err := s.measure(Cell{None, ReceivedBitmap, Bounce}); err != nil {

@@ -19,7 +19,7 @@ func (s scanning) Lane() (guest.Lane, error) {
 	return scanLane{lane, s.m}, err
 }
 
-// scanLane embeds the interface, so that it has no Stable: nobody here asks.
+// scanLane embeds the interface, so that it has no Stable, which no caller here needs.
 type scanLane struct {
 	guest.Lane
 	m *guestmem.Memory

@@ -25,7 +25,7 @@ func small() *Report {
 	}
 }
 
-func TestJSONKeysAreAContract(t *testing.T) {
+func TestWriteJSON_KeysAreAContract(t *testing.T) {
 	var b bytes.Buffer
 	if err := small().WriteJSON(&b); err != nil {
 		t.Fatal(err)
@@ -46,7 +46,7 @@ func TestJSONKeysAreAContract(t *testing.T) {
 	}
 }
 
-func TestTextSaysWhatIsNotKnown(t *testing.T) {
+func TestWriteText_SaysWhatIsNotKnown(t *testing.T) {
 	var b bytes.Buffer
 	if err := small().WriteText(&b); err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestTextSaysWhatIsNotKnown(t *testing.T) {
 
 func squeeze(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-func TestTheChartHasDashesForWhatIsNotKnown(t *testing.T) {
+func TestWriteChart_HasDashesForWhatIsNotKnown(t *testing.T) {
 	var b bytes.Buffer
 	if err := small().WriteChart(&b); err != nil {
 		t.Fatal(err)

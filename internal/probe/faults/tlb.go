@@ -93,7 +93,7 @@ func (t *tlb) stop(f *Figures) error {
 	return nil
 }
 
-// misses counts translations that the processor did not have at hand, of loads
+// misses counts translations that the processor had to look up, of loads
 // and of stores, in user code of one thread.
 type misses struct{ loads, stores int } // descriptors
 
@@ -172,7 +172,7 @@ func readMiss(fd int) (uint64, error) {
 	value := binary.NativeEndian.Uint64(buf[:])
 	enabled, running := binary.NativeEndian.Uint64(buf[8:]), binary.NativeEndian.Uint64(buf[16:])
 	if enabled == 0 || running < enabled-enabled/100 {
-		return 0, errors.New("a counter ran for part of the time only: somebody else uses the processor's counters")
+		return 0, errors.New("a counter ran for part of the time only: another program uses the processor's counters")
 	}
 	return value, nil
 }

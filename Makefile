@@ -8,7 +8,8 @@ STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10000x
 # Only against hanging.
 TESTTIMEOUT ?= 40m
-# All that has goroutines, which the page codec has not.
+# All that has goroutines, which the page codec has not. The probes of vmferry bench are
+# left out: they measure, and what they call is here.
 RACED := ./cmd/... ./dirty ./guest ./guestmem ./iaa/... ./migration ./multifd ./qemu ./qmp/... ./snapshot/... ./vmstate
 
 .PHONY: build demo test quick nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean

@@ -68,12 +68,9 @@ func TestModel_Goals(t *testing.T) {
 // TestModel_EnginesWithoutTheDeviceLimit: were a device's rate not limited, its engines
 // would take three times as many jobs, and the driver would still keep up.
 func TestModel_EnginesWithoutTheDeviceLimit(t *testing.T) {
-	if !soak.Long {
-		t.Skip("a simulation that takes long; VMFERRY_SOAK=1 runs it")
-	}
 	timing := iaamodel.PublishedTiming
 	timing.DeviceRate = 0
-	p := fixed(t, 10*time.Microsecond, 0, timing)
+	p := fixed(t, 10*time.Microsecond, soak.Times(4, 64), timing)
 	for _, mode := range []iaaprobe.Mode{iaaprobe.HardwareOnly, iaaprobe.Hybrid} {
 		if row := measure(t, p, iaaprobe.Row{Direction: iaaprobe.Compress, Mode: mode, Devices: 2}); row.Busy < 0.9 {
 			t.Errorf("%s: engines busy %.0f %%, want 90 %%", row.Mode, 100*row.Busy)

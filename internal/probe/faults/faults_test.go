@@ -21,6 +21,9 @@ var measured = sync.OnceValues(func() (*Report, error) {
 
 func report(t *testing.T) *Report {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("measures for seconds")
+	}
 	if os.Getpagesize() != pageSize {
 		t.Skipf("this machine's pages have %d bytes: faults are not one a page", os.Getpagesize())
 	}

@@ -8,8 +8,8 @@ STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10000x
 # Only against hanging.
 TESTTIMEOUT ?= 40m
-# All that has goroutines, which the page codec has not. The benchmarks' engines run simulations that take
-# minutes under the race detector, in one thread.
+# All that has goroutines, which the page codec has not. The probes of vmferry bench are
+# left out: they measure, and what they call is here.
 RACED := ./cmd/... ./dirty ./guest ./guestmem ./iaa/... ./internal/cause ./live ./migration/... ./multifd ./pagecodec ./qemu ./qmp/... ./snapshot/... ./transport ./vmstate
 
 .PHONY: build demo test quick nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean
@@ -35,11 +35,11 @@ test: build
 	scripts/setup test
 	$(MAKE) lint test-unit test-noasm test-qemu test-netns test-race fuzz
 
-# What can be run after each change: no QEMU, no simulations of benchmarks.
+# What can be run after each change: no QEMU, no benchmark module.
 quick:
 	$(GO) build ./...
 	$(GO) vet ./...
-	$(GO) test -short -timeout $(TESTTIMEOUT) $$($(GO) list ./... | grep -v /internal/bench)
+	$(GO) test -short -timeout $(TESTTIMEOUT) ./...
 
 # make test with long sizes, and more inputs for each fuzz target.
 nightly:
@@ -56,9 +56,12 @@ lint:
 	$(GO) vet -tags realqemu,netns ./...
 	GOARCH=arm64 $(GO) vet ./...
 	$(STATICCHECK) -tags realqemu,netns ./...
+	cd bench && $(GO) vet ./... && $(STATICCHECK) ./...
 
+# The benchmark module's tests are of its harness and engines, not of this machine.
 test-unit:
 	$(GO) test -timeout $(TESTTIMEOUT) ./...
+	cd bench && $(GO) test -timeout $(TESTTIMEOUT) ./...
 
 # The page codec without its assembly, which has to agree byte for byte.
 test-noasm:
@@ -71,7 +74,7 @@ test-race:
 # Two packages at a time: a guest keeps one processor busy.
 test-qemu:
 	$(GO) test -tags realqemu -count=1 -p 2 -timeout $(TESTTIMEOUT) ./qemu ./qmp ./internal/qemutest
-	$(GO) test -tags realqemu -count=1 -p 1 -timeout $(TESTTIMEOUT) -run RealQEMU ./dirty ./internal/bench/faults
+	$(GO) test -tags realqemu -count=1 -p 1 -timeout $(TESTTIMEOUT) -run RealQEMU ./dirty ./internal/probe/faults
 
 # A machine that moves between two network namespaces while links break and
 # sides are killed. Needs root.
@@ -84,7 +87,7 @@ fuzz:
 
 bench: build
 	scripts/setup demo
-	$(GO) run ./internal/bench/save -vmferry bin/vmferry
+	cd bench && $(GO) run ./save
 	$(GO) test -run '^$$' -bench ReceiveNone -benchtime 20x -count 5 ./multifd
 
 # The page codec beside the C libraries; draws docs/codec-chart.svg.
@@ -95,7 +98,7 @@ bench-codec:
 # and docs/live-*.svg. Where QEMU cannot be had, its rows are left out.
 bench-live:
 	-scripts/setup demo
-	$(GO) run ./internal/bench/live
+	cd bench && $(GO) run ./live
 
 # The driver and the codec against Intel's libqpl, in a folder of its own.
 interop-qpl:

@@ -3,7 +3,7 @@ package deflate
 import (
 	"testing"
 
-	"github.com/vmferry/vmferry/internal/bench/codec/corpus"
+	"github.com/vmferry/vmferry/internal/corpus"
 )
 
 // These are for working on the package: they need nothing but Go. Figures to

@@ -11,7 +11,7 @@ import (
 
 	kpflate "github.com/klauspost/compress/flate"
 
-	"github.com/vmferry/vmferry/internal/bench/codec/corpus"
+	"github.com/vmferry/vmferry/internal/corpus"
 )
 
 var modes = []Mode{Fast, Dense}

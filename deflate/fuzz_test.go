@@ -6,7 +6,7 @@ import (
 	"io"
 	"testing"
 
-	"github.com/vmferry/vmferry/internal/bench/codec/corpus"
+	"github.com/vmferry/vmferry/internal/corpus"
 )
 
 func FuzzDeflate(f *testing.F) {

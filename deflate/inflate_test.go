@@ -9,7 +9,7 @@ import (
 
 	kpflate "github.com/klauspost/compress/flate"
 
-	"github.com/vmferry/vmferry/internal/bench/codec/corpus"
+	"github.com/vmferry/vmferry/internal/corpus"
 	"github.com/vmferry/vmferry/internal/soak"
 )
 

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/vmferry/vmferry/internal/bench/codec/corpus"
+	"github.com/vmferry/vmferry/internal/corpus"
 )
 
 // withoutAssembly runs f the way processors without AVX-512 would. Where this

@@ -8,7 +8,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/vmferry/vmferry/internal/bench/codec/corpus"
+	"github.com/vmferry/vmferry/internal/corpus"
 )
 
 // testPage is a page with a name to report it by.

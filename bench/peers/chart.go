@@ -6,7 +6,7 @@ import (
 	"math"
 	"strings"
 
-	"github.com/vmferry/vmferry/internal/bench/codec"
+	"github.com/vmferry/vmferry/internal/probe/codec"
 )
 
 // The chart's frame, in pixels.

@@ -1,6 +1,6 @@
 package main
 
-import "github.com/vmferry/vmferry/internal/bench/codec"
+import "github.com/vmferry/vmferry/internal/probe/codec"
 
 // target is a figure with what it should at least be and what it aims to be.
 type target struct {

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/deflate"
-	"github.com/vmferry/vmferry/internal/bench/codec/corpus"
+	"github.com/vmferry/vmferry/internal/corpus"
 )
 
 // extremes are the figures that a corpus of mixed pages does not show.

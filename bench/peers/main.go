@@ -25,7 +25,7 @@ import (
 	"os/signal"
 	"runtime"
 
-	"github.com/vmferry/vmferry/internal/bench/codec"
+	"github.com/vmferry/vmferry/internal/probe/codec"
 )
 
 func main() {

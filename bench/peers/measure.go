@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vmferry/vmferry/internal/bench/codec"
+	"github.com/vmferry/vmferry/internal/probe/codec"
 )
 
 const pageSize = 4096

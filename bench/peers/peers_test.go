@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/deflate"
-	"github.com/vmferry/vmferry/internal/bench/codec"
-	"github.com/vmferry/vmferry/internal/bench/codec/corpus"
+	"github.com/vmferry/vmferry/internal/corpus"
+	"github.com/vmferry/vmferry/internal/probe/codec"
 )
 
 // measure itself fails where a library does not give a page back.

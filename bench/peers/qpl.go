@@ -10,7 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 
-	"github.com/vmferry/vmferry/internal/bench/codec"
+	"github.com/vmferry/vmferry/internal/probe/codec"
 )
 
 //go:embed qpl/qplpeer.c

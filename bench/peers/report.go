@@ -5,7 +5,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/vmferry/vmferry/internal/bench/codec"
+	"github.com/vmferry/vmferry/internal/probe/codec"
 )
 
 // tables returns everything measured, as Markdown that a terminal shows well.

@@ -10,13 +10,13 @@ import (
 	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/hybrid"
-	"github.com/vmferry/vmferry/internal/bench/codec"
-	iaabench "github.com/vmferry/vmferry/internal/bench/iaa"
+	"github.com/vmferry/vmferry/internal/probe/codec"
+	iaaprobe "github.com/vmferry/vmferry/internal/probe/iaa"
 )
 
 type benchCmd struct {
 	Codec  benchCodecCmd  `cmd:"" name:"codec" help:"Measure the page codec on a corpus of 4 KiB pages, on one core."`
-	IAA    benchIAACmd    `cmd:"" name:"iaa" help:"Measure the accelerator: the real one if there is one, else the driver on a model with the published timings."`
+	IAA    benchIAACmd    `cmd:"" name:"iaa" help:"Measure the accelerator; on a machine without one, the software codec that qpl then uses."`
 	Faults benchFaultsCmd `cmd:"" name:"faults" help:"Measure what a destination pays in page faults, for each way to treat zero pages and to come by memory."`
 }
 
@@ -58,7 +58,7 @@ func (c *benchCodecCmd) Run(a *app) error {
 
 type benchIAACmd struct {
 	JSON    bool    `name:"json" help:"Write JSON."`
-	Model   bool    `help:"Use the model even if there is hardware."`
+	Model   bool    `help:"Refused: the model of the devices is in the benchmark module (cd bench && go run ./iaa)."`
 	Dynamic bool    `help:"Dynamic Huffman codes, not the fixed ones."`
 	CPU     float64 `name:"cpu" default:"1" help:"The processor's budget in hybrid runs, 0 to 1." placeholder:"SHARE"`
 }
@@ -73,27 +73,28 @@ func (c *benchIAACmd) Run(a *app) error {
 	if c.CPU <= 0 || c.CPU > 1 {
 		return usagef("--cpu: want more than 0 and at most 1")
 	}
-	cfg := iaabench.Config{CPU: c.CPU, Codec: func() hybrid.Codec {
+	if c.Model {
+		return usagef("--model: vmferry has no model of the devices (in vmferry's source tree: cd bench && go run ./iaa)")
+	}
+	cfg := iaaprobe.Config{CPU: c.CPU, Codec: func() hybrid.Codec {
 		return software{deflate.NewEncoder(deflate.Fast), deflate.NewDecoder()}
 	}}
 	if c.Dynamic {
 		cfg.Huffman = iaa.HuffmanDynamic
 	}
-	if !c.Model {
-		if dev, err := iaa.Open(a.ctx, iaa.Options{}); err == nil {
-			dev.Close()
-			cfg.Hardware = &iaa.Options{}
-		}
+	if cfg.Devices = iaaprobe.Numbers(a.ctx, iaa.Options{}); len(cfg.Devices) == 0 {
+		fmt.Fprintln(a.stderr, "no usable accelerator (see: vmferry iaa list): measuring the software codec that qpl uses without one")
 	}
-	if cfg.Hardware == nil {
-		fmt.Fprintln(a.stderr, "no usable accelerator (see: vmferry iaa list): measuring the driver on the model, in virtual time")
-	}
-	report, err := iaabench.Run(a.ctx, cfg)
+	probe, err := iaaprobe.New(cfg)
 	if err != nil {
 		return err
 	}
-	if c.JSON {
-		return json.NewEncoder(a.stdout).Encode(report)
+	if err := probe.Run(a.ctx); err != nil {
+		return err
 	}
-	return report.WriteText(a.stdout)
+	if c.JSON {
+		return json.NewEncoder(a.stdout).Encode(probe.Report)
+	}
+	_, err = io.WriteString(a.stdout, probe.Text())
+	return err
 }

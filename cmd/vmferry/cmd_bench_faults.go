@@ -5,7 +5,7 @@ import (
 	"os"
 
 	"github.com/vmferry/vmferry/guest"
-	"github.com/vmferry/vmferry/internal/bench/faults"
+	"github.com/vmferry/vmferry/internal/probe/faults"
 )
 
 type benchFaultsCmd struct {

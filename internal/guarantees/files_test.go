@@ -24,6 +24,7 @@ var changing = map[string]string{
 	"dirty.openDevice: unix.Open":                  "/dev/userfaultfd, nothing is changed",
 	"dirty.reopenForHoles: os.OpenFile":            "memory of this process by /proc/self/fd, for reading",
 	"iaa.host.OpenQueue: unix.Open":                "a work queue's device, nothing is changed",
+	"internal/hugepages.reserve: os.WriteFile":     "the number of huge pages in /sys, for vmferry bench faults as root; it is set back at the end",
 	"internal/unixpath.Short: unix.Open":           "O_PATH on a directory, nothing is changed",
 	"transport.removeStale: os.Remove":             "a socket that refuses connections, so that no process listens on it; in the directory that the user names for it",
 	"transport.unixListener.Close: os.Remove":      "the socket that the listener made: the inode is compared",

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+
+	"github.com/vmferry/vmferry/internal/corpus"
 )
 
 const pageSize = 4096
@@ -58,49 +60,7 @@ func checksum(p []byte) uint64 {
 	return sum
 }
 
-// fillBody writes the kinds of content that guest memory is made of, one kind
-// a page: half of it text, a quarter structures full of pointers, a quarter
-// data that does not compress.
+// fillBody writes one kind of content a page: see [corpus.FillGuest].
 func fillBody(b []byte, number, seq uint64) {
-	r := rand.New(rand.NewPCG(number, seq))
-	switch number % 4 {
-	case 0, 1:
-		fillText(b, r)
-	case 2:
-		fillPointers(b, r)
-	case 3:
-		fillRandom(b, r)
-	}
-}
-
-var words = []string{
-	"the ", "guest ", "memory ", "of ", "a ", "machine ", "page ", "is ", "moved ", "while ", "it ", "runs\n",
-	"static int ", "return ", "if (", ") {\n\t", "}\n", "struct ", "0x", "error: ", "%s", "/usr/lib/", ".so", "\x00",
-}
-
-func fillText(b []byte, r *rand.Rand) {
-	for len(b) > 0 {
-		n := copy(b, words[r.IntN(len(words))])
-		b = b[n:]
-	}
-}
-
-func fillPointers(b []byte, r *rand.Rand) {
-	base := 0xffff888000000000 | r.Uint64N(1<<30)&^0xfff
-	for i := 0; i+8 <= len(b); i += 8 {
-		var word uint64
-		switch r.IntN(4) {
-		case 0, 1:
-			word = base + r.Uint64N(1<<14)&^7
-		case 2:
-			word = r.Uint64N(256)
-		}
-		binary.LittleEndian.PutUint64(b[i:], word)
-	}
-}
-
-func fillRandom(b []byte, r *rand.Rand) {
-	for i := 0; i+8 <= len(b); i += 8 {
-		binary.LittleEndian.PutUint64(b[i:], r.Uint64())
-	}
+	corpus.FillGuest(b, number, rand.New(rand.NewPCG(number, seq)))
 }

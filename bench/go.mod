@@ -1,0 +1,16 @@
+module github.com/vmferry/vmferry/bench
+
+go 1.26.0
+
+require (
+	github.com/vmferry/vmferry v0.0.0
+	golang.org/x/sync v0.24.0
+	golang.org/x/sys v0.49.0
+)
+
+require (
+	github.com/klauspost/compress v1.20.3 // indirect
+	golang.org/x/time v0.16.0 // indirect
+)
+
+replace github.com/vmferry/vmferry => ..

@@ -1,0 +1,48 @@
+package harness
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Usage is what a process took of the machine it runs on.
+type Usage struct {
+	CPU    time.Duration
+	Faults int64
+}
+
+func usageNow() Usage {
+	var u unix.Rusage
+	unix.Getrusage(unix.RUSAGE_SELF, &u)
+	return Usage{time.Duration(u.Utime.Nano() + u.Stime.Nano()), u.Minflt}
+}
+
+func (u Usage) Since(before Usage) Usage { return Usage{u.CPU - before.CPU, u.Faults - before.Faults} }
+
+// UsageOf reads the clock and the page faults of another process: those of all its
+// threads, those that have ended included.
+func UsageOf(pid int) (u Usage, err error) {
+	const schedClock = 2 // CPUCLOCK_SCHED of the whole process
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &ts); err != nil {
+		return u, fmt.Errorf("the CPU clock of process %d: %w", pid, err)
+	}
+	u.CPU = time.Duration(ts.Nano())
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return u, err
+	}
+	// Behind the name, which may have spaces in it, minflt is the eighth field.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 8 {
+		return u, fmt.Errorf("process %d: %q", pid, text)
+	}
+	u.Faults, err = strconv.ParseInt(fields[7], 10, 64)
+	return u, err
+}

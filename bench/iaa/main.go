@@ -1,0 +1,77 @@
+// Iaa measures the accelerator's driver on a model of the devices, in virtual time.
+//
+// Usage:
+//
+//	iaa [-json] [-dynamic] [-cpu SHARE] [-channels N] [-packets N]
+//
+// Devices take the published times, software takes what the codec was measured to take
+// on this machine, and the driver's own work what it was measured to take against a
+// device that needs no time at all. On a machine with devices, "vmferry bench iaa"
+// makes the same runs by the clock.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/vmferry/vmferry/deflate"
+	"github.com/vmferry/vmferry/iaa"
+	"github.com/vmferry/vmferry/iaa/hybrid"
+	"github.com/vmferry/vmferry/iaa/iaamodel"
+	iaaprobe "github.com/vmferry/vmferry/internal/probe/iaa"
+)
+
+func main() {
+	cfg := iaaprobe.Config{Codec: newCodec, Devices: []int{1, 2, 4}}
+	asJSON := flag.Bool("json", false, "print JSON")
+	dynamic := flag.Bool("dynamic", false, "dynamic Huffman codes, not the fixed ones")
+	flag.Float64Var(&cfg.CPU, "cpu", 1, "the processor's budget in hybrid runs, more than 0 and at most 1")
+	flag.IntVar(&cfg.Channels, "channels", 8, "channels")
+	flag.IntVar(&cfg.Packets, "packets", 64, "packets of a channel in each run")
+	flag.Parse()
+	if flag.NArg() > 0 || cfg.CPU <= 0 || cfg.CPU > 1 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	if *dynamic {
+		cfg.Huffman = iaa.HuffmanDynamic
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, cfg, *asJSON); err != nil {
+		fmt.Fprintln(os.Stderr, "iaa:", err)
+		os.Exit(1)
+	}
+}
+
+// software is the codec that works beside the device.
+type software struct {
+	*deflate.Encoder
+	*deflate.Decoder
+}
+
+func newCodec() hybrid.Codec {
+	return software{deflate.NewEncoder(deflate.Fast), deflate.NewDecoder()}
+}
+
+func run(ctx context.Context, cfg iaaprobe.Config, asJSON bool) error {
+	p, m, err := newModel(ctx, cfg, iaamodel.PublishedTiming, 0)
+	if err != nil {
+		return err
+	}
+	if err := p.Run(ctx); err != nil {
+		return err
+	}
+	if asJSON {
+		return json.NewEncoder(os.Stdout).Encode(struct {
+			*iaaprobe.Report
+			Timing iaamodel.Timing `json:"timing"`
+		}{&p.Report, m.timing})
+	}
+	_, err = fmt.Print(m.text(p))
+	return err
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/vmferry/vmferry/bench/harness"
+	"github.com/vmferry/vmferry/internal/probe"
+)
+
+// figures are of one migration.
+type figures struct {
+	total, downtime time.Duration
+	scan            time.Duration // of the dirty log, while the machine stood still
+	rounds          int
+	bytes           uint64 // on the wire
+	data            uint64 // of the pages that were sent as data, uncompressed
+	from, to        harness.Usage
+	// diverged is that the migration was given up; there is no downtime then.
+	diverged bool
+}
+
+func (f *figures) cpu() time.Duration { return f.from.CPU + f.to.CPU }
+
+// cell is one thing to measure.
+type cell struct {
+	name    string
+	measure func(context.Context) (figures, error)
+}
+
+// run measures all cells in turn, as often as asked for. What disturbs the
+// machine for a while thus disturbs all cells alike.
+func (b *bench) measure(ctx context.Context, part string, cells []cell) ([][]figures, error) {
+	all := make([][]figures, len(cells))
+	for run := range b.runs {
+		for i, c := range cells {
+			fmt.Fprintf(os.Stderr, "%s: run %d of %d: %s\n", part, run+1, b.runs, c.name)
+			f, err := c.measure(ctx)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", c.name, err)
+			}
+			all[i] = append(all[i], f)
+		}
+	}
+	return all, nil
+}
+
+// ferry is a cell of this program's processes.
+func ferry(name string, j harness.Job) cell {
+	return cell{name, func(ctx context.Context) (figures, error) {
+		from, to, err := harness.RunPair(ctx, j)
+		f := figures{total: from.Total, from: from.Usage, to: to.Usage, diverged: from.Diverging}
+		if err != nil || from.Outcome == nil {
+			f.data = uint64(j.MemoryMiB) << 20
+			return f, err
+		}
+		o := from.Outcome
+		f.total, f.downtime, f.rounds, f.bytes = o.Total, o.Downtime, len(o.Rounds), o.Bytes
+		f.data = (o.Raw + o.Compressed) * harness.PageSize
+		if n := len(o.Rounds); n > 0 && o.Rounds[n-1].Last {
+			f.scan = o.Rounds[n-1].Scan
+		}
+		return f, nil
+	}}
+}
+
+// Values that medians are taken of.
+func totalMS(f figures) float64    { return ms(f.total) }
+func downtimeMS(f figures) float64 { return ms(f.downtime) }
+func scanMS(f figures) float64     { return ms(f.scan) }
+func rounds(f figures) float64     { return float64(f.rounds) }
+func megabytes(f figures) float64  { return float64(f.bytes) / 1e6 }
+func fromCPU(f figures) float64    { return f.from.CPU.Seconds() }
+func toCPU(f figures) float64      { return f.to.CPU.Seconds() }
+func bothCPU(f figures) float64    { return f.cpu().Seconds() }
+func toFaults(f figures) float64   { return float64(f.to.Faults) }
+
+// perData is per GiB of pages that were sent as data.
+func perData(of func(figures) float64) func(figures) float64 {
+	return func(f figures) float64 { return of(f) / (float64(f.data) / (1 << 30)) }
+}
+
+// per is per GiB of memory.
+func per(memoryMiB int, of func(figures) float64) func(figures) float64 {
+	return func(f figures) float64 { return of(f) / (float64(memoryMiB) / 1024) }
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// ratio is the median of the ratios of two cells within each run.
+func ratio(a, b []figures, of func(figures) float64) float64 {
+	var v []float64
+	for i := range a {
+		v = append(v, of(a[i])/of(b[i]))
+	}
+	return probe.Median(v)
+}
+
+// given counts the runs that were given up.
+func given(runs []figures) (n int) {
+	for _, f := range runs {
+		if f.diverged {
+			n++
+		}
+	}
+	return n
+}
+
+// kept are the runs that were not given up.
+func kept(runs []figures) (k []figures) {
+	for _, f := range runs {
+		if !f.diverged {
+			k = append(k, f)
+		}
+	}
+	return k
+}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/vmferry/vmferry/bench/chart"
+	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/internal/probe"
+)
+
+// memoryKind is how memory is mapped, at both sides, and made present at the
+// destination.
+type memoryKind struct {
+	pages    guestmem.PageKind
+	prealloc guestmem.Prealloc
+}
+
+func (k memoryKind) String() string {
+	return map[memoryKind]string{
+		{guestmem.SmallPages, guestmem.PreallocNone}:      "small pages",
+		{guestmem.SmallPages, guestmem.PreallocPopulate}:  "small pages, preallocated",
+		{guestmem.TransparentHuge, guestmem.PreallocNone}: "transparent huge pages",
+	}[k]
+}
+
+// limitWays are the bare copy and what is compared with it.
+var limitWays = []struct{ name, method, log string }{
+	{"bare copy", "", ""},
+	{"vmferry none", "none", ""},
+	{"vmferry none, marks", "none", machine.Marks},
+}
+
+// limit compares none with the bare copy, with memory of which no page is zero.
+func (b *bench) limit(ctx context.Context) (section, error) {
+	kinds := []memoryKind{{guestmem.SmallPages, guestmem.PreallocNone}, {guestmem.SmallPages, guestmem.PreallocPopulate}, {guestmem.TransparentHuge, guestmem.PreallocNone}}
+	var cells []cell
+	for _, k := range kinds {
+		for _, w := range limitWays {
+			j := b.job()
+			j.DataMiB, j.Pages, j.Prealloc = j.MemoryMiB, k.pages, k.prealloc
+			j.Method, j.Log = w.method, w.log
+			cells = append(cells, ferry(w.name+", "+k.String(), j))
+		}
+	}
+	all, err := b.measure(ctx, "limit", cells)
+	if err != nil {
+		return section{}, err
+	}
+	s := section{
+		title: "The limit: none beside a bare copy",
+		text: []string{fmt.Sprintf("%d MiB of which no page is zero, over %d connections, from the connecting to the last answer. "+
+			"The bare copy writes 512 KiB at a time, the bytes of a packet of 128 pages, and reads them with readv into memory that is mapped "+
+			"once the source has connected, as in the migration. It has no protocol, no dirty log, and does not look for zero pages. The dirty log is the kernel's, or marks that the writers set: "+
+			"what the former adds is what write-protecting all memory costs on this machine. "+
+			"The writers are off. CPU is of the whole process, from its connecting (a destination: accepting) to its end.", b.memoryMiB, b.channels)},
+		head: []string{"way, memory", "total ms", "GB/s", "of bare", "source CPU s/GiB", "destination CPU s/GiB", "both", "of bare", "destination's faults"},
+	}
+	speed := func(f figures) float64 { return float64(b.memoryMiB) * (1 << 20) / 1e9 / f.total.Seconds() }
+	bars := chart.Bars{Title: "Throughput beside a bare copy", Unit: "GB/s"}
+	for i, c := range cells {
+		kind, way := i/len(limitWays), i%len(limitWays)
+		runs, bare := all[i], all[i-way]
+		gib := func(of func(figures) float64) float64 { return probe.MedianOf(runs, per(b.memoryMiB, of)) }
+		s.rows = append(s.rows, []string{c.name, f0(probe.MedianOf(runs, totalMS)), f2(probe.MedianOf(runs, speed)), f2(ratio(runs, bare, speed)),
+			f3(gib(fromCPU)), f3(gib(toCPU)), f3(gib(bothCPU)), f2(ratio(runs, bare, bothCPU)), f0(probe.MedianOf(runs, toFaults))})
+		if way == 0 {
+			bars.Groups = append(bars.Groups, chart.Group{Name: kinds[kind].String()})
+		} else {
+			got := ratio(runs, bare, speed)
+			s.findings = append(s.findings, fmt.Sprintf("With %v, %s reaches %.0f %% of the bare copy's throughput (aim: 85 %%, %s).",
+				kinds[kind], limitWays[way].name, 100*got, verdict(got >= 0.85)))
+		}
+		g := &bars.Groups[kind]
+		g.Bars = append(g.Bars, chart.Bar{Name: limitWays[way].name, Value: probe.MedianOf(runs, speed)})
+	}
+	s.charts = []namedChart{{"live-limit.svg", bars}}
+	return s, nil
+}
+
+func verdict(ok bool) string {
+	if ok {
+		return "reached"
+	}
+	return "missed"
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vmferry/vmferry/bench/chart"
+	"github.com/vmferry/vmferry/bench/harness"
+	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/internal/probe"
+	"github.com/vmferry/vmferry/internal/qemutest"
+)
+
+// What is written to while a machine is migrated, here and in QEMU.
+const (
+	workMiB   = 16
+	rateMiBps = 4
+)
+
+// way is a method, of vmferry or of QEMU.
+type way struct {
+	name   string
+	method string
+	level  int
+	pages  guestmem.PageKind // of vmferry's memory
+	log    string            // of vmferry's writers, as in machine.Config
+	qemu   bool
+}
+
+// ways lists vmferry's, and QEMU's if that is there.
+func ways(qemu bool) []way {
+	w := []way{
+		{name: "vmferry none", method: "none"}, {name: "vmferry qpl, fast", method: "qpl"},
+		{name: "vmferry qpl, dense", method: "qpl", level: harness.LevelDense},
+		{name: "vmferry zstd", method: "zstd"}, {name: "vmferry zlib", method: "zlib"},
+	}
+	for i := range w {
+		w[i].pages = guestmem.TransparentHuge
+	}
+	for _, marked := range w {
+		if marked.method != "qpl" { // QEMU has the others
+			marked.name, marked.log = marked.name+", marks", machine.Marks
+			w = append(w, marked)
+		}
+	}
+	w = append(w, way{name: "vmferry none, small pages", method: "none", pages: guestmem.SmallPages})
+	if qemu {
+		w = append(w, way{name: "QEMU none", method: "none", qemu: true}, way{name: "QEMU zstd", method: "zstd", qemu: true}, way{name: "QEMU zlib", method: "zlib", qemu: true})
+	}
+	return w
+}
+
+// methods compares methods, and with QEMU: machines that stand still for what
+// they take of the processors, and machines that run for the downtime.
+func (b *bench) methods(ctx context.Context) (section, error) {
+	q, missing, err := b.startQEMU(ctx)
+	if err != nil {
+		return section{}, err
+	}
+	if q != nil {
+		defer q.close()
+	}
+	data := dataOf(b.memoryMiB)
+	if q != nil {
+		data = q.dataMiB
+	}
+	ways := ways(q != nil)
+	var cells []cell
+	for _, still := range []bool{true, false} {
+		for _, w := range ways {
+			cells = append(cells, b.cellOf(w, q, data, still))
+		}
+	}
+	all, err := b.measure(ctx, "methods", cells)
+	if err != nil {
+		return section{}, err
+	}
+	s := section{title: "The methods, and QEMU", text: b.methodsText(data, missing)}
+	b.stillTable(&s, ways, all[:len(ways)])
+	s.more = append(s.more, b.runningTable(ways, all[len(ways):]))
+	return s, nil
+}
+
+func (b *bench) methodsText(dataMiB int, missing string) []string {
+	text := []string{
+		fmt.Sprintf("%d MiB, of which %d MiB are not zero but text (half), pointers (a quarter) and noise, over %d channels and loopback TCP. QEMU's guest has the same kinds of pages and some 60 MiB of Linux. "+
+			"Memory is made of transparent huge pages where the kernel has some, which is what QEMU asks for, too; one row is of small ones. The destination's is not preallocated, in QEMU neither. "+
+			"What was written vmferry learns from the kernel, which write-protects all memory, or from marks that the writers set, as QEMU's emulator does, which runs its guest here.", b.memoryMiB, dataMiB, b.channels),
+		"First with the writers off and QEMU's guest stopped (a stopped machine can be migrated), so that CPU is the migration's alone: of both processes, " +
+			"of vmferry by getrusage from its connecting to its end, of QEMU by the process's clock from the command to the end. Ratios are for each GiB of pages that were sent as data.",
+	}
+	if missing != "" {
+		text = append(text, "**QEMU's rows are left out:** "+missing+".")
+	}
+	return text
+}
+
+// cellOf is a way, with a machine that stands still or runs.
+func (b *bench) cellOf(w way, q *qemu, dataMiB int, still bool) cell {
+	name := w.name + ", running"
+	if still {
+		name = w.name + ", still"
+	}
+	if w.qemu {
+		return cell{name, func(ctx context.Context) (figures, error) { return q.migrate(ctx, w.method, still) }}
+	}
+	j := b.job()
+	j.Method, j.Level, j.Pages, j.Log, j.DataMiB = w.method, w.level, w.pages, w.log, dataMiB
+	if !still {
+		j.WorkMiB, j.Rate = min(workMiB, b.memoryMiB/2), rateMiBps<<20/harness.PageSize
+	}
+	return ferry(name, j)
+}
+
+func (b *bench) stillTable(s *section, ways []way, all [][]figures) {
+	s.head = []string{"standing still", "total ms", "MB sent", "source CPU s/GiB", "destination CPU s/GiB", "both", "both, a GiB of data", "of QEMU's", "destination's faults"}
+	bars := chart.Bars{Title: "CPU of a migration of a machine that stands still", Unit: "CPU seconds a GiB of pages with data"}
+	for i, w := range ways {
+		runs := all[i]
+		gib := func(of func(figures) float64) string { return f3(probe.MedianOf(runs, per(b.memoryMiB, of))) }
+		peer := ""
+		if at := peerOf(ways, w); at >= 0 {
+			got := ratio(runs, all[at], perData(bothCPU))
+			peer = f2(got)
+			s.findings = append(s.findings, fmt.Sprintf("%s takes %.2f of the CPU seconds that QEMU takes for a GiB of data (aim: fewer, %s).", w.name, got, verdict(got < 1)))
+		}
+		s.rows = append(s.rows, []string{w.name, f0(probe.MedianOf(runs, totalMS)), f0(probe.MedianOf(runs, megabytes)), gib(fromCPU), gib(toCPU), gib(bothCPU),
+			f3(probe.MedianOf(runs, perData(bothCPU))), peer, f0(probe.MedianOf(runs, toFaults))})
+		bars.Groups = append(bars.Groups, chart.Group{Name: w.name, Bars: []chart.Bar{
+			{Name: "source", Value: probe.MedianOf(runs, perData(fromCPU))}, {Name: "destination", Value: probe.MedianOf(runs, perData(toCPU))},
+		}})
+	}
+	s.charts = append(s.charts, namedChart{"live-cpu.svg", bars})
+}
+
+// peerOf is QEMU's row for a method of vmferry's, -1 if there is none.
+func peerOf(ways []way, w way) int {
+	for i, p := range ways {
+		if p.qemu && !w.qemu && p.method == w.method {
+			return i
+		}
+	}
+	return -1
+}
+
+func (b *bench) runningTable(ways []way, all [][]figures) section {
+	s := section{
+		text: []string{fmt.Sprintf("The same while %d pages a second are written in %d MiB, in QEMU by the guest, which is emulated and takes a core for itself. "+
+			"The downtime allowed is %v. QEMU's figures are those of its query-migrate, which has whole milliseconds.", rateMiBps<<20/harness.PageSize, workMiB, harness.Downtime)},
+		head: []string{"running", "total ms", "downtime ms", "rounds", "MB sent", "given up"},
+	}
+	for i, w := range ways {
+		runs := kept(all[i])
+		row := []string{w.name, "–", "–", "–", "–", fmt.Sprintf("%d of %d", given(all[i]), len(all[i]))}
+		if len(runs) > 0 {
+			copy(row[1:], []string{f0(probe.MedianOf(runs, totalMS)), f1(probe.MedianOf(runs, downtimeMS)), f0(probe.MedianOf(runs, rounds)), f0(probe.MedianOf(runs, megabytes))})
+		}
+		s.rows = append(s.rows, row)
+	}
+	return s
+}
+
+// startQEMU starts the guest that is migrated, or says why there is none.
+func (b *bench) startQEMU(ctx context.Context) (q *qemu, missing string, err error) {
+	if !b.qemu {
+		return nil, "it was not asked for", nil
+	}
+	if b.memoryMiB < 256 {
+		return nil, "its guest needs 256 MiB", nil
+	}
+	q, err = newQEMU(ctx, b)
+	if errors.Is(err, qemutest.ErrNotSetUp) {
+		return nil, "it is not installed here (scripts/setup demo)", nil
+	}
+	return q, "", err
+}

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"github.com/vmferry/vmferry/bench/harness"
+	"github.com/vmferry/vmferry/dirty"
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/guestmem"
+	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/internal/probe"
+)
+
+// shares of pages that are dirty when they are collected, in thousandths.
+var shares = []int{0, 10, 100, 1000}
+
+// tracking is the side that measures package dirty.
+const tracking = "tracking"
+
+var ownSides = map[string]func(harness.Job) (harness.Result, error){tracking: track}
+
+// modes are those of package dirty; untracked is none.
+const untracked = "untracked"
+
+var modes = []string{untracked, string(dirty.Async), string(dirty.Sync), machine.Marks}
+
+func key(mode, what string) string { return mode + " " + what }
+
+func collectKey(thousandths int) string { return fmt.Sprintf("collect %d", thousandths) }
+
+// track is the side that measures package dirty.
+func track(j harness.Job) (t harness.Result, err error) {
+	j.DataMiB = j.MemoryMiB // all pages are there
+	mem, err := harness.NewMemory(j)
+	if err != nil {
+		return t, err
+	}
+	defer mem.Close()
+	k := tracker{ram: mem.Bytes(mem.Layout().Blocks[0]), took: map[string]time.Duration{}}
+	for _, n := range rand.New(rand.NewPCG(3, 4)).Perm(len(k.ram) / harness.PageSize) {
+		k.random = append(k.random, uint32(n))
+	}
+	k.writers(untracked, nil, nil)
+	for _, mode := range modes[1:] {
+		err := k.tracked(mem, mode)
+		if errors.Is(err, dirty.ErrUnsupported) {
+			continue
+		}
+		if err != nil {
+			return t, fmt.Errorf("%s: %w", mode, err)
+		}
+	}
+	t.Took = k.took
+	return t, nil
+}
+
+// tracked measures a log of one mode.
+func (k *tracker) tracked(mem *guestmem.Memory, mode string) error {
+	if mode != machine.Marks {
+		l, err := dirty.New(mem, dirty.Options{Mode: dirty.Mode(mode)})
+		if err != nil {
+			return err
+		}
+		return k.mode(mem, mode, l, nil)
+	}
+	l, err := dirty.NewMarks(mem)
+	if err != nil {
+		return err
+	}
+	block := mem.Layout().Blocks[0]
+	return k.mode(mem, mode, l, func(at uint64) { l.Mark(block, at, 8) })
+}
+
+type tracker struct {
+	ram    []byte
+	random []uint32 // all pages, in no order
+	took   map[string]time.Duration
+}
+
+// time notes how long it takes.
+func (k *tracker) time(mode, what string, do func()) {
+	began := time.Now()
+	do()
+	k.took[key(mode, what)] = time.Since(began)
+}
+
+// writers times writing a word to every page. The log, if there is one, is
+// collected in between, so that every page is clean; mark, if not nil, is called
+// after each write.
+func (k *tracker) writers(mode string, collect func(), mark func(at uint64)) {
+	k.time(mode, "sequential", func() {
+		for at := 8; at < len(k.ram); at += harness.PageSize {
+			binary.LittleEndian.PutUint64(k.ram[at:], uint64(at))
+			if mark != nil {
+				mark(uint64(at))
+			}
+		}
+	})
+	if collect != nil {
+		collect()
+	}
+	k.time(mode, "random", func() {
+		for _, n := range k.random {
+			at := uint64(n)*harness.PageSize + 8
+			binary.LittleEndian.PutUint64(k.ram[at:], uint64(n))
+			if mark != nil {
+				mark(at)
+			}
+		}
+	})
+	if collect != nil {
+		collect()
+	}
+}
+
+func (k *tracker) mode(mem *guestmem.Memory, mode string, l guest.DirtyLog, mark func(at uint64)) (err error) {
+	k.time(mode, "start", func() { err = l.Start() })
+	if err != nil {
+		return err
+	}
+	defer func() {
+		k.time(mode, "stop", func() { err = errors.Join(err, l.Stop()) })
+	}()
+	b := guest.NewBitmap(mem.Layout())
+	collect := func() {
+		b.Clear()
+		err = errors.Join(err, l.Collect(b))
+	}
+	k.writers(mode, collect, mark)
+	collect() // a page whose writer went on during the last one is found twice
+	for _, share := range shares {
+		want := len(k.random) * share / 1000
+		for _, n := range k.random[:want] {
+			k.ram[int(n)*harness.PageSize]++
+			if mark != nil {
+				mark(uint64(n) * harness.PageSize)
+			}
+		}
+		k.time(mode, collectKey(share), collect)
+		// The mode Sync may find a page twice, and none is missed.
+		if got := b.Count(); err == nil && got != uint64(want) && mode != string(dirty.Sync) {
+			err = fmt.Errorf("%d pages were found of %d that were written", got, want)
+		}
+	}
+	return err
+}
+
+// tracking is the part.
+func (b *bench) tracking(ctx context.Context) (section, error) {
+	var all []map[string]time.Duration
+	for run := range b.runs {
+		fmt.Fprintf(os.Stderr, "tracking: run %d of %d\n", run+1, b.runs)
+		j := b.job()
+		j.Side, j.Pages = tracking, guestmem.SmallPages
+		t, err := harness.RunAlone(ctx, j)
+		if err != nil {
+			return section{}, err
+		}
+		all = append(all, t.Took)
+	}
+	gib := float64(b.memoryMiB) / 1024
+	pages := float64(b.memoryMiB<<20) / harness.PageSize
+	s := section{
+		title: "What dirty tracking costs",
+		text: []string{fmt.Sprintf("Package dirty over %d MiB that are all present, in pages of 4 KiB, beside nothing else. Writing is one word to each page once, each page clean before; "+
+			"×\u00a0is the ratio to writing untracked in the same run. With the mode sync a writer waits for another thread at each first write of a page; marks are set by the writer after each write.", b.memoryMiB)},
+		head: []string{"mode", "Start ms/GiB", "Stop ms/GiB"},
+	}
+	for _, share := range shares {
+		s.head = append(s.head, fmt.Sprintf("Collect ms/GiB, %g %% dirty", float64(share)/10))
+	}
+	s.head = append(s.head, "write in order ns/page", "×", "at random ns/page", "×")
+	for _, mode := range modes {
+		get := func(what string, of func(took map[string]time.Duration, d float64) float64) float64 {
+			var v []float64
+			for _, took := range all {
+				if d, ok := took[key(mode, what)]; ok {
+					v = append(v, of(took, float64(d)))
+				}
+			}
+			if len(v) == 0 {
+				return -1
+			}
+			return probe.Median(v)
+		}
+		perGiB := func(_ map[string]time.Duration, d float64) float64 { return d / 1e6 / gib }
+		row := []string{mode, known(f2, get("start", perGiB)), known(f2, get("stop", perGiB))}
+		for _, share := range shares {
+			row = append(row, known(f2, get(collectKey(share), perGiB)))
+		}
+		for _, order := range []string{"sequential", "random"} {
+			row = append(row, known(f0, get(order, func(_ map[string]time.Duration, d float64) float64 { return d / pages })),
+				known(f1, get(order, func(took map[string]time.Duration, d float64) float64 {
+					return d / float64(took[key(untracked, order)])
+				})))
+		}
+		s.rows = append(s.rows, row)
+	}
+	return s, nil
+}
+
+// known writes a value that there is.
+func known(write func(float64) string, v float64) string {
+	if v < 0 {
+		return "–"
+	}
+	return write(v)
+}

@@ -1,0 +1,30 @@
+package guarantees
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// notInProduct are the beginnings of packages, below the module's path, that the program
+// does not hold.
+var notInProduct = []string{"bench", "iaa/iaamodel", "internal/bench", "internal/chart", "internal/demo", "internal/qemutest", "qmp/qmptest", "snapshot/snapshottest"}
+
+func TestProduct_HoldsNoBenchmarkEngineOrModel(t *testing.T) {
+	const module = "github.com/vmferry/vmferry/"
+	out, err := exec.Command("go", "list", "-deps", module+"cmd/vmferry").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := strings.Fields(string(out))
+	if len(packages) < 20 {
+		t.Fatalf("%d packages", len(packages))
+	}
+	for _, p := range packages {
+		for _, not := range notInProduct {
+			if p == module+not || strings.HasPrefix(p, module+not+"/") {
+				t.Errorf("cmd/vmferry imports %s", p)
+			}
+		}
+	}
+}

@@ -1,0 +1,212 @@
+package iaaprobe
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/vmferry/vmferry/iaa"
+	"github.com/vmferry/vmferry/iaa/hybrid"
+	"github.com/vmferry/vmferry/internal/corpus"
+	"github.com/vmferry/vmferry/internal/probe"
+)
+
+// Page geometry of the runs, as QEMU's multifd has it.
+const (
+	PageSize    = corpus.PageSize
+	PacketPages = 128
+)
+
+// Config says what to measure. Codec is required, everything else has a default.
+type Config struct {
+	// Codec makes the software path of one channel.
+	Codec func() hybrid.Codec
+	// SetUp makes the stage of a run: the machine's own devices.
+	SetUp func(context.Context, Row) (Stage, error)
+	// Devices are the numbers of devices to measure with; none measures the
+	// processor alone.
+	Devices []int
+	// Channels is the number of channels, each with a goroutine of its own: 8.
+	Channels int
+	// Packets is the number of packets a channel carries in each run: 64. Runs
+	// into absent memory carry 16 at most, since every page is new there.
+	Packets int
+	// CPU is the processor's budget in the hybrid runs: 1, all it can get.
+	CPU float64
+	// Huffman chooses the tables of the device.
+	Huffman iaa.Huffman
+	// Costs are what software takes for a page; what is 0 is measured.
+	Costs Costs
+}
+
+// Costs are what software takes.
+type Costs struct {
+	Compress time.Duration `json:"cpu_compress_ns"` // a page
+	Inflate  time.Duration `json:"cpu_inflate_ns"`
+	Driver   time.Duration `json:"driver_ns"` // the driver's work for a job; 0 if it is not known
+}
+
+// Direction is what the pages undergo.
+type Direction string
+
+// Directions.
+const (
+	Compress Direction = "compress"
+	Inflate  Direction = "inflate"
+)
+
+// Mode is who works.
+type Mode string
+
+// Modes.
+const (
+	CPUOnly      Mode = "cpu"
+	HardwareOnly Mode = "hardware"
+	Hybrid       Mode = "hybrid"
+)
+
+// Memory is the state of the memory the device writes to.
+type Memory string
+
+// States: present, absent with faults reported to the driver, absent with a
+// device that waits for the kernel, and absent with pages that are inflated to
+// prefaulted buffers and copied.
+const (
+	Present Memory = "present"
+	Absent  Memory = "absent"
+	Blocked Memory = "absent, device waits"
+	Bounced Memory = "absent, bounced"
+)
+
+// Row is the result of one run.
+type Row struct {
+	Direction Direction     `json:"direction"`
+	Mode      Mode          `json:"mode"`
+	Devices   int           `json:"devices"`
+	Memory    Memory        `json:"memory"`
+	Pages     int           `json:"pages"`
+	Elapsed   time.Duration `json:"elapsed_ns"`
+	Rate      float64       `json:"bytes_per_second"` // of uncompressed pages
+	// Busy is the part of the engines' time that was spent on jobs; 0 if unknown.
+	Busy     float64 `json:"busy,omitempty"`
+	Faults   int64   `json:"faults"` // reported to the driver, or waited for by devices
+	Hardware float64 `json:"hardware_share"`
+	Software float64 `json:"software_share"`
+}
+
+// Report is all that was measured, and what it rests on. Its JSON keys are a contract
+// with users of the command.
+type Report struct {
+	Modelled bool `json:"modelled"`
+	Channels int  `json:"channels"`
+	Costs
+	Rows []Row `json:"rows"`
+}
+
+// Probe is a measurement in progress.
+type Probe struct {
+	Report
+	cfg     Config
+	pages   [][]byte
+	streams [][]byte // of those pages that shrink
+	plain   [][]byte // what they inflate to
+}
+
+// New makes the pages and streams, and measures what software costs here.
+func New(cfg Config) (*Probe, error) {
+	if cfg.Codec == nil {
+		return nil, errors.New("iaaprobe: no codec")
+	}
+	if cfg.SetUp == nil {
+		cfg.SetUp = Hardware(iaa.Options{})
+	}
+	cfg.Channels, cfg.Packets, cfg.CPU = cmp.Or(cfg.Channels, 8), cmp.Or(cfg.Packets, 64), cmp.Or(cfg.CPU, 1)
+	for _, n := range append([]int{cfg.Channels, cfg.Packets}, cfg.Devices...) {
+		if n < 1 || n > 4096 {
+			return nil, fmt.Errorf("iaaprobe: %d devices, channels or packets: want 1 to 4096", n)
+		}
+	}
+	b := &Probe{cfg: cfg, Report: Report{Channels: cfg.Channels, Costs: cfg.Costs}, pages: Split(corpus.Generate(1, 512))}
+	codec := cfg.Codec()
+	room, page := make([]byte, PageSize-1), make([]byte, PageSize)
+	for _, p := range b.pages {
+		if n := codec.Deflate(room, p); n > 0 {
+			b.streams, b.plain = append(b.streams, slices.Clone(room[:n])), append(b.plain, p)
+		}
+	}
+	if len(b.streams) == 0 {
+		return nil, errors.New("iaaprobe: no page shrinks")
+	}
+	var err error
+	measure := func(cost *time.Duration, pages [][]byte, f func(page []byte)) {
+		if *cost != 0 {
+			return
+		}
+		*cost = probe.Fastest(5, func() {
+			for _, p := range pages {
+				f(p)
+			}
+		}) / time.Duration(len(pages))
+	}
+	measure(&b.Costs.Compress, b.pages, func(p []byte) { codec.Deflate(room, p) })
+	measure(&b.Costs.Inflate, b.streams, func(s []byte) {
+		if e := codec.Inflate(page, s); e != nil {
+			err = fmt.Errorf("iaaprobe: the codec does not read its own stream: %w", e)
+		}
+	})
+	return b, err
+}
+
+// Run measures all rows.
+func (b *Probe) Run(ctx context.Context) error {
+	for _, row := range b.plan() {
+		if err := b.Measure(ctx, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plan returns the runs in order, without results.
+func (b *Probe) plan() (rows []Row) {
+	for _, dir := range []Direction{Compress, Inflate} {
+		rows = append(rows, Row{Direction: dir, Mode: CPUOnly, Memory: Present})
+		memories := []Memory{Absent} // where the question is what faults cost
+		if dir == Inflate {
+			memories = append(memories, Blocked, Bounced)
+		}
+		for _, n := range b.cfg.Devices {
+			rows = append(rows, Row{Direction: dir, Mode: HardwareOnly, Devices: n, Memory: Present},
+				Row{Direction: dir, Mode: Hybrid, Devices: n, Memory: Present})
+			for _, mem := range memories {
+				rows = append(rows, Row{Direction: dir, Mode: HardwareOnly, Devices: n, Memory: mem})
+			}
+		}
+	}
+	return rows
+}
+
+// Find returns the row of a run; it is zero if the run was not made.
+func (r *Report) Find(dir Direction, mode Mode, devices int, mem Memory) Row {
+	i := slices.IndexFunc(r.Rows, func(x Row) bool {
+		return x.Direction == dir && x.Mode == mode && x.Devices == devices && x.Memory == mem
+	})
+	if i < 0 {
+		return Row{}
+	}
+	return r.Rows[i]
+}
+
+// Gain is what the processor adds to the devices in hybrid mode, as a part of
+// what it does alone: 1 means that nothing is lost by working side by side.
+func (r *Report) Gain(dir Direction, devices int) float64 {
+	cpu := r.Find(dir, CPUOnly, 0, Present)
+	hw, both := r.Find(dir, HardwareOnly, devices, Present), r.Find(dir, Hybrid, devices, Present)
+	if cpu.Rate == 0 || hw.Rate == 0 || both.Rate == 0 {
+		return 0
+	}
+	return (both.Rate - hw.Rate) / cpu.Rate
+}

@@ -35,7 +35,7 @@ func Example() {
 	go func() {
 		sink := new(guestmem.Memory) // as large as the stream says
 		_, err := live.Receive(context.Background(), listener, live.ReceiveConfig{
-			ReceiveConfig: migration.ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: sink},
+			ReceiveConfig: migration.ReceiveConfig{Wire: migration.Wire{Channels: 2, Method: multifd.QPL}, Sink: sink},
 			Start: func(r *migration.Received) error { // called once, when the source may not run any more
 				there := newCounter(sink, r.Layout.Blocks[0])
 				there.start()
@@ -49,7 +49,7 @@ func Example() {
 	_, err = live.Migrate(context.Background(), func(ctx context.Context) (net.Conn, error) {
 		return net.Dial("tcp", listener.Addr().String())
 	}, live.Config{
-		Channels: 2, Method: multifd.QPL, Memory: memory, Dirty: writes,
+		Wire: migration.Wire{Channels: 2, Method: multifd.QPL}, Memory: memory, Dirty: writes,
 		Pause:  func(context.Context) (state []byte, err error) { owner.stop(); return nil, nil },
 		Resume: func() error { owner.start(); return nil },
 	})

@@ -16,7 +16,7 @@ var (
 	// then could neither learn that it does nor that it does not. The machine
 	// stands still at the source, whole: look at the destination, and resume
 	// the source if that does not run.
-	ErrUndecided = errors.New("the destination was told to run, and it is not known whether it does")
+	ErrUndecided = errors.New("handover: unknown whether the machine runs at the destination")
 	// ErrSourceGone is wrapped when the source went away, or took the machine
 	// back, before it let the destination run.
 	ErrSourceGone = errors.New("the source did not hand over")

@@ -12,22 +12,13 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/migration"
-	"github.com/vmferry/vmferry/multifd"
-	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
 // Config says what Migrate sends, and how its owner takes part.
 type Config struct {
-	// Channels and Method have to be those of the destination; Level is the
-	// method's, 0 for its default.
-	Channels int
-	Method   multifd.Method
-	Level    int
-	// Accelerator is what qpl uses; nil is software. Its owner closes it.
-	Accelerator *pagecodec.Accelerator
-
+	migration.Wire
 	// Memory is what goes. Its owner keeps writing to it until Pause.
 	Memory *guestmem.Memory
 	// Dirty knows what the owner writes. Migrate starts and stops it.
@@ -64,11 +55,8 @@ type Config struct {
 	// for a destination that stores it.
 	Stay bool
 
-	// LinkTimeout is how long a TCP link may be dead before that is an error,
-	// and how long dialing each connection may take; 0 is half a minute.
-	LinkTimeout time.Duration
-	// StallTimeout and ConnectTimeout are those of SendConfig.
-	StallTimeout, ConnectTimeout time.Duration
+	// ConnectTimeout is that of migration.SendConfig.
+	ConnectTimeout time.Duration
 	// StandStill is how long the machine waits for a destination that is slow
 	// while it stands still, before it goes on here; 0 is 10 s and three times
 	// what was foreseen.
@@ -83,8 +71,6 @@ type Config struct {
 
 	// Report, if not nil, is called after every round.
 	Report func(Round)
-	// Progress, if not nil, is kept up to date.
-	Counters *migration.Counters
 	// Logger, if not nil, gets what is odd but no error.
 	Logger *slog.Logger
 }
@@ -120,8 +106,8 @@ func (c *Config) check() error {
 	switch {
 	case c.Memory == nil || c.Memory.Layout() == nil:
 		return errors.New("migrating: no memory")
-	case c.Dirty == nil || c.Pause == nil || c.Resume == nil || c.Method == nil:
-		return errors.New("migrating: Dirty, Pause, Resume and Method have to be set")
+	case c.Dirty == nil || c.Pause == nil || c.Resume == nil:
+		return errors.New("migrating: Dirty, Pause and Resume have to be set")
 	case c.MaxRounds < 0 || c.MaxRounds > maxMaxRounds:
 		return fmt.Errorf("migrating: %d rounds (want 1 to %d, or 0 for %d)", c.MaxRounds, maxMaxRounds, defaultMaxRounds)
 	case c.Diverging > StopAnyway:
@@ -149,9 +135,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ProvesDeath == nil {
 		c.ProvesDeath = transport.NoListener
-	}
-	if c.Counters == nil {
-		c.Counters = new(migration.Counters)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -245,10 +228,8 @@ func (m *migrator) connect(ctx context.Context) (err error) {
 		word = vmstate.WordStay
 	}
 	m.send, err = migration.Connect(ctx, m.dial, migration.SendConfig{
-		Channels: cfg.Channels, Method: cfg.Method, Level: cfg.Level, Accelerator: cfg.Accelerator,
-		Head: m.head, Layout: l, UUID: cfg.UUID, Zero: migration.ZeroInPackets, ReturnPath: true, Words: []uint32{word},
-		Bandwidth: cfg.Bandwidth, LinkTimeout: cfg.LinkTimeout, Counters: cfg.Counters,
-		StallTimeout: cfg.StallTimeout, ConnectTimeout: cfg.ConnectTimeout,
+		Wire: cfg.Wire, Head: m.head, Layout: l, UUID: cfg.UUID, Zero: migration.ZeroInPackets, ReturnPath: true, Words: []uint32{word},
+		Bandwidth: cfg.Bandwidth, ConnectTimeout: cfg.ConnectTimeout,
 	})
 	if err != nil {
 		return err

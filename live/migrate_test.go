@@ -74,7 +74,7 @@ func newPairOf(t testing.TB, config machine.Config, network string, channels int
 		t.Fatal(err)
 	}
 	p.cfg = live.Config{
-		Channels: channels, Method: method, Memory: source.Memory(), Dirty: log,
+		Wire: migration.Wire{Channels: channels, Method: method, LinkTimeout: hang}, Memory: source.Memory(), Dirty: log,
 		Pause: func(context.Context) ([]byte, error) {
 			source.Pause()
 			p.facts = source.Facts()
@@ -87,7 +87,7 @@ func newPairOf(t testing.TB, config machine.Config, network string, channels int
 		Throttle: source.Throttle,
 		// A slow machine moves all the same: tests that are about the downtime
 		// set their own.
-		Downtime: time.Minute, StandStill: hang, LinkTimeout: hang,
+		Downtime: time.Minute, StandStill: hang,
 	}
 	p.pace(func() int { return roundPages }, false)
 	sink := new(guestmem.Memory)
@@ -98,7 +98,7 @@ func newPairOf(t testing.TB, config machine.Config, network string, channels int
 		sink.Close()
 	})
 	p.recv = live.ReceiveConfig{ReceiveConfig: migration.ReceiveConfig{
-		Channels: channels, Method: method, Sink: sink,
+		Wire: migration.Wire{Channels: channels, Method: method}, Sink: sink,
 		ConnectTimeout: hang,
 		Commit: func(r *migration.Received) error {
 			state, err := r.OwnerState()
@@ -337,7 +337,7 @@ func TestASourceThatGaveUpCameAgainAndWent(t *testing.T) {
 		defer mem.Close()
 		mem.Bytes(small.Blocks[0])[5000] = 7
 		send, err := migration.Connect(t.Context(), p.dial, migration.SendConfig{
-			Channels: 2, Method: multifd.None, Layout: small, Zero: migration.ZeroInPackets,
+			Wire: migration.Wire{Channels: 2, Method: multifd.None}, Layout: small, Zero: migration.ZeroInPackets,
 			Head: (&vmstate.Configuration{Machine: "small", PageBits: 12}).Head(),
 		})
 		if err != nil {
@@ -351,7 +351,7 @@ func TestASourceThatGaveUpCameAgainAndWent(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := new(guestmem.Memory)
-		received, err := migration.Receive(t.Context(), p.ln, migration.ReceiveConfig{Channels: 2, Method: multifd.None, Sink: got, ConnectTimeout: hang})
+		received, err := migration.Receive(t.Context(), p.ln, migration.ReceiveConfig{Wire: migration.Wire{Channels: 2, Method: multifd.None}, Sink: got, ConnectTimeout: hang})
 		if err != nil {
 			t.Fatalf("after an attempt of %d connections: %v", made, err)
 		}

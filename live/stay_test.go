@@ -60,7 +60,7 @@ func TestASnapshotOfAMachineThatStays(t *testing.T) {
 		q := newPair(t, "unix", 3, multifd.QPL)
 		q.recv.Sink, q.recv.Commit, q.recv.Start = sink, load, start
 		q.receive(t.Context())
-		err = stored.Send(t.Context(), q.dial, r, stored.SendConfig{Channels: 3, Method: multifd.QPL, AllZero: true})
+		err = stored.Send(t.Context(), q.dial, r, stored.SendConfig{Wire: migration.Wire{Channels: 3, Method: multifd.QPL}, AllZero: true})
 		if received := <-q.received; err != nil || received != nil {
 			t.Fatal(err, received)
 		}

@@ -77,12 +77,12 @@ func throughAccelerator(t *testing.T, acc *pagecodec.Accelerator, got *guestmem.
 	ln := migration.Listen(t)
 	done := make(chan error, 1)
 	go func() {
-		_, err := migration.Receive(context.Background(), ln, migration.ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: got, Accelerator: acc, ConnectTimeout: time.Minute})
+		_, err := migration.Receive(context.Background(), ln, migration.ReceiveConfig{Wire: migration.Wire{Channels: 2, Method: multifd.QPL, Accelerator: acc}, Sink: got, ConnectTimeout: time.Minute})
 		done <- err
 	}()
 	addr := transport.Address{Network: "unix", Addr: ln.Addr().String()}
 	sender, err := migration.Connect(t.Context(), func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }, migration.SendConfig{
-		Channels: 2, Method: multifd.QPL, Layout: layout, Accelerator: acc, ReturnPath: true, Zero: migration.ZeroInPackets, Head: testHead,
+		Wire: migration.Wire{Channels: 2, Method: multifd.QPL, Accelerator: acc}, Layout: layout, ReturnPath: true, Zero: migration.ZeroInPackets, Head: testHead,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -156,11 +156,11 @@ func TestAcceleratorRequiredAndMissingFailsBeforeAByteIsSent(t *testing.T) {
 			t.Error("it connected")
 			return nil, errors.New("no")
 		}
-		_, err := migration.Connect(t.Context(), dial, migration.SendConfig{Channels: 2, Method: multifd.QPL, Layout: layout, Head: testHead, Accelerator: acc})
+		_, err := migration.Connect(t.Context(), dial, migration.SendConfig{Wire: migration.Wire{Channels: 2, Method: multifd.QPL, Accelerator: acc}, Layout: layout, Head: testHead})
 		checkRequired(t, err)
 	})
 	t.Run("receiving", func(t *testing.T) {
-		_, err := migration.Receive(t.Context(), migration.Listen(t), migration.ReceiveConfig{Channels: 2, Method: multifd.QPL, Sink: new(guestmem.Memory), Accelerator: acc})
+		_, err := migration.Receive(t.Context(), migration.Listen(t), migration.ReceiveConfig{Wire: migration.Wire{Channels: 2, Method: multifd.QPL, Accelerator: acc}, Sink: new(guestmem.Memory)})
 		checkRequired(t, err)
 	})
 }
@@ -195,7 +195,7 @@ func TestAcceleratorTakesRecordedMigrations(t *testing.T) {
 			ln := migration.Listen(t)
 			go migration.Replay(t, ln, rec.Conns)
 			mem := modelMemory(m, true)
-			if _, err := migration.Receive(t.Context(), ln, migration.ReceiveConfig{Channels: 2, Method: rec.Method, Sink: mem, Accelerator: acc, ConnectTimeout: time.Minute}); err != nil {
+			if _, err := migration.Receive(t.Context(), ln, migration.ReceiveConfig{Wire: migration.Wire{Channels: 2, Method: rec.Method, Accelerator: acc}, Sink: mem, ConnectTimeout: time.Minute}); err != nil {
 				t.Fatal(err)
 			}
 			if sum := migration.Sha(mem.Bytes(mem.Layout().Block("ram0"))); sum != rec.RAM0 {

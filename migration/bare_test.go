@@ -28,7 +28,7 @@ func sendBare(t *testing.T, noDescription bool, late string) (devices []byte, so
 	go func() {
 		var err error
 		received, err = Receive(t.Context(), ln, ReceiveConfig{
-			Channels: 1, Method: multifd.None, Sink: new(guestmem.Memory), ConnectTimeout: time.Minute,
+			Wire: Wire{Channels: 1, Method: multifd.None}, Sink: new(guestmem.Memory), ConnectTimeout: time.Minute,
 			Main: vmstate.DestinationOptions{NoDescription: noDescription, Quiet: 100 * time.Millisecond},
 		})
 		done <- err
@@ -39,7 +39,7 @@ func sendBare(t *testing.T, noDescription bool, late string) (devices []byte, so
 	}
 	addr := transport.Address{Network: "unix", Addr: ln.Addr().String()}
 	s, err := Connect(t.Context(), func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }, SendConfig{
-		Channels: 1, Method: multifd.None, Layout: layout, Zero: ZeroInPackets, ReturnPath: true,
+		Wire: Wire{Channels: 1, Method: multifd.None}, Layout: layout, Zero: ZeroInPackets, ReturnPath: true,
 		Head: (&vmstate.Configuration{Machine: "small", PageBits: 12}).Head(),
 	})
 	if err != nil {

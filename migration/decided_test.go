@@ -39,7 +39,7 @@ func TestReceive_PagesBehindTheEndAreNoErrorOnceAllWasCommitted(t *testing.T) {
 	defer mem.Close()
 	committed := false
 	_, err := migration.Receive(t.Context(), ln, migration.ReceiveConfig{
-		Channels: len(s.conns) - 1, Method: s.method, Sink: mem, ConnectTimeout: time.Minute, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		Wire: migration.Wire{Channels: len(s.conns) - 1, Method: s.method}, Sink: mem, ConnectTimeout: time.Minute, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 		Commit: func(*migration.Received) error {
 			end.put(rest)
 			end.feed.Close()

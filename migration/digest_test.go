@@ -75,12 +75,12 @@ func TestSendSnapshot_AChangedObjectEndsItBeforeTheMachineStarts(t *testing.T) {
 		defer mem.Close()
 		done := make(chan error, 1)
 		go func() {
-			_, err := migration.Receive(context.Background(), ln, migration.ReceiveConfig{Channels: 1, Method: multifd.None, Sink: mem, ConnectTimeout: time.Minute})
+			_, err := migration.Receive(context.Background(), ln, migration.ReceiveConfig{Wire: migration.Wire{Channels: 1, Method: multifd.None}, Sink: mem, ConnectTimeout: time.Minute})
 			done <- err
 		}()
 		addr := transport.Address{Network: "unix", Addr: ln.Addr().String()}
 		dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }
-		err = stored.Send(t.Context(), dial, r, stored.SendConfig{Channels: 1, Method: multifd.None})
+		err = stored.Send(t.Context(), dial, r, stored.SendConfig{Wire: migration.Wire{Channels: 1, Method: multifd.None}})
 		received := <-done
 		if !changed && (err != nil || received != nil || !r.DigestsVerified()) {
 			t.Fatalf("unchanged: sent %v, received %v, digests verified %v", err, received, r.DigestsVerified())

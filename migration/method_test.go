@@ -67,12 +67,12 @@ func TestMethod_OneThatIsWrappedLosesNoPage(t *testing.T) {
 	defer sink.Close()
 	ended := make(chan error, 1)
 	go func() {
-		_, err := Receive(ctx, ln, ReceiveConfig{Channels: 2, Method: plainMethod{multifd.QPL}, Sink: sink, Accelerator: acc})
+		_, err := Receive(ctx, ln, ReceiveConfig{Wire: Wire{Channels: 2, Method: plainMethod{multifd.QPL}, Accelerator: acc}, Sink: sink})
 		ended <- err
 	}()
 	head := vmstate.Configuration{Machine: "some", PageBits: 12, HasUUID: true}
 	s, err := Connect(ctx, func(context.Context) (net.Conn, error) { return net.Dial("tcp", ln.Addr().String()) }, SendConfig{
-		Channels: 2, Method: plainMethod{multifd.QPL}, Head: head.Head(), Layout: layout, Zero: ZeroInPackets, ReturnPath: true, Accelerator: acc,
+		Wire: Wire{Channels: 2, Method: plainMethod{multifd.QPL}, Accelerator: acc}, Head: head.Head(), Layout: layout, Zero: ZeroInPackets, ReturnPath: true,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -106,7 +106,7 @@ func moveSome(t *testing.T, sink guest.Sink, pages uint64) (started bool, err er
 	ended := make(chan error, 1)
 	go func() {
 		_, err := Receive(t.Context(), ln, ReceiveConfig{
-			Channels: 2, Method: multifd.None, Sink: sink, ConnectTimeout: time.Minute,
+			Wire: Wire{Channels: 2, Method: multifd.None}, Sink: sink, ConnectTimeout: time.Minute,
 			Handover: func(in *Inbound) error { started = true; return in.Shut(true) },
 		})
 		ended <- err
@@ -141,7 +141,7 @@ func sourceOf(t *testing.T, ln net.Listener, pages uint64) *Sender {
 	}
 	config := vmstate.Configuration{Machine: "some", PageBits: 12, HasUUID: true}
 	s, err := Connect(t.Context(), func(context.Context) (net.Conn, error) { return net.Dial("tcp", ln.Addr().String()) }, SendConfig{
-		Channels: 2, Method: multifd.None, Head: config.Head(), Layout: layout, Zero: ZeroInPackets, ReturnPath: true,
+		Wire: Wire{Channels: 2, Method: multifd.None}, Head: config.Head(), Layout: layout, Zero: ZeroInPackets, ReturnPath: true,
 		Words: []uint32{vmstate.WordAsk},
 	})
 	if err != nil {

@@ -48,6 +48,6 @@ func (n *numbers) check(channels int) error {
 	if n.count == 0 || n.highest-n.lowest < n.count+n.late {
 		return nil
 	}
-	return fmt.Errorf("%w: of the packets %d to %d only %d came: the others went over a channel that this side, which was told %d, has not got (set the same multifd-channels on both)",
+	return fmt.Errorf("%w: of the packets %d to %d only %d came: the source uses more than %d channels (set the same multifd-channels on both)",
 		transport.ErrChannels, n.lowest, n.highest, n.count, channels)
 }

@@ -124,7 +124,7 @@ func (c *peakCase) run(t *testing.T) {
 	head := vmstate.Configuration{Machine: "some", PageBits: 12, HasUUID: true}
 	// Whatever the source runs into: the destination has turned it away.
 	s, err := Connect(t.Context(), func(context.Context) (net.Conn, error) { return net.Dial("tcp", ln.Addr().String()) }, SendConfig{
-		Channels: 4, Method: multifd.None, Head: head.Head(), Layout: layout, Zero: ZeroInMain, ReturnPath: true, Words: []uint32{vmstate.WordAsk},
+		Wire: Wire{Channels: 4, Method: multifd.None}, Head: head.Head(), Layout: layout, Zero: ZeroInMain, ReturnPath: true, Words: []uint32{vmstate.WordAsk},
 	})
 	var sent uint64
 	if err == nil {

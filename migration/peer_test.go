@@ -106,7 +106,7 @@ func listenOn(t *testing.T, network string) net.Listener {
 func start(t *testing.T, ln net.Listener, rec Recording, log *warnings, change func(*ReceiveConfig)) chan error {
 	t.Helper()
 	mem := new(guestmem.Memory)
-	cfg := ReceiveConfig{Channels: len(rec.Conns) - 1, Method: rec.Method, Sink: mem, ConnectTimeout: time.Minute, Logger: slog.New(log)}
+	cfg := ReceiveConfig{Wire: Wire{Channels: len(rec.Conns) - 1, Method: rec.Method}, Sink: mem, ConnectTimeout: time.Minute, Logger: slog.New(log)}
 	if change != nil {
 		change(&cfg)
 	}
@@ -185,7 +185,7 @@ func TestReceive_SilentConnectionsAreClosedAfterAWhile(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		_, err := Receive(ctx, ln, ReceiveConfig{Channels: 1, Method: multifd.None, Sink: new(guestmem.Memory), Logger: slog.New(log), identifyWithin: 50 * time.Millisecond})
+		_, err := Receive(ctx, ln, ReceiveConfig{Wire: Wire{Channels: 1, Method: multifd.None}, Sink: new(guestmem.Memory), Logger: slog.New(log), identifyWithin: 50 * time.Millisecond})
 		done <- err
 	}()
 	for _, said := range []string{"", "QEVM", "QEVM\x00\x00\x00\x03\x07\x00\x00\x00\x09pc", "\x11\x22\x33\x44"} {

@@ -34,19 +34,17 @@ func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*Received
 	return in.receive(ctx)
 }
 
-// check refuses a configuration that cannot work, before a source is let in.
-func (c *ReceiveConfig) check(ln net.Listener) error {
-	if c.Channels < 1 || c.Channels > multifd.MaxChannels {
-		return fmt.Errorf("%w: %d channels (want 1 to %d)", transport.ErrChannels, c.Channels, multifd.MaxChannels)
+// check fills in defaults, and refuses a configuration that cannot work, before a source
+// is let in.
+func (c *ReceiveConfig) check(ln net.Listener) (err error) {
+	if c.Wire, err = c.Wire.WithDefaults(); err != nil {
+		return err
 	}
 	if c.Handover != nil && !transport.CanReopen(ln) {
 		return fmt.Errorf("receiving with a handover needs a listener that has SetDeadline, as those of package net have; %T has not (TLS goes into ReceiveConfig)", ln)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.Counters == nil {
-		c.Counters = new(Counters)
 	}
 	if c.Method == multifd.QPL {
 		// Before the source is let in, and so before a byte is sent.

@@ -119,7 +119,7 @@ func ReceiveRecording(t testing.TB, rec Recording, sink guest.Sink) (*Received, 
 	ln := Listen(t)
 	go Replay(t, ln, rec.Conns)
 	return Receive(context.Background(), ln, ReceiveConfig{
-		Channels: len(rec.Conns) - 1, Method: rec.Method, Sink: sink, ConnectTimeout: time.Minute,
+		Wire: Wire{Channels: len(rec.Conns) - 1, Method: rec.Method}, Sink: sink, ConnectTimeout: time.Minute,
 	})
 }
 

@@ -141,12 +141,12 @@ func sendAgain(t *testing.T, r *snapshot.Reader, received *migration.Received, m
 	done := make(chan error, 1)
 	go func() {
 		var err error
-		again, err = migration.Receive(context.Background(), ln, migration.ReceiveConfig{Channels: 3, Method: method, Sink: mem, ConnectTimeout: time.Minute})
+		again, err = migration.Receive(context.Background(), ln, migration.ReceiveConfig{Wire: migration.Wire{Channels: 3, Method: method}, Sink: mem, ConnectTimeout: time.Minute})
 		done <- err
 	}()
 	addr := transport.Address{Network: "unix", Addr: ln.Addr().String()}
 	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, nil) }
-	if err := stored.Send(t.Context(), dial, r, stored.SendConfig{Channels: 3, Method: method}); err != nil {
+	if err := stored.Send(t.Context(), dial, r, stored.SendConfig{Wire: migration.Wire{Channels: 3, Method: method}}); err != nil {
 		t.Error(err)
 	}
 	if err := <-done; err != nil {

@@ -16,7 +16,6 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/cause"
 	"github.com/vmferry/vmferry/multifd"
-	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -35,11 +34,7 @@ const (
 
 // SendConfig says what is sent and how.
 type SendConfig struct {
-	// Channels and Method have to be those of the destination; Level is the
-	// method's, 0 for its default.
-	Channels int
-	Method   multifd.Method
-	Level    int
+	Wire
 	// Head is the stream's header and configuration: of a machine that was
 	// received, or made by vmstate.Configuration.
 	Head   []byte
@@ -54,23 +49,9 @@ type SendConfig struct {
 	// Bandwidth bounds the bytes a second of all channels together; 0 is no
 	// bound.
 	Bandwidth uint64
-	// LinkTimeout is how long a TCP link may be dead before that is an error,
-	// and how long dialing each connection may take; 0 is half a minute.
-	LinkTimeout time.Duration
-	// StallTimeout is how long no byte may move on any of the connections
-	// while this side waits for the destination to read or to answer, before
-	// that is an error that wraps ErrStalled; 0 is two minutes, less than 0 is
-	// for good.
-	StallTimeout time.Duration
 	// ConnectTimeout is how long a destination that does not listen yet is
 	// tried again; 0 tries once.
 	ConnectTimeout time.Duration
-	// Accelerator is what qpl uses; nil is software. Its owner closes it
-	// after Close.
-	Accelerator *pagecodec.Accelerator
-	// Progress, if not nil, is kept up to date.
-	Counters *Counters
-
 	// Words are the values of PINGs with which the stream begins, if ReturnPath is
 	// set: see vmstate.WordAsk.
 	Words []uint32
@@ -100,11 +81,8 @@ type Sender struct {
 // Connect opens the main channel first and then the multifd channels, in
 // order, and sends the setup.
 func Connect(ctx context.Context, dial transport.Dialer, cfg SendConfig) (_ *Sender, err error) {
-	if cfg.Channels < 1 || cfg.Channels > multifd.MaxChannels {
-		return nil, fmt.Errorf("%w: %d channels (want 1 to %d)", transport.ErrChannels, cfg.Channels, multifd.MaxChannels)
-	}
-	if cfg.Counters == nil {
-		cfg.Counters = new(Counters)
+	if cfg.Wire, err = cfg.Wire.WithDefaults(); err != nil {
+		return nil, err
 	}
 	s := &Sender{cfg: cfg, limit: newLimiter(cfg.Bandwidth), watch: transport.StartWatch(true, cfg.StallTimeout, cfg.LinkTimeout)}
 	defer func() {

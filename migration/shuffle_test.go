@@ -251,7 +251,7 @@ func (s *schedule) receive(sink guest.Sink) (*migration.Received, error) {
 	}
 	go s.deliver(readers)
 	return migration.Receive(context.Background(), ln, migration.ReceiveConfig{
-		Channels: len(s.conns) - 1, Method: s.method, Sink: sink, ConnectTimeout: time.Minute,
+		Wire: migration.Wire{Channels: len(s.conns) - 1, Method: s.method}, Sink: sink, ConnectTimeout: time.Minute,
 	})
 }
 

@@ -174,7 +174,7 @@ func sendAll(t *testing.T, dial transport.Dialer, cfg SendConfig) error {
 func TestSend_ADestinationThatStopsReadingIsAStall(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		dial := peer(t, network, func(net.Conn) {})
-		err := sendAll(t, dial, SendConfig{StallTimeout: 300 * time.Millisecond})
+		err := sendAll(t, dial, SendConfig{Wire: Wire{StallTimeout: 300 * time.Millisecond}})
 		if !errors.Is(err, transport.ErrStalled) || !strings.Contains(err.Error(), "waiting for the destination to read") {
 			t.Errorf("%s: error %v", network, err)
 		}
@@ -184,7 +184,7 @@ func TestSend_ADestinationThatStopsReadingIsAStall(t *testing.T) {
 func TestSend_ADestinationThatNeverAnswersIsAStall(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		dial := peer(t, network, func(conn net.Conn) { io.Copy(io.Discard, conn) })
-		err := sendAll(t, dial, SendConfig{StallTimeout: 300 * time.Millisecond, ReturnPath: true})
+		err := sendAll(t, dial, SendConfig{Wire: Wire{StallTimeout: 300 * time.Millisecond}, ReturnPath: true})
 		if !errors.Is(err, transport.ErrStalled) || !strings.Contains(err.Error(), "waiting for the destination's answer") {
 			t.Errorf("%s: error %v", network, err)
 		}
@@ -195,7 +195,7 @@ func TestSend_NoStallTimeoutWaits(t *testing.T) {
 	release := make(chan struct{})
 	time.AfterFunc(500*time.Millisecond, func() { close(release) })
 	dial := peer(t, "unix", func(conn net.Conn) { <-release; io.Copy(io.Discard, conn) })
-	if err := sendAll(t, dial, SendConfig{StallTimeout: -1, LinkTimeout: 10 * time.Second}); err != nil {
+	if err := sendAll(t, dial, SendConfig{Wire: Wire{StallTimeout: -1, LinkTimeout: 10 * time.Second}}); err != nil {
 		t.Error(err)
 	}
 }
@@ -206,7 +206,7 @@ func TestSend_ASlowReaderThatAcknowledgesIsAlive(t *testing.T) {
 	release := make(chan struct{})
 	time.AfterFunc(3*time.Second, func() { close(release) })
 	dial := peer(t, "tcp", func(conn net.Conn) { <-release; io.Copy(io.Discard, conn) })
-	if err := sendAll(t, dial, SendConfig{LinkTimeout: 500 * time.Millisecond}); err != nil {
+	if err := sendAll(t, dial, SendConfig{Wire: Wire{LinkTimeout: 500 * time.Millisecond}}); err != nil {
 		t.Error(err)
 	}
 }

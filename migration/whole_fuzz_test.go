@@ -73,8 +73,8 @@ func (s *wholeScript) receiveInto(t *testing.T, sink guest.Sink) *migration.Rece
 	})
 	committed := false
 	received, err := migration.Receive(ctx, ln, migration.ReceiveConfig{
-		Commit:   func(*migration.Received) error { committed = true; return nil },
-		Channels: len(s.conns) - 1, Method: s.method, Sink: sink, ConnectTimeout: 20 * time.Second,
+		Commit: func(*migration.Received) error { committed = true; return nil },
+		Wire:   migration.Wire{Channels: len(s.conns) - 1, Method: s.method}, Sink: sink, ConnectTimeout: 20 * time.Second,
 		Main: vmstate.DestinationOptions{MaxDevices: 1 << 20},
 	})
 	hang.Stop()

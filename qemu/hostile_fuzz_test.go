@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
@@ -67,13 +68,13 @@ func tryHostileMonitor(t *testing.T, saved *snapshot.Reader, header uint16, scri
 		channels := 1 + int(header>>4&1)
 		if incoming {
 			_, err = qemu.Restore(ctx, saved, qemu.RestoreOptions{
-				Monitor: qmp.Socket(m.server.Path()), Channels: channels, Method: method, Paused: header>>5&1 != 0, SocketDir: filepath.Dir(m.server.Path()),
+				Monitor: qmp.Socket(m.server.Path()), Wire: migration.Wire{Channels: channels, Method: method}, Paused: header>>5&1 != 0, SocketDir: filepath.Dir(m.server.Path()),
 			})
 			return
 		}
 		path := filepath.Join(t.TempDir(), "s")
 		_, err = qemu.Save(ctx, path, qemu.SaveOptions{
-			Monitor: qmp.Socket(m.server.Path()), Channels: channels, Method: method, StayPaused: header>>5&1 != 0, Store: snapshot.StoreRaw,
+			Monitor: qmp.Socket(m.server.Path()), Wire: migration.Wire{Channels: channels, Method: method}, StayPaused: header>>5&1 != 0, Store: snapshot.StoreRaw,
 			ConnectTimeout: most / 4, SocketDir: filepath.Dir(m.server.Path()),
 		})
 		checkSaved(t, path, err)

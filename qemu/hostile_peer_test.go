@@ -60,7 +60,7 @@ func (p *hostilePeer) send(ctx context.Context, saved *snapshot.Reader) error {
 		conn, err := p.addr.Dial(ctx, nil)
 		return &shortConn{Conn: conn, left: left}, err
 	}
-	return stored.Send(ctx, dial, saved, stored.SendConfig{Channels: p.channels, Method: p.method, NoReturnPath: p.kind%8 != 5})
+	return stored.Send(ctx, dial, saved, stored.SendConfig{Wire: migration.Wire{Channels: p.channels, Method: p.method}, NoReturnPath: p.kind%8 != 5})
 }
 
 // receive takes a migration in, or not.
@@ -89,7 +89,7 @@ func (p *hostilePeer) receive(ctx context.Context, ln net.Listener) error {
 		return err
 	}
 	mem := new(guestmem.Memory)
-	_, err := migration.Receive(ctx, ln, migration.ReceiveConfig{Channels: p.channels, Method: p.method, Sink: mem, ConnectTimeout: 10 * time.Second})
+	_, err := migration.Receive(ctx, ln, migration.ReceiveConfig{Wire: migration.Wire{Channels: p.channels, Method: p.method}, Sink: mem, ConnectTimeout: 10 * time.Second})
 	mem.Close()
 	return err
 }
@@ -137,7 +137,7 @@ func savedMachine(tb testing.TB) *snapshot.Reader {
 				return new(net.Dialer).DialContext(ctx, "unix", ln.Addr().String())
 			}
 			s, err := migration.Connect(context.Background(), dial, migration.SendConfig{
-				Channels: 1, Method: multifd.None, Head: (&vmstate.Configuration{Machine: "pc-q35-7.2"}).Head(), Layout: layout,
+				Wire: migration.Wire{Channels: 1, Method: multifd.None}, Head: (&vmstate.Configuration{Machine: "pc-q35-7.2"}).Head(), Layout: layout,
 			})
 			if err != nil {
 				return err
@@ -150,7 +150,7 @@ func savedMachine(tb testing.TB) *snapshot.Reader {
 		}()
 	}()
 	received, err := migration.Receive(context.Background(), ln, migration.ReceiveConfig{
-		Channels: 1, Method: multifd.None, Sink: w, ConnectTimeout: time.Minute,
+		Wire: migration.Wire{Channels: 1, Method: multifd.None}, Sink: w, ConnectTimeout: time.Minute,
 	})
 	must(errors.Join(err, <-sent))
 	_, err = w.Finish(context.Background(), stored.Meta(received))

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
@@ -17,7 +18,7 @@ func TestSave_LevelThatQEMUDoesNotHaveIsRefusedBeforeAnythingIsMade(t *testing.T
 		levels := qemu.SourceLevels(m)
 		for _, level := range []int{-3, levels.Most + 1, 99} {
 			path := filepath.Join(t.TempDir(), "snap")
-			_, err := qemu.Save(t.Context(), path, qemu.SaveOptions{Monitor: qmp.Socket(filepath.Join(t.TempDir(), "no-socket")), Method: m, Level: level})
+			_, err := qemu.Save(t.Context(), path, qemu.SaveOptions{Monitor: qmp.Socket(filepath.Join(t.TempDir(), "no-socket")), Wire: migration.Wire{Method: m, Level: level}})
 			if !errors.Is(err, multifd.ErrLevel) || !strings.Contains(err.Error(), m.Name()) || !strings.Contains(err.Error(), levels.String()) {
 				t.Errorf("%s, level %d: %v", m.Name(), level, err)
 			}
@@ -30,7 +31,7 @@ func TestSave_LevelThatQEMUDoesNotHaveIsRefusedBeforeAnythingIsMade(t *testing.T
 
 func TestRestore_LevelThatTheMethodDoesNotHaveIsRefusedBeforeQEMUIsAsked(t *testing.T) {
 	for _, m := range multifd.Methods() {
-		_, err := qemu.Restore(t.Context(), nil, qemu.RestoreOptions{Monitor: qmp.Socket(filepath.Join(t.TempDir(), "no-socket")), Method: m, Level: 99})
+		_, err := qemu.Restore(t.Context(), nil, qemu.RestoreOptions{Monitor: qmp.Socket(filepath.Join(t.TempDir(), "no-socket")), Wire: migration.Wire{Method: m, Level: 99}})
 		if !errors.Is(err, multifd.ErrLevel) {
 			t.Errorf("%s: %v", m.Name(), err)
 		}

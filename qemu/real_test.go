@@ -19,6 +19,7 @@ import (
 
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/internal/soak"
+	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
@@ -179,7 +180,7 @@ func saveAndRestore(t *testing.T, src *qemutest.VM, version string, method multi
 
 	dst := destination(t, version)
 	ctx := soon(t)
-	result, err := qemu.Restore(ctx, r, qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath()), Channels: channels, Method: method})
+	result, err := qemu.Restore(ctx, r, qemu.RestoreOptions{Monitor: qmp.Socket(dst.QMPPath()), Wire: migration.Wire{Channels: channels, Method: method}})
 	if err != nil {
 		t.Fatalf("restore: %v\n%s", err, dst.Stderr())
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
-	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/transport"
@@ -22,10 +21,9 @@ import (
 type RestoreOptions struct {
 	// Monitor opens the monitor of a QEMU that was started like the one that was
 	// saved, with "-incoming defer". Mostly it is a qmp.Socket.
-	Monitor  qmp.Opener
-	Channels int            // 2
-	Method   multifd.Method // none
-	Level    int            // the method's default
+	Monitor qmp.Opener
+	// Wire is between this process and QEMU.
+	migration.Wire
 	// Paused leaves the machine paused. Otherwise the machine runs if it ran when it
 	// was saved.
 	Paused bool
@@ -35,13 +33,9 @@ type RestoreOptions struct {
 	// ConnectTimeout is how long Restore waits for the monitor of a QEMU that was
 	// just started; 10 s, negative for a single attempt.
 	ConnectTimeout time.Duration
-	// StallTimeout is that of migration.SendConfig.
-	StallTimeout time.Duration
-	SocketDir    string
-	// Accelerator deflates for qpl; nil is software. Restore does not close it.
-	Accelerator *pagecodec.Accelerator
-	Progress    func(RestoreProgress)
-	Logger      *slog.Logger
+	SocketDir      string
+	Progress       func(RestoreProgress)
+	Logger         *slog.Logger
 }
 
 // RestoreProgress is how far a restore is.
@@ -62,12 +56,9 @@ type RestoreResult struct {
 	DigestsVerified bool `json:"digests_verified"`
 }
 
-func (o *RestoreOptions) defaults() {
-	if o.Channels == 0 {
-		o.Channels = 2
-	}
-	if o.Method == nil {
-		o.Method = multifd.None
+func (o *RestoreOptions) defaults() (err error) {
+	if o.Wire, err = o.Wire.WithDefaults(); err != nil {
+		return err
 	}
 	if o.ConnectTimeout == 0 {
 		o.ConnectTimeout = 10 * time.Second
@@ -78,12 +69,15 @@ func (o *RestoreOptions) defaults() {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	return nil
 }
 
 // Restore starts the machine of a snapshot in a QEMU that waits for an incoming
 // migration.
 func Restore(ctx context.Context, r *snapshot.Reader, opts RestoreOptions) (*RestoreResult, error) {
-	opts.defaults()
+	if err := opts.defaults(); err != nil {
+		return nil, err
+	}
 	if err := multifd.CheckLevel(opts.Method, opts.Level); err != nil {
 		return nil, err
 	}
@@ -96,7 +90,6 @@ type restore struct {
 	r       *snapshot.Reader
 	vm      *qmp.Machine
 	began   time.Time
-	prog    migration.Counters
 	allZero bool
 	// kind is the machine type of the destination, "" if QEMU does not report it.
 	kind string
@@ -156,7 +149,7 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 	if err := p.before.restore(ctx, s.vm); err != nil {
 		s.opts.Logger.Warn("putting QEMU's migration settings back", "error", err)
 	}
-	return &RestoreResult{Total: time.Since(s.began), Sent: s.prog.Bytes.Load(), Pages: s.prog.Normal.Load(), RunState: state, DigestsVerified: s.r.DigestsVerified()}, nil
+	return &RestoreResult{Total: time.Since(s.began), Sent: s.opts.Counters.Bytes.Load(), Pages: s.opts.Counters.Normal.Load(), RunState: state, DigestsVerified: s.r.DigestsVerified()}, nil
 }
 
 func (s *restore) checkState(ctx context.Context) error {
@@ -212,8 +205,7 @@ func (s *restore) send(ctx context.Context, uuid [16]byte) error {
 	}()
 	defer func() { cancel(nil); <-watched }()
 	return stored.Send(ctx, s.dialer(dir), s.r, stored.SendConfig{
-		StallTimeout: s.opts.StallTimeout,
-		Channels:     s.opts.Channels, Method: s.opts.Method, Level: s.opts.Level, AllZero: s.allZero, UUID: &uuid, Accelerator: s.opts.Accelerator, Counters: &s.prog,
+		Wire: s.opts.Wire, AllZero: s.allZero, UUID: &uuid,
 	})
 }
 
@@ -243,7 +235,7 @@ func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 			return
 		}
 		s.opts.Progress(RestoreProgress{
-			Sent: s.prog.Bytes.Load(), Normal: s.prog.Normal.Load(), Total: s.r.Manifest().Totals.Pages, Elapsed: time.Since(s.began),
+			Sent: s.opts.Counters.Bytes.Load(), Normal: s.opts.Counters.Normal.Load(), Total: s.r.Manifest().Totals.Pages, Elapsed: time.Since(s.began),
 		})
 		// QEMU does not answer while it loads devices.
 		m, err := s.vm.QueryMigrate(ctx)

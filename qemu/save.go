@@ -12,8 +12,6 @@ import (
 	"github.com/vmferry/vmferry/internal/termtext"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/migration/stored"
-	"github.com/vmferry/vmferry/multifd"
-	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
 )
@@ -22,12 +20,12 @@ import (
 type SaveOptions struct {
 	// Monitor opens the machine's monitor, and opens it again if it ends before the
 	// machine is back in its state. Mostly it is a qmp.Socket.
-	Monitor  qmp.Opener
-	Channels int            // 2
-	Method   multifd.Method // none
-	Level    int            // one of SourceLevels, or 0 for the method's default
-	Store    snapshot.Store // fast
-	Tool     string         // noted in the manifest
+	Monitor qmp.Opener
+	// Wire is between QEMU and this process. Its Level is one of SourceLevels. Its
+	// Accelerator deflates for the stores fast and dense, too.
+	migration.Wire
+	Store snapshot.Store // fast
+	Tool  string         // noted in the manifest
 	// MaxSize is the most bytes that the snapshot has at any moment; 0 is no bound.
 	MaxSize int64
 	// AtPause is a shell command that runs while the machine is paused at the end,
@@ -56,19 +54,14 @@ type SaveOptions struct {
 	MaxRounds int
 	// ConnectTimeout bounds the wait for QEMU's connections; 30 s.
 	ConnectTimeout time.Duration
-	// StallTimeout is that of migration.ReceiveConfig.
-	StallTimeout time.Duration
 	// SocketDir is the directory for the socket between QEMU and this process; by
 	// default the directory for temporary files.
 	SocketDir string
 	// Guard is the command that runs RunGuard; without it a killed process
 	// may leave the machine paused.
-	Guard []string
-	// Accelerator deflates and inflates for qpl and for the stores fast and dense;
-	// nil is software. Save does not close it.
-	Accelerator *pagecodec.Accelerator
-	Progress    func(SaveProgress)
-	Logger      *slog.Logger
+	Guard    []string
+	Progress func(SaveProgress)
+	Logger   *slog.Logger
 }
 
 // SaveProgress is how far a save is.
@@ -108,12 +101,9 @@ type SaveResult struct {
 	SavedRunState string `json:"saved_run_state"`
 }
 
-func (o *SaveOptions) defaults() {
-	if o.Channels == 0 {
-		o.Channels = 2
-	}
-	if o.Method == nil {
-		o.Method = multifd.None
+func (o *SaveOptions) defaults() (err error) {
+	if o.Wire, err = o.Wire.WithDefaults(); err != nil {
+		return err
 	}
 	if o.Bandwidth == 0 {
 		o.Bandwidth = unlimited
@@ -136,6 +126,7 @@ func (o *SaveOptions) defaults() {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	return nil
 }
 
 // Save saves a machine to a new directory while the machine runs. After Save, also
@@ -145,7 +136,9 @@ func (o *SaveOptions) defaults() {
 //
 // A QEMU before 8.1 leaves a machine that does not run in the state postmigrate.
 func Save(ctx context.Context, path string, opts SaveOptions) (_ *SaveResult, err error) {
-	opts.defaults()
+	if err := opts.defaults(); err != nil {
+		return nil, err
+	}
 	if err := SourceLevels(opts.Method).Check("QEMU's "+opts.Method.Name(), opts.Level); err != nil {
 		return nil, err
 	}
@@ -183,8 +176,6 @@ type save struct {
 	recoveryFailed bool
 
 	sockets *lingerListener // of QEMU's connections, nil before there are any
-
-	prog migration.Counters
 
 	// recovery is what has to be done for the machine when the save ends, in any way.
 	// The goroutine that receives changes it too: see updateRecovery. recovered says
@@ -262,7 +253,7 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	if err != nil {
 		return nil, err
 	}
-	result := &SaveResult{Snapshot: s.path, Rounds: s.rounds(), Received: s.prog.Bytes.Load(), Downtime: s.last.Downtime.Duration()}
+	result := &SaveResult{Snapshot: s.path, Rounds: s.rounds(), Received: s.opts.Counters.Bytes.Load(), Downtime: s.last.Downtime.Duration()}
 	if err := s.atPause(ctx); err != nil {
 		return nil, err
 	}
@@ -373,7 +364,7 @@ func (s *save) rounds() uint64 {
 
 func (s *save) report(phase string) {
 	p := SaveProgress{
-		Phase: phase, Received: s.prog.Bytes.Load(), Stored: s.w.Bytes(), Normal: s.prog.Normal.Load(), Zero: s.prog.Zero.Load(),
+		Phase: phase, Received: s.opts.Counters.Bytes.Load(), Stored: s.w.Bytes(), Normal: s.opts.Counters.Normal.Load(), Zero: s.opts.Counters.Zero.Load(),
 		Elapsed: time.Since(s.began), QEMUStatus: s.last.Status,
 	}
 	if ram := s.last.RAM; ram != nil {

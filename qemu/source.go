@@ -84,12 +84,12 @@ func (s *save) startReceiving(ctx context.Context, ln net.Listener) *receiving {
 		defer close(r.done)
 		defer endLifting()
 		_, r.err = migration.Receive(ctx, ln, migration.ReceiveConfig{
-			Channels: s.opts.Channels, Method: s.opts.Method, Sink: s.w, MaxMemory: s.opts.MaxMemory, StallTimeout: s.opts.StallTimeout, Commit: func(all *migration.Received) error {
+			Wire: s.opts.Wire, Sink: s.w, MaxMemory: s.opts.MaxMemory, Commit: func(all *migration.Received) error {
 				r.received = all
 				return s.allArrived(all)
 			},
 			Main:           vmstate.DestinationOptions{NoDescription: s.noDescription},
-			ConnectTimeout: s.opts.ConnectTimeout, Accelerator: s.opts.Accelerator, Counters: &s.prog, Pace: pace, Logger: s.opts.Logger,
+			ConnectTimeout: s.opts.ConnectTimeout, Pace: pace, Logger: s.opts.Logger,
 		})
 		r.gaveUp = errors.Is(r.err, errNotRunning)
 	}()

@@ -163,7 +163,7 @@ func playToMemory(t *testing.T, method multifd.Method, conns [][]byte) *guestmem
 	play(t, addr.Addr, conns)
 	mem := new(guestmem.Memory)
 	if _, err := migration.Receive(t.Context(), ln, migration.ReceiveConfig{
-		Channels: len(conns) - 1, Method: method, Sink: mem, ConnectTimeout: 10 * time.Second,
+		Wire: migration.Wire{Channels: len(conns) - 1, Method: method}, Sink: mem, ConnectTimeout: 10 * time.Second,
 	}); err != nil {
 		t.Fatal(err)
 	}

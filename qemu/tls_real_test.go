@@ -145,7 +145,7 @@ func receiveOverTLS(t *testing.T, src *qemutest.VM, server *tls.Config) (string,
 		t.Fatal(err)
 	}
 	received, err := migration.Receive(t.Context(), ln, migration.ReceiveConfig{
-		Channels: 2, Method: multifd.Zlib, Sink: w, TLS: server, ConnectTimeout: 5 * time.Second,
+		Wire: migration.Wire{Channels: 2, Method: multifd.Zlib}, Sink: w, TLS: server, ConnectTimeout: 5 * time.Second,
 	})
 	if err != nil {
 		w.Abort()
@@ -171,7 +171,7 @@ func sendOverTLS(t *testing.T, path string, dst *qemutest.VM, client *tls.Config
 	}
 	to := transport.Address{Network: "tcp", Addr: address}
 	over := func(ctx context.Context) (net.Conn, error) { return to.Dial(ctx, client) }
-	if err := stored.Send(t.Context(), over, open(t, path), stored.SendConfig{Channels: 3, Method: multifd.Zstd}); err != nil {
+	if err := stored.Send(t.Context(), over, open(t, path), stored.SendConfig{Wire: migration.Wire{Channels: 3, Method: multifd.Zstd}}); err != nil {
 		t.Fatalf("%v\n%s", err, dst.Stderr())
 	}
 }

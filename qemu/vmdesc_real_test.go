@@ -62,7 +62,7 @@ func TestRealQEMUWithoutADescriptionThatWaitsForTheAnswer(t *testing.T) {
 			}
 			mem := new(guestmem.Memory)
 			_, err = migration.Receive(soon(t), ln, migration.ReceiveConfig{
-				Channels: 2, Method: multifd.None, Sink: mem, ConnectTimeout: 20 * time.Second,
+				Wire: migration.Wire{Channels: 2, Method: multifd.None}, Sink: mem, ConnectTimeout: 20 * time.Second,
 				Main: vmstate.DestinationOptions{NoDescription: accept},
 			})
 			mem.Close()

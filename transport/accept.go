@@ -58,7 +58,7 @@ type arrival struct {
 }
 
 // Acceptor accepts connections for as long as a migration lasts: a source that
-// has more channels than this side was told must not go unnoticed, because
+// has more channels than this side expects must not go unnoticed, because
 // what it sends over them would be missing.
 type Acceptor struct {
 	ln       net.Listener
@@ -145,10 +145,10 @@ func (a *Acceptor) RefuseMore(ctx context.Context, uuid [16]byte) error {
 	}
 }
 
-// tooMany is the error of a source with more channels than this side was told.
+// tooMany is the error of a source with more channels than this side expects.
 func tooMany(id, channels int) error {
 	return &multifd.ChannelError{Channel: id, Field: "id",
-		Err: fmt.Errorf("%w: this side was told %d channels, 0 to %d: set the same multifd-channels on both", ErrChannels, channels, channels-1)}
+		Err: fmt.Errorf("%w: the source uses more than %d channels, 0 to %d: set the same multifd-channels on both", ErrChannels, channels, channels-1)}
 }
 
 const (

@@ -34,7 +34,7 @@ type gathering struct {
 type machineChannels struct {
 	uuid     [16]byte
 	channels []*arrival
-	beyond   *arrival // one more than this side was told
+	beyond   *arrival // one more than this side expects
 }
 
 func (m *machineChannels) count() (n int) {

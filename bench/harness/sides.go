@@ -63,7 +63,7 @@ func migrate(j Job, to transport.Address, m *machine.Machine) (t Result, err err
 
 func config(j Job, m *machine.Machine) (cfg live.Config, err error) {
 	cfg = live.Config{
-		Channels: j.Channels, Level: j.Level, Memory: m.Memory(), Downtime: j.Downtime,
+		Wire: migration.Wire{Channels: j.Channels, Level: j.Level}, Memory: m.Memory(), Downtime: j.Downtime,
 		Pause: func(context.Context) ([]byte, error) {
 			m.Pause()
 			return m.Save()
@@ -105,7 +105,7 @@ func receive(j Job, report func(Result) error) (Result, error) {
 // take receives a machine. Its Commit and its Start do next to nothing, so that
 // the downtime is the migration's; the writers' numbers are read off afterwards.
 func take(j Job, ln net.Listener, mem *guestmem.Memory) (t Result, err error) {
-	cfg := live.ReceiveConfig{ReceiveConfig: migration.ReceiveConfig{Channels: j.Channels, Sink: mem}}
+	cfg := live.ReceiveConfig{ReceiveConfig: migration.ReceiveConfig{Wire: migration.Wire{Channels: j.Channels}, Sink: mem}}
 	if cfg.Method, err = j.method(); err != nil {
 		return t, err
 	}

@@ -89,10 +89,10 @@ func (c *receiveCmd) Run(a *app) (err error) {
 	defer stop()
 	var m *snapshot.Manifest
 	_, err = migration.Receive(a.ctx, ln, migration.ReceiveConfig{
-		Channels: c.Channels, Method: method, Sink: w, TLS: secure, ConnectTimeout: c.Wait, StallTimeout: c.stallTimeout(),
-		Main:        vmstate.DestinationOptions{SwitchoverAck: c.SwitchoverAck, NoDescription: c.NoDescription},
-		MaxMemory:   uint64(c.MaxMemory),
-		Accelerator: acc, Counters: &counts, Logger: a.logger(),
+		Wire: migration.Wire{Channels: c.Channels, Method: method, StallTimeout: c.stallTimeout(), Accelerator: acc, Counters: &counts}, Sink: w, TLS: secure, ConnectTimeout: c.Wait,
+		Main:      vmstate.DestinationOptions{SwitchoverAck: c.SwitchoverAck, NoDescription: c.NoDescription},
+		MaxMemory: uint64(c.MaxMemory),
+		Logger:    a.logger(),
 		// A source with a return path gives its machine up only when it
 		// is told that all is well: here, that the snapshot is complete.
 		Commit: func(r *migration.Received) (err error) {

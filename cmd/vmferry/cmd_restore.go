@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
@@ -42,8 +43,8 @@ func (c *restoreCmd) Run(a *app) error {
 	defer r.Close()
 	p := a.newProgress(c.JSON)
 	result, err := qemu.Restore(a.ctx, r.Reader, qemu.RestoreOptions{
-		Monitor: qmp.Socket(c.QMP), Channels: c.Channels, Method: method, Level: c.Level, Paused: c.Paused, Force: c.Force,
-		ConnectTimeout: c.patience(), StallTimeout: c.stallTimeout(), SocketDir: c.SocketDir, Accelerator: acc, Logger: a.logger(),
+		Monitor: qmp.Socket(c.QMP), Wire: migration.Wire{Channels: c.Channels, Method: method, Level: c.Level, StallTimeout: c.stallTimeout(), Accelerator: acc}, Paused: c.Paused, Force: c.Force,
+		ConnectTimeout: c.patience(), SocketDir: c.SocketDir, Logger: a.logger(),
 		Progress: func(s qemu.RestoreProgress) {
 			p.show(int64(s.Normal), int64(s.Total), fmt.Sprintf("%d of %d pages, %s sent", s.Normal, s.Total, size(s.Sent)), s)
 		},

@@ -5,6 +5,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
@@ -57,9 +58,9 @@ func (c *saveCmd) Run(a *app) error {
 	}
 	p := a.newProgress(c.JSON)
 	result, err := qemu.Save(a.ctx, c.Snapshot, qemu.SaveOptions{
-		Monitor: qmp.Socket(c.QMP), Channels: c.Channels, Method: method, Level: c.Level, Store: snapshot.Store(c.Store), Tool: tool(),
+		Monitor: qmp.Socket(c.QMP), Wire: migration.Wire{Channels: c.Channels, Method: method, Level: c.Level, StallTimeout: c.stallTimeout(), Accelerator: acc}, Store: snapshot.Store(c.Store), Tool: tool(),
 		AtPause: c.AtPause, AtPauseTimeout: c.AtPauseTimeout, StayPaused: c.StayPaused, Bandwidth: uint64(c.Bandwidth), Downtime: c.DowntimeLimit,
-		MaxRounds: c.MaxRounds, MaxSize: int64(c.MaxSize), MaxMemory: uint64(c.MaxMemory), StallTimeout: c.stallTimeout(), SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Accelerator: acc, Logger: a.logger(),
+		MaxRounds: c.MaxRounds, MaxSize: int64(c.MaxSize), MaxMemory: uint64(c.MaxMemory), SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Logger: a.logger(),
 		Progress: func(s qemu.SaveProgress) {
 			p.show(int64(s.Total-s.Remaining), int64(s.Total), saveLine(s), s)
 		},

@@ -60,8 +60,8 @@ func (c *sendCmd) Run(a *app) error {
 	defer stop()
 	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, secure) }
 	err = stored.Send(a.ctx, dial, r.Reader, stored.SendConfig{
-		Channels: c.Channels, Method: method, Level: c.Level, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Bandwidth: uint64(c.Bandwidth), Accelerator: acc, Counters: &counts,
-		StallTimeout: c.stallTimeout(), ConnectTimeout: c.ConnectTimeout,
+		Wire: migration.Wire{Channels: c.Channels, Method: method, Level: c.Level, Accelerator: acc, Counters: &counts, StallTimeout: c.stallTimeout()}, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Bandwidth: uint64(c.Bandwidth),
+		ConnectTimeout: c.ConnectTimeout,
 	})
 	stop()
 	p.end()

@@ -122,7 +122,7 @@ func Source(ctx context.Context, cfg Config, to transport.Address, out io.Writer
 		return err
 	}
 	mc := live.Config{
-		Channels: cfg.Channels, Method: method, Memory: m.Memory(), Dirty: tracked, Machine: "vmferry-demo",
+		Wire: migration.Wire{Channels: cfg.Channels, Method: method, LinkTimeout: cfg.LinkTimeout}, Memory: m.Memory(), Dirty: tracked, Machine: "vmferry-demo",
 		Pause: func(context.Context) ([]byte, error) {
 			m.Pause()
 			if cfg.TellPaused {
@@ -133,7 +133,7 @@ func Source(ctx context.Context, cfg Config, to transport.Address, out io.Writer
 		},
 		Resume: m.Start, Throttle: m.Throttle,
 		Bandwidth: cfg.Bandwidth, Downtime: cfg.Downtime, StandStill: cfg.StandStill,
-		LinkTimeout: cfg.LinkTimeout, Inquiry: cfg.Inquiry, Logger: log,
+		Inquiry: cfg.Inquiry, Logger: log,
 		Report: func(r live.Round) { say.say(Event{Event: "round", Round: &r}) },
 	}
 	if cfg.FollowSpeed {
@@ -216,8 +216,8 @@ func Destination(ctx context.Context, cfg Config, at transport.Address, out io.W
 	defer memory.Close()
 	var m *machine.Machine
 	rc := live.ReceiveConfig{ReceiveConfig: migration.ReceiveConfig{
-		Channels: cfg.Channels, Method: method, Sink: memory, Logger: log,
-		ConnectTimeout: cfg.ConnectTimeout, LinkTimeout: cfg.LinkTimeout,
+		Wire: migration.Wire{Channels: cfg.Channels, Method: method, LinkTimeout: cfg.LinkTimeout}, Sink: memory, Logger: log,
+		ConnectTimeout: cfg.ConnectTimeout,
 		Commit: func(r *migration.Received) (err error) {
 			m, err = arrive(&say, cfg, memory, r)
 			return err

@@ -16,23 +16,16 @@ var waits = map[string][]string{
 	"live.Config.ConnectTimeout":                 {"migration.TestSend_SaysForHowLongItTried"},
 	"live.Config.Downtime":                       {"live.TestAMachineThatDivergesStaysOrStopsAsTold"},
 	"live.Config.Inquiry":                        {"live.TestALinkThatBreaksInTheMomentOfTheHandover"},
-	"live.Config.LinkTimeout":                    {"live.TestADialingThatHangsIsBounded"},
-	"live.Config.StallTimeout":                   {"migration.TestSend_ADestinationThatStopsReadingIsAStall"},
 	"live.Config.StandStill":                     {"live.TestALinkThatBreaksInTheMomentOfTheHandover"},
 	"migration.ReceiveConfig.ConnectTimeout":     {"migration.TestReceive_SilentConnectionsMakeRoomForTheSource"},
-	"migration.ReceiveConfig.LinkTimeout":        {"migration.TestSend_ASlowReaderThatAcknowledgesIsAlive"},
-	"migration.ReceiveConfig.StallTimeout":       {"migration.TestReceive_ASourceThatFallsSilentIsAStall", "migration.TestReceive_AHeadThatNeverComesIsAStall", "migration.TestReceive_AChannelThatStopsInsideAPacketIsAStall"},
 	"migration.SendConfig.ConnectTimeout":        {"migration.TestSend_TriesAgainUntilTheDestinationListens", "migration.TestSend_SaysForHowLongItTried"},
-	"migration.SendConfig.LinkTimeout":           {"live.TestADialingThatHangsIsBounded"},
-	"migration.SendConfig.StallTimeout":          {"migration.TestSend_ADestinationThatStopsReadingIsAStall", "migration.TestSend_ADestinationThatNeverAnswersIsAStall"},
+	"migration.Wire.LinkTimeout":                 {"live.TestADialingThatHangsIsBounded", "migration.TestSend_ASlowReaderThatAcknowledgesIsAlive"},
+	"migration.Wire.StallTimeout":                {"migration.TestReceive_ASourceThatFallsSilentIsAStall", "migration.TestReceive_AHeadThatNeverComesIsAStall", "migration.TestReceive_AChannelThatStopsInsideAPacketIsAStall", "migration.TestSend_ADestinationThatStopsReadingIsAStall", "migration.TestSend_ADestinationThatNeverAnswersIsAStall", "qemu.FuzzHostileMonitor"},
 	"migration/stored.SendConfig.ConnectTimeout": {"cmd/vmferry.TestScripts"},
-	"migration/stored.SendConfig.StallTimeout":   {"cmd/vmferry.TestScripts"},
 	"qemu.RestoreOptions.ConnectTimeout":         {"qemu.TestRealQEMURestoreWaitsForAQEMUThatStarts"},
-	"qemu.RestoreOptions.StallTimeout":           {"qemu.FuzzHostileMonitor"},
 	"qemu.SaveOptions.AtPauseTimeout":            {"qemu.TestRealQEMUAtPause_EndsAfterItsTimeout"},
 	"qemu.SaveOptions.ConnectTimeout":            {"qemu.FuzzHostileMonitor"},
 	"qemu.SaveOptions.Downtime":                  {"qemu.TestRealQEMUSaveAndRestore"},
-	"qemu.SaveOptions.StallTimeout":              {"qemu.FuzzHostileMonitor"},
 	"transport.AcceptConfig.ConnectTimeout":      {"migration.TestReceive_SilentConnectionsMakeRoomForTheSource"},
 	"transport.AcceptConfig.IdentifyWithin":      {"migration.TestReceive_SilentConnectionsAreClosedAfterAWhile"},
 	"transport.AcceptConfig.LinkTimeout":         {"migration.TestSend_ASlowReaderThatAcknowledgesIsAlive"},
@@ -41,7 +34,7 @@ var waits = map[string][]string{
 }
 
 // TestWaits_EveryDurationIsShown looks at the exported durations of structs that
-// configure something: Config, Options, Handover.
+// configure something: Config, Options, Wire.
 func TestWaits_EveryDurationIsShown(t *testing.T) {
 	found := make(map[string]bool)
 	for _, s := range sources(t, false) {
@@ -75,7 +68,7 @@ func TestWaits_EveryDurationIsShown(t *testing.T) {
 }
 
 func configures(name string) bool {
-	for _, suffix := range []string{"Config", "Options", "Handover"} {
+	for _, suffix := range []string{"Config", "Options", "Wire"} {
 		if strings.HasSuffix(name, suffix) {
 			return true
 		}

@@ -9,7 +9,6 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
-	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
@@ -32,11 +31,7 @@ func Meta(r *migration.Received) snapshot.Meta {
 
 // SendConfig says how a snapshot is sent.
 type SendConfig struct {
-	// Channels and Method have to be those of the destination; Level is the
-	// method's, 0 for its default.
-	Channels int
-	Method   multifd.Method
-	Level    int
+	migration.Wire
 	// AllZero sends a record of every zero page: for a destination whose
 	// memory holds something, such as a file that was used before. Otherwise
 	// zero pages are sent of small blocks only, such as ROMs; main memory is
@@ -50,11 +45,8 @@ type SendConfig struct {
 	// Bandwidth bounds the bytes a second of all channels together; 0 is no
 	// bound.
 	Bandwidth uint64
-	// StallTimeout and ConnectTimeout are those of SendConfig.
-	StallTimeout, ConnectTimeout time.Duration
-	// Accelerator is what qpl uses; nil is software. Its owner closes it.
-	Accelerator *pagecodec.Accelerator
-	Counters    *migration.Counters
+	// ConnectTimeout is that of migration.SendConfig.
+	ConnectTimeout time.Duration
 }
 
 // smallBlock is up to which size a block's zero pages are always sent.
@@ -77,7 +69,7 @@ func Send(ctx context.Context, dial transport.Dialer, r *snapshot.Reader, cfg Se
 	if err != nil {
 		return err
 	}
-	if len(states) > 0 && cfg.Method != multifd.None {
+	if len(states) > 0 && cfg.Method != nil && cfg.Method != multifd.None {
 		return fmt.Errorf("the snapshot has device-state packets of multifd channels, which QEMU takes without compression only: use --compression none")
 	}
 	var uuid [16]byte
@@ -89,9 +81,8 @@ func Send(ctx context.Context, dial transport.Dialer, r *snapshot.Reader, cfg Se
 		}
 	}
 	s, err := migration.Connect(ctx, dial, migration.SendConfig{
-		Channels: cfg.Channels, Method: cfg.Method, Level: cfg.Level, Head: head, Layout: r.Layout(),
-		SyncMode: m.Machine.Sync, UUID: uuid, ReturnPath: !cfg.NoReturnPath, Bandwidth: cfg.Bandwidth, Accelerator: cfg.Accelerator, Counters: cfg.Counters,
-		StallTimeout: cfg.StallTimeout, ConnectTimeout: cfg.ConnectTimeout,
+		Wire: cfg.Wire, Head: head, Layout: r.Layout(), SyncMode: m.Machine.Sync, UUID: uuid,
+		ReturnPath: !cfg.NoReturnPath, Bandwidth: cfg.Bandwidth, ConnectTimeout: cfg.ConnectTimeout,
 	})
 	if err != nil {
 		return err

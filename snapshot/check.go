@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -67,7 +68,7 @@ func checkBlockNames(l *guest.Layout) error {
 func (m *Manifest) checkObjects() error {
 	names, roles := map[string]bool{manifestName: true}, map[Role]int{}
 	for _, o := range m.Objects {
-		if err := checkName(o.Name); err != nil {
+		if err := store.CheckName(o.Name); err != nil {
 			return err
 		}
 		if names[o.Name] {

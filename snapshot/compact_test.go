@@ -12,19 +12,19 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 )
 
 // pageObjects are the names of the objects that hold pages.
-func pageObjects(b *snapshottest.Bucket) []string {
+func pageObjects(b *storetest.Bucket) []string {
 	return slices.DeleteFunc(b.Names(), func(name string) bool { return !strings.HasPrefix(name, "pages-") })
 }
 
 // rewritten keeps 128 random pages, and then n of them again.
-func rewritten(t *testing.T, store snapshot.Store, n int) (*snapshottest.Bucket, *model, *snapshot.Manifest) {
+func rewritten(t *testing.T, store snapshot.Store, n int) (*storetest.Bucket, *model, *snapshot.Manifest) {
 	t.Helper()
 	l := pcLayout(t, 4096)
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{Store: store, ObjectSize: 1}) // an object an extent
 	m := newModel(l)
 	r := seeded("rewritten")
@@ -41,7 +41,7 @@ func rewritten(t *testing.T, store snapshot.Store, n int) (*snapshottest.Bucket,
 	return bucket, m, finish(t, w, l)
 }
 
-func TestMoreThanAQuarterSupersededIsRewritten(t *testing.T) {
+func TestFinish_RewritesObjectsThatAreMoreThanAQuarterSuperseded(t *testing.T) {
 	for _, store := range stores {
 		for _, tt := range []struct {
 			again int
@@ -69,12 +69,12 @@ func TestMoreThanAQuarterSupersededIsRewritten(t *testing.T) {
 	}
 }
 
-// TestAtMostAQuarterIsLeft rewrites pages over and over, as rounds do.
-func TestAtMostAQuarterIsLeft(t *testing.T) {
+// TestFinish_LeavesAtMostAQuarterSuperseded rewrites pages over and over, as rounds do.
+func TestFinish_LeavesAtMostAQuarterSuperseded(t *testing.T) {
 	for _, store := range stores {
 		for round := range 5 {
 			l := pcLayout(t, 4096)
-			bucket := snapshottest.NewBucket()
+			bucket := storetest.NewBucket()
 			w := create(t, bucket, l, snapshot.Options{Store: store, ObjectSize: 30_000})
 			m := newModel(l)
 			r := seeded(fmt.Sprint(store, round))
@@ -108,9 +108,9 @@ func TestAtMostAQuarterIsLeft(t *testing.T) {
 	}
 }
 
-func TestCompactingMovesDeflatedPagesWithoutRecompression(t *testing.T) {
+func TestFinish_MovesDeflatedPagesWithoutRecompression(t *testing.T) {
 	l := pcLayout(t, 4096)
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{ObjectSize: 1})
 	m := newModel(l)
 	r := seeded("moved")
@@ -137,29 +137,29 @@ func TestCompactingMovesDeflatedPagesWithoutRecompression(t *testing.T) {
 	m.check(t, open(t, bucket))
 }
 
-func TestCompactionClosesWhatItOpens(t *testing.T) {
+func TestFinish_ClosesWhatItOpens(t *testing.T) {
 	bucket, _, _ := rewritten(t, snapshot.StoreFast, 100)
 	if n := bucket.OpenObjects(); n != 0 {
 		t.Errorf("%d objects are open", n)
 	}
 }
 
-func TestFinishEndsWithItsContext(t *testing.T) {
+func TestFinish_EndsWithItsContext(t *testing.T) {
 	cause := errors.New("the operator changed her mind")
 	l := pcLayout(t, 4096)
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
 	if _, err := w.Finish(ctx, metaFor(l)); !errors.Is(err, cause) {
 		t.Errorf("got %v", err)
 	}
-	if err := w.Abort(); err != nil || len(bucket.Names()) != 0 {
+	if err := w.Abort(t.Context()); err != nil || len(bucket.Names()) != 0 {
 		t.Errorf("left behind: %q, %v", bucket.Names(), err)
 	}
 }
 
-func TestVerifyAndExportEndWithTheirContext(t *testing.T) {
+func TestReader_EndsWithTheContext(t *testing.T) {
 	bucket, m := small(t, snapshot.StoreFast, 4096)
 	r := open(t, bucket)
 	ctx, cancel := context.WithCancel(t.Context())

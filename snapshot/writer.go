@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/iaa/hybrid"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/store"
 )
 
 // Options say how a snapshot is written. The zero value is ready for use.
@@ -36,7 +38,8 @@ type Options struct {
 
 // Writer writes one snapshot. It is the sink of a migration.
 type Writer struct {
-	bucket Bucket
+	ctx    context.Context // of the lanes
+	bucket store.Bucket
 	opts   Options
 	codec  codec
 	layout *guest.Layout
@@ -44,22 +47,24 @@ type Writer struct {
 
 	mu      sync.Mutex
 	extents []extent
-	free    []uint64 // numbers of extents whose objects were removed
+	free    []uint64 // numbers of extents whose objects were aborted
 	reused  bool     // some of them were taken again
 	objects []*pageObject
-	gone    int      // of them
-	names   []string // of all objects that were begun
-	lanes   int
-	devices []*hybrid.Channel // of lanes, until they are closed
+	gone    int // of them
+	// committed are the names of the objects that Finish committed, or tried to.
+	committed []string
+	lanes     int
+	devices   []*hybrid.Channel // of lanes, until they are closed
 
-	commits errgroup.Group
-	bytes   atomic.Int64
-	stored  atomic.Int64 // bytes of all objects that are there
-	sweep   sweep
+	seals  errgroup.Group
+	bytes  atomic.Int64
+	stored atomic.Int64 // bytes of all objects that are there
+	sweep  sweep
 }
 
-// Create begins a snapshot in an empty bucket.
-func Create(b Bucket, opts Options) (*Writer, error) {
+// Create begins a snapshot in an empty bucket. The lanes write with ctx: when it
+// ends, they fail.
+func Create(ctx context.Context, b store.Bucket, opts Options) (*Writer, error) {
 	if opts.Store == "" {
 		opts.Store = StoreFast
 	}
@@ -70,14 +75,24 @@ func Create(b Bucket, opts Options) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, err := b.List()
-	if err != nil {
+	if err := checkEmpty(ctx, b); err != nil {
 		return nil, err
 	}
-	if len(names) > 0 {
-		return nil, fmt.Errorf("%w: %v holds %s", ErrExists, b, names[0])
+	return &Writer{ctx: ctx, bucket: b, opts: opts, codec: c}, nil
+}
+
+func checkEmpty(ctx context.Context, b store.Bucket) error {
+	names, err := b.List(ctx)
+	if err != nil {
+		return fmt.Errorf("snapshot: %w", err)
 	}
-	return &Writer{bucket: b, opts: opts, codec: c}, nil
+	if slices.Contains(names, manifestName) {
+		return fmt.Errorf("%w: %v holds a snapshot; remove it or save to another name", ErrExists, b)
+	}
+	if len(names) > 0 {
+		return fmt.Errorf("%w: %v is not empty (%s) and holds no complete snapshot; if it is what a save left behind that was killed, remove it", ErrExists, b, names[0])
+	}
+	return nil
 }
 
 // Setup says what memory will come.
@@ -114,23 +129,31 @@ func (w *Writer) newExtent() (uint64, error) {
 	return uint64(len(w.extents) - 1), nil
 }
 
-// Abort removes all that was written. The lanes' goroutines have ended.
-func (w *Writer) Abort() error {
+// Abort removes all that was written, even when ctx has ended. The lanes'
+// goroutines have ended.
+func (w *Writer) Abort(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
 	for _, c := range w.devices {
 		w.opts.Accelerator.Cleanup(c)
 	}
 	w.devices = nil
-	w.commits.Wait() // a commit that failed is being removed anyway
-	for _, o := range w.objects {
-		if !o.sealed {
-			o.w.Abort()
+	w.seals.Wait() // Finish said what went wrong
+	var first error
+	note := func(err error) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && first == nil {
+			first = fmt.Errorf("snapshot: removing what there is of an unfinished snapshot: %w", err)
 		}
 	}
 	// The manifest goes first: without it there is no snapshot.
-	var first error
-	for _, name := range slices.Backward(w.names) {
-		if err := w.bucket.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) && first == nil {
-			first = fmt.Errorf("snapshot: removing what there is of an unfinished snapshot: %w", err)
+	for _, name := range slices.Backward(w.committed) {
+		note(w.bucket.Remove(ctx, name))
+	}
+	for _, o := range w.objects {
+		if o.w == nil || o.gone {
+			continue
+		}
+		if err := o.w.Abort(ctx); !errors.Is(err, fs.ErrClosed) { // unless it is committed
+			note(err)
 		}
 	}
 	return first

@@ -1,4 +1,4 @@
-package snapshot
+package store
 
 import (
 	"errors"
@@ -20,8 +20,6 @@ type NewFile struct {
 	id        fileID
 	over      bool
 }
-
-var _ File = (*NewFile)(nil)
 
 // CreateFile begins a file. It fails with fs.ErrExist if there is anything of
 // that name, a symbolic link or a FIFO included, or of the temporary one.
@@ -68,7 +66,7 @@ func (f *NewFile) Commit() error {
 	}
 	f.over = true
 	defer f.dir.Close()
-	if err := publish(f.dir, f.file, f.id, f.temporary, f.name); err != nil {
+	if err := publish(f.dir, f.id, f.temporary, f.name, syncClose(f.file)); err != nil {
 		return err
 	}
 	if err := f.dir.sync(); err != nil {

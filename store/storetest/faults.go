@@ -1,4 +1,4 @@
-package snapshottest
+package storetest
 
 import (
 	"bytes"
@@ -14,7 +14,9 @@ type Op string
 const (
 	Create Op = "create"
 	Write  Op = "write"
+	Seal   Op = "seal"
 	Commit Op = "commit"
+	Abort  Op = "abort"
 	Open   Op = "open"
 	Read   Op = "read"
 	Remove Op = "remove"
@@ -100,7 +102,7 @@ func (b *Bucket) change(name string, f func([]byte) []byte) {
 	defer b.mu.Unlock()
 	data, there := b.objects[name]
 	if !there {
-		panic("snapshottest: there is no object " + name + " to change")
+		panic("storetest: there is no object " + name + " to change")
 	}
 	b.objects[name] = f(bytes.Clone(data))
 }

@@ -1,4 +1,4 @@
-package snapshot
+package store
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 )
 
 // fsys is the file system below a Dir and a NewFile: the operations whose order
-// and durability a snapshot depends on. Tests put a model in its place that
+// and durability their users depend on. Tests put a model in its place that
 // loses what was not synced.
 type fsys interface {
 	// openDir opens a directory. A symbolic link at the end of path is
@@ -229,7 +229,7 @@ func regular(info fileInfo, path string) error {
 	if info.mode&unix.S_IFMT == unix.S_IFREG {
 		return nil
 	}
-	return fmt.Errorf("%w: %s is %s, no regular file (each object of a snapshot is a regular file)", ErrCorrupt, path, info.kind())
+	return fmt.Errorf("%w: %s is %s, no regular file (each object of a snapshot is a regular file)", ErrNotObject, path, info.kind())
 }
 
 func (d *osDir) openFile(op, name string, flags int) (file, error) {

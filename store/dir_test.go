@@ -1,9 +1,12 @@
 package store_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vmferry/vmferry/store"
@@ -107,5 +110,63 @@ func TestRemoveDir_DirectoryThatIsGone(t *testing.T) {
 	}
 	if _, err := d.List(t.Context()); err == nil {
 		t.Error("it was listed")
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(fds)
+}
+
+// A large snapshot has more objects than a process has file descriptors.
+func TestSeal_FreesTheDescriptor(t *testing.T) {
+	d, _ := newDir(t)
+	before := descriptors(t)
+	var sealed []store.Writer
+	for i := range 50 {
+		w, err := d.Create(t.Context(), fmt.Sprintf("o-%d", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Seal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		sealed = append(sealed, w)
+	}
+	if n := descriptors(t); n != before {
+		t.Errorf("%d descriptors beside %d", n-before, before)
+	}
+	for _, w := range sealed {
+		if err := w.Abort(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestCommit_SealedObjectThatWasReplaced(t *testing.T) {
+	d, path := newDir(t)
+	w, err := d.Create(t.Context(), "o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Seal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	theirs := filepath.Join(path, "o.partial")
+	if err := errors.Join(os.Rename(theirs, filepath.Join(path, "moved")), os.WriteFile(theirs, []byte("another's"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Open(t.Context()); err == nil || !strings.Contains(err.Error(), "o.partial is another file now") {
+		t.Errorf("Open: %v", err)
+	}
+	if err := w.Commit(t.Context()); err == nil || !strings.Contains(err.Error(), "o.partial is another file now") {
+		t.Errorf("Commit: %v", err)
+	}
+	if data, err := os.ReadFile(theirs); string(data) != "another's" {
+		t.Errorf("the other file: %q, %v", data, err)
 	}
 }

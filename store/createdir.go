@@ -58,7 +58,7 @@ func createDir(fsys fsys, path string) (*Dir, error) {
 }
 
 func tryCreateDir(fsys fsys, path string) (_ *Dir, err error) {
-	d := &Dir{path: path, fsys: fsys, writes: true, wrote: map[string]fileID{}}
+	d := &Dir{path: path, fsys: fsys, writes: true, wrote: map[string]noted{}}
 	defer func() {
 		if err != nil {
 			d.RemoveDir() // err is what counts; only empty directories are removed

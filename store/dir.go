@@ -21,7 +21,7 @@ type Dir struct {
 	made   []madeDir // the outermost first
 
 	mu    sync.Mutex
-	wrote map[string]fileID // the objects that were committed through it
+	wrote map[string]noted // the objects that were committed through it
 
 	changes entryChanges
 }
@@ -83,13 +83,13 @@ func (d *Dir) Create(ctx context.Context, name string) (Writer, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &dirWriter{f: f, id: info.id, dir: d, name: name}, nil
+	return &dirWriter{f: f, own: noted{info.id, -1}, dir: d, name: name}, nil
 }
 
 // dirWriter writes NAME.partial.
 type dirWriter struct {
 	f    file // nil when it is sealed
-	id   fileID
+	own  noted
 	dir  *Dir
 	name string
 	bad  error // the seal failed
@@ -114,14 +114,19 @@ func (w *dirWriter) Seal(ctx context.Context) error {
 	if w.f == nil {
 		return w.closed("seal")
 	}
-	err := ended(ctx)
+	info, err := w.f.stat()
+	if err == nil {
+		err = ended(ctx)
+	}
 	if err == nil {
 		err = w.f.Sync()
 	}
 	if closeErr := w.f.Close(); err == nil {
 		err = closeErr
 	}
-	w.f, w.bad = nil, err
+	if w.f, w.bad = nil, err; err == nil {
+		w.own.size = info.size
+	}
 	return err
 }
 
@@ -133,7 +138,7 @@ func (w *dirWriter) Open(ctx context.Context) (Object, error) {
 		return nil, fmt.Errorf("store: object %s is read before it is sealed", w.name)
 	}
 	o, err := w.dir.open(ctx, w.name+partial)
-	if err == nil && o.id != w.id {
+	if err == nil && !w.own.is(o.info) {
 		err = errors.Join(replaced(w.name+partial), o.Close())
 	}
 	if err != nil {
@@ -158,9 +163,9 @@ func (w *dirWriter) Commit(ctx context.Context) error {
 		err = w.dir.checkPath()
 	}
 	d := w.dir
-	before := d.own(w.name, w.id) // Remove may come once it is visible
-	if err := publish(d.dir, w.id, w.name+partial, w.name, err); err != nil {
-		d.own(w.name, before)
+	before := d.note(w.name, w.own) // Remove may come once it is visible
+	if err := publish(d.dir, w.own, w.name+partial, w.name, err); err != nil {
+		d.note(w.name, before)
 		return err
 	}
 	return d.changes.sync(d.dir)
@@ -175,30 +180,21 @@ func (w *dirWriter) Abort(context.Context) error {
 		w.f.Close() // its bytes do not count any more
 		w.f = nil
 	}
-	return removeOwn(w.dir.dir, w.name+partial, w.id)
+	return removeOwn(w.dir.dir, w.name+partial, w.own)
 }
 
-// own notes which object of a name was committed through the Dir, and returns
-// what it was before; the zero fileID is none.
-func (d *Dir) own(name string, id fileID) (before fileID) {
+// note notes which object of a name was committed through the Dir, and returns
+// what was noted before; the zero value is none.
+func (d *Dir) note(name string, own noted) (before noted) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	before = d.wrote[name]
-	if id == (fileID{}) {
+	if own == (noted{}) {
 		delete(d.wrote, name)
 	} else {
-		d.wrote[name] = id
+		d.wrote[name] = own
 	}
 	return before
-}
-
-// syncClose makes the bytes of a file durable and closes it.
-func syncClose(f file) error {
-	err := f.Sync()
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	return err
 }
 
 func replaced(name string) error {
@@ -208,12 +204,12 @@ func replaced(name string) error {
 // publish gives a file whose bytes are durable its last name, unless err says
 // that something failed before. After an error the file is gone. The caller
 // syncs the directory.
-func publish(d directory, id fileID, from, to string, err error) error {
+func publish(d directory, own noted, from, to string, err error) error {
 	info, statErr := d.stat(from)
 	if err == nil {
 		err = statErr
 	}
-	if err == nil && info.id != id {
+	if err == nil && !own.is(info) {
 		return replaced(from)
 	}
 	if err == nil {
@@ -222,7 +218,7 @@ func publish(d directory, id fileID, from, to string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if removeErr := removeOwn(d, from, id); !errors.Is(removeErr, fs.ErrNotExist) {
+	if removeErr := removeOwn(d, from, own); !errors.Is(removeErr, fs.ErrNotExist) {
 		err = errors.Join(err, removeErr)
 	}
 	return err
@@ -277,13 +273,12 @@ func (d *Dir) open(ctx context.Context, name string) (*dirObject, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &dirObject{f, info.size, info.id}, nil
+	return &dirObject{f, info}, nil
 }
 
 type dirObject struct {
 	f    file
-	size int64
-	id   fileID
+	info fileInfo
 }
 
 func (o *dirObject) ReadAt(ctx context.Context, p []byte, offset int64) (int, error) {
@@ -293,7 +288,7 @@ func (o *dirObject) ReadAt(ctx context.Context, p []byte, offset int64) (int, er
 	return o.f.ReadAt(p, offset)
 }
 
-func (o *dirObject) Size() int64  { return o.size }
+func (o *dirObject) Size() int64  { return o.info.size }
 func (o *dirObject) Close() error { return o.f.Close() }
 
 // Remove removes an object that was committed through this Dir.
@@ -302,12 +297,12 @@ func (d *Dir) Remove(ctx context.Context, name string) error {
 		return err
 	}
 	d.mu.Lock()
-	id := d.wrote[name] // no file has the zero one
+	own := d.wrote[name] // no file is the zero one
 	d.mu.Unlock()
-	if err := removeOwn(d.dir, name, id); err != nil {
+	if err := removeOwn(d.dir, name, own); err != nil {
 		return err
 	}
-	d.own(name, fileID{})
+	d.note(name, noted{})
 	return d.changes.sync(d.dir)
 }
 

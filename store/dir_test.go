@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -143,6 +144,30 @@ func TestSeal_FreesTheDescriptor(t *testing.T) {
 	for _, w := range sealed {
 		if err := w.Abort(t.Context()); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// The number of a file that was removed is soon another's.
+func TestCommit_SealedObjectWhoseNumberIsAnotherFiles(t *testing.T) {
+	for name, end := range map[string]func(store.Writer, context.Context) error{"Commit": store.Writer.Commit, "Abort": store.Writer.Abort} {
+		d, path := newDir(t)
+		w, err := d.Create(t.Context(), "o")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Seal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		theirs := filepath.Join(path, "o.partial")
+		if err := os.WriteFile(theirs, []byte("another's"), 0o600); err != nil { // it keeps the number
+			t.Fatal(err)
+		}
+		if err := end(w, t.Context()); err == nil || !strings.Contains(err.Error(), "o.partial is") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if data, err := os.ReadFile(theirs); string(data) != "another's" {
+			t.Errorf("the other file: %q, %v", data, err)
 		}
 	}
 }

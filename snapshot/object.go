@@ -119,6 +119,7 @@ func (w *Writer) seal(ctx context.Context, o *pageObject) {
 	w.mu.Lock()
 	o.sealed = true
 	o.info.SHA256 = hex.EncodeToString(o.sum.Sum(nil))
+	o.sum = nil
 	w.mu.Unlock()
 	w.seals.Go(func() error {
 		defer close(o.done)

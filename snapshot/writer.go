@@ -27,8 +27,8 @@ type Options struct {
 	// owner closes it when the lanes are closed or the writer is aborted.
 	Accelerator *multifd.Accelerator
 	// ObjectSize is about how large the first objects of pages get, in
-	// bytes; 0 is 64 MiB, and less where MaxSize is small. Later ones get larger, so that even a hundred TiB
-	// are some thousand objects.
+	// bytes; 0 is 64 MiB, and less where MaxSize is small. Later ones get
+	// larger, so that even a hundred TiB are some thousand objects.
 	ObjectSize int64
 	// MaxSize bounds the bytes of all objects at any moment, those of
 	// superseded pages included; 0 does not. A snapshot that gets larger fails
@@ -62,8 +62,8 @@ type Writer struct {
 	sweep  sweep
 }
 
-// Create begins a snapshot in an empty bucket. The lanes write with ctx: when it
-// ends, they fail.
+// Create begins a snapshot in an empty bucket. Otherwise the error wraps
+// ErrExists. The lanes write with ctx: when it ends, they fail.
 func Create(ctx context.Context, b store.Bucket, opts Options) (*Writer, error) {
 	if opts.Store == "" {
 		opts.Store = StoreFast
@@ -90,7 +90,7 @@ func checkEmpty(ctx context.Context, b store.Bucket) error {
 		return fmt.Errorf("%w: %v holds a snapshot; remove it or save to another name", ErrExists, b)
 	}
 	if len(names) > 0 {
-		return fmt.Errorf("%w: %v is not empty (%s) and holds no complete snapshot; if it is what a save left behind that was killed, remove it", ErrExists, b, names[0])
+		return fmt.Errorf("%w: %v holds %s and no complete snapshot (remove it if a killed save left it behind, or save to another name)", ErrExists, b, names[0])
 	}
 	return nil
 }

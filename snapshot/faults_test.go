@@ -127,6 +127,56 @@ func TestAbort_ErrorOfARemovalIsReported(t *testing.T) {
 	}
 }
 
+// The lanes' context ends, as when the user interrupts a save. What is there by
+// then is removed with the same context.
+func TestWriter_EndsWithItsContext(t *testing.T) {
+	dir, path := newDir(t)
+	bucket := storetest.NewBucket()
+	for _, b := range []store.Bucket{bucket, dir} {
+		cause := errors.New("the user interrupted it")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		w, err := snapshot.Create(ctx, b, snapshot.Options{Store: snapshot.StoreRaw, ObjectSize: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := pcLayout(t, 4096)
+		if err := w.Setup(l); err != nil {
+			t.Fatal(err)
+		}
+		lane, m, r := openLane(t, w), newModel(l), seeded("interrupted")
+		put := func() error {
+			offsets := spread(r, l, l.Blocks[0], 128)
+			pages, err := lane.Pages(l.Blocks[0], offsets)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range pages {
+				copy(pages[i], fillPage(r, 4096))
+			}
+			return lane.Commit()
+		}
+		m.put(t, lane, l.Blocks[0], fillPages(r, 4096, 100), spread(r, l, l.Blocks[0], 100)...)
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+		cancel(cause)
+		if err := put(); !errors.Is(err, cause) {
+			t.Errorf("%v: putting pages: %v", b, err)
+		}
+		lane.Close() // it has pages that it cannot write
+		if err := w.Abort(ctx); err != nil {
+			t.Errorf("%v: Abort: %v", b, err)
+		}
+		if names, err := b.List(t.Context()); err != nil || len(names) != 0 {
+			t.Errorf("%v: left behind %q, %v", b, names, err)
+		}
+	}
+	wantNothing(t, bucket, "interrupted")
+	if err := dir.RemoveDir(); err != nil {
+		t.Errorf("%s: %v", path, err)
+	}
+}
+
 // fullDir is a directory on a disk with room for some bytes.
 type fullDir struct {
 	*store.Dir

@@ -29,8 +29,8 @@ type Bucket interface {
 	// put there under the name stays, and the error says so. Once Remove
 	// returns nil, a loss of power does not bring the object back.
 	Remove(ctx context.Context, name string) error
-	// List lists the names, in any order, begun objects included: those may
-	// have a suffix.
+	// List lists the names, in any order, those of objects that were begun
+	// through this bucket included: they may have a suffix.
 	List(ctx context.Context) ([]string, error)
 	// String names the bucket for errors.
 	String() string

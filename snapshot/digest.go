@@ -17,7 +17,7 @@ import (
 
 // digests compares the digests of the index and of all objects of pages with
 // the manifest's while a source yields pages. Checksums find what a disk
-// changes; only digests find what somebody changed together with its checksums.
+// changes; only digests find bytes that were changed together with their checksums.
 // Objects are read a second time for that, mostly from the page cache, since
 // a source does not read them in the order of their bytes, nor all of them.
 //

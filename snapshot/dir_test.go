@@ -133,7 +133,7 @@ func TestAbort_RemovesItsOwnFilesOnly(t *testing.T) {
 	m.put(t, lane, l.Blocks[0], fillPages(r, 4096, 128), spread(r, l, l.Blocks[0], 128)...)
 	m.put(t, lane, l.Blocks[0], fillPages(r, 4096, 3), spread(r, l, l.Blocks[0], 3)...)
 	for _, name := range []string{"notes.txt", "pages-000007", "index", "manifest.json"} {
-		if err := os.WriteFile(filepath.Join(path, name), []byte("somebody else's"), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(path, name), []byte("another's"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -151,7 +151,7 @@ func TestAbort_RemovesItsOwnFilesOnly(t *testing.T) {
 		t.Errorf("left: %q, want %q (%v)", names, want, err)
 	}
 	if err := d.RemoveDir(); err == nil {
-		t.Error("a directory with somebody else's files was removed")
+		t.Error("a directory with another's files was removed")
 	}
 }
 

@@ -26,7 +26,7 @@ var update = flag.Bool("update", false, "write the golden files and the seeds of
 var deflatedAs, _ = hex.DecodeString("edc1010d000000c2a0acef5fc21e0e28000000e0dd00")
 
 // TestWriter_FormatIsThatOfTheGoldenFile: a snapshot that was written once has to
-// be readable for good.
+// always be readable.
 func TestWriter_FormatIsThatOfTheGoldenFile(t *testing.T) {
 	l := newLayout(t, 4096, guest.Block{Name: "pc.ram", Length: 1 << 30}, guest.Block{Name: "vga.vram", Length: 16 * 4096})
 	b := storetest.NewBucket()

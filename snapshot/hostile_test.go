@@ -19,7 +19,7 @@ import (
 )
 
 // forger changes a snapshot and makes all checksums and digests right again,
-// as somebody would who wants to do harm.
+// as an attacker would.
 type forger struct {
 	b        *storetest.Bucket
 	manifest map[string]any

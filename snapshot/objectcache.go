@@ -22,7 +22,7 @@ type objectCache struct {
 	closed bool
 }
 
-// cachedObject is closed when it is out of the cache and nobody reads it.
+// cachedObject is closed when it is out of the cache and has no users.
 type cachedObject struct {
 	store.Object // nil if it could not be opened
 	index        uint32

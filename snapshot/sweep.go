@@ -45,7 +45,7 @@ func (w *Writer) sweepIfDue(ctx context.Context) error {
 
 // removeSuperseded removes the sealed objects without a page that counts. Lanes
 // may go on: a location of a sealed extent is never put into the table again, so
-// what is not found there once is gone for good.
+// an extent that is not found there once is never found again.
 func (w *Writer) removeSuperseded(ctx context.Context) error {
 	w.mu.Lock()
 	var sealed []*pageObject

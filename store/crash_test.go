@@ -19,7 +19,7 @@ import (
 const crashPath = "/backups/today/vm1"
 
 // writeCrashing writes a snapshot of several objects, one of which compaction
-// takes away, and leaves its marks in the log. Then it aborts, if it is told to:
+// takes away, and leaves its marks in the log. With abort, it then aborts:
 // so a receiver did whose source failed at the very end.
 func writeCrashing(t *testing.T, f *store.CrashFS, abort bool) {
 	t.Helper()

@@ -216,7 +216,7 @@ func (d *Dir) removeOwnDir(m madeDir) error {
 }
 
 // remove removes the directory if it is empty, still the one that was made, and
-// in use by nobody. CreateDir of another process looks, after it has the lock,
+// not locked. CreateDir of another process looks, after it has the lock,
 // whether the directory is still there: so none is removed below it.
 func (m madeDir) remove(own directory) error {
 	if err := own.lock(); err != nil {

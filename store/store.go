@@ -45,8 +45,8 @@ type Writer interface {
 	// Commit, and frees what writing takes, such as a file descriptor. After an
 	// error the object can only be aborted.
 	Seal(ctx context.Context) error
-	// Open opens the object between Seal and Commit or Abort, when nobody else
-	// can see it.
+	// Open opens the object between Seal and Commit or Abort, while it has no
+	// name that others can open.
 	Open(ctx context.Context) (Object, error)
 	// Commit seals the object, unless it is sealed, and makes it visible under
 	// its name: once Commit returns nil, a loss of power takes neither the

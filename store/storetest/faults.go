@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Op is something that a bucket can be told to fail at.
+// Op is an operation that [Bucket.Fail] makes fail.
 type Op string
 
 // The operations of a bucket and of its objects.

@@ -13,7 +13,8 @@ import (
 )
 
 // check looks for what a correct digest does not rule out. Writer and reader
-// both call it: the reader because a snapshot may be forged, the writer so that it completes nothing that a reader refuses.
+// both call it: the reader because a snapshot may be forged, the writer so that
+// it completes nothing that a reader refuses.
 func (m *Manifest) check() error {
 	layout, err := m.Layout()
 	if err != nil {

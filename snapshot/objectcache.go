@@ -76,9 +76,13 @@ func (c *objectCache) use(ctx context.Context, index uint32) (*cachedObject, err
 		if first {
 			o.Object, o.err = c.opens(ctx, index)
 			o.ended = o.err != nil && ctx.Err() != nil
+			err := errors.Join(o.err, dropped.close())
+			if err != nil {
+				c.drop(o) // this call uses it: release closes it
+			}
 			close(o.ready)
-			if err := errors.Join(o.err, dropped.close()); err != nil {
-				return nil, errors.Join(err, c.drop(o), c.release(o))
+			if err != nil {
+				return nil, errors.Join(err, c.release(o))
 			}
 			return o, nil
 		}
@@ -144,11 +148,11 @@ func (c *objectCache) take(o *cachedObject) *cachedObject {
 	return o
 }
 
-func (c *objectCache) drop(o *cachedObject) error {
+// drop takes out an object that has users.
+func (c *objectCache) drop(o *cachedObject) {
 	c.mu.Lock()
-	unused := c.take(o)
-	c.mu.Unlock()
-	return unused.close()
+	defer c.mu.Unlock()
+	c.take(o)
 }
 
 // close closes the object, if there is one.

@@ -10,7 +10,7 @@ FUZZTIME ?= 10000x
 TESTTIMEOUT ?= 40m
 # All that has goroutines, which the page codec has not. The probes of vmferry bench are
 # left out: they measure, and what they call is here.
-RACED := ./cmd/... ./dirty ./guest ./guestmem ./iaa/... ./internal/cause ./live ./migration/... ./multifd ./pagecodec ./qemu ./qmp/... ./snapshot/... ./transport ./vmstate
+RACED := ./cmd/... ./dirty ./guest ./guestmem ./iaa/... ./internal/cause ./live ./migration/... ./multifd ./pagecodec ./qemu ./qmp/... ./snapshot ./store/... ./transport ./vmstate
 
 .PHONY: build demo test quick nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean
 

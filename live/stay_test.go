@@ -10,16 +10,17 @@ import (
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 )
 
 // stored has the pair's destination be a snapshot, as vmferry receive makes one.
-func (p *pair) stored() *snapshot.Dir {
+func (p *pair) stored() *store.Dir {
 	p.t.Helper()
-	dir, err := snapshot.CreateDir(filepath.Join(p.t.TempDir(), "snap"))
+	dir, err := store.CreateDir(filepath.Join(p.t.TempDir(), "snap"))
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	w, err := snapshot.Create(dir, snapshot.Options{})
+	w, err := snapshot.Create(p.t.Context(), dir, snapshot.Options{})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -49,7 +50,7 @@ func TestASnapshotOfAMachineThatStays(t *testing.T) {
 		p.checkStayed()
 
 		// Later, it is started from the snapshot in another process.
-		r, err := snapshot.Open(dir)
+		r, err := snapshot.Open(t.Context(), dir, snapshot.OpenOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

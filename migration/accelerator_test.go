@@ -216,7 +216,7 @@ func TestAcceleratorDeflatesASnapshot(t *testing.T) {
 			r, _ := keep(t, rec, snapshot.Options{Store: store, Accelerator: acc})
 			mem := make([]byte, r.Layout().Block("ram0").Length)
 			for off := 0; off < len(mem); off += 4096 {
-				if err := r.Page(r.Layout().Block("ram0"), uint64(off), mem[off:off+4096]); err != nil {
+				if err := r.Page(t.Context(), r.Layout().Block("ram0"), uint64(off), mem[off:off+4096]); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -26,8 +26,8 @@ func TestSendSnapshot_AChangedObjectEndsItBeforeTheMachineStarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := snapshottest.NewBucket()
-	w, err := snapshot.Create(b, snapshot.Options{Store: snapshot.StoreRaw})
+	b := storetest.NewBucket()
+	w, err := snapshot.Create(t.Context(), b, snapshot.Options{Store: snapshot.StoreRaw})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestSendSnapshot_AChangedObjectEndsItBeforeTheMachineStarts(t *testing.T) {
 		if changed {
 			b.FlipBit("pages-000000", 5)
 		}
-		r, err := snapshot.Open(b)
+		r, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

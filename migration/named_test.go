@@ -13,6 +13,7 @@ import (
 	"github.com/vmferry/vmferry/guestmem"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -56,15 +57,15 @@ func sinksOfTheTree(t *testing.T) map[string]func() guest.Sink {
 		"guestmem.Memory":  func() guest.Sink { return memory() },
 		"guestmem.Bounced": func() guest.Sink { return guestmem.Bounced(memory()) },
 		"snapshot.Writer": func() guest.Sink {
-			dir, err := snapshot.CreateDir(filepath.Join(t.TempDir(), "snapshot"))
+			dir, err := store.CreateDir(filepath.Join(t.TempDir(), "snapshot"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			w, err := snapshot.Create(dir, snapshot.Options{})
+			w, err := snapshot.Create(t.Context(), dir, snapshot.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { w.Abort() })
+			t.Cleanup(func() { w.Abort(t.Context()) })
 			return w
 		},
 		"one that keeps nothing": func() guest.Sink { return new(nowhere) },

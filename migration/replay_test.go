@@ -15,6 +15,7 @@ import (
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -108,11 +109,11 @@ func methodsFor(rec migration.Recording, store snapshot.Store) []multifd.Method 
 // keep receives a recording into a snapshot and opens it.
 func keep(t *testing.T, rec migration.Recording, opts snapshot.Options) (*snapshot.Reader, *migration.Received) {
 	t.Helper()
-	dir, err := snapshot.CreateDir(filepath.Join(t.TempDir(), "snap"))
+	dir, err := store.CreateDir(filepath.Join(t.TempDir(), "snap"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := snapshot.Create(dir, opts)
+	w, err := snapshot.Create(t.Context(), dir, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +124,7 @@ func keep(t *testing.T, rec migration.Recording, opts snapshot.Options) (*snapsh
 	if _, err := w.Finish(t.Context(), stored.Meta(received)); err != nil {
 		t.Fatal(err)
 	}
-	r, err := snapshot.Open(dir)
+	r, err := snapshot.Open(t.Context(), dir, snapshot.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -278,8 +278,8 @@ func TestNewestWriteWinsInASnapshot(t *testing.T) {
 	stores := []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense, snapshot.StoreZstd, snapshot.StoreRaw}
 	for seed := range schedules() / 5 {
 		s := newSchedule(t, seed)
-		bucket := snapshottest.NewBucket()
-		w, err := snapshot.Create(bucket, snapshot.Options{Store: stores[seed%4], ObjectSize: 64 << 10})
+		bucket := storetest.NewBucket()
+		w, err := snapshot.Create(t.Context(), bucket, snapshot.Options{Store: stores[seed%4], ObjectSize: 64 << 10})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -294,14 +294,14 @@ func TestNewestWriteWinsInASnapshot(t *testing.T) {
 		if 4*m.Totals.Superseded > m.Totals.Superseded+m.Totals.Pages {
 			t.Errorf("seed %d: %d superseded pages are kept beside %d", seed, m.Totals.Superseded, m.Totals.Pages)
 		}
-		r, err := snapshot.Open(bucket)
+		r, err := snapshot.Open(t.Context(), bucket, snapshot.OpenOptions{})
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		page := make([]byte, 4096)
 		for i, b := range r.Layout().Blocks {
 			for off := uint64(0); off < b.Length; off += 4096 {
-				if err := r.Page(b, off, page); err != nil {
+				if err := r.Page(t.Context(), b, off, page); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
 				if !bytes.Equal(page, s.want[i][off:off+4096]) {

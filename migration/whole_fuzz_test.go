@@ -17,7 +17,7 @@ import (
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -106,24 +106,24 @@ func (s *wholeScript) receiveInto(t *testing.T, sink guest.Sink) *migration.Rece
 }
 
 func (s *wholeScript) receiveSnapshot(t *testing.T) {
-	bucket := snapshottest.NewBucket()
-	w, err := snapshot.Create(bucket, snapshot.Options{Store: snapshot.StoreRaw, ObjectSize: 64 << 10})
+	bucket := storetest.NewBucket()
+	w, err := snapshot.Create(t.Context(), bucket, snapshot.Options{Store: snapshot.StoreRaw, ObjectSize: 64 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}
 	received := s.receiveInto(t, w)
 	if received == nil {
-		w.Abort()
+		w.Abort(t.Context())
 		return
 	}
 	if _, err := w.Finish(t.Context(), stored.Meta(received)); err != nil {
 		if !s.faulty {
 			t.Errorf("finishing a snapshot: %v", err)
 		}
-		w.Abort()
+		w.Abort(t.Context())
 		return
 	}
-	r, err := snapshot.Open(bucket)
+	r, err := snapshot.Open(t.Context(), bucket, snapshot.OpenOptions{})
 	if err != nil {
 		t.Fatalf("what was received cannot be opened: %v", err)
 	}
@@ -133,7 +133,7 @@ func (s *wholeScript) receiveSnapshot(t *testing.T) {
 	}
 	page := make([]byte, 4096)
 	s.check(t, func(b *guest.Block, off uint64) []byte {
-		if err := r.Page(b, off, page); err != nil {
+		if err := r.Page(t.Context(), b, off, page); err != nil {
 			t.Fatal(err)
 		}
 		return page

@@ -15,6 +15,7 @@ import (
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 )
 
 const (
@@ -101,11 +102,11 @@ func checkSaved(t *testing.T, path string, saveErr error) {
 		}
 		return
 	}
-	dir, err := snapshot.OpenDir(path)
+	dir, err := store.OpenDir(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := snapshot.Open(dir)
+	r, err := snapshot.Open(t.Context(), dir, snapshot.OpenOptions{})
 	if err != nil {
 		t.Fatalf("what was saved cannot be opened: %v", err)
 	}

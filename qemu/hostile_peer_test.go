@@ -16,7 +16,7 @@ import (
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -125,8 +125,8 @@ func savedMachine(tb testing.TB) *snapshot.Reader {
 	copy(mem.Bytes(layout.Blocks[0]), "the memory of a machine")
 	devices, err := vmstate.OwnerState([]byte("its devices"), 4096)
 	must(err)
-	bucket := snapshottest.NewBucket()
-	w, err := snapshot.Create(bucket, snapshot.Options{Store: snapshot.StoreRaw})
+	bucket := storetest.NewBucket()
+	w, err := snapshot.Create(tb.Context(), bucket, snapshot.Options{Store: snapshot.StoreRaw})
 	must(err)
 	ln, err := transport.Address{Network: "unix", Addr: filepath.Join(tb.TempDir(), "s")}.Listen(context.Background())
 	must(err)
@@ -155,7 +155,7 @@ func savedMachine(tb testing.TB) *snapshot.Reader {
 	must(errors.Join(err, <-sent))
 	_, err = w.Finish(context.Background(), stored.Meta(received))
 	must(err)
-	r, err := snapshot.Open(bucket)
+	r, err := snapshot.Open(tb.Context(), bucket, snapshot.OpenOptions{})
 	must(err)
 	tb.Cleanup(func() { r.Close() })
 	return r

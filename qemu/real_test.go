@@ -24,6 +24,7 @@ import (
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 )
 
 // vmferry is the built program, for its guard and for tests that kill it.
@@ -88,11 +89,11 @@ func saveTo(t *testing.T, path string, opts qemu.SaveOptions) *qemu.SaveResult {
 
 func open(t *testing.T, path string) *snapshot.Reader {
 	t.Helper()
-	dir, err := snapshot.OpenDir(path)
+	dir, err := store.OpenDir(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := snapshot.Open(dir)
+	r, err := snapshot.Open(t.Context(), dir, snapshot.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 )
 
 // SaveOptions say how a running machine is saved. Zero values are defaults.
@@ -142,18 +143,18 @@ func Save(ctx context.Context, path string, opts SaveOptions) (_ *SaveResult, er
 	if err := SourceLevels(opts.Method).Check("QEMU's "+opts.Method.Name(), opts.Level); err != nil {
 		return nil, err
 	}
-	dir, err := snapshot.CreateDir(path)
+	dir, err := store.CreateDir(path)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	w, err := snapshot.Create(dir, snapshot.Options{Store: opts.Store, Tool: opts.Tool, Accelerator: opts.Accelerator, MaxSize: opts.MaxSize})
+	w, err := snapshot.Create(ctx, dir, snapshot.Options{Store: opts.Store, Tool: opts.Tool, Accelerator: opts.Accelerator, MaxSize: opts.MaxSize})
 	if err != nil {
 		return nil, errors.Join(err, dir.RemoveDir())
 	}
 	defer func() {
 		if err != nil {
-			if abortErr := errors.Join(w.Abort(), dir.RemoveDir()); abortErr != nil {
+			if abortErr := errors.Join(w.Abort(ctx), dir.RemoveDir()); abortErr != nil {
 				opts.Logger.Warn("cleaning up after a save that failed", "error", abortErr)
 			}
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/transport"
 )
 
@@ -129,11 +130,11 @@ func receiveOverTLS(t *testing.T, src *qemutest.VM, server *tls.Config) (string,
 	c := dial(t, src.QMPPath())
 	useTLS(t, c, multifd.Zlib, 2)
 	path := filepath.Join(t.TempDir(), "snap")
-	dir, err := snapshot.CreateDir(path)
+	dir, err := store.CreateDir(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := snapshot.Create(dir, snapshot.Options{})
+	w, err := snapshot.Create(t.Context(), dir, snapshot.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +149,7 @@ func receiveOverTLS(t *testing.T, src *qemutest.VM, server *tls.Config) (string,
 		Wire: migration.Wire{Channels: 2, Method: multifd.Zlib}, Sink: w, TLS: server, ConnectTimeout: 5 * time.Second,
 	})
 	if err != nil {
-		w.Abort()
+		w.Abort(t.Context())
 		return "", err
 	}
 	_, err = w.Finish(t.Context(), stored.Meta(received))

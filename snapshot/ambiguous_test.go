@@ -39,7 +39,7 @@ func TestOpen_ManifestWithUnknownKeysIsTaken(t *testing.T) {
 	b, _ := small(t, snapshot.StoreFast, 1024)
 	body := strings.Replace(bodyOf(b), `"store": `, `"later": {"a": [1, {"b": null}]}, "Later": 2, "store": `, 1)
 	newForger(t, b).signText(body)
-	r, err := snapshot.Open(b)
+	r, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

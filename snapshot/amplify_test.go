@@ -2,6 +2,7 @@ package snapshot_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -10,7 +11,8 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store"
+	"github.com/vmferry/vmferry/store/storetest"
 )
 
 // TestReader_AnIndexThatUsesSomethingTwiceIsRefused takes a snapshot of four
@@ -70,7 +72,7 @@ func TestReader_AnIndexThatUsesSomethingTwiceIsRefused(t *testing.T) {
 			tt.change(x, f)
 			f.set("index", x.bytes(tt.keep))
 			f.sign(t)
-			_, err := snapshot.Open(b)
+			_, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 			if tt.opens && err != nil || !tt.opens && !errors.Is(err, snapshot.ErrCorrupt) {
 				t.Errorf("Open: %v", err)
 			}
@@ -104,7 +106,7 @@ func TestOpen_ObjectsOfPagesThatHoldMuchElseAreRefused(t *testing.T) {
 			f := newForger(t, b)
 			f.object("pages-000000")["size"] = tt.size
 			f.sign(t)
-			r, err := snapshot.Open(claiming{b, "pages-000000", tt.size, nil})
+			r, err := snapshot.Open(t.Context(), claiming{b, "pages-000000", tt.size, nil}, snapshot.OpenOptions{})
 			if err == nil {
 				defer r.Close()
 			}
@@ -118,7 +120,7 @@ func TestOpen_ObjectsOfPagesThatHoldMuchElseAreRefused(t *testing.T) {
 // claiming is a bucket with an object that is larger than it can be held:
 // zeros, and then a tail. No more than most bytes of it can be read.
 type claiming struct {
-	*snapshottest.Bucket
+	*storetest.Bucket
 	name string
 	size int64
 	tail []byte
@@ -126,18 +128,18 @@ type claiming struct {
 
 type claimingObject struct{ claiming }
 
-func (c claiming) Open(name string) (snapshot.Object, error) {
+func (c claiming) Open(ctx context.Context, name string) (store.Object, error) {
 	if name == c.name {
 		return claimingObject{c}, nil
 	}
-	return c.Bucket.Open(name)
+	return c.Bucket.Open(ctx, name)
 }
 
 var errBadSector = errors.New("bad sector")
 
 func (o claimingObject) Size() int64  { return o.size }
 func (o claimingObject) Close() error { return nil }
-func (o claimingObject) ReadAt(p []byte, at int64) (int, error) {
+func (o claimingObject) ReadAt(_ context.Context, p []byte, at int64) (int, error) {
 	if tailAt := o.size - int64(len(o.tail)); at >= tailAt {
 		return copy(p, o.tail[at-tailAt:]), nil
 	}
@@ -194,7 +196,7 @@ func TestReader_ClaimsOfAnIndexTakeNoMemory(t *testing.T) {
 		totals["pages"], totals["zero"], totals["extents"], totals["index_bytes"] = uint64(pages), 0, uint64(pages), size
 		f.sign(t)
 		wantLittle(t, 8<<20, snapshot.ErrCorrupt, func() error {
-			_, err := snapshot.Open(claiming{b, "index", size, footer})
+			_, err := snapshot.Open(t.Context(), claiming{b, "index", size, footer}, snapshot.OpenOptions{})
 			if err != nil && !strings.Contains(err.Error(), "index") {
 				t.Errorf("the index is not what is refused: %v", err)
 			}
@@ -220,25 +222,25 @@ func TestReader_ClaimsOfAnObjectTakeNoMemory(t *testing.T) {
 			want = snapshot.ErrCorrupt
 		}
 		wantLittle(t, limit, want, func() error {
-			r, err := snapshot.Open(claiming{b, name, size, nil})
+			r, err := snapshot.Open(t.Context(), claiming{b, name, size, nil}, snapshot.OpenOptions{})
 			if err != nil {
 				return err
 			}
 			defer r.Close()
 			switch name {
 			case "head":
-				_, err = r.Head()
+				_, err = r.Head(t.Context())
 			case "devices":
-				_, err = r.Devices()
+				_, err = r.Devices(t.Context())
 			default:
-				_, err = r.States()
+				_, err = r.States(t.Context())
 			}
 			return err
 		})
 		f.object(name)["size"] = int64(1<<30 + 1)
 		f.sign(t)
 		wantLittle(t, 8<<20, snapshot.ErrCorrupt, func() error {
-			_, err := snapshot.Open(claiming{b, name, 1<<30 + 1, nil})
+			_, err := snapshot.Open(t.Context(), claiming{b, name, 1<<30 + 1, nil}, snapshot.OpenOptions{})
 			return err
 		})
 	}
@@ -250,7 +252,7 @@ func TestReader_AManifestOfEmptyElementsTakesLittleMemory(t *testing.T) {
 		f := newForger(t, b)
 		f.signText(body + strings.Repeat("{},", 1<<20) + "{}]" + strings.Repeat("}", strings.Count(body, "{")-1))
 		wantLittle(t, 96<<20, snapshot.ErrCorrupt, func() error {
-			_, err := snapshot.Open(b)
+			_, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 			return err
 		})
 	}

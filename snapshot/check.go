@@ -8,12 +8,13 @@ import (
 	"unicode/utf8"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
 // check looks for what a correct digest does not rule out. Writer and reader
-// both call it: the reader because somebody may have written nonsense on
-// purpose, the writer so that it completes nothing that a reader refuses.
+// both call it: the reader because a snapshot may be forged, the writer so that
+// it completes nothing that a reader refuses.
 func (m *Manifest) check() error {
 	layout, err := m.Layout()
 	if err != nil {
@@ -67,7 +68,7 @@ func checkBlockNames(l *guest.Layout) error {
 func (m *Manifest) checkObjects() error {
 	names, roles := map[string]bool{manifestName: true}, map[Role]int{}
 	for _, o := range m.Objects {
-		if err := checkName(o.Name); err != nil {
+		if err := store.CheckName(o.Name); err != nil {
 			return err
 		}
 		if names[o.Name] {
@@ -121,7 +122,7 @@ func (m *Manifest) checkTotals(l *guest.Layout) error {
 		return fmt.Errorf("%d bytes of pages in %d extents", t.PageBytes, t.Extents)
 	}
 	// At most a quarter is superseded. A sparse file of any size costs
-	// nothing, but reading it takes for ever.
+	// nothing, but reading it never ends.
 	room := t.PageBytes/3*4 + 4
 	for _, o := range m.Objects {
 		switch o.Role {

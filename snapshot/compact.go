@@ -4,15 +4,17 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"math"
 	"slices"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/store"
 )
 
 // compact rewrites every object of which more than a quarter is superseded:
-// afterwards at most a quarter of the whole is. Pages that are deflated are
+// afterwards at most a quarter of the whole is. No object of pages is committed
+// yet: those that are rewritten are read where they are sealed, and aborted. An
+// object store so uploads what counts, once. Pages that are deflated are
 // moved as they are. Where the snapshot has a bound, it goes by steps: what a
 // step moves has room beside what is there.
 func (w *Writer) compact(ctx context.Context) error {
@@ -21,7 +23,7 @@ func (w *Writer) compact(ctx context.Context) error {
 		if err != nil || len(rewrite) == 0 {
 			return err
 		}
-		if err := w.commits.Wait(); err != nil { // they are read by name
+		if err := w.seals.Wait(); err != nil { // only sealed objects can be read
 			return err
 		}
 		if err := w.rewrite(ctx, rewrite); err != nil {
@@ -33,20 +35,17 @@ func (w *Writer) compact(ctx context.Context) error {
 	}
 }
 
-// rewrite moves the pages of some objects to new ones and removes the objects.
+// rewrite moves the pages of some objects to new ones and aborts the objects.
 func (w *Writer) rewrite(ctx context.Context, objects map[uint32]bool) error {
 	c := &compactor{w: w, dec: newDecoder(w.layout.PageSize)}
-	infos := make([]ObjectInfo, len(w.objects))
-	for i, o := range w.objects {
-		infos[i] = o.info
-	}
-	c.objects = newObjectCache(w.bucket, infos)
+	c.objects = newObjectCache(func(ctx context.Context, i uint32) (store.Object, error) { return w.objects[i].w.Open(ctx) })
 	defer c.close()
 	l, err := w.Lane()
 	if err != nil {
 		return err
 	}
 	c.lane = l.(*lane)
+	c.lane.ctx = ctx
 	var scratch []entry
 	err = w.eachChunk(ctx, &scratch, func(block, n int) error {
 		moving := scratch[:0]
@@ -56,7 +55,7 @@ func (w *Writer) rewrite(ctx context.Context, objects map[uint32]bool) error {
 			}
 		}
 		return byExtent(moving, func(run []entry) error {
-			return c.move(w.layout.Blocks[block], n, run)
+			return c.move(ctx, w.layout.Blocks[block], n, run)
 		})
 	})
 	if closeErr := c.lane.Close(); err == nil {
@@ -65,8 +64,11 @@ func (w *Writer) rewrite(ctx context.Context, objects map[uint32]bool) error {
 	if err != nil {
 		return err
 	}
+	if err := c.objects.close(); err != nil { // before they are aborted
+		return err
+	}
 	for index := range objects {
-		if err := w.remove(w.objects[index]); err != nil {
+		if err := w.remove(ctx, w.objects[index]); err != nil {
 			return err
 		}
 	}
@@ -133,9 +135,9 @@ func (c *compactor) close() {
 }
 
 // move stores a run of one extent's pages again.
-func (c *compactor) move(b *guest.Block, chunk int, run []entry) error {
+func (c *compactor) move(ctx context.Context, b *guest.Block, chunk int, run []entry) error {
 	e := c.w.extents[run[0].loc.extent()]
-	payload, err := c.read(e)
+	payload, err := c.read(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -170,14 +172,14 @@ func (c *compactor) move(b *guest.Block, chunk int, run []entry) error {
 	return c.lane.Commit()
 }
 
-func (c *compactor) read(e extent) ([]byte, error) {
-	o, err := c.objects.use(e.object)
+func (c *compactor) read(ctx context.Context, e extent) ([]byte, error) {
+	o, err := c.objects.use(ctx, e.object)
 	if err != nil {
 		return nil, err
 	}
 	defer c.objects.release(o)
 	c.payload = append(c.payload[:0], make([]byte, e.length)...)
-	if _, err := io.ReadFull(io.NewSectionReader(o, int64(e.offset), int64(e.length)), c.payload); err != nil {
+	if err := store.ReadFull(ctx, o, c.payload, int64(e.offset)); err != nil {
 		return nil, err
 	}
 	if checksum(c.payload) != e.crc {

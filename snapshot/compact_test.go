@@ -8,23 +8,25 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store"
+	"github.com/vmferry/vmferry/store/storetest"
 )
 
 // pageObjects are the names of the objects that hold pages.
-func pageObjects(b *snapshottest.Bucket) []string {
+func pageObjects(b *storetest.Bucket) []string {
 	return slices.DeleteFunc(b.Names(), func(name string) bool { return !strings.HasPrefix(name, "pages-") })
 }
 
 // rewritten keeps 128 random pages, and then n of them again.
-func rewritten(t *testing.T, store snapshot.Store, n int) (*snapshottest.Bucket, *model, *snapshot.Manifest) {
+func rewritten(t *testing.T, store snapshot.Store, n int) (*storetest.Bucket, *model, *snapshot.Manifest) {
 	t.Helper()
 	l := pcLayout(t, 4096)
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{Store: store, ObjectSize: 1}) // an object an extent
 	m := newModel(l)
 	r := seeded("rewritten")
@@ -41,7 +43,7 @@ func rewritten(t *testing.T, store snapshot.Store, n int) (*snapshottest.Bucket,
 	return bucket, m, finish(t, w, l)
 }
 
-func TestMoreThanAQuarterSupersededIsRewritten(t *testing.T) {
+func TestFinish_RewritesObjectsThatAreMoreThanAQuarterSuperseded(t *testing.T) {
 	for _, store := range stores {
 		for _, tt := range []struct {
 			again int
@@ -69,12 +71,12 @@ func TestMoreThanAQuarterSupersededIsRewritten(t *testing.T) {
 	}
 }
 
-// TestAtMostAQuarterIsLeft rewrites pages over and over, as rounds do.
-func TestAtMostAQuarterIsLeft(t *testing.T) {
+// TestFinish_LeavesAtMostAQuarterSuperseded rewrites pages over and over, as rounds do.
+func TestFinish_LeavesAtMostAQuarterSuperseded(t *testing.T) {
 	for _, store := range stores {
 		for round := range 5 {
 			l := pcLayout(t, 4096)
-			bucket := snapshottest.NewBucket()
+			bucket := storetest.NewBucket()
 			w := create(t, bucket, l, snapshot.Options{Store: store, ObjectSize: 30_000})
 			m := newModel(l)
 			r := seeded(fmt.Sprint(store, round))
@@ -108,9 +110,9 @@ func TestAtMostAQuarterIsLeft(t *testing.T) {
 	}
 }
 
-func TestCompactingMovesDeflatedPagesWithoutRecompression(t *testing.T) {
+func TestFinish_MovesDeflatedPagesWithoutRecompression(t *testing.T) {
 	l := pcLayout(t, 4096)
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{ObjectSize: 1})
 	m := newModel(l)
 	r := seeded("moved")
@@ -137,29 +139,117 @@ func TestCompactingMovesDeflatedPagesWithoutRecompression(t *testing.T) {
 	m.check(t, open(t, bucket))
 }
 
-func TestCompactionClosesWhatItOpens(t *testing.T) {
+func TestFinish_ClosesWhatItOpens(t *testing.T) {
 	bucket, _, _ := rewritten(t, snapshot.StoreFast, 100)
 	if n := bucket.OpenObjects(); n != 0 {
 		t.Errorf("%d objects are open", n)
 	}
 }
 
-func TestFinishEndsWithItsContext(t *testing.T) {
+// onlyCommits fails the test when a committed object of pages is read or any
+// object is removed: an object store is paid for both.
+type onlyCommits struct {
+	*storetest.Bucket
+	t         *testing.T
+	committed *atomic.Int64
+}
+
+func (b onlyCommits) Create(ctx context.Context, name string) (store.Writer, error) {
+	w, err := b.Bucket.Create(ctx, name)
+	return countedWriter{w, b.committed}, err
+}
+
+type countedWriter struct {
+	store.Writer
+	committed *atomic.Int64
+}
+
+func (w countedWriter) Commit(ctx context.Context) error {
+	w.committed.Add(1)
+	return w.Writer.Commit(ctx)
+}
+
+func (b onlyCommits) Remove(_ context.Context, name string) error {
+	b.t.Errorf("%s was removed", name)
+	return errors.New("not removed")
+}
+
+func (b onlyCommits) Open(ctx context.Context, name string) (store.Object, error) {
+	o, err := b.Bucket.Open(ctx, name)
+	if err != nil || !strings.HasPrefix(name, "pages-") {
+		return o, err
+	}
+	return unreadObject{o, b.t}, nil
+}
+
+type unreadObject struct {
+	store.Object
+	t *testing.T
+}
+
+func (o unreadObject) ReadAt(context.Context, []byte, int64) (int, error) {
+	o.t.Error("a committed object of pages was read")
+	return 0, errors.New("not read")
+}
+
+// Rounds supersede pages, some objects wholly and some in part.
+func TestFinish_CommittedObjectsAreNeitherReadNorRemoved(t *testing.T) {
+	for _, kept := range stores {
+		for _, bound := range []int64{0, 6 << 20} {
+			l := pcLayout(t, 4096)
+			bucket := onlyCommits{storetest.NewBucket(), t, new(atomic.Int64)}
+			w := create(t, bucket, l, snapshot.Options{Store: kept, ObjectSize: 64 << 10, MaxSize: bound})
+			m := newModel(l)
+			r := seeded("only commits")
+			lane := openLane(t, w)
+			ram := l.Blocks[0]
+			for round := range 12 {
+				n := 250 - 20*round
+				m.put(t, lane, ram, fillPages(r, 4096, n%128+1), spread(r, l, ram, n%128+1)...)
+				m.put(t, lane, ram, fillPages(r, 4096, 100), spread(r, l, ram, 100)...)
+			}
+			if err := lane.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if n := bucket.committed.Load(); n != 0 {
+				t.Errorf("%s: %d objects are committed before Finish", kept, n)
+			}
+			manifest := finish(t, w, l)
+			left := len(pageObjects(bucket.Bucket))
+			if bucket.committed.Load() != int64(len(bucket.Names())) || bucket.Begun() != 0 {
+				t.Errorf("%s: %d commits of %q, %d begun", kept, bucket.committed.Load(), bucket.Names(), bucket.Begun())
+			}
+			if last := pageObjects(bucket.Bucket)[left-1]; last <= fmt.Sprintf("pages-%06d", left-1) {
+				t.Errorf("%s: %d objects up to %s: nothing was superseded", kept, left, last)
+			}
+			var bytes int64
+			for _, name := range pageObjects(bucket.Bucket) {
+				bytes += int64(len(bucket.Bytes(name)))
+			}
+			if dead := bytes - manifest.Totals.PageBytes; dead*4 > bytes {
+				t.Errorf("%s: %d of %d bytes are superseded", kept, dead, bytes)
+			}
+			m.check(t, open(t, bucket.Bucket))
+		}
+	}
+}
+
+func TestFinish_EndsWithItsContext(t *testing.T) {
 	cause := errors.New("the operator changed her mind")
 	l := pcLayout(t, 4096)
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
 	if _, err := w.Finish(ctx, metaFor(l)); !errors.Is(err, cause) {
 		t.Errorf("got %v", err)
 	}
-	if err := w.Abort(); err != nil || len(bucket.Names()) != 0 {
+	if err := w.Abort(t.Context()); err != nil || len(bucket.Names()) != 0 {
 		t.Errorf("left behind: %q, %v", bucket.Names(), err)
 	}
 }
 
-func TestVerifyAndExportEndWithTheirContext(t *testing.T) {
+func TestReader_EndsWithTheContext(t *testing.T) {
 	bucket, m := small(t, snapshot.StoreFast, 4096)
 	r := open(t, bucket)
 	ctx, cancel := context.WithCancel(t.Context())

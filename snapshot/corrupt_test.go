@@ -2,17 +2,18 @@ package snapshot_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"testing"
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 )
 
 // wantCorrupt opens and verifies a damaged snapshot.
-func wantCorrupt(t *testing.T, b *snapshottest.Bucket, what string) {
+func wantCorrupt(t *testing.T, b *storetest.Bucket, what string) {
 	t.Helper()
 	if err := verifyAll(b); !errors.Is(err, snapshot.ErrCorrupt) {
 		t.Errorf("%s: got %v, want ErrCorrupt", what, err)
@@ -24,9 +25,9 @@ func wantCorrupt(t *testing.T, b *snapshottest.Bucket, what string) {
 
 // readsRightOrNot reads a damaged snapshot without verifying it: what it gives
 // is either right or an error that wraps ErrCorrupt.
-func readsRightOrNot(t *testing.T, b *snapshottest.Bucket, m *model, what string) {
+func readsRightOrNot(t *testing.T, b *storetest.Bucket, m *model, what string) {
 	t.Helper()
-	r, err := snapshot.Open(b)
+	r, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 	if err != nil {
 		if !errors.Is(err, snapshot.ErrCorrupt) {
 			t.Errorf("%s: opening: %v", what, err)
@@ -35,16 +36,16 @@ func readsRightOrNot(t *testing.T, b *snapshottest.Bucket, m *model, what string
 	}
 	defer r.Close()
 	meta := metaFor(m.layout)
-	for name, read := range map[string]func() ([]byte, error){"head": r.Head, "devices": r.Devices} {
+	for name, read := range map[string]func(context.Context) ([]byte, error){"head": r.Head, "devices": r.Devices} {
 		want := map[string][]byte{"head": meta.Head, "devices": meta.Devices}[name]
-		if got, err := read(); err == nil && !bytes.Equal(got, want) || err != nil && !errors.Is(err, snapshot.ErrCorrupt) {
+		if got, err := read(t.Context()); err == nil && !bytes.Equal(got, want) || err != nil && !errors.Is(err, snapshot.ErrCorrupt) {
 			t.Errorf("%s: %s is %q, %v", what, name, got, err)
 		}
 	}
 	page := make([]byte, m.layout.PageSize)
 	for _, blk := range r.Layout().Blocks {
 		for off := uint64(0); off < blk.Length; off += uint64(len(page)) {
-			if err := r.Page(blk, off, page); err == nil && !bytes.Equal(page, m.page(blk, off)) || err != nil && !errors.Is(err, snapshot.ErrCorrupt) {
+			if err := r.Page(t.Context(), blk, off, page); err == nil && !bytes.Equal(page, m.page(blk, off)) || err != nil && !errors.Is(err, snapshot.ErrCorrupt) {
 				t.Errorf("%s: the page at %#x of %s is another, or %v", what, off, blk.Name, err)
 				return
 			}
@@ -56,7 +57,7 @@ func readsRightOrNot(t *testing.T, b *snapshottest.Bucket, m *model, what string
 // enough of some.
 var flipStep = map[bool]int{false: 1, true: 13}[raceEnabled]
 
-func TestEveryFlippedBitIsFound(t *testing.T) {
+func TestReader_EveryFlippedBitIsFound(t *testing.T) {
 	for n, store := range stores {
 		t.Run(string(store), func(t *testing.T) {
 			good, m := small(t, store, 1024)
@@ -80,7 +81,7 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 	}
 }
 
-func TestEveryTruncationAndExtensionIsFound(t *testing.T) {
+func TestReader_EveryTruncationAndExtensionIsFound(t *testing.T) {
 	good, m := small(t, snapshot.StoreFast, 1024)
 	for _, name := range good.Names() {
 		size := len(good.Bytes(name))
@@ -101,13 +102,13 @@ func TestEveryTruncationAndExtensionIsFound(t *testing.T) {
 	}
 }
 
-func TestAMissingObjectIsFound(t *testing.T) {
+func TestReader_MissingObjectIsFound(t *testing.T) {
 	good, m := small(t, snapshot.StoreFast, 1024)
 	for _, name := range good.Names() {
 		b := good.Clone()
 		b.Delete(name)
 		if name == "manifest.json" {
-			if _, err := snapshot.Open(b); !errors.Is(err, snapshot.ErrIncomplete) || errors.Is(err, snapshot.ErrCorrupt) {
+			if _, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{}); !errors.Is(err, snapshot.ErrIncomplete) || errors.Is(err, snapshot.ErrCorrupt) {
 				t.Errorf("without a manifest: %v, want ErrIncomplete", err)
 			}
 			continue
@@ -117,7 +118,7 @@ func TestAMissingObjectIsFound(t *testing.T) {
 	}
 }
 
-func TestObjectsThatChangedPlacesAreFound(t *testing.T) {
+func TestReader_ObjectsThatChangedPlacesAreFound(t *testing.T) {
 	good, _ := small(t, snapshot.StoreFast, 1024)
 	names := good.Names()
 	for i, a := range names {
@@ -130,10 +131,10 @@ func TestObjectsThatChangedPlacesAreFound(t *testing.T) {
 	}
 }
 
-func TestAnErrorOfTheBucketIsNoCorruption(t *testing.T) {
+func TestReader_ErrorOfTheBucketIsNoCorruption(t *testing.T) {
 	boom := errors.New("boom")
 	good, m := small(t, snapshot.StoreFast, 1024)
-	for _, op := range []snapshottest.Op{snapshottest.Open, snapshottest.Read} {
+	for _, op := range []storetest.Op{storetest.Open, storetest.Read} {
 		for _, name := range good.Names() {
 			b := good.Clone()
 			b.Fail(op, name, boom)
@@ -147,7 +148,7 @@ func TestAnErrorOfTheBucketIsNoCorruption(t *testing.T) {
 	}
 	b := good.Clone()
 	r := open(t, b)
-	b.Fail(snapshottest.Read, "pages-000000", boom)
+	b.Fail(storetest.Read, "pages-000000", boom)
 	src := r.Source(snapshot.SourceOptions{})
 	if err := src.Next(t.Context(), new(guest.Batch)); !errors.Is(err, boom) {
 		t.Errorf("from a source: %v", err)
@@ -157,22 +158,22 @@ func TestAnErrorOfTheBucketIsNoCorruption(t *testing.T) {
 	}
 }
 
-func TestAClosedReaderReadsNothing(t *testing.T) {
+func TestReader_ReadsNothingAfterClose(t *testing.T) {
 	b, _ := small(t, snapshot.StoreFast, 1024)
-	r, err := snapshot.Open(b)
+	r, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ram := r.Layout().Blocks[0]
 	page := make([]byte, 1024)
-	if err := r.Page(ram, 0, page); err != nil {
+	if err := r.Page(t.Context(), ram, 0, page); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
 	for off := uint64(0); off < ram.Length; off += 1024 {
-		if err := r.Page(ram, off, page); err == nil {
+		if err := r.Page(t.Context(), ram, off, page); err == nil {
 			t.Errorf("the page at %#x was read", off)
 		}
 	}

@@ -11,11 +11,13 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/vmferry/vmferry/store"
 )
 
 // digests compares the digests of the index and of all objects of pages with
 // the manifest's while a source yields pages. Checksums find what a disk
-// changes; only digests find what somebody changed together with its checksums.
+// changes; only digests find bytes that were changed together with their checksums.
 // Objects are read a second time for that, mostly from the page cache, since
 // a source does not read them in the order of their bytes, nor all of them.
 //
@@ -34,15 +36,16 @@ type digests struct {
 // a byte without instructions for it.
 func digestWorkers() int { return min(4, max(1, runtime.GOMAXPROCS(0)/2)) }
 
-// start begins, once. It returns what went wrong so far.
-func (d *digests) start(r *Reader) error {
+// start begins, once. Only close ends them early. It returns what went wrong so far.
+func (d *digests) start(ctx context.Context, r *Reader) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return errClosed
 	}
 	if d.cancel == nil && !d.ok.Load() {
-		ctx, cancel := context.WithCancel(context.Background())
+		// Other sources wait for them too: the first one's end is not theirs.
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		d.cancel, d.done = cancel, make(chan struct{})
 		go func() {
 			defer close(d.done)
@@ -106,7 +109,7 @@ func (r *Reader) compareDigests(ctx context.Context) error {
 			break
 		}
 		group.Go(func() error {
-			o, err := r.objects.use(uint32(i))
+			o, err := r.objects.use(inner, uint32(i))
 			if err != nil {
 				return err
 			}
@@ -124,16 +127,16 @@ func (r *Reader) compareDigests(ctx context.Context) error {
 }
 
 // compareDigest reads an object from its start to its end.
-func compareDigest(ctx context.Context, o Object, info ObjectInfo) error {
+func compareDigest(ctx context.Context, o store.Object, info ObjectInfo) error {
 	sum := sha256.New()
-	in := io.NewSectionReader(o, 0, info.Size)
-	buf := make([]byte, min(info.Size+1, 256<<10))
-	for {
+	buf := make([]byte, min(info.Size, 256<<10))
+	for at := int64(0); at < info.Size; {
 		if err := contextErr(ctx); err != nil {
 			return err
 		}
-		n, err := in.Read(buf)
+		n, err := o.ReadAt(ctx, buf[:min(int64(len(buf)), info.Size-at)], at)
 		sum.Write(buf[:n])
+		at += int64(n)
 		if err == io.EOF {
 			break
 		}

@@ -10,12 +10,12 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 )
 
 // changed is a snapshot of raw pages of which an object was changed together
 // with all checksums, but not its digest.
-func changed(t *testing.T, name string) *snapshottest.Bucket {
+func changed(t *testing.T, name string) *storetest.Bucket {
 	t.Helper()
 	b, _ := small(t, snapshot.StoreRaw, 1024)
 	x := takeApart(b.Bytes("index"))
@@ -104,7 +104,7 @@ func TestSource_DigestsAreVerifiedAtItsEnd(t *testing.T) {
 func TestReader_CloseEndsTheComparingOfDigests(t *testing.T) {
 	for range 20 {
 		b, _, _ := rewritten(t, snapshot.StoreRaw, 0)
-		r, err := snapshot.Open(b)
+		r, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,7 +2,6 @@ package snapshot_test
 
 import (
 	"errors"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -66,7 +65,7 @@ func TestOpen_ObjectThatIsNoRegularFile(t *testing.T) {
 	if err, _ := save(t, d, snapshot.StoreFast); err != nil {
 		t.Fatal(err)
 	}
-	names, err := d.List()
+	names, err := d.List(t.Context())
 	if err != nil || len(names) < 6 {
 		t.Fatal(names, err)
 	}
@@ -103,51 +102,5 @@ func TestOpen_ObjectThatIsNoRegularFile(t *testing.T) {
 	}
 	if err := verifyAll(openDir(t, path)); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestOpenDir_PathThatIsNoDirectory(t *testing.T) {
-	for _, s := range special {
-		if s.kind == "a directory" {
-			continue
-		}
-		path := filepath.Join(t.TempDir(), "snap")
-		if err := s.make(t, path); err != nil {
-			t.Fatal(err)
-		}
-		soon(t, "opening "+s.kind, func() {
-			if _, err := snapshot.OpenDir(path); err == nil || !strings.Contains(err.Error(), path) {
-				t.Errorf("OpenDir of %s: %v", s.kind, err)
-			}
-			if _, err := snapshot.CreateDir(path); err == nil || !strings.Contains(err.Error(), path) {
-				t.Errorf("CreateDir of %s: %v", s.kind, err)
-			}
-		})
-		if _, err := os.Lstat(path); err != nil {
-			t.Errorf("%s: %v", s.kind, err)
-		}
-	}
-	if _, err := snapshot.OpenDir("/dev/null"); !errors.Is(err, unix.ENOTDIR) {
-		t.Errorf("OpenDir of a device: %v", err)
-	}
-}
-
-// An object's name can be taken by a FIFO or a link before the object begins.
-func TestCreate_NameThatIsTaken(t *testing.T) {
-	for _, name := range []string{"o", "o.partial"} {
-		for _, s := range special {
-			d, path := newDir(t)
-			if err := s.make(t, filepath.Join(path, name)); err != nil {
-				t.Fatal(err)
-			}
-			soon(t, "creating", func() {
-				if _, err := d.Create("o"); !errors.Is(err, fs.ErrExist) {
-					t.Errorf("%s is %s: %v", name, s.kind, err)
-				}
-			})
-			if _, err := os.Lstat(filepath.Join(path, name)); err != nil {
-				t.Errorf("%s: %v", s.kind, err)
-			}
-		}
 	}
 }

@@ -10,12 +10,13 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 )
 
-func newDir(t *testing.T) (*snapshot.Dir, string) {
+func newDir(t *testing.T) (*store.Dir, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "a", "b", "snap")
-	d, err := snapshot.CreateDir(path)
+	d, err := store.CreateDir(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,16 +24,16 @@ func newDir(t *testing.T) (*snapshot.Dir, string) {
 	return d, path
 }
 
-func closeDir(t *testing.T, d *snapshot.Dir) {
+func closeDir(t *testing.T, d *store.Dir) {
 	t.Helper()
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func openDir(t *testing.T, path string) *snapshot.Dir {
+func openDir(t *testing.T, path string) *store.Dir {
 	t.Helper()
-	d, err := snapshot.OpenDir(path)
+	d, err := store.OpenDir(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,85 +41,89 @@ func openDir(t *testing.T, path string) *snapshot.Dir {
 	return d
 }
 
-func TestASnapshotIsNotWrittenOver(t *testing.T) {
+func TestCreate_SnapshotIsNotWrittenOver(t *testing.T) {
 	d, path := newDir(t)
 	if err, _ := save(t, d, snapshot.StoreRaw); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := snapshot.Create(d, snapshot.Options{}); !errors.Is(err, snapshot.ErrExists) {
-		t.Errorf("Create: %v", err)
-	}
 	closeDir(t, d)
-	_, err := snapshot.CreateDir(path)
-	if !errors.Is(err, snapshot.ErrExists) || !strings.Contains(err.Error(), "holds a snapshot") {
-		t.Errorf("CreateDir: %v", err)
+	d, err := store.CreateDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := snapshot.Create(t.Context(), d, snapshot.Options{}); !errors.Is(err, snapshot.ErrExists) || !strings.Contains(err.Error(), path+" holds a snapshot") {
+		t.Errorf("Create: %v", err)
 	}
 	if err := verifyAll(openDir(t, path)); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestADirectoryWithOtherThingsInItIsRefused(t *testing.T) {
+func TestCreate_DirectoryThatIsNotEmptyIsRefused(t *testing.T) {
 	for _, name := range []string{"notes.txt", "pages-000000.partial", ".hidden"} {
 		d, path := newDir(t)
 		if err := os.WriteFile(filepath.Join(path, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := snapshot.Create(d, snapshot.Options{}); !errors.Is(err, snapshot.ErrExists) {
+		if _, err := snapshot.Create(t.Context(), d, snapshot.Options{}); !errors.Is(err, snapshot.ErrExists) || !strings.Contains(err.Error(), name) {
 			t.Errorf("Create beside %s: %v", name, err)
 		}
-		closeDir(t, d)
-		_, err := snapshot.CreateDir(path)
-		if !errors.Is(err, snapshot.ErrExists) || !strings.Contains(err.Error(), name) {
-			t.Errorf("CreateDir beside %s: %v", name, err)
-		}
 	}
 }
 
-func TestAnEmptyDirectoryIsTaken(t *testing.T) {
+func TestOpen_SnapshotThatIsBeingWritten(t *testing.T) {
 	d, path := newDir(t)
-	closeDir(t, d)
-	d, err := snapshot.CreateDir(path)
-	if err != nil {
+	if _, err := d.Create(t.Context(), "pages-000000"); err != nil {
 		t.Fatal(err)
 	}
-	// It was there before, so that it stays.
-	if err := d.RemoveDir(); err != nil {
+	if _, err := snapshot.Open(t.Context(), openDir(t, path), snapshot.OpenOptions{}); !errors.Is(err, snapshot.ErrIncomplete) {
+		t.Errorf("Open: %v", err)
+	}
+}
+
+func TestCreateDir_SecondWriterLeavesTheFirstOnesSnapshot(t *testing.T) {
+	d, path := newDir(t)
+	if second, err := store.CreateDir(path); !errors.Is(err, store.ErrInUse) || second != nil {
+		t.Fatalf("CreateDir: %v", err)
+	}
+	if err, _ := save(t, d, snapshot.StoreFast); err != nil {
+		t.Fatal(err)
+	}
+	closeDir(t, d)
+	if err := verifyAll(openDir(t, path)); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Stat(path); err != nil {
-		t.Errorf("an empty directory that was there before: %v", err)
-	}
 }
 
-func TestWhatIsNoSnapshotIsNotOpened(t *testing.T) {
+func TestOpen_DirectoryThatIsNoSnapshot(t *testing.T) {
 	_, path := newDir(t)
-	d, err := snapshot.OpenDir(path)
+	d, err := store.OpenDir(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := snapshot.Open(d); !errors.Is(err, snapshot.ErrIncomplete) || !strings.Contains(err.Error(), path) {
+	if _, err := snapshot.Open(t.Context(), d, snapshot.OpenOptions{}); !errors.Is(err, snapshot.ErrIncomplete) || !strings.Contains(err.Error(), path) {
 		t.Errorf("an empty directory: %v", err)
 	}
-	if _, err := snapshot.OpenDir(filepath.Join(path, "none")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := store.OpenDir(filepath.Join(path, "none")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no directory: %v", err)
 	}
 	file := filepath.Join(path, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := snapshot.OpenDir(file); err == nil {
+	if _, err := store.OpenDir(file); err == nil {
 		t.Error("a file was taken for a directory")
 	}
 	if err := os.MkdirAll(filepath.Join(path, "manifest.json"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := snapshot.Open(d); err == nil || !strings.Contains(err.Error(), "no regular file") {
+	if _, err := snapshot.Open(t.Context(), d, snapshot.OpenOptions{}); err == nil || !strings.Contains(err.Error(), "no regular file") {
 		t.Errorf("a directory as the manifest: %v", err)
 	}
 }
 
-func TestAbortRemovesItsOwnFilesOnly(t *testing.T) {
+func TestAbort_RemovesItsOwnFilesOnly(t *testing.T) {
 	d, path := newDir(t)
 	l := pcLayout(t, 4096)
 	w := create(t, d, l, snapshot.Options{Store: snapshot.StoreRaw, ObjectSize: 1})
@@ -128,7 +133,7 @@ func TestAbortRemovesItsOwnFilesOnly(t *testing.T) {
 	m.put(t, lane, l.Blocks[0], fillPages(r, 4096, 128), spread(r, l, l.Blocks[0], 128)...)
 	m.put(t, lane, l.Blocks[0], fillPages(r, 4096, 3), spread(r, l, l.Blocks[0], 3)...)
 	for _, name := range []string{"notes.txt", "pages-000007", "index", "manifest.json"} {
-		if err := os.WriteFile(filepath.Join(path, name), []byte("somebody else's"), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(path, name), []byte("another's"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -138,58 +143,24 @@ func TestAbortRemovesItsOwnFilesOnly(t *testing.T) {
 	if _, err := w.Finish(t.Context(), metaFor(l)); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("Finish beside an index: %v", err)
 	}
-	if err := w.Abort(); err != nil {
+	if err := w.Abort(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	names, err := d.List()
+	names, err := d.List(t.Context())
 	if want := []string{"index", "manifest.json", "notes.txt", "pages-000007"}; err != nil || !slices.Equal(names, want) {
 		t.Errorf("left: %q, want %q (%v)", names, want, err)
 	}
 	if err := d.RemoveDir(); err == nil {
-		t.Error("a directory with somebody else's files was removed")
+		t.Error("a directory with another's files was removed")
 	}
 }
 
-func TestACommitThatFailsLeavesNoFile(t *testing.T) {
-	d, path := newDir(t)
-	w, err := d.Create("o")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write([]byte("data")); err != nil {
-		t.Fatal(err)
-	}
-	// A directory that is not empty cannot be renamed over.
-	if err := os.MkdirAll(filepath.Join(path, "o", "x"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Commit(); err == nil {
-		t.Fatal("the commit did not fail")
-	}
-	if names, err := d.List(); err != nil || !slices.Equal(names, []string{"o"}) {
-		t.Errorf("left: %q, %v", names, err)
-	}
-}
-
-func TestRemoveDirOfADirectoryThatIsGone(t *testing.T) {
-	d, path := newDir(t)
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.RemoveDir(); err != nil {
-		t.Error(err)
-	}
-	if _, err := d.List(); err == nil {
-		t.Error("it was listed")
-	}
-}
-
-func TestFilesAreForTheirOwnerOnly(t *testing.T) {
+func TestWriter_FilesAreForTheirOwnerOnly(t *testing.T) {
 	d, path := newDir(t)
 	if err, _ := save(t, d, snapshot.StoreFast); err != nil {
 		t.Fatal(err)
 	}
-	names, err := d.List()
+	names, err := d.List(t.Context())
 	if err != nil || len(names) < 6 {
 		t.Fatal(names, err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -26,7 +27,7 @@ func Example() {
 	}
 	ram := layout.Block("pc.ram")
 
-	dir, err := snapshot.CreateDir(filepath.Join(parent, "vm1"))
+	dir, err := store.CreateDir(filepath.Join(parent, "vm1"))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -35,7 +36,7 @@ func Example() {
 		log.Fatal(err)
 	}
 
-	reader, err := snapshot.Open(dir)
+	reader, err := snapshot.Open(context.Background(), dir, snapshot.OpenOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -45,7 +46,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	page := make([]byte, 4096)
-	if err := reader.Page(reader.Layout().Block("pc.ram"), 0x5000, page); err != nil {
+	if err := reader.Page(context.Background(), reader.Layout().Block("pc.ram"), 0x5000, page); err != nil {
 		log.Fatal(err)
 	}
 	fmt.Printf("%d page: %s\n", verified.Pages, page[:5])
@@ -54,14 +55,14 @@ func Example() {
 
 // keep writes a snapshot of one page. A lane is for one goroutine; a VMM has
 // several.
-func keep(bucket snapshot.Bucket, layout *guest.Layout, ram *guest.Block) (err error) {
-	w, err := snapshot.Create(bucket, snapshot.Options{Store: snapshot.StoreFast, Tool: "my VMM"})
+func keep(bucket store.Bucket, layout *guest.Layout, ram *guest.Block) (err error) {
+	w, err := snapshot.Create(context.Background(), bucket, snapshot.Options{Store: snapshot.StoreFast, Tool: "my VMM"})
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			w.Abort() // nothing is left of half a snapshot
+			w.Abort(context.Background()) // nothing is left of half a snapshot
 		}
 	}()
 	if err := w.Setup(layout); err != nil {
@@ -98,7 +99,7 @@ func ExampleReader_Source() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(parent)
-	dir, err := snapshot.CreateDir(parent)
+	dir, err := store.CreateDir(parent)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -110,7 +111,7 @@ func ExampleReader_Source() {
 	if err := keep(dir, layout, layout.Block("pc.ram")); err != nil {
 		log.Fatal(err)
 	}
-	reader, err := snapshot.Open(dir)
+	reader, err := snapshot.Open(context.Background(), dir, snapshot.OpenOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -28,6 +28,10 @@ var _ File = (*os.File)(nil)
 // ExportRaw writes the memory of the block of b's name, byte for byte. Zero pages are left
 // out, so that the file is sparse.
 func (r *Reader) ExportRaw(ctx context.Context, b *guest.Block, f File) error {
+	if err := r.calls.begin(); err != nil {
+		return err
+	}
+	defer r.calls.end()
 	own := r.layout.Block(b.Name)
 	if own == nil || own.Length != b.Length {
 		return fmt.Errorf("export: the snapshot has no RAM block %q of %d bytes", b.Name, b.Length)
@@ -67,7 +71,7 @@ func (r *Reader) eachPage(ctx context.Context, f func(b *guest.Block, offset uin
 				}
 				b.Reset()
 				b.Block = j.block
-				if err := r.fill(&b, j); err != nil {
+				if err := r.fill(ctx, &b, j); err != nil {
 					return err
 				}
 				for i, off := range b.Normal {
@@ -95,19 +99,23 @@ type mappedBlock struct {
 // the capability mapped-ram on, migrate-incoming "file:PATH". The layout is
 // QEMU's docs/devel/migration/mapped-ram.
 func (r *Reader) ExportMappedRAM(ctx context.Context, f File) error {
-	if states, err := r.States(); err != nil {
+	if err := r.calls.begin(); err != nil {
+		return err
+	}
+	defer r.calls.end()
+	if states, err := r.States(ctx); err != nil {
 		return err
 	} else if len(states) > 0 {
 		return fmt.Errorf("export: %d device-state packets of multifd channels have no place in a mapped-ram file", len(states))
 	}
-	head, err := r.Head()
+	head, err := r.Head(ctx)
 	if err != nil {
 		return err
 	}
 	if head, err = vmstate.WithCapability(head, "mapped-ram"); err != nil {
 		return err
 	}
-	devices, err := r.Devices()
+	devices, err := r.Devices(ctx)
 	if err != nil {
 		return err
 	}
@@ -194,7 +202,7 @@ func (x *mappedExport) bitmaps(ctx context.Context) error {
 			if err := contextErr(ctx); err != nil {
 				return err
 			}
-			c, err := x.r.index.loadChunk(b.Index, n)
+			c, err := x.r.index.loadChunk(ctx, b.Index, n)
 			if err != nil {
 				return err
 			}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -22,7 +22,7 @@ import (
 // place in an export.
 func exported(t *testing.T, l *guest.Layout) (*snapshot.Reader, *model, snapshot.Meta) {
 	t.Helper()
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{ObjectSize: 100_000})
 	m := newModel(l)
 	lane := openLane(t, w)
@@ -56,7 +56,7 @@ func file(t *testing.T) *os.File {
 	return f
 }
 
-func TestARawExportIsTheBlockByteForByte(t *testing.T) {
+func TestExportRaw_IsTheBlockByteForByte(t *testing.T) {
 	r, m, _ := exported(t, pcLayout(t, 4096))
 	for _, b := range r.Layout().Blocks {
 		f := file(t)
@@ -74,10 +74,10 @@ func TestARawExportIsTheBlockByteForByte(t *testing.T) {
 	}
 }
 
-func TestARawExportIsSparse(t *testing.T) {
+func TestExportRaw_IsSparse(t *testing.T) {
 	const size = 1 << 30
 	l := newLayout(t, 4096, guest.Block{Name: "pc.ram", Length: size})
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{})
 	lane := openLane(t, w)
 	pages, err := lane.Pages(l.Blocks[0], []uint64{size - 4096})
@@ -104,7 +104,7 @@ func TestARawExportIsSparse(t *testing.T) {
 	}
 }
 
-func TestABlockThatIsNotThereIsNotExported(t *testing.T) {
+func TestExportRaw_BlockThatIsNotThere(t *testing.T) {
 	r, _, _ := exported(t, pcLayout(t, 4096))
 	for _, b := range []*guest.Block{{Name: "pc.rom", Length: 4096}, {Name: "pc.ram", Length: 4096}} {
 		if err := r.ExportRaw(t.Context(), b, new(memoryFile)); err == nil || !strings.Contains(err.Error(), b.Name) {
@@ -172,7 +172,7 @@ func (p *parsed) block(pageSize int, b *guest.Block) error {
 	return err
 }
 
-func TestAMappedRAMFileIsWhatQEMUReads(t *testing.T) {
+func TestExportMappedRAM_IsWhatQEMUReads(t *testing.T) {
 	for _, pageSize := range []int{4096, 64 << 10} {
 		l := pcLayout(t, pageSize)
 		r, m, meta := exported(t, l)
@@ -209,12 +209,12 @@ func TestAMappedRAMFileIsWhatQEMUReads(t *testing.T) {
 	}
 }
 
-func TestAMappedRAMFileHasAllChunksInItsBitmap(t *testing.T) {
+func TestExportMappedRAM_HasAllChunksInItsBitmap(t *testing.T) {
 	// Pages at the edges of the index's chunks, and a bitmap that ends inside
 	// a word.
 	pages := uint64(chunkPages + 70)
 	l := newLayout(t, 1024, guest.Block{Name: "pc.ram", Length: pages * 1024})
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{Store: snapshot.StoreRaw})
 	lane := openLane(t, w)
 	m := newModel(l)
@@ -251,7 +251,7 @@ func TestAMappedRAMFileHasAllChunksInItsBitmap(t *testing.T) {
 	}
 }
 
-func TestDeviceStatesHaveNoPlaceInAMappedRAMFile(t *testing.T) {
+func TestExportMappedRAM_RefusesDeviceStates(t *testing.T) {
 	bucket, _ := small(t, snapshot.StoreFast, 4096)
 	f := file(t)
 	if err := open(t, bucket).ExportMappedRAM(t.Context(), f); err == nil || !strings.Contains(err.Error(), "device-state") {
@@ -265,15 +265,15 @@ func TestDeviceStatesHaveNoPlaceInAMappedRAMFile(t *testing.T) {
 // fullFile fails at every write.
 type fullFile struct{ *memoryFile }
 
-func (fullFile) WriteAt([]byte, int64) (int, error) { return 0, snapshottest.ErrNoSpace }
+func (fullFile) WriteAt([]byte, int64) (int, error) { return 0, storetest.ErrNoSpace }
 
-func TestAnExportThatCannotBeWrittenSaysSo(t *testing.T) {
+func TestExport_WriteErrorIsReported(t *testing.T) {
 	r, _, _ := exported(t, pcLayout(t, 4096))
 	full := fullFile{new(memoryFile)}
-	if err := r.ExportRaw(t.Context(), r.Layout().Blocks[0], full); !errors.Is(err, snapshottest.ErrNoSpace) {
+	if err := r.ExportRaw(t.Context(), r.Layout().Blocks[0], full); !errors.Is(err, storetest.ErrNoSpace) {
 		t.Errorf("raw: %v", err)
 	}
-	if err := r.ExportMappedRAM(t.Context(), full); !errors.Is(err, snapshottest.ErrNoSpace) {
+	if err := r.ExportMappedRAM(t.Context(), full); !errors.Is(err, storetest.ErrNoSpace) {
 		t.Errorf("mapped-ram: %v", err)
 	}
 }

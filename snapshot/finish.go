@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -23,9 +25,9 @@ type Meta struct {
 }
 
 // Finish completes the snapshot: all lanes are closed. It drops what was
-// superseded if that is more than a quarter, writes the index, and last the
-// manifest, when a reader has found that it can open what is there. After an
-// error, Abort is to be called.
+// superseded if that is more than a quarter, then commits the objects of pages
+// and the index, and last the manifest, when a reader has found that it can open
+// what is there. After an error, Abort is to be called.
 func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 	if w.layout == nil {
 		return nil, errors.New("snapshot: no memory came")
@@ -37,7 +39,7 @@ func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 	if err := w.compact(ctx); err != nil {
 		return nil, err
 	}
-	if err := w.commits.Wait(); err != nil {
+	if err := w.seals.Wait(); err != nil {
 		return nil, err
 	}
 	m := &Manifest{
@@ -51,11 +53,14 @@ func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 			m.Objects = append(m.Objects, o.info)
 		}
 	}
+	if err := w.commitPages(ctx); err != nil {
+		return nil, err
+	}
 	if err := w.writeIndex(ctx, m, renumber); err != nil {
 		return nil, err
 	}
 	w.tables, w.extents, w.free = nil, nil, nil // the index has it all
-	if err := w.writeMeta(m, meta); err != nil {
+	if err := w.writeMeta(ctx, m, meta); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -65,15 +70,31 @@ func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := w.readBack(m, text); err != nil {
+	if err := w.readBack(ctx, m, text); err != nil {
 		return nil, fmt.Errorf("snapshot: refusing to complete what could not be read: %w", err)
 	}
-	return m, w.writeObject(manifestName, text)
+	return m, w.writeObject(ctx, manifestName, text)
+}
+
+// commitsAtOnce is how many objects of pages are committed at once.
+const commitsAtOnce = 16
+
+// commitPages commits the objects of pages that are left. From here on none of
+// them is removed, unless Finish fails, and their pages are not read again.
+func (w *Writer) commitPages(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(commitsAtOnce)
+	for _, o := range w.objects {
+		if !o.gone {
+			group.Go(func() error { return w.commit(ctx, o.info.Name, o.w) })
+		}
+	}
+	return group.Wait()
 }
 
 // readBack looks with a reader's eyes at all that it would refuse. m, where
 // nothing was encoded yet, says what a text cannot.
-func (w *Writer) readBack(m *Manifest, text []byte) error {
+func (w *Writer) readBack(ctx context.Context, m *Manifest, text []byte) error {
 	if err := m.check(); err != nil {
 		return err
 	}
@@ -81,16 +102,16 @@ func (w *Writer) readBack(m *Manifest, text []byte) error {
 	if err != nil {
 		return err
 	}
-	r, err := openWith(w.bucket, decoded)
+	r, err := openWith(ctx, w.bucket, decoded, OpenOptions{})
 	if err != nil {
 		return err
 	}
-	_, headErr := r.Head()
-	_, statesErr := r.States()
+	_, headErr := r.Head(ctx)
+	_, statesErr := r.States(ctx)
 	return errors.Join(headErr, statesErr, r.Close())
 }
 
-func (w *Writer) writeMeta(m *Manifest, meta Meta) error {
+func (w *Writer) writeMeta(ctx context.Context, m *Manifest, meta Meta) error {
 	objects := []struct {
 		name string
 		role Role
@@ -115,7 +136,7 @@ func (w *Writer) writeMeta(m *Manifest, meta Meta) error {
 		}{"device-states", RoleStates, data})
 	}
 	for _, o := range objects {
-		if err := w.writeObject(o.name, o.data); err != nil {
+		if err := w.writeObject(ctx, o.name, o.data); err != nil {
 			return err
 		}
 		sum := sha256.Sum256(o.data)
@@ -124,19 +145,15 @@ func (w *Writer) writeMeta(m *Manifest, meta Meta) error {
 	return nil
 }
 
-func (w *Writer) writeObject(name string, data []byte) error {
-	ow, err := w.create(name)
+func (w *Writer) writeObject(ctx context.Context, name string, data []byte) error {
+	ow, err := w.create(ctx, name)
 	if err != nil {
 		return err
 	}
-	if _, err := ow.Write(data); err != nil {
-		ow.Abort()
-		return fmt.Errorf("snapshot: writing %s: %w", name, err)
+	if _, err := ow.Write(ctx, data); err != nil {
+		return errors.Join(fmt.Errorf("snapshot: writing %s: %w", name, err), ow.Abort(context.WithoutCancel(ctx)))
 	}
-	if err := ow.Commit(); err != nil {
-		return fmt.Errorf("snapshot: committing %s: %w", name, err)
-	}
-	return nil
+	return w.commit(ctx, name, ow)
 }
 
 // writeIndex writes the index with the extents that still hold a page, and
@@ -171,19 +188,18 @@ func (w *Writer) writeIndex(ctx context.Context, m *Manifest, renumber []uint32)
 	m.Totals.Extents = uint64(len(kept))
 
 	const name = "index"
-	ow, err := w.create(name)
+	ow, err := w.create(ctx, name)
 	if err != nil {
 		return err
 	}
-	o := &pageObject{info: ObjectInfo{Name: name, Role: RoleIndex}, w: ow, sum: sha256.New(), done: make(chan struct{})}
+	o := &pageObject{info: ObjectInfo{Name: name, Role: RoleIndex}, w: ow, sum: sha256.New()}
 	if err := w.fillIndex(ctx, m, o, kept, live); err != nil {
-		ow.Abort()
+		return errors.Join(err, ow.Abort(context.WithoutCancel(ctx)))
+	}
+	if err := w.commit(ctx, name, ow); err != nil {
 		return err
 	}
-	w.seal(o)
-	if err := w.commits.Wait(); err != nil {
-		return err
-	}
+	o.info.SHA256 = hex.EncodeToString(o.sum.Sum(nil))
 	m.Totals.IndexBytes = o.info.Size
 	m.Objects = append(m.Objects, o.info)
 	return nil
@@ -213,7 +229,7 @@ func (w *Writer) extentOrder() iter.Seq2[int, int] {
 }
 
 func (w *Writer) fillIndex(ctx context.Context, m *Manifest, o *pageObject, kept []extent, number []uint64) error {
-	x := &indexWriter{w: o}
+	x := &indexWriter{w: func(p []byte) error { return o.write(ctx, p) }}
 	if err := x.extentTable(kept); err != nil {
 		return err
 	}

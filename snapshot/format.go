@@ -16,8 +16,8 @@ var (
 	// ErrIncomplete is wrapped when there is no manifest: the save did not
 	// get to its end.
 	ErrIncomplete = errors.New("no complete snapshot")
-	// ErrExists is wrapped when a snapshot would have to be written over.
-	ErrExists = errors.New("there is something already")
+	// ErrExists is wrapped when the bucket for a new snapshot is not empty.
+	ErrExists = errors.New("the destination is not empty")
 	// ErrTooLarge is wrapped when a snapshot gets larger than
 	// [Options].MaxSize.
 	ErrTooLarge = errors.New("snapshot is too large")

@@ -122,16 +122,16 @@ func lookEverythingUp(t *testing.T, b []byte, l *guest.Layout, objects []ObjectI
 		}
 		return err == nil
 	}
-	x, err := openIndex(memoryObject{bytes.NewReader(b)}, "index", l, objects)
+	x, err := openIndex(t.Context(), memoryObject{bytes.NewReader(b)}, "index", l, objects)
 	if !want(err) {
 		return
 	}
 	for n := range x.table {
-		_, err := x.extentPart(n)
+		_, err := x.extentPart(t.Context(), n)
 		want(err)
 	}
 	for block := range l.Blocks {
-		c, err := x.loadChunk(block, 0)
+		c, err := x.loadChunk(t.Context(), block, 0)
 		if !want(err) || c == nil {
 			continue
 		}

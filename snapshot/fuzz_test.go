@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/seed"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 )
 
 // mutated is a snapshot that a fuzzer changes: its objects, the segments and
@@ -181,7 +181,7 @@ func FuzzSnapshotRepaired(f *testing.F) {
 	add("large-block", 0, 1, 6, 0, 0, 30, 0x10, 0)
 	add("counts", 0, 0, 3, 0, 0, 16, 0xff, 0xff)
 	add("states", 0, 1, 5, 2, 0, 30, 0, 1)
-	good := make([]*snapshottest.Bucket, len(stores))
+	good := make([]*storetest.Bucket, len(stores))
 	for i, store := range stores {
 		good[i], _ = small(f, store, 1024)
 	}
@@ -203,7 +203,7 @@ func FuzzSnapshotRepaired(f *testing.F) {
 }
 
 // useRepaired opens, inspects, verifies and reads. What is sound can be read.
-func useRepaired(t *testing.T, b *snapshottest.Bucket, unchanged bool) {
+func useRepaired(t *testing.T, b *storetest.Bucket, unchanged bool) {
 	known := func(what string, err error) {
 		if err != nil && !errors.Is(err, snapshot.ErrCorrupt) && !strings.Contains(err.Error(), "format version") {
 			t.Errorf("%s: %v", what, err)
@@ -212,15 +212,15 @@ func useRepaired(t *testing.T, b *snapshottest.Bucket, unchanged bool) {
 			t.Errorf("%s of an unchanged snapshot: %v", what, err)
 		}
 	}
-	r, err := snapshot.Open(b)
+	r, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 	known("Open", err)
 	if err != nil {
 		return
 	}
 	defer r.Close()
-	_, headErr := r.Head()
-	_, devicesErr := r.Devices()
-	_, statesErr := r.States()
+	_, headErr := r.Head(t.Context())
+	_, devicesErr := r.Devices(t.Context())
+	_, statesErr := r.States(t.Context())
 	known("objects", errors.Join(headErr, devicesErr, statesErr))
 	verified, verifyErr := r.Verify(context.Background(), nil)
 	known("Verify", verifyErr)
@@ -245,7 +245,7 @@ func pagesOfSource(t *testing.T, r *snapshot.Reader) (n uint64, _ error) {
 			return n, err
 		}
 		for i, off := range batch.Normal {
-			if err := r.Page(batch.Block, off, page); err != nil || !bytes.Equal(page, batch.Data[i]) {
+			if err := r.Page(t.Context(), batch.Block, off, page); err != nil || !bytes.Equal(page, batch.Data[i]) {
 				t.Errorf("page %#x of %s: %v, or another than the source's", off, batch.Block.Name, err)
 			}
 		}

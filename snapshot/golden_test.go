@@ -16,7 +16,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 )
 
 var update = flag.Bool("update", false, "write the golden files and the seeds of the fuzz targets anew")
@@ -25,11 +25,11 @@ var update = flag.Bool("update", false, "write the golden files and the seeds of
 // that no encoder has a say in the golden file.
 var deflatedAs, _ = hex.DecodeString("edc1010d000000c2a0acef5fc21e0e28000000e0dd00")
 
-// TestTheFormatIsThatOfTheGoldenFile: a snapshot that was written once has to
-// be readable for good.
-func TestTheFormatIsThatOfTheGoldenFile(t *testing.T) {
+// TestWriter_FormatIsThatOfTheGoldenFile: a snapshot that was written once has to
+// always be readable.
+func TestWriter_FormatIsThatOfTheGoldenFile(t *testing.T) {
 	l := newLayout(t, 4096, guest.Block{Name: "pc.ram", Length: 1 << 30}, guest.Block{Name: "vga.vram", Length: 16 * 4096})
-	b := snapshottest.NewBucket()
+	b := storetest.NewBucket()
 	w := create(t, b, l, snapshot.Options{Tool: "vmferry golden"})
 	lane := openLane(t, w).(guest.DeflatedLane)
 	put := func(block int, offsets ...uint64) {
@@ -54,7 +54,7 @@ func TestTheFormatIsThatOfTheGoldenFile(t *testing.T) {
 }
 
 // describe is a snapshot as one reads it.
-func describe(t *testing.T, b *snapshottest.Bucket) string {
+func describe(t *testing.T, b *storetest.Bucket) string {
 	t.Helper()
 	var out strings.Builder
 	for _, name := range b.Names() {

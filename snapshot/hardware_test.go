@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/snapshot"
 )
 
-func TestHardwareCheckBoundsTheRecord(t *testing.T) {
+func TestHardware_CheckBoundsTheRecord(t *testing.T) {
 	long := strings.Repeat("x", 257)
 	many := map[string]int{}
 	for i := range 4097 {
@@ -37,7 +37,7 @@ func TestHardwareCheckBoundsTheRecord(t *testing.T) {
 	}
 }
 
-func TestHardwareIsKeptAndCheckedWhenRead(t *testing.T) {
+func TestHardware_IsKeptAndCheckedWhenRead(t *testing.T) {
 	bucket, _ := small(t, snapshot.StoreRaw, 4096)
 	f := newForger(t, bucket)
 	machine := f.manifest["machine"].(map[string]any)
@@ -49,7 +49,7 @@ func TestHardwareIsKeptAndCheckedWhenRead(t *testing.T) {
 	}
 	machine["hardware"] = map[string]any{"cpu": map[string]any{"count": -1}}
 	f.sign(t)
-	if _, err := snapshot.Open(bucket); !errors.Is(err, snapshot.ErrCorrupt) {
+	if _, err := snapshot.Open(t.Context(), bucket, snapshot.OpenOptions{}); !errors.Is(err, snapshot.ErrCorrupt) {
 		t.Errorf("a hostile record: %v, want ErrCorrupt", err)
 	}
 }

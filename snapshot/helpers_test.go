@@ -13,7 +13,8 @@ import (
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store"
+	"github.com/vmferry/vmferry/store/storetest"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -34,9 +35,9 @@ func pcLayout(t testing.TB, pageSize int) *guest.Layout {
 	return newLayout(t, pageSize, guest.Block{Name: "pc.ram", Length: 300 * size}, guest.Block{Name: "pc.bios", Length: 2 * size}, guest.Block{Name: "vga.vram", Length: 40 * size, HugePage: 2 << 20})
 }
 
-func create(t testing.TB, b snapshot.Bucket, l *guest.Layout, opts snapshot.Options) *snapshot.Writer {
+func create(t testing.TB, b store.Bucket, l *guest.Layout, opts snapshot.Options) *snapshot.Writer {
 	t.Helper()
-	w, err := snapshot.Create(b, opts)
+	w, err := snapshot.Create(t.Context(), b, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,9 +82,9 @@ func finish(t testing.TB, w *snapshot.Writer, l *guest.Layout) *snapshot.Manifes
 	return m
 }
 
-func open(t testing.TB, b snapshot.Bucket) *snapshot.Reader {
+func open(t testing.TB, b store.Bucket) *snapshot.Reader {
 	t.Helper()
-	r, err := snapshot.Open(b)
+	r, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +172,7 @@ func (m *model) check(t testing.TB, r *snapshot.Reader) {
 	page := make([]byte, m.layout.PageSize)
 	for _, b := range r.Layout().Blocks {
 		for off := uint64(0); off < b.Length; off += uint64(len(page)) {
-			if err := r.Page(b, off, page); err != nil {
+			if err := r.Page(t.Context(), b, off, page); err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(page, m.page(b, off)) {
@@ -264,9 +265,9 @@ func seeded(name string) *rand.Rand {
 }
 
 // small keeps a small machine and returns its bucket and its memory.
-func small(t testing.TB, store snapshot.Store, pageSize int) (*snapshottest.Bucket, *model) {
+func small(t testing.TB, store snapshot.Store, pageSize int) (*storetest.Bucket, *model) {
 	t.Helper()
-	b := snapshottest.NewBucket()
+	b := storetest.NewBucket()
 	l := newLayout(t, pageSize, guest.Block{Name: "pc.ram", Length: uint64(20 * pageSize)}, guest.Block{Name: "vga.vram", Length: uint64(4 * pageSize)})
 	w := create(t, b, l, snapshot.Options{Store: store, Tool: "vmferry test"})
 	r := rand.New(rand.NewPCG(7, 7))
@@ -285,8 +286,8 @@ func small(t testing.TB, store snapshot.Store, pageSize int) (*snapshottest.Buck
 }
 
 // verifyAll opens a snapshot and verifies it.
-func verifyAll(b snapshot.Bucket) error {
-	r, err := snapshot.Open(b)
+func verifyAll(b store.Bucket) error {
+	r, err := snapshot.Open(context.Background(), b, snapshot.OpenOptions{})
 	if err != nil {
 		return err
 	}

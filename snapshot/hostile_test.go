@@ -15,17 +15,17 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 )
 
 // forger changes a snapshot and makes all checksums and digests right again,
-// as somebody would who wants to do harm.
+// as an attacker would.
 type forger struct {
-	b        *snapshottest.Bucket
+	b        *storetest.Bucket
 	manifest map[string]any
 }
 
-func newForger(t testing.TB, b *snapshottest.Bucket) *forger {
+func newForger(t testing.TB, b *storetest.Bucket) *forger {
 	t.Helper()
 	f := &forger{b: b}
 	if err := json.Unmarshal(b.Bytes("manifest.json"), &f.manifest); err != nil {
@@ -117,7 +117,7 @@ func (x *forgedIndex) bytes(keep bool) []byte {
 // of three pages and one of one, and a sparse chunk of each block.
 const tablePart, ramChunk, vgaChunk = 0, 1, 2
 
-func TestAHostileIndexIsRefused(t *testing.T) {
+func TestOpen_HostileIndexIsRefused(t *testing.T) {
 	be := binary.BigEndian
 	extentLine := func(x *forgedIndex, n int) []byte { return x.segments[tablePart][32*n:] }
 	for _, tt := range []struct {
@@ -201,9 +201,9 @@ func TestAHostileIndexIsRefused(t *testing.T) {
 
 // readsWithoutPanic reads all that a forged snapshot has: no digest says that a
 // page is wrong, but no error is another's than ErrCorrupt.
-func readsWithoutPanic(t *testing.T, b *snapshottest.Bucket) {
+func readsWithoutPanic(t *testing.T, b *storetest.Bucket) {
 	t.Helper()
-	r, err := snapshot.Open(b)
+	r, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 	if err != nil {
 		if !errors.Is(err, snapshot.ErrCorrupt) {
 			t.Errorf("opening: %v", err)
@@ -214,14 +214,14 @@ func readsWithoutPanic(t *testing.T, b *snapshottest.Bucket) {
 	page := make([]byte, r.Layout().PageSize)
 	for _, blk := range r.Layout().Blocks {
 		for off := uint64(0); off < blk.Length; off += uint64(len(page)) {
-			if err := r.Page(blk, off, page); err != nil && !errors.Is(err, snapshot.ErrCorrupt) {
+			if err := r.Page(t.Context(), blk, off, page); err != nil && !errors.Is(err, snapshot.ErrCorrupt) {
 				t.Errorf("page %#x of %s: %v", off, blk.Name, err)
 			}
 		}
 	}
 }
 
-func TestTheForgerForgesWell(t *testing.T) {
+func TestForger_MakesValidSnapshots(t *testing.T) {
 	b, m := small(t, snapshot.StoreFast, 1024)
 	f := newForger(t, b)
 	f.set("index", takeApart(b.Bytes("index")).bytes(false))
@@ -233,7 +233,7 @@ func TestTheForgerForgesWell(t *testing.T) {
 	m.check(t, open(t, b))
 }
 
-func TestAHostileManifestIsRefused(t *testing.T) {
+func TestOpen_HostileManifestIsRefused(t *testing.T) {
 	objects := func(f *forger) []any { return f.manifest["objects"].([]any) }
 	machine := func(f *forger) map[string]any { return f.manifest["machine"].(map[string]any) }
 	block := func(f *forger, n int) map[string]any { return f.manifest["blocks"].([]any)[n].(map[string]any) }
@@ -289,7 +289,7 @@ func TestAHostileManifestIsRefused(t *testing.T) {
 	}
 }
 
-func TestAManifestThatIsNoJSONIsRefused(t *testing.T) {
+func TestOpen_ManifestThatIsNoJSONIsRefused(t *testing.T) {
 	for name, body := range map[string]string{
 		"empty": "", "no object": "[", "a string": `"x"`, "deep": strings.Repeat("[", 1<<20), "two objects": "{}\n{", "an open string": `{"format": "vmferry-snapshot`,
 	} {
@@ -299,7 +299,7 @@ func TestAManifestThatIsNoJSONIsRefused(t *testing.T) {
 	}
 }
 
-func TestAManifestBeyondReasonIsRefusedUnread(t *testing.T) {
+func TestOpen_ManifestThatIsTooLongIsRefusedUnread(t *testing.T) {
 	b, _ := small(t, snapshot.StoreFast, 1024)
 	b.Put("manifest.json", make([]byte, 16<<20+1))
 	wantCorrupt(t, b, "17 MiB of manifest")
@@ -308,19 +308,19 @@ func TestAManifestBeyondReasonIsRefusedUnread(t *testing.T) {
 	}
 }
 
-func TestAnotherVersionIsNotCorruptButUnknown(t *testing.T) {
+func TestOpen_AnotherVersionIsUnknownAndNotCorrupt(t *testing.T) {
 	b, _ := small(t, snapshot.StoreFast, 1024)
 	f := newForger(t, b)
 	f.manifest["version"] = 2
 	f.sign(t)
-	_, err := snapshot.Open(b)
+	_, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 	if err == nil || errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), "version 2") || !strings.Contains(err.Error(), "vmferry test") {
 		t.Errorf("got %v, want an error that names the version and the tool", err)
 	}
 }
 
-// TestAHostilePayloadIsRefused replaces the first extent's payload.
-func TestAHostilePayloadIsRefused(t *testing.T) {
+// TestReader_HostilePayloadIsRefused replaces the first extent's payload.
+func TestReader_HostilePayloadIsRefused(t *testing.T) {
 	frame := func(t *testing.T, size int, opts ...zstd.EOption) []byte {
 		w, err := zstd.NewWriter(nil, opts...)
 		if err != nil {

@@ -3,7 +3,6 @@ package snapshot
 import (
 	"encoding/binary"
 	"hash/crc32"
-	"io"
 	"math/bits"
 	"slices"
 )
@@ -83,7 +82,7 @@ func parseExtent(b []byte) extent {
 
 // indexWriter writes an index from its start to its end.
 type indexWriter struct {
-	w       io.Writer
+	w       func(p []byte) error
 	dir     []segment
 	offset  uint64
 	extents uint64
@@ -95,8 +94,7 @@ func (w *indexWriter) segment(s segment, b []byte) error {
 	s.offset, s.length, s.crc = w.offset, uint32(len(b)), checksum(b)
 	w.dir = append(w.dir, s)
 	w.offset += uint64(len(b))
-	_, err := w.w.Write(b)
-	return err
+	return w.w(b)
 }
 
 // extentTable writes the extent table.
@@ -173,7 +171,7 @@ func (w *indexWriter) finish() error {
 			w.buf = lines[i].append(w.buf)
 		}
 		crc = crc32.Update(crc, castagnoli, w.buf)
-		if _, err := w.w.Write(w.buf); err != nil {
+		if err := w.w(w.buf); err != nil {
 			return err
 		}
 	}
@@ -186,6 +184,5 @@ func (w *indexWriter) finish() error {
 	footer = be.AppendUint32(footer, crc)
 	footer = append(footer, make([]byte, footerLen-4-len(footer))...)
 	footer = be.AppendUint32(footer, checksum(footer))
-	_, err := w.w.Write(footer)
-	return err
+	return w.w(footer)
 }

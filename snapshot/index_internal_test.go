@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"context"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -15,6 +16,10 @@ import (
 type memoryObject struct{ *bytes.Reader }
 
 func (memoryObject) Close() error { return nil }
+
+func (o memoryObject) ReadAt(_ context.Context, p []byte, offset int64) (int, error) {
+	return o.Reader.ReadAt(p, offset)
+}
 
 // somePages are the entries of a chunk with n pages, at random.
 func somePages(r *rand.Rand, n int) []entry {
@@ -31,7 +36,7 @@ func somePages(r *rand.Rand, n int) []entry {
 func writeTestIndex(t testing.TB, blocks ...[]entry) (*guest.Layout, []ObjectInfo, []byte) {
 	t.Helper()
 	var buf bytes.Buffer
-	x := &indexWriter{w: &buf}
+	x := &indexWriter{w: func(p []byte) error { _, err := buf.Write(p); return err }}
 	most := 0
 	var infos []guest.Block
 	for i, entries := range blocks {
@@ -60,16 +65,16 @@ func writeTestIndex(t testing.TB, blocks ...[]entry) (*guest.Layout, []ObjectInf
 	return l, []ObjectInfo{{Name: "pages-000000", Role: RolePages, Size: int64(1000 * len(extents))}}, buf.Bytes()
 }
 
-func TestAChunkFindsItsPagesAndNoOthers(t *testing.T) {
+func TestChunk_FindsItsPagesAndNoOthers(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	for _, n := range []int{1, 2, 100, sparseMax, sparseMax + 1, 5000, chunkPages - 1, chunkPages} {
 		entries := somePages(r, n)
 		l, objects, b := writeTestIndex(t, entries)
-		x, err := openIndex(memoryObject{bytes.NewReader(b)}, "index", l, objects)
+		x, err := openIndex(t.Context(), memoryObject{bytes.NewReader(b)}, "index", l, objects)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := x.loadChunk(0, 0)
+		c, err := x.loadChunk(t.Context(), 0, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,21 +96,21 @@ func TestAChunkFindsItsPagesAndNoOthers(t *testing.T) {
 	}
 }
 
-func TestAnIndexIsEmptyWithoutPages(t *testing.T) {
+func TestIndex_IsEmptyWithoutPages(t *testing.T) {
 	l, objects, b := writeTestIndex(t, nil)
 	if len(b) != footerLen {
 		t.Errorf("%d bytes, want those of a footer", len(b))
 	}
-	x, err := openIndex(memoryObject{bytes.NewReader(b)}, "index", l, objects)
+	x, err := openIndex(t.Context(), memoryObject{bytes.NewReader(b)}, "index", l, objects)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c, err := x.loadChunk(0, 0); c != nil || err != nil {
+	if c, err := x.loadChunk(t.Context(), 0, 0); c != nil || err != nil {
 		t.Errorf("a chunk %v, %v", c, err)
 	}
 }
 
-func TestALocationSaysExtentAndSlot(t *testing.T) {
+func TestLocation_SaysExtentAndSlot(t *testing.T) {
 	for _, extent := range []uint64{0, 1, 1 << 20, maxExtents - 1} {
 		for _, slot := range []int{0, 1, 127} {
 			if l := at(extent, slot); l == 0 || l.extent() != extent || l.slot() != slot {

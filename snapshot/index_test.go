@@ -8,7 +8,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 )
 
 // chunkPages is how many pages a chunk of the index covers.
@@ -16,10 +16,10 @@ const chunkPages = 1 << 16
 
 // numbered keeps pages that hold their own number, at every step-th place of a
 // block of four chunks.
-func numbered(t *testing.T, step uint64) (*snapshottest.Bucket, *guest.Layout, uint64) {
+func numbered(t *testing.T, step uint64) (*storetest.Bucket, *guest.Layout, uint64) {
 	t.Helper()
 	l := newLayout(t, 1024, guest.Block{Name: "pc.ram", Length: 4 * chunkPages * 1024})
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{Store: snapshot.StoreRaw})
 	lane := openLane(t, w)
 	ram := l.Blocks[0]
@@ -53,7 +53,7 @@ func numbered(t *testing.T, step uint64) (*snapshottest.Bucket, *guest.Layout, u
 	return bucket, l, n
 }
 
-func TestTheIndexCostsAtMost16BytesAPage(t *testing.T) {
+func TestWriter_IndexCostsAtMost16BytesAPage(t *testing.T) {
 	const lineOfChunk, lineOfTable, lastExtent, footer = 32, 32, 32, 64
 	for _, step := range []uint64{chunkPages, 10_000, 100, 62, 60, 55, 33, 32, 31, 7} {
 		bucket, l, n := numbered(t, step)
@@ -78,7 +78,7 @@ func checkNumbered(t *testing.T, r *snapshot.Reader, l *guest.Layout, step uint6
 	page := make([]byte, 1024)
 	for _, around := range []uint64{0, 511, 512, chunkPages - 1, chunkPages, 2*chunkPages - 1, 3 * chunkPages, last - 1, 127 * step % last, 128 * step % last} {
 		for n := max(around, 1) - 1; n <= min(around+1, last); n++ {
-			if err := r.Page(ram, n*1024, page); err != nil {
+			if err := r.Page(t.Context(), ram, n*1024, page); err != nil {
 				t.Fatal(err)
 			}
 			want := make([]byte, 1024)
@@ -92,13 +92,13 @@ func checkNumbered(t *testing.T, r *snapshot.Reader, l *guest.Layout, step uint6
 	}
 }
 
-func TestTheIndexIsReadInRanges(t *testing.T) {
+func TestReader_ReadsTheIndexInRanges(t *testing.T) {
 	const step = 5
 	bucket, l, n := numbered(t, step)
 	size := int64(len(bucket.Bytes("index")))
 	read := func() int64 { return bucket.BytesRead("index") }
 	before := read()
-	r, err := snapshot.Open(bucket)
+	r, err := snapshot.Open(t.Context(), bucket, snapshot.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestTheIndexIsReadInRanges(t *testing.T) {
 	page := make([]byte, 1024)
 	lookup := func(n uint64) int64 {
 		before := read()
-		if err := r.Page(r.Layout().Blocks[0], n*1024, page); err != nil {
+		if err := r.Page(t.Context(), r.Layout().Blocks[0], n*1024, page); err != nil {
 			t.Fatal(err)
 		}
 		return read() - before
@@ -130,15 +130,15 @@ func TestTheIndexIsReadInRanges(t *testing.T) {
 	}
 }
 
-func TestPageWantsAPlaceThatThereIs(t *testing.T) {
+func TestPage_RefusesOffsetsOutsideTheBlock(t *testing.T) {
 	bucket, _ := small(t, snapshot.StoreFast, 4096)
 	r := open(t, bucket)
 	ram := r.Layout().Blocks[0]
 	for name, err := range map[string]error{
-		"an offset beyond the block": r.Page(ram, ram.Length, make([]byte, 4096)),
-		"an offset within a page":    r.Page(ram, 17, make([]byte, 4096)),
-		"room for half a page":       r.Page(ram, 0, make([]byte, 2048)),
-		"room for two":               r.Page(ram, 0, make([]byte, 8192)),
+		"an offset beyond the block": r.Page(t.Context(), ram, ram.Length, make([]byte, 4096)),
+		"an offset within a page":    r.Page(t.Context(), ram, 17, make([]byte, 4096)),
+		"room for half a page":       r.Page(t.Context(), ram, 0, make([]byte, 2048)),
+		"room for two":               r.Page(t.Context(), ram, 0, make([]byte, 8192)),
 	} {
 		if err == nil {
 			t.Errorf("%s was taken", name)
@@ -146,11 +146,11 @@ func TestPageWantsAPlaceThatThereIs(t *testing.T) {
 	}
 }
 
-func TestManyChunksAreLookedUpInTurn(t *testing.T) {
+func TestPage_ManyChunksInTurn(t *testing.T) {
 	// More chunks than are kept in memory, each with one page.
 	const chunks = 40
 	l := newLayout(t, 1024, guest.Block{Name: "pc.ram", Length: chunks * chunkPages * 1024})
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{Store: snapshot.StoreRaw})
 	lane := openLane(t, w)
 	for n := range uint64(chunks) {
@@ -171,7 +171,7 @@ func TestManyChunksAreLookedUpInTurn(t *testing.T) {
 	page := make([]byte, 1024)
 	for range 2 {
 		for n := range uint64(chunks) {
-			if err := r.Page(r.Layout().Blocks[0], (n*chunkPages+n)*1024, page); err != nil {
+			if err := r.Page(t.Context(), r.Layout().Blocks[0], (n*chunkPages+n)*1024, page); err != nil {
 				t.Fatal(err)
 			}
 			if want := fmt.Sprintf("page of chunk %d\x00", n); !bytes.HasPrefix(page, []byte(want)) {

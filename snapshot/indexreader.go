@@ -2,19 +2,20 @@ package snapshot
 
 import (
 	"cmp"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"slices"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/store"
 )
 
 // index reads an index in ranges: the footer and the directory when it is
 // opened, a segment when it is wanted.
 type index struct {
-	o       Object
+	o       store.Object
 	name    string
 	layout  *guest.Layout
 	objects []ObjectInfo // those of role pages
@@ -24,13 +25,13 @@ type index struct {
 	chunks  [][]segment // by block, in the order of chunks
 }
 
-func openIndex(o Object, name string, layout *guest.Layout, objects []ObjectInfo) (*index, error) {
+func openIndex(ctx context.Context, o store.Object, name string, layout *guest.Layout, objects []ObjectInfo) (*index, error) {
 	be := binary.BigEndian
 	x := &index{o: o, name: name, layout: layout, objects: objects, chunks: make([][]segment, len(layout.Blocks))}
 	if o.Size() < footerLen {
 		return nil, corrupt(name, "%d bytes do not hold a footer", o.Size())
 	}
-	footer, err := x.read(uint64(o.Size())-footerLen, footerLen)
+	footer, err := x.read(ctx, uint64(o.Size())-footerLen, footerLen)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +49,7 @@ func openIndex(o Object, name string, layout *guest.Layout, objects []ObjectInfo
 	if err := x.checkCounts(count); err != nil {
 		return nil, err
 	}
-	return x, x.readDirectory(dirAt, count, be.Uint32(footer[40:]))
+	return x, x.readDirectory(ctx, dirAt, count, be.Uint32(footer[40:]))
 }
 
 // checkCounts compares the footer's counts with what the machine can have.
@@ -73,12 +74,12 @@ func (x *index) checkCounts(segments uint64) error {
 const directoryLines = 1 << 13
 
 // readDirectory reads, checks and sorts in the lines of the directory.
-func (x *index) readDirectory(at, count uint64, sum uint32) error {
+func (x *index) readDirectory(ctx context.Context, at, count uint64, sum uint32) error {
 	d := indexDirectory{x: x, end: at}
 	crc := uint32(0)
 	for count > 0 {
 		n := min(count, directoryLines)
-		lines, err := x.read(at, int(n*dirEntryLen))
+		lines, err := x.read(ctx, at, int(n*dirEntryLen))
 		if err != nil {
 			return err
 		}
@@ -167,16 +168,16 @@ func (x *index) checkChunk(s segment) error {
 	return nil
 }
 
-func (x *index) read(offset uint64, n int) ([]byte, error) {
+func (x *index) read(ctx context.Context, offset uint64, n int) ([]byte, error) {
 	b := make([]byte, n)
-	if _, err := io.ReadFull(io.NewSectionReader(x.o, int64(offset), int64(n)), b); err != nil {
+	if err := store.ReadFull(ctx, x.o, b, int64(offset)); err != nil {
 		return nil, fmt.Errorf("reading %s at %d: %w", x.name, offset, err)
 	}
 	return b, nil
 }
 
-func (x *index) load(s segment) ([]byte, error) {
-	b, err := x.read(s.offset, int(s.length))
+func (x *index) load(ctx context.Context, s segment) ([]byte, error) {
+	b, err := x.read(ctx, s.offset, int(s.length))
 	if err == nil && checksum(b) != s.crc {
 		err = corrupt(x.name, "the checksum of the segment at %d is wrong", s.offset)
 	}
@@ -184,8 +185,8 @@ func (x *index) load(s segment) ([]byte, error) {
 }
 
 // extentPart loads one part of the extent table, checked.
-func (x *index) extentPart(n int) ([]extent, error) {
-	b, err := x.load(x.table[n])
+func (x *index) extentPart(ctx context.Context, n int) ([]extent, error) {
+	b, err := x.load(ctx, x.table[n])
 	if err != nil {
 		return nil, err
 	}
@@ -212,13 +213,13 @@ func (x *index) extentPart(n int) ([]extent, error) {
 }
 
 // loadChunk loads chunk n of a block; nil if it has no pages.
-func (x *index) loadChunk(block int, n uint32) (*chunk, error) {
+func (x *index) loadChunk(ctx context.Context, block int, n uint32) (*chunk, error) {
 	i, ok := slices.BinarySearchFunc(x.chunks[block], n, func(s segment, n uint32) int { return cmp.Compare(s.first, n) })
 	if !ok {
 		return nil, nil
 	}
 	s := x.chunks[block][i]
-	b, err := x.load(s)
+	b, err := x.load(ctx, s)
 	if err != nil {
 		return nil, err
 	}

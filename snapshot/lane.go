@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 // is used by one goroutine.
 type lane struct {
 	w        *Writer
+	ctx      context.Context // of what it writes: guest.Lane has none
 	object   *pageObject
 	pageSize int
 	max      int // pages an extent holds
@@ -50,7 +52,7 @@ func (w *Writer) Lane() (guest.Lane, error) {
 		return nil, errors.New("snapshot: no memory was set up")
 	}
 	size := w.layout.PageSize
-	l := &lane{w: w, pageSize: size, max: extentPages(size)}
+	l := &lane{w: w, ctx: w.ctx, pageSize: size, max: extentPages(size)}
 	l.room = 4 * l.max
 	l.buf = make([]byte, l.room+l.max*size)
 	l.data = l.buf[l.room:l.room]
@@ -229,7 +231,7 @@ func (l *lane) flush() error {
 
 func (l *lane) write(payload []byte) error {
 	if l.object == nil {
-		o, err := l.w.newObject()
+		o, err := l.w.newObject(l.ctx)
 		if err != nil {
 			return err
 		}
@@ -239,7 +241,7 @@ func (l *lane) write(payload []byte) error {
 		object: l.object.index, block: uint16(l.block.Index), codec: l.w.codec, count: uint8(l.n),
 		offset: uint64(l.object.info.Size), length: uint32(len(payload)), crc: checksum(payload),
 	}
-	if _, err := l.object.Write(payload); err != nil {
+	if err := l.object.write(l.ctx, payload); err != nil {
 		return err
 	}
 	l.w.bytes.Add(int64(len(payload)))
@@ -247,7 +249,7 @@ func (l *lane) write(payload []byte) error {
 	l.w.extents[l.number] = e
 	l.w.mu.Unlock()
 	if l.object.info.Size >= objectSize(l.w.opts.ObjectSize, int(l.object.index)) {
-		l.w.seal(l.object)
+		l.w.seal(l.ctx, l.object)
 		l.object = nil
 	}
 	return nil
@@ -262,7 +264,7 @@ func (l *lane) Close() error {
 	l.closeEncoder()
 	err := l.flush()
 	if l.object != nil && err == nil {
-		l.w.seal(l.object)
+		l.w.seal(l.ctx, l.object)
 		l.object = nil
 	}
 	l.w.mu.Lock()

@@ -35,7 +35,7 @@ func TestManifest_TheLargestThatIsWrittenCanBeRead(t *testing.T) {
 
 func TestWriter_MakesNoMoreObjectsThanTheManifestCanSay(t *testing.T) {
 	w := &Writer{objects: make([]*pageObject, maxNewPageObjects), opts: Options{ObjectSize: defaultObjectSize}}
-	if _, err := w.newObject(); err == nil || !strings.Contains(err.Error(), "16384 objects") {
+	if _, err := w.newObject(t.Context()); err == nil || !strings.Contains(err.Error(), "16384 objects") {
 		t.Errorf("got %v", err)
 	}
 }

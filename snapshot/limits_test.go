@@ -10,7 +10,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store/storetest"
 )
 
 // mostOpen is how many objects a reader may have open at once: 64 of pages, the
@@ -22,7 +22,7 @@ const mostOpen = 64 + 1 + 8
 func TestSnapshot_HundredTiBGoThroughWriterAndReader(t *testing.T) {
 	const bytesOfPages = (100 << 40) / (64 << 20)
 	l := newLayout(t, 4096, guest.Block{Name: "ram0", Length: 60 << 40}, guest.Block{Name: "ram1", Length: 40 << 40})
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{ObjectSize: 1})
 	lanes := []guest.DeflatedLane{openLane(t, w).(guest.DeflatedLane), openLane(t, w).(guest.DeflatedLane)}
 	r := seeded("100 TiB")
@@ -72,7 +72,7 @@ func TestSnapshot_HundredTiBGoThroughWriterAndReader(t *testing.T) {
 	}
 	n := 0
 	for at, value := range want {
-		if err := reader.Page(reader.Layout().Blocks[at[0]], at[1], page); err != nil || page[0] != value {
+		if err := reader.Page(t.Context(), reader.Layout().Blocks[at[0]], at[1], page); err != nil || page[0] != value {
 			t.Fatalf("page %#x of block %d: %d, %v", at[1], at[0], page[0], err)
 		}
 		if n++; n == 200 {
@@ -97,7 +97,7 @@ func rawDeflateCached(t testing.TB, page []byte) []byte {
 // TestReader_FewObjectsAreOpenAtOnce reads from many goroutines.
 func TestReader_FewObjectsAreOpenAtOnce(t *testing.T) {
 	l := newLayout(t, 1024, guest.Block{Name: "pc.ram", Length: 400 * 128 * 1024})
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{ObjectSize: 1})
 	lane := openLane(t, w).(guest.DeflatedLane)
 	page := make([]byte, 1024)
@@ -125,7 +125,7 @@ func TestReader_FewObjectsAreOpenAtOnce(t *testing.T) {
 		go func() {
 			rnd, page := rand.New(rand.NewPCG(uint64(g), 1)), make([]byte, 1024)
 			for range 500 {
-				if err := r.Page(r.Layout().Blocks[0], rnd.Uint64N(400*128)*1024, page); err != nil || page[5] != 1 {
+				if err := r.Page(t.Context(), r.Layout().Blocks[0], rnd.Uint64N(400*128)*1024, page); err != nil || page[5] != 1 {
 					errs <- errors.Join(err, errors.New("a page could not be read, or is another"))
 					return
 				}
@@ -150,7 +150,7 @@ func TestReader_FewObjectsAreOpenAtOnce(t *testing.T) {
 }
 
 func TestWriter_NamesThatNoManifestCanSayAreRefused(t *testing.T) {
-	w, err := snapshot.Create(snapshottest.NewBucket(), snapshot.Options{})
+	w, err := snapshot.Create(t.Context(), storetest.NewBucket(), snapshot.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestWriter_NamesThatNoManifestCanSayAreRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := pcLayout(t, 4096)
-			bucket := snapshottest.NewBucket()
+			bucket := storetest.NewBucket()
 			w := create(t, bucket, l, snapshot.Options{})
 			meta := metaFor(l)
 			tt.change(&meta)
@@ -184,7 +184,7 @@ func TestWriter_NamesThatNoManifestCanSayAreRefused(t *testing.T) {
 			if bucket.Bytes("manifest.json") != nil {
 				t.Error("there is a manifest")
 			}
-			if err := w.Abort(); err != nil {
+			if err := w.Abort(t.Context()); err != nil {
 				t.Error(err)
 			}
 			wantNothing(t, bucket, name)
@@ -195,7 +195,7 @@ func TestWriter_NamesThatNoManifestCanSayAreRefused(t *testing.T) {
 func TestWriter_ASnapshotAboveItsBoundIsRefused(t *testing.T) {
 	l := pcLayout(t, 4096)
 	for _, bound := range []int64{1, 100_000, 300*4096 + 5000} {
-		bucket := snapshottest.NewBucket()
+		bucket := storetest.NewBucket()
 		w := create(t, bucket, l, snapshot.Options{Store: snapshot.StoreRaw, MaxSize: bound, ObjectSize: 10_000})
 		err := fillRAM(t, w, l)
 		if err == nil {
@@ -204,12 +204,12 @@ func TestWriter_ASnapshotAboveItsBoundIsRefused(t *testing.T) {
 		if !errors.Is(err, snapshot.ErrTooLarge) || !strings.Contains(err.Error(), "--max-size") || bucket.Written() > bound {
 			t.Errorf("bound %d: %d bytes were written, %v", bound, bucket.Written(), err)
 		}
-		if err := w.Abort(); err != nil {
+		if err := w.Abort(t.Context()); err != nil {
 			t.Error(err)
 		}
 		wantNothing(t, bucket, "above the bound")
 	}
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{Store: snapshot.StoreRaw, MaxSize: 300*4096 + 10_000, ObjectSize: 10_000})
 	if err := fillRAM(t, w, l); err != nil {
 		t.Fatal(err)
@@ -242,7 +242,7 @@ func TestWriter_RoundsWithoutAnEndStayBelowTheirBound(t *testing.T) {
 		{Store: snapshot.StoreRaw, ObjectSize: 32 << 10}, {Store: snapshot.StoreFast, ObjectSize: 32 << 10}, {Store: snapshot.StoreRaw},
 	} {
 		l := pcLayout(t, 1024)
-		bucket := snapshottest.NewBucket()
+		bucket := storetest.NewBucket()
 		const bound = 3 << 20
 		opts.MaxSize = bound
 		w := create(t, bucket, l, opts)
@@ -288,7 +288,7 @@ func TestWriter_CompactionStaysBelowTheBound(t *testing.T) {
 	const objects, pages = 10, 64
 	l := newLayout(t, 1024, guest.Block{Name: "pc.ram", Length: objects * pages * 1024}, guest.Block{Name: "other", Length: 1024})
 	for _, room := range []int64{pages * 1024, 200 << 10, 1 << 20} {
-		bucket := snapshottest.NewBucket()
+		bucket := storetest.NewBucket()
 		bound := int64((objects+objects/2)*pages*1024) + room
 		w := create(t, bucket, l, snapshot.Options{Store: snapshot.StoreRaw, ObjectSize: 1, MaxSize: bound})
 		m, r := newModel(l), seeded("steps")

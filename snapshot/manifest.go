@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/strictjson"
+	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -173,8 +175,8 @@ var maxEntries = map[reflect.Type]int{
 }
 
 // readManifest reads the manifest of a bucket.
-func readManifest(b Bucket) (*Manifest, error) {
-	text, err := readObject(b, manifestName, maxManifestSize, 0)
+func readManifest(ctx context.Context, b store.Bucket) (*Manifest, error) {
+	text, err := readObject(ctx, b, manifestName, maxManifestSize, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w in %v: it has no %s (save writes it last: either that save did not complete, or this is not the directory of a snapshot)", ErrIncomplete, b, manifestName)
 	}
@@ -191,8 +193,8 @@ const readStep = 1 << 20
 // readObject reads a whole object of at most limit bytes. Its memory grows with
 // the bytes that come, not with those that the object claims; sure bytes are
 // known to be right.
-func readObject(b Bucket, name string, limit, sure int64) ([]byte, error) {
-	o, err := b.Open(name)
+func readObject(ctx context.Context, b store.Bucket, name string, limit, sure int64) ([]byte, error) {
+	o, err := openNamed(ctx, b, name)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +207,7 @@ func readObject(b Bucket, name string, limit, sure int64) ([]byte, error) {
 		n := len(data)
 		step := min(size-n, max(n, readStep, int(sure)))
 		data = slices.Grow(data, step)[:n+step]
-		if _, err := o.ReadAt(data[n:], int64(n)); err != nil && err != io.EOF {
+		if _, err := o.ReadAt(ctx, data[n:], int64(n)); err != nil && err != io.EOF {
 			return nil, fmt.Errorf("reading %s: %w", name, err)
 		}
 	}

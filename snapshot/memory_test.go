@@ -17,6 +17,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 )
 
 // The machine of the memory test: 64 GiB with 300,000 pages that are not zero,
@@ -43,7 +44,7 @@ var memoryShapes = map[string]struct {
 	"only a layout": {saveLayout, 32 << 20},
 }
 
-func TestSavingALargeMachineTakesLittleMemory(t *testing.T) {
+func TestWriter_LargeMachineTakesLittleMemory(t *testing.T) {
 	if shape, path, ok := strings.Cut(os.Getenv(childEnv), ":"); ok {
 		memoryShapes[shape].save(t, path)
 		return
@@ -55,7 +56,7 @@ func TestSavingALargeMachineTakesLittleMemory(t *testing.T) {
 
 func testMemory(t *testing.T, name string, bound int) {
 	path := filepath.Join(t.TempDir(), "large")
-	cmd := exec.Command(os.Args[0], "-test.run=^TestSavingALargeMachineTakesLittleMemory$", "-test.v")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestWriter_LargeMachineTakesLittleMemory$", "-test.v")
 	cmd.Env = append(os.Environ(), childEnv+"="+name+":"+path)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -84,7 +85,7 @@ func testMemory(t *testing.T, name string, bound int) {
 
 // watched saves a machine of the layout and prints the most memory it took.
 func watched(t *testing.T, path string, length uint64, fill func(w *snapshot.Writer, l *guest.Layout)) {
-	dir, err := snapshot.CreateDir(path)
+	dir, err := store.CreateDir(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +126,7 @@ func saveLayout(t *testing.T, path string) {
 
 // saveLarge saves and prints the most memory it took.
 func saveLarge(t *testing.T, path string) {
-	dir, err := snapshot.CreateDir(path)
+	dir, err := store.CreateDir(path)
 	if err != nil {
 		t.Fatal(err)
 	}

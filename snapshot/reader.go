@@ -7,18 +7,18 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"sync"
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/store"
 )
 
 // Reader reads a complete snapshot. Its methods may be called by several
 // goroutines.
 type Reader struct {
-	bucket   Bucket
+	bucket   store.Bucket
 	manifest *Manifest
 	layout   *guest.Layout
 	pages    []ObjectInfo
@@ -27,13 +27,12 @@ type Reader struct {
 	// indexInfo is what the manifest says of the index.
 	indexInfo ObjectInfo
 	digests   digests
+	calls     calls
 
-	mu     sync.Mutex
-	chunks map[chunkKey]*chunk // the last few that Page looked into
-	order  []chunkKey
-	parts  map[int][]extent
-	dec    *decoder
-	buf    []byte
+	parts    *cache[uint64, []extent] // of the extent table
+	chunks   *cache[chunkKey, *chunk]
+	extents  *cache[uint64, *extentData]
+	decoders sync.Pool // of *decoder
 }
 
 type chunkKey struct {
@@ -41,24 +40,75 @@ type chunkKey struct {
 	chunk uint32
 }
 
+// OpenOptions say how a snapshot is read. The zero value is ready for use.
+type OpenOptions struct {
+	// CacheSize bounds the bytes of extents that Page keeps; 0 is 16 MiB, and a
+	// negative one keeps none.
+	CacheSize int64
+}
+
+// Bounds of what a reader keeps, in bytes.
+const (
+	defaultCacheSize = 16 << 20
+	// keptParts is that of the extent table: the lines of 8 million pages.
+	keptParts = 2 << 20
+	// keptChunks is that of the chunks that Page looks into: 4 GiB of guest.
+	keptChunks = 8 << 20
+)
+
 // Open opens a snapshot. It reads the manifest and the index's directory, no
 // pages, and looks whether all objects are there in their sizes.
-func Open(b Bucket) (*Reader, error) {
-	m, err := readManifest(b)
+func Open(ctx context.Context, b store.Bucket, opts OpenOptions) (*Reader, error) {
+	m, err := readManifest(ctx, b)
 	if err != nil {
 		return nil, err
 	}
-	return openWith(b, m)
+	return openWith(ctx, b, m, opts)
+}
+
+// calls counts the calls of a reader that are under way.
+type calls struct {
+	mu     sync.Mutex
+	closed bool
+	group  sync.WaitGroup
+}
+
+func (c *calls) begin() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return errClosed
+	}
+	c.group.Add(1)
+	return nil
+}
+
+func (c *calls) end() { c.group.Done() }
+
+// close lets no other call begin. It says whether it is the first to do so.
+func (c *calls) close() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first := !c.closed
+	c.closed = true
+	return first
 }
 
 // openWith opens the objects of a manifest. The writer calls it before the
 // manifest is in the bucket.
-func openWith(b Bucket, m *Manifest) (_ *Reader, err error) {
+func openWith(ctx context.Context, b store.Bucket, m *Manifest, opts OpenOptions) (_ *Reader, err error) {
 	layout, err := m.Layout()
 	if err != nil {
 		return nil, err
 	}
-	r := &Reader{bucket: b, manifest: m, layout: layout, chunks: map[chunkKey]*chunk{}, parts: map[int][]extent{}, dec: newDecoder(layout.PageSize)}
+	if opts.CacheSize == 0 {
+		opts.CacheSize = defaultCacheSize
+	}
+	r := &Reader{
+		bucket: b, manifest: m, layout: layout,
+		parts: newCache[uint64, []extent](keptParts), chunks: newCache[chunkKey, *chunk](keptChunks), extents: newCache[uint64, *extentData](opts.CacheSize),
+	}
+	r.decoders.New = func() any { return newDecoder(layout.PageSize) }
 	for _, info := range m.Objects {
 		switch info.Role {
 		case RolePages:
@@ -67,20 +117,20 @@ func openWith(b Bucket, m *Manifest) (_ *Reader, err error) {
 			r.indexInfo = info
 		}
 	}
-	r.objects = newObjectCache(b, r.pages)
+	r.objects = newObjectCache(func(ctx context.Context, i uint32) (store.Object, error) { return openObject(ctx, b, r.pages[i]) })
 	defer func() {
 		if err != nil {
 			r.Close()
 		}
 	}()
-	if err := r.objects.check(); err != nil {
+	if err := r.objects.check(ctx, len(r.pages)); err != nil {
 		return nil, err
 	}
-	o, err := openObject(b, r.indexInfo)
+	o, err := openObject(ctx, b, r.indexInfo)
 	if err != nil {
 		return nil, err
 	}
-	if r.index, err = openIndex(o, r.indexInfo.Name, layout, r.pages); err != nil {
+	if r.index, err = openIndex(ctx, o, r.indexInfo.Name, layout, r.pages); err != nil {
 		r.index = nil
 		o.Close()
 		return nil, err
@@ -107,17 +157,23 @@ func (r *Reader) checkCounts() error {
 	return nil
 }
 
-// Close ends what runs in the background and closes the objects.
+// Close ends what runs in the background and closes the objects. It waits for
+// calls that are under way: end their contexts to end them. Later calls fail.
 func (r *Reader) Close() error {
+	if !r.calls.close() {
+		return nil
+	}
 	r.digests.close()
+	r.calls.group.Wait()
+	r.extents.clear()
+	r.chunks.clear()
+	r.parts.clear()
 	first := r.objects.close()
 	if r.index != nil {
 		if err := r.index.o.Close(); first == nil {
 			first = err
 		}
 	}
-	r.index = nil
-	r.dec.close()
 	return first
 }
 
@@ -128,7 +184,7 @@ func (r *Reader) Manifest() *Manifest { return r.manifest }
 func (r *Reader) Layout() *guest.Layout { return r.layout }
 
 // small reads a whole object and checks its digest.
-func (r *Reader) small(role Role) ([]byte, error) {
+func (r *Reader) small(ctx context.Context, role Role) ([]byte, error) {
 	for _, info := range r.manifest.Objects {
 		if info.Role != role {
 			continue
@@ -137,12 +193,12 @@ func (r *Reader) small(role Role) ([]byte, error) {
 		// compared before there is memory for all bytes.
 		sure := int64(0)
 		if info.Size > readStep {
-			if err := r.verifyDigest(context.Background(), info); err != nil {
+			if err := r.verifyDigest(ctx, info); err != nil {
 				return nil, err
 			}
 			sure = info.Size
 		}
-		data, err := readObject(r.bucket, info.Name, info.Size, sure)
+		data, err := readObject(ctx, r.bucket, info.Name, info.Size, sure)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, corrupt(info.Name, "the object is missing")
 		}
@@ -158,8 +214,8 @@ func (r *Reader) small(role Role) ([]byte, error) {
 }
 
 // Head returns the migration stream's header and configuration, checked.
-func (r *Reader) Head() ([]byte, error) {
-	head, err := r.small(RoleHead)
+func (r *Reader) Head(ctx context.Context) ([]byte, error) {
+	head, err := r.small(ctx, RoleHead)
 	if err != nil {
 		return nil, err
 	}
@@ -167,11 +223,11 @@ func (r *Reader) Head() ([]byte, error) {
 }
 
 // Devices returns the device state with the end of the stream.
-func (r *Reader) Devices() ([]byte, error) { return r.small(RoleDevices) }
+func (r *Reader) Devices(ctx context.Context) ([]byte, error) { return r.small(ctx, RoleDevices) }
 
 // States returns the device-state packets.
-func (r *Reader) States() ([]multifd.DeviceState, error) {
-	data, err := r.small(RoleStates)
+func (r *Reader) States(ctx context.Context) ([]multifd.DeviceState, error) {
+	data, err := r.small(ctx, RoleStates)
 	if err != nil || data == nil {
 		return nil, err
 	}
@@ -182,36 +238,30 @@ func (r *Reader) States() ([]multifd.DeviceState, error) {
 	return states, nil
 }
 
-// extent returns a line of the extent table; parts that were loaded are kept
-// by the caller in cache.
-func (r *Reader) extent(n uint64, cache map[int][]extent) (extent, error) {
-	i := int(n / tableExtents)
-	part, ok := cache[i]
-	if !ok {
-		var err error
-		if part, err = r.index.extentPart(i); err != nil {
-			return extent{}, err
-		}
-		if len(cache) >= 64 {
-			clear(cache)
-		}
-		cache[i] = part
+// extent returns a line of the extent table.
+func (r *Reader) extent(ctx context.Context, n uint64) (extent, error) {
+	part, err := r.parts.get(ctx, n/tableExtents, func() ([]extent, int64, error) {
+		part, err := r.index.extentPart(ctx, int(n/tableExtents))
+		return part, int64(len(part)) * extentLen, err
+	})
+	if err != nil {
+		return extent{}, err
 	}
 	return part[n%tableExtents], nil
 }
 
 // payload reads an extent into buf and checks its checksum.
-func (r *Reader) payload(e extent, buf []byte) ([]byte, error) {
+func (r *Reader) payload(ctx context.Context, e extent, buf []byte) ([]byte, error) {
 	if cap(buf) < int(e.length) {
-		buf = make([]byte, maxExtentLen(r.layout.PageSize))
+		buf = make([]byte, e.length)
 	}
 	buf = buf[:e.length]
 	info := r.pages[e.object]
-	o, err := r.objects.use(e.object)
+	o, err := r.objects.use(ctx, e.object)
 	if err != nil {
 		return nil, err
 	}
-	_, err = io.ReadFull(io.NewSectionReader(o, int64(e.offset), int64(e.length)), buf)
+	err = store.ReadFull(ctx, o, buf, int64(e.offset))
 	if closeErr := r.objects.release(o); err == nil {
 		err = closeErr
 	}
@@ -222,76 +272,6 @@ func (r *Reader) payload(e extent, buf []byte) ([]byte, error) {
 		return nil, corrupt(info.Name, "the checksum of the extent of %d bytes at %d is wrong", e.length, e.offset)
 	}
 	return buf, nil
-}
-
-// keptChunks is how many chunks of the index Page keeps: half a MiB each at
-// most, 4 GiB of guest.
-const keptChunks = 16
-
-// Page reads the page at offset of b into dst, one page. It takes one lookup
-// in the index and one read of an extent.
-func (r *Reader) Page(b *guest.Block, offset uint64, dst []byte) error {
-	if err := r.layout.CheckOffset(b, offset); err != nil {
-		return err
-	}
-	if len(dst) != r.layout.PageSize {
-		return fmt.Errorf("snapshot: %d bytes to read a page of %d into", len(dst), r.layout.PageSize)
-	}
-	page := offset / uint64(r.layout.PageSize)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.index == nil {
-		return errClosed
-	}
-	c, err := r.cachedChunk(chunkKey{b.Index, uint32(page / chunkPages)})
-	if err != nil {
-		return err
-	}
-	var l location
-	if c != nil {
-		l = c.find(uint32(page % chunkPages))
-	}
-	if l == 0 {
-		clear(dst)
-		return nil
-	}
-	e, err := r.extent(l.extent(), r.parts)
-	if err != nil {
-		return err
-	}
-	if int(e.block) != b.Index || l.slot() >= int(e.count) {
-		return corrupt(r.index.name, "page %#x of RAM block %q is said to be slot %d of an extent of %d pages of block %d", offset, b.Name, l.slot(), e.count, e.block)
-	}
-	if r.buf, err = r.payload(e, r.buf); err != nil {
-		return err
-	}
-	x, err := r.dec.parse(e, r.buf)
-	if err != nil {
-		return corrupt(r.pages[e.object].Name, "extent at %d: %v", e.offset, err)
-	}
-	p, err := r.dec.page(&x, l.slot(), dst)
-	if err != nil {
-		return corrupt(r.pages[e.object].Name, "extent at %d: %v", e.offset, err)
-	}
-	copy(dst, p)
-	return nil
-}
-
-func (r *Reader) cachedChunk(key chunkKey) (*chunk, error) {
-	if c, ok := r.chunks[key]; ok {
-		return c, nil
-	}
-	c, err := r.index.loadChunk(key.block, key.chunk)
-	if err != nil {
-		return nil, err
-	}
-	if len(r.order) == keptChunks {
-		delete(r.chunks, r.order[0])
-		r.order = r.order[1:]
-	}
-	r.chunks[key] = c
-	r.order = append(r.order, key)
-	return c, nil
 }
 
 // chunkCount returns how many chunks a block has.

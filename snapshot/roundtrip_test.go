@@ -14,17 +14,18 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/snapshot/snapshottest"
+	"github.com/vmferry/vmferry/store"
+	"github.com/vmferry/vmferry/store/storetest"
 )
 
-// TestTheNewestWriteOfEachPageIsKept puts pages, deflated pages and zero pages
+// TestWriter_KeepsTheNewestWriteOfEachPage puts pages, deflated pages and zero pages
 // into several lanes at random, over and over, and reads them back.
-func TestTheNewestWriteOfEachPageIsKept(t *testing.T) {
+func TestWriter_KeepsTheNewestWriteOfEachPage(t *testing.T) {
 	for _, store := range stores {
 		for _, tt := range []struct{ pageSize, lanes int }{{1 << 10, 3}, {4 << 10, 1}, {4 << 10, 3}, {64 << 10, 2}} {
 			t.Run(fmt.Sprintf("%s/%d KiB pages/%d lanes", store, tt.pageSize>>10, tt.lanes), func(t *testing.T) {
 				l := pcLayout(t, tt.pageSize)
-				bucket := snapshottest.NewBucket()
+				bucket := storetest.NewBucket()
 				m := newModel(l)
 				fillAtRandom(t, bucket, m, store, tt.lanes)
 				r := open(t, bucket)
@@ -43,7 +44,7 @@ func TestTheNewestWriteOfEachPageIsKept(t *testing.T) {
 	}
 }
 
-func fillAtRandom(t *testing.T, bucket snapshot.Bucket, m *model, store snapshot.Store, lanes int) {
+func fillAtRandom(t *testing.T, bucket store.Bucket, m *model, store snapshot.Store, lanes int) {
 	t.Helper()
 	l := m.layout
 	w := create(t, bucket, l, snapshot.Options{Store: store, ObjectSize: int64(40 * l.PageSize)})
@@ -75,7 +76,7 @@ func fillAtRandom(t *testing.T, bucket snapshot.Bucket, m *model, store snapshot
 	finish(t, w, l)
 }
 
-func TestOneWriteAfterAnother(t *testing.T) {
+func TestWriter_OneWriteAfterAnother(t *testing.T) {
 	const size = 4096
 	a, b := bytes.Repeat([]byte("a"), size), bytes.Repeat([]byte("b"), size)
 	zero := make([]byte, size)
@@ -103,7 +104,7 @@ func TestOneWriteAfterAnother(t *testing.T) {
 			for _, lanes := range []int{1, 2} {
 				t.Run(fmt.Sprintf("%s/%s/%d lanes", tt.name, store, lanes), func(t *testing.T) {
 					l := newLayout(t, size, guest.Block{Name: "pc.ram", Length: 4 * size})
-					bucket := snapshottest.NewBucket()
+					bucket := storetest.NewBucket()
 					w := create(t, bucket, l, snapshot.Options{Store: store})
 					m := newModel(l)
 					in := []guest.Lane{openLane(t, w), openLane(t, w)}
@@ -123,10 +124,10 @@ func TestOneWriteAfterAnother(t *testing.T) {
 	}
 }
 
-func TestLanesWorkSideBySide(t *testing.T) {
+func TestWriter_LanesWorkSideBySide(t *testing.T) {
 	const size, lanes = 4096, 4
 	l := newLayout(t, size, guest.Block{Name: "pc.ram", Length: 1024 * size}, guest.Block{Name: "vga.vram", Length: 1024 * size})
-	dir, err := snapshot.CreateDir(t.TempDir())
+	dir, err := store.CreateDir(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,13 +158,13 @@ func TestLanesWorkSideBySide(t *testing.T) {
 	m.check(t, open(t, dir))
 }
 
-func TestWhatIsKeptBesidesPagesComesBack(t *testing.T) {
+func TestReader_ReturnsWhatIsKeptBesidesPages(t *testing.T) {
 	bucket, m := small(t, snapshot.StoreFast, 4096)
 	want := metaFor(m.layout)
 	r := open(t, bucket)
-	head, err1 := r.Head()
-	devices, err2 := r.Devices()
-	states, err3 := r.States()
+	head, err1 := r.Head(t.Context())
+	devices, err2 := r.Devices(t.Context())
+	states, err3 := r.States(t.Context())
 	if err := errors.Join(err1, err2, err3); err != nil {
 		t.Fatal(err)
 	}
@@ -184,9 +185,9 @@ func TestWhatIsKeptBesidesPagesComesBack(t *testing.T) {
 	}
 }
 
-func TestAMachineWithoutAPageIsASnapshotToo(t *testing.T) {
+func TestWriter_MachineWithoutAPage(t *testing.T) {
 	l := pcLayout(t, 4096)
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{})
 	meta := metaFor(l)
 	meta.States = nil
@@ -200,15 +201,15 @@ func TestAMachineWithoutAPageIsASnapshotToo(t *testing.T) {
 	if _, err := r.Verify(t.Context(), nil); err != nil {
 		t.Error(err)
 	}
-	if states, err := r.States(); states != nil || err != nil {
+	if states, err := r.States(t.Context()); states != nil || err != nil {
 		t.Errorf("states %v, %v", states, err)
 	}
 	newModel(l).check(t, r)
 }
 
-func TestASourceYieldsEachPageOnceAndZeroPagesIfAsked(t *testing.T) {
+func TestSource_YieldsEachPageOnceAndZeroPagesOnRequest(t *testing.T) {
 	l := pcLayout(t, 4096)
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	m := newModel(l)
 	fillAtRandom(t, bucket, m, snapshot.StoreFast, 2)
 	r := open(t, bucket)
@@ -257,9 +258,9 @@ func TestASourceYieldsEachPageOnceAndZeroPagesIfAsked(t *testing.T) {
 	}
 }
 
-func TestDeflatedPagesComeOutAsTheyWentIn(t *testing.T) {
+func TestSource_DeflatedPagesAreUnchanged(t *testing.T) {
 	l := pcLayout(t, 4096)
-	bucket := snapshottest.NewBucket()
+	bucket := storetest.NewBucket()
 	w := create(t, bucket, l, snapshot.Options{})
 	lane := openLane(t, w)
 	m := newModel(l)

@@ -22,7 +22,7 @@ type SourceOptions struct {
 // io.EOF only when the digests of the index and of all objects of pages are
 // those of the manifest; otherwise it is an error that wraps ErrCorrupt.
 func (r *Reader) Source(opts SourceOptions) guest.Source {
-	return &source{r: r, opts: opts, parts: map[int][]extent{}}
+	return &source{r: r, opts: opts}
 }
 
 // source goes through the chunks of the index in order and hands out an extent
@@ -35,7 +35,6 @@ type source struct {
 	block int
 	chunk uint32 // the block's next chunk, or segment of one
 	jobs  []job
-	parts map[int][]extent
 	list  []entry
 }
 
@@ -58,6 +57,10 @@ type batchBuffers struct {
 func (s *source) Layout() *guest.Layout { return s.r.layout }
 
 func (s *source) Next(ctx context.Context, b *guest.Batch) error {
+	if err := s.r.calls.begin(); err != nil {
+		return err
+	}
+	defer s.r.calls.end()
 	j, err := s.next(ctx)
 	if err != nil {
 		return err
@@ -68,13 +71,13 @@ func (s *source) Next(ctx context.Context, b *guest.Batch) error {
 		b.Zero = append(b.Zero, j.zero...)
 		return nil
 	}
-	return s.r.fill(b, j)
+	return s.r.fill(ctx, b, j)
 }
 
 // next takes the next job. There is no end before the digests are compared.
 func (s *source) next(ctx context.Context) (job, error) {
 	if !s.opts.SkipDigests {
-		if err := s.r.digests.start(s.r); err != nil {
+		if err := s.r.digests.start(ctx, s.r); err != nil {
 			return job{}, err
 		}
 	}
@@ -90,9 +93,6 @@ func (s *source) next(ctx context.Context) (job, error) {
 func (s *source) take(ctx context.Context) (job, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.r.index == nil {
-		return job{}, errClosed
-	}
 	for len(s.jobs) == 0 {
 		if err := contextErr(ctx); err != nil {
 			return job{}, err
@@ -100,7 +100,7 @@ func (s *source) take(ctx context.Context) (job, error) {
 		if s.block == len(s.r.layout.Blocks) {
 			return job{}, io.EOF
 		}
-		if err := s.loadNext(s.r.layout.Blocks[s.block]); err != nil {
+		if err := s.loadNext(ctx, s.r.layout.Blocks[s.block]); err != nil {
 			return job{}, err
 		}
 	}
@@ -111,7 +111,7 @@ func (s *source) take(ctx context.Context) (job, error) {
 
 // loadNext makes the jobs of the block's next chunk: of all chunks where zero
 // pages are wanted, otherwise of those that the index has.
-func (s *source) loadNext(b *guest.Block) error {
+func (s *source) loadNext(ctx context.Context, b *guest.Block) error {
 	n, count := s.chunk, s.r.chunkCount(b)
 	if !s.zero(b) {
 		segments := s.r.index.chunks[b.Index]
@@ -124,15 +124,15 @@ func (s *source) loadNext(b *guest.Block) error {
 		return nil
 	}
 	s.chunk++
-	return s.load(b, n)
+	return s.load(ctx, b, n)
 }
 
 // zero says whether zero pages of b are yielded.
 func (s *source) zero(b *guest.Block) bool { return s.opts.Zero != nil && s.opts.Zero(b) }
 
 // load makes the jobs of one chunk.
-func (s *source) load(b *guest.Block, n uint32) error {
-	c, err := s.r.index.loadChunk(b.Index, n)
+func (s *source) load(ctx context.Context, b *guest.Block, n uint32) error {
+	c, err := s.r.index.loadChunk(ctx, b.Index, n)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (s *source) load(b *guest.Block, n uint32) error {
 		s.addZero(b, n)
 	}
 	return byExtent(s.list, func(run []entry) error {
-		e, err := s.r.extent(run[0].loc.extent(), s.parts)
+		e, err := s.r.extent(ctx, run[0].loc.extent())
 		if err != nil {
 			return err
 		}
@@ -183,7 +183,7 @@ func (s *source) addZero(b *guest.Block, n uint32) {
 }
 
 // fill reads a job's extent and puts its pages into the batch.
-func (r *Reader) fill(b *guest.Batch, j job) error {
+func (r *Reader) fill(ctx context.Context, b *guest.Batch, j job) error {
 	buf, ok := b.Scratch.(*batchBuffers)
 	if !ok || buf.dec.pageSize != r.layout.PageSize {
 		buf = &batchBuffers{
@@ -192,7 +192,7 @@ func (r *Reader) fill(b *guest.Batch, j job) error {
 		}
 		b.Scratch = buf
 	}
-	payload, err := r.payload(j.ext, buf.payload)
+	payload, err := r.payload(ctx, j.ext, buf.payload)
 	if err != nil {
 		return err
 	}

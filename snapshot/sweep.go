@@ -1,6 +1,9 @@
 package snapshot
 
-import "sync"
+import (
+	"context"
+	"sync"
+)
 
 // sweep is what the writer knows of its last look for objects of which no page
 // counts any more. Rounds that follow one another supersede whole objects: a
@@ -15,7 +18,7 @@ type sweep struct {
 // sweepIfDue sweeps when as much was written as the last time was left, so that
 // looking through the table costs little beside the writing; and earlier when
 // the snapshot comes close to its bound. There all lanes wait for it.
-func (w *Writer) sweepIfDue() error {
+func (w *Writer) sweepIfDue(ctx context.Context) error {
 	limit := w.opts.MaxSize
 	if limit > 0 && w.stored.Load() > limit/4*3 {
 		w.sweep.running.Lock()
@@ -35,15 +38,15 @@ func (w *Writer) sweepIfDue() error {
 		return nil
 	}
 	w.sweep.at = w.bytes.Load()
-	err := w.removeSuperseded()
+	err := w.removeSuperseded(ctx)
 	w.sweep.left = w.stored.Load()
 	return err
 }
 
 // removeSuperseded removes the sealed objects without a page that counts. Lanes
 // may go on: a location of a sealed extent is never put into the table again, so
-// what is not found there once is gone for good.
-func (w *Writer) removeSuperseded() error {
+// an extent that is not found there once is never found again.
+func (w *Writer) removeSuperseded(ctx context.Context) error {
 	w.mu.Lock()
 	var sealed []*pageObject
 	for _, o := range w.objects {
@@ -62,10 +65,10 @@ func (w *Writer) removeSuperseded() error {
 		if used[o.index] {
 			continue
 		}
-		if <-o.done; !o.committed {
-			continue // nothing is there, and Finish says why
+		if <-o.done; !o.good {
+			continue // Finish says why
 		}
-		if err := w.remove(o); err != nil {
+		if err := w.remove(ctx, o); err != nil {
 			return err
 		}
 		removed = true

@@ -42,6 +42,10 @@ type Verified struct {
 // count when its digest is right, the rest when its pages can be decoded.
 func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verified, error) {
 	var v Verified
+	if err := r.calls.begin(); err != nil {
+		return v, err
+	}
+	defer r.calls.end()
 	if progress == nil {
 		progress = func(int64) {}
 	}
@@ -54,10 +58,10 @@ func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verifi
 		progress(v.Bytes / 2)
 	}
 	r.digests.ok.Store(true)
-	if _, err := r.Head(); err != nil {
+	if _, err := r.Head(ctx); err != nil {
 		return v, err
 	}
-	if _, err := r.States(); err != nil {
+	if _, err := r.States(ctx); err != nil {
 		return v, err
 	}
 	if err := r.verifyIndex(ctx); err != nil {
@@ -75,7 +79,7 @@ func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verifi
 }
 
 func (r *Reader) verifyDigest(ctx context.Context, info ObjectInfo) error {
-	o, err := openObject(r.bucket, info)
+	o, err := openObject(ctx, r.bucket, info)
 	if err != nil {
 		return err
 	}
@@ -102,7 +106,7 @@ func (r *Reader) verifyExtents(ctx context.Context) error {
 		if err := contextErr(ctx); err != nil {
 			return err
 		}
-		part, err := r.index.extentPart(n)
+		part, err := r.index.extentPart(ctx, n)
 		if err != nil {
 			return err
 		}
@@ -145,7 +149,7 @@ func (r *Reader) verifySlots(ctx context.Context) error {
 			if err := contextErr(ctx); err != nil {
 				return err
 			}
-			c, err := r.index.loadChunk(block, s.first)
+			c, err := r.index.loadChunk(ctx, block, s.first)
 			if err != nil {
 				return err
 			}

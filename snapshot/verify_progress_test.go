@@ -9,7 +9,7 @@ import (
 
 func TestVerify_ProgressEndsAtTheSnapshotsSize(t *testing.T) {
 	b, _ := small(t, snapshot.StoreFast, 1024)
-	r, err := snapshot.Open(b)
+	r, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/pagecodec"
+	"github.com/vmferry/vmferry/store"
 )
 
 // Options say how a snapshot is written. The zero value is ready for use.
@@ -24,8 +26,8 @@ type Options struct {
 	// owner closes it when the lanes are closed or the writer is aborted.
 	Accelerator *pagecodec.Accelerator
 	// ObjectSize is about how large the first objects of pages get, in
-	// bytes; 0 is 64 MiB, and less where MaxSize is small. Later ones get larger, so that even a hundred TiB
-	// are some thousand objects.
+	// bytes; 0 is 64 MiB, and less where MaxSize is small. Later ones get
+	// larger, so that even a hundred TiB are some thousand objects.
 	ObjectSize int64
 	// MaxSize bounds the bytes of all objects at any moment, those of
 	// superseded pages included; 0 does not. A snapshot that gets larger fails
@@ -35,30 +37,33 @@ type Options struct {
 
 // Writer writes one snapshot. It is the sink of a migration.
 type Writer struct {
-	bucket Bucket
+	ctx    context.Context // of the lanes
+	bucket store.Bucket
 	opts   Options
 	codec  codec
 	layout *guest.Layout
 	tables []*table
 
-	mu       sync.Mutex
-	extents  []extent
-	free     []uint64 // numbers of extents whose objects were removed
-	reused   bool     // some of them were taken again
-	objects  []*pageObject
-	gone     int      // of them
-	names    []string // of all objects that were begun
-	lanes    int
-	encoders []pagecodec.Encoder // of lanes, until they are closed
+	mu      sync.Mutex
+	extents []extent
+	free    []uint64 // numbers of extents whose objects were aborted
+	reused  bool     // some of them were taken again
+	objects []*pageObject
+	gone    int // of them
+	// committed are the names of the objects that Finish committed, or tried to.
+	committed []string
+	lanes     int
+	encoders  []pagecodec.Encoder // of lanes, until they are closed
 
-	commits errgroup.Group
-	bytes   atomic.Int64
-	stored  atomic.Int64 // bytes of all objects that are there
-	sweep   sweep
+	seals  errgroup.Group
+	bytes  atomic.Int64
+	stored atomic.Int64 // bytes of all objects that are there
+	sweep  sweep
 }
 
-// Create begins a snapshot in an empty bucket.
-func Create(b Bucket, opts Options) (*Writer, error) {
+// Create begins a snapshot in an empty bucket. Otherwise the error wraps
+// ErrExists. The lanes write with ctx: when it ends, they fail.
+func Create(ctx context.Context, b store.Bucket, opts Options) (*Writer, error) {
 	if opts.Store == "" {
 		opts.Store = StoreFast
 	}
@@ -69,14 +74,24 @@ func Create(b Bucket, opts Options) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, err := b.List()
-	if err != nil {
+	if err := checkEmpty(ctx, b); err != nil {
 		return nil, err
 	}
-	if len(names) > 0 {
-		return nil, fmt.Errorf("%w: %v holds %s", ErrExists, b, names[0])
+	return &Writer{ctx: ctx, bucket: b, opts: opts, codec: c}, nil
+}
+
+func checkEmpty(ctx context.Context, b store.Bucket) error {
+	names, err := b.List(ctx)
+	if err != nil {
+		return fmt.Errorf("snapshot: %w", err)
 	}
-	return &Writer{bucket: b, opts: opts, codec: c}, nil
+	if slices.Contains(names, manifestName) {
+		return fmt.Errorf("%w: %v holds a snapshot; remove it or save to another name", ErrExists, b)
+	}
+	if len(names) > 0 {
+		return fmt.Errorf("%w: %v holds %s and no complete snapshot (remove it if a killed save left it behind, or save to another name)", ErrExists, b, names[0])
+	}
+	return nil
 }
 
 // Setup says what memory will come.
@@ -113,23 +128,31 @@ func (w *Writer) newExtent() (uint64, error) {
 	return uint64(len(w.extents) - 1), nil
 }
 
-// Abort removes all that was written. The lanes' goroutines have ended.
-func (w *Writer) Abort() error {
+// Abort removes all that was written, even when ctx has ended. The lanes'
+// goroutines have ended.
+func (w *Writer) Abort(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
 	for _, e := range w.encoders {
 		e.Close()
 	}
 	w.encoders = nil
-	w.commits.Wait() // a commit that failed is being removed anyway
-	for _, o := range w.objects {
-		if !o.sealed {
-			o.w.Abort()
+	w.seals.Wait() // Finish said what went wrong
+	var first error
+	note := func(err error) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && first == nil {
+			first = fmt.Errorf("snapshot: removing what there is of an unfinished snapshot: %w", err)
 		}
 	}
 	// The manifest goes first: without it there is no snapshot.
-	var first error
-	for _, name := range slices.Backward(w.names) {
-		if err := w.bucket.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) && first == nil {
-			first = fmt.Errorf("snapshot: removing what there is of an unfinished snapshot: %w", err)
+	for _, name := range slices.Backward(w.committed) {
+		note(w.bucket.Remove(ctx, name))
+	}
+	for _, o := range w.objects {
+		if o.w == nil || o.gone {
+			continue
+		}
+		if err := o.w.Abort(ctx); !errors.Is(err, fs.ErrClosed) { // unless it is committed
+			note(err)
 		}
 	}
 	return first

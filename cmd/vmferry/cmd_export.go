@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 )
 
 type exportCmd struct {
@@ -18,7 +18,7 @@ func (c *exportCmd) Run(a *app) (err error) {
 	if c.Block != "" && c.Format != "raw" {
 		return usagef("--block goes with --format raw: a mapped-ram file has all blocks")
 	}
-	r, err := openSnapshot(c.Snapshot)
+	r, err := openSnapshot(a.ctx, c.Snapshot)
 	if err != nil {
 		return err
 	}
@@ -27,7 +27,7 @@ func (c *exportCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := snapshot.CreateFile(c.Out)
+	f, err := store.CreateFile(c.Out)
 	if err != nil {
 		return err
 	}

@@ -25,12 +25,12 @@ type inspected struct {
 }
 
 func (c *inspectCmd) Run(a *app) error {
-	r, err := openSnapshot(c.Snapshot)
+	r, err := openSnapshot(a.ctx, c.Snapshot)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	devices, err := r.Devices()
+	devices, err := r.Devices(a.ctx)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ type verifyCmd struct {
 }
 
 func (c *verifyCmd) Run(a *app) error {
-	r, err := openSnapshot(c.Snapshot)
+	r, err := openSnapshot(a.ctx, c.Snapshot)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -50,7 +51,7 @@ func (c *receiveCmd) Run(a *app) (err error) {
 		return err
 	}
 	defer acc.Close()
-	dir, err := snapshot.CreateDir(c.Snapshot)
+	dir, err := store.CreateDir(c.Snapshot)
 	if err != nil {
 		return err
 	}
@@ -65,13 +66,13 @@ func (c *receiveCmd) Run(a *app) (err error) {
 		}
 		err = errors.Join(err, dir.Close())
 	}()
-	w, err := snapshot.Create(dir, snapshot.Options{Store: snapshot.Store(c.Store), Tool: tool(), Accelerator: acc, MaxSize: int64(c.MaxSize)})
+	w, err := snapshot.Create(a.ctx, dir, snapshot.Options{Store: snapshot.Store(c.Store), Tool: tool(), Accelerator: acc, MaxSize: int64(c.MaxSize)})
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if !kept {
-			err = errors.Join(err, w.Abort())
+			err = errors.Join(err, w.Abort(a.ctx))
 		}
 	}()
 	ln, err := addr.Listen(a.ctx)

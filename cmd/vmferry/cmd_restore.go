@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 )
 
 type restoreCmd struct {
@@ -36,7 +38,7 @@ func (c *restoreCmd) Run(a *app) error {
 		return err
 	}
 	defer acc.Close()
-	r, err := openSnapshot(c.Snapshot)
+	r, err := openSnapshot(a.ctx, c.Snapshot)
 	if err != nil {
 		return err
 	}
@@ -73,17 +75,17 @@ func (c *restoreCmd) patience() time.Duration {
 // openedSnapshot is a reader that closes its directory too.
 type openedSnapshot struct {
 	*snapshot.Reader
-	dir *snapshot.Dir
+	dir *store.Dir
 }
 
 func (s openedSnapshot) Close() error { return errors.Join(s.Reader.Close(), s.dir.Close()) }
 
-func openSnapshot(path string) (openedSnapshot, error) {
-	dir, err := snapshot.OpenDir(path)
+func openSnapshot(ctx context.Context, path string) (openedSnapshot, error) {
+	dir, err := store.OpenDir(path)
 	if err != nil {
 		return openedSnapshot{}, err
 	}
-	r, err := snapshot.Open(dir)
+	r, err := snapshot.Open(ctx, dir, snapshot.OpenOptions{})
 	if err != nil {
 		return openedSnapshot{}, errors.Join(err, dir.Close())
 	}

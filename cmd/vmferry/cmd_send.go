@@ -43,7 +43,7 @@ func (c *sendCmd) Run(a *app) error {
 		return err
 	}
 	defer acc.Close()
-	r, err := openSnapshot(c.Snapshot)
+	r, err := openSnapshot(a.ctx, c.Snapshot)
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // decoding are the packages that decode what comes from a peer or a file.
-var decoding = []string{"deflate", "guest", "guestmem", "internal/strictjson", "live", "migration", "multifd", "qemu", "qmp", "snapshot", "transport", "vmstate"}
+var decoding = []string{"deflate", "guest", "guestmem", "internal/strictjson", "live", "migration", "multifd", "qemu", "qmp", "snapshot", "store", "transport", "vmstate"}
 
 // decoders are functions that decode, with the fuzz target that feeds them and, where
 // they keep what they decode, the test that bounds their memory.
@@ -27,9 +27,9 @@ var decoders = map[string][]string{
 	"multifd.Receiver.Receive":            {"multifd.FuzzReceiver", "migration.TestReceive_MemoryFollowsTheBytesThatCame"},
 	"qmp.Event.Decode":                    {"qmp.FuzzStream"},
 	"qmp.MigrateParameters.UnmarshalJSON": {"qmp.FuzzMigrateParameters"},
-	"snapshot.Dir.Open":                   {"snapshot.FuzzSnapshotRepaired"},
 	"snapshot.Open":                       {"snapshot.FuzzSnapshotRepaired", "snapshot.FuzzManifest", "snapshot.FuzzIndex", "snapshot.TestReader_AManifestOfEmptyElementsTakesLittleMemory"},
-	"snapshot.OpenDir":                    {"snapshot.FuzzSnapshotRepaired"},
+	"store.Dir.Open":                      {"snapshot.FuzzSnapshotRepaired"},
+	"store.OpenDir":                       {"snapshot.FuzzSnapshotRepaired"},
 	"transport.ParseAddress":              {"cmd/vmferry.TestScripts"},
 	"vmstate.Destination.NextCommand":     {"vmstate.FuzzReader"},
 	"vmstate.FindEnd":                     {"vmstate.FuzzFindEnd", "migration.TestReceive_MemoryFollowsTheBytesThatCame"},
@@ -76,7 +76,7 @@ func exported(f *ast.FuncDecl) bool {
 var begins = []string{"Decode", "Decompress", "FindEnd", "Inflate", "Next", "Open", "Parse", "Read", "Receive", "RunState", "Unmarshal"}
 
 // others are exported functions whose names begin like that and that decode nothing.
-var others = []string{"guestmem.Memory.Received", "migration.Inbound.Received", "transport.Link.Read", "pagecodec.Accelerator.Ready", "qmp.OpenWithin", "qmp.Socket.Open", "vmstate.OpenReturnPath"}
+var others = []string{"guestmem.Memory.Received", "migration.Inbound.Received", "transport.Link.Read", "pagecodec.Accelerator.Ready", "qmp.OpenWithin", "qmp.Socket.Open", "store.ReadFull", "vmstate.OpenReturnPath"}
 
 func decodes(name string) bool {
 	return slices.ContainsFunc(begins, func(prefix string) bool { return strings.HasPrefix(name, prefix) })

@@ -39,13 +39,13 @@ var changing = map[string]string{
 	"qemu.socketDir.listen: unix.Fchmod":           "by the descriptor of the directory that was made and checked",
 	"qemu.socketDir.listenAs: unix.Fchmodat":       "in a directory that only this process's user can enter",
 	"qemu.socketDir.listen: unix.Fchownat":         "in a directory that only this process's user can enter; no link is followed",
-	"snapshot.openAt: unix.Openat":                 "no link is followed; what is no regular file is refused",
-	"snapshot.osDir.mkdir: unix.Mkdirat":           "a new name, by the descriptor of its parent",
-	"snapshot.osDir.remove: unix.Unlinkat":         "callers compare the inode with what they made",
-	"snapshot.osDir.removeDir: unix.Unlinkat":      "an empty directory; callers compare the inode with what they made",
-	"snapshot.osDir.rename: unix.Linkat":           "replaces nothing",
-	"snapshot.osDir.rename: unix.Renameat":         "only where the file system can neither rename without replacing nor link, after a look",
-	"snapshot.osDir.rename: unix.Unlinkat":         "the temporary name of a file that this process made",
+	"store.openAt: unix.Openat":                    "no link is followed; what is no regular file is refused",
+	"store.osDir.mkdir: unix.Mkdirat":              "a new name, by the descriptor of its parent",
+	"store.osDir.remove: unix.Unlinkat":            "callers compare the inode with what they made",
+	"store.osDir.removeDir: unix.Unlinkat":         "an empty directory; callers compare the inode with what they made",
+	"store.osDir.rename: unix.Linkat":              "replaces nothing",
+	"store.osDir.rename: unix.Renameat":            "only where the file system can neither rename without replacing nor link, after a look",
+	"store.osDir.rename: unix.Unlinkat":            "the temporary name of a file that this process made",
 }
 
 func TestFiles_EveryChangeIsAccountedFor(t *testing.T) {

@@ -57,15 +57,15 @@ const smallBlock = 32 << 20
 // loaded the machine.
 func Send(ctx context.Context, dial transport.Dialer, r *snapshot.Reader, cfg SendConfig) error {
 	m := r.Manifest()
-	head, err := r.Head()
+	head, err := r.Head(ctx)
 	if err != nil {
 		return err
 	}
-	devices, err := r.Devices()
+	devices, err := r.Devices(ctx)
 	if err != nil {
 		return err
 	}
-	states, err := r.States()
+	states, err := r.States(ctx)
 	if err != nil {
 		return err
 	}

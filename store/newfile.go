@@ -1,4 +1,4 @@
-package snapshot
+package store
 
 import (
 	"errors"
@@ -17,11 +17,9 @@ type NewFile struct {
 	dir       directory
 	name      string // the last one
 	temporary string
-	id        fileID
+	own       noted
 	over      bool
 }
-
-var _ File = (*NewFile)(nil)
 
 // CreateFile begins a file. It fails with fs.ErrExist if there is anything of
 // that name, a symbolic link or a FIFO included, or of the temporary one.
@@ -56,7 +54,7 @@ func createFile(fsys fsys, path string) (_ *NewFile, err error) {
 	if err != nil {
 		return nil, errors.Join(err, f.file.Close())
 	}
-	f.id = info.id
+	f.own = noted{info.id, -1}
 	return f, nil
 }
 
@@ -68,11 +66,15 @@ func (f *NewFile) Commit() error {
 	}
 	f.over = true
 	defer f.dir.Close()
-	if err := publish(f.dir, f.file, f.id, f.temporary, f.name); err != nil {
+	err := f.file.Sync()
+	if closeErr := f.file.Close(); err == nil {
+		err = closeErr
+	}
+	if err := publish(f.dir, f.own, f.temporary, f.name, err); err != nil {
 		return err
 	}
 	if err := f.dir.sync(); err != nil {
-		return errors.Join(err, removeOwn(f.dir, f.name, f.id))
+		return errors.Join(err, removeOwn(f.dir, f.name, f.own))
 	}
 	return nil
 }
@@ -84,5 +86,5 @@ func (f *NewFile) Abort() error {
 	}
 	f.over = true
 	defer f.dir.Close()
-	return errors.Join(f.file.Close(), removeOwn(f.dir, f.temporary, f.id))
+	return errors.Join(f.file.Close(), removeOwn(f.dir, f.temporary, f.own))
 }

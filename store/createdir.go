@@ -1,4 +1,4 @@
-package snapshot
+package store
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 )
 
 // ErrInUse is wrapped when another process, or another Dir of this one, is
-// writing a snapshot to the directory.
+// writing to the directory.
 var ErrInUse = errors.New("the directory is in use")
 
 // madeDir is a directory that this process made.
@@ -21,9 +21,9 @@ type madeDir struct {
 	id     fileID
 }
 
-// CreateDir makes a directory for a new snapshot, with the directories above it
-// that are missing, or takes one that is empty. The entries of all directories
-// above it are durable when it returns.
+// CreateDir makes a directory for objects, with the directories above it that
+// are missing, or takes one that is there. The entries of all directories above
+// it are durable when it returns.
 //
 // Until Close, the directory is locked: another CreateDir of it fails with
 // ErrInUse. The lock is on the open directory, so that it leaves no file behind
@@ -48,17 +48,17 @@ func createDir(fsys fsys, path string) (*Dir, error) {
 			break
 		}
 	}
-	if errors.Is(err, ErrExists) || errors.Is(err, ErrInUse) {
+	if errors.Is(err, ErrInUse) {
 		return nil, err
 	}
 	if errors.Is(err, unix.ENOTDIR) {
-		return nil, fmt.Errorf("snapshot directory: %w (name a directory that does not exist yet, or an empty one)", err)
+		return nil, fmt.Errorf("directory of objects: %w (name a directory that does not exist yet, or an empty one)", err)
 	}
-	return nil, fmt.Errorf("snapshot directory: %w", err)
+	return nil, fmt.Errorf("directory of objects: %w", err)
 }
 
 func tryCreateDir(fsys fsys, path string) (_ *Dir, err error) {
-	d := &Dir{path: path, fsys: fsys, writes: true, wrote: map[string]fileID{}}
+	d := &Dir{path: path, fsys: fsys, writes: true, wrote: map[string]noted{}}
 	defer func() {
 		if err != nil {
 			d.RemoveDir() // err is what counts; only empty directories are removed
@@ -82,9 +82,6 @@ func tryCreateDir(fsys fsys, path string) (_ *Dir, err error) {
 	defer again.Close()
 	if again.id() != d.dir.id() {
 		return nil, errReplaced
-	}
-	if err := d.checkEmpty(); err != nil {
-		return nil, err
 	}
 	return d, syncAbove(d.dir)
 }
@@ -142,30 +139,16 @@ func splitPath(path string) (above, name string) {
 	return trimmed[:i], name
 }
 
-func (d *Dir) checkEmpty() error {
-	names, err := d.List()
-	if err != nil {
-		return err
-	}
-	if slices.Contains(names, manifestName) {
-		return fmt.Errorf("%w: %s holds a snapshot; remove it or save to another name", ErrExists, d.path)
-	}
-	if len(names) > 0 {
-		return fmt.Errorf("%w: %s is not empty (%s) and holds no complete snapshot; if it is what a save left behind that was killed, remove it", ErrExists, d.path, names[0])
-	}
-	return nil
-}
-
-// checkPath looks whether the path still leads to the directory. A snapshot that
-// is complete elsewhere is one that the user does not find.
+// checkPath looks whether the path still leads to the directory. Objects that
+// are complete elsewhere are not found by the user.
 func (d *Dir) checkPath() error {
 	now, err := d.fsys.openDir(d.path)
 	if err != nil {
-		return fmt.Errorf("the directory that the snapshot is written to is not at its path any more: %w", err)
+		return fmt.Errorf("the directory that the objects are written to is not at its path any more: %w", err)
 	}
 	defer now.Close()
 	if now.id() != d.dir.id() {
-		return fmt.Errorf("%s is another directory now than the one that the snapshot is written to: it was moved or replaced meanwhile", d.path)
+		return fmt.Errorf("%s is another directory now than the one that the objects are written to: it was moved or replaced meanwhile", d.path)
 	}
 	return nil
 }
@@ -227,13 +210,13 @@ func (d *Dir) removeOwnDir(m madeDir) error {
 	case err == nil || errors.Is(err, fs.ErrNotExist) || err == errLocked:
 		return nil
 	case errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("snapshot directory: %s stays: it holds what this process did not make: %w", d.path, err)
+		return fmt.Errorf("directory of objects: %s stays: it holds what this process did not make: %w", d.path, err)
 	}
-	return fmt.Errorf("snapshot directory: %w", err)
+	return fmt.Errorf("directory of objects: %w", err)
 }
 
 // remove removes the directory if it is empty, still the one that was made, and
-// in use by nobody. CreateDir of another process looks, after it has the lock,
+// not locked. CreateDir of another process looks, after it has the lock,
 // whether the directory is still there: so none is removed below it.
 func (m madeDir) remove(own directory) error {
 	if err := own.lock(); err != nil {

@@ -1,4 +1,4 @@
-package snapshottest
+package storetest
 
 import (
 	"bytes"
@@ -7,14 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Op is something that a bucket can be told to fail at.
+// Op is an operation that [Bucket.Fail] makes fail.
 type Op string
 
 // The operations of a bucket and of its objects.
 const (
 	Create Op = "create"
 	Write  Op = "write"
+	Seal   Op = "seal"
 	Commit Op = "commit"
+	Abort  Op = "abort"
 	Open   Op = "open"
 	Read   Op = "read"
 	Remove Op = "remove"
@@ -100,7 +102,7 @@ func (b *Bucket) change(name string, f func([]byte) []byte) {
 	defer b.mu.Unlock()
 	data, there := b.objects[name]
 	if !there {
-		panic("snapshottest: there is no object " + name + " to change")
+		panic("storetest: there is no object " + name + " to change")
 	}
 	b.objects[name] = f(bytes.Clone(data))
 }

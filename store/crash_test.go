@@ -1,4 +1,4 @@
-package snapshot
+package store_test
 
 import (
 	"context"
@@ -6,30 +6,33 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
 const crashPath = "/backups/today/vm1"
 
 // writeCrashing writes a snapshot of several objects, one of which compaction
-// takes away, and leaves its marks in the log. Then it aborts, if it is told to:
+// takes away, and leaves its marks in the log. With abort, it then aborts:
 // so a receiver did whose source failed at the very end.
-func writeCrashing(t *testing.T, f *crashFS, abort bool) {
+func writeCrashing(t *testing.T, f *store.CrashFS, abort bool) {
 	t.Helper()
-	d, err := createDir(f, crashPath)
+	d, err := f.CreateDir(crashPath)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.mark("writing")
+	f.Mark("writing")
 	layout, err := guest.NewLayout(1024, []guest.Block{{Name: "pc.ram", Length: 16 << 10}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := Create(d, Options{Store: StoreRaw, ObjectSize: 3000})
+	w, err := snapshot.Create(t.Context(), d, snapshot.Options{Store: snapshot.StoreRaw, ObjectSize: 3000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,21 +58,22 @@ func writeCrashing(t *testing.T, f *crashFS, abort bool) {
 			t.Fatal(err)
 		}
 	}
-	_, err = w.Finish(context.Background(), Meta{
+	_, err = w.Finish(t.Context(), snapshot.Meta{
 		Head:    (&vmstate.Configuration{Machine: "pc-q35-10.0", PageBits: 10}).Head(),
 		Devices: append([]byte{0, 6, 0, 0, 0, 2}, "{}"...),
-		Machine: Machine{Type: "pc-q35-10.0", PageSize: 1024, Sync: vmstate.SyncPerSection, RunState: "running"},
+		Machine: snapshot.Machine{Type: "pc-q35-10.0", PageSize: 1024, Sync: vmstate.SyncPerSection, RunState: "running"},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.dir.stat("pages-000000"); !errors.Is(err, fs.ErrNotExist) {
-		t.Fatalf("compaction did not remove the first object: %v", err)
+	names, err := d.List(t.Context())
+	if err != nil || slices.Contains(names, "pages-000000") || slices.Contains(names, "pages-000000"+store.Partial) {
+		t.Fatalf("compaction did not remove the first object: %q, %v", names, err)
 	}
-	f.mark("finished")
+	f.Mark("finished")
 	if abort {
-		f.mark("aborting")
-		if err := errors.Join(w.Abort(), d.RemoveDir()); err != nil {
+		f.Mark("aborting")
+		if err := errors.Join(w.Abort(t.Context()), d.RemoveDir()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -84,26 +88,26 @@ type crashCheck struct {
 	complete int // states in which there is a snapshot
 }
 
-func (c *crashCheck) check(mark string, after *crashFS) error {
-	d, err := openDir(after, crashPath)
+func (c *crashCheck) check(mark string, after *store.CrashFS) error {
+	d, err := after.OpenDir(crashPath)
 	if errors.Is(err, fs.ErrNotExist) {
 		return wantIncomplete(mark, "there is no directory")
 	}
 	if err != nil {
 		return err
 	}
-	names, err := d.List()
+	names, err := d.List(context.Background())
 	if err != nil {
 		return err
 	}
 	sum := sha256.New()
 	var manifest bool
 	for _, name := range names {
-		if strings.HasSuffix(name, partial) {
+		if strings.HasSuffix(name, store.Partial) {
 			continue // nothing reads it
 		}
-		manifest = manifest || name == manifestName
-		data := after.dataOf(d, name)
+		manifest = manifest || name == "manifest.json"
+		data := after.DataOf(d, name)
 		fmt.Fprintf(sum, "%s %d ", name, len(data))
 		sum.Write(data)
 	}
@@ -120,8 +124,6 @@ func (c *crashCheck) check(mark string, after *crashFS) error {
 	return err
 }
 
-func (f *crashFS) dataOf(d *Dir, name string) []byte { return d.dir.(*crashDir).n.entries[name].data }
-
 func wantIncomplete(mark, what string) error {
 	if mark == "finished" {
 		return fmt.Errorf("after Finish returned, %s", what)
@@ -129,8 +131,8 @@ func wantIncomplete(mark, what string) error {
 	return nil
 }
 
-func verifyDir(d *Dir) error {
-	r, err := Open(d)
+func verifyDir(d *store.Dir) error {
+	r, err := snapshot.Open(context.Background(), d, snapshot.OpenOptions{})
 	if err != nil {
 		return err
 	}
@@ -144,18 +146,17 @@ func TestSnapshot_CrashAtEveryMoment(t *testing.T) {
 	for _, links := range []bool{false, true} {
 		for _, abort := range []bool{false, true} {
 			t.Run(fmt.Sprintf("links=%v/abort=%v", links, abort), func(t *testing.T) {
-				f := newCrashFS()
-				f.links = links
+				f := store.NewCrashFS(links, nil)
 				writeCrashing(t, f, abort)
 				c := &crashCheck{seen: map[[32]byte]error{}}
-				states, err := f.crashStates(c.check)
+				states, err := f.CrashStates(c.check)
 				if err != nil {
 					t.Fatal(err)
 				}
 				if c.complete == 0 || c.complete == states {
 					t.Errorf("%d of %d states have a snapshot: too few kinds to tell", c.complete, states)
 				}
-				t.Logf("%d steps, %d states, %d of them with a snapshot", len(f.log), states, c.complete)
+				t.Logf("%d steps, %d states, %d of them with a snapshot", f.Steps(), states, c.complete)
 			})
 		}
 	}
@@ -170,10 +171,9 @@ func TestSnapshot_CrashWithoutASync(t *testing.T) {
 		"of the directory above": func(_ bool, ino uint64) bool { return ino == 3 },
 		"of its own directory":   func(_ bool, ino uint64) bool { return ino == 4 },
 	} {
-		f := newCrashFS()
-		f.dropsSync = drops
+		f := store.NewCrashFS(false, drops)
 		writeCrashing(t, f, false)
-		if _, err := f.crashStates((&crashCheck{seen: map[[32]byte]error{}}).check); err == nil {
+		if _, err := f.CrashStates((&crashCheck{seen: map[[32]byte]error{}}).check); err == nil {
 			t.Errorf("without the sync %s, no crash loses the snapshot", name)
 		}
 	}
@@ -181,62 +181,15 @@ func TestSnapshot_CrashWithoutASync(t *testing.T) {
 
 // A directory that another process made a moment ago is made durable too.
 func TestCreateDir_CrashInADirectoryThatAnotherMade(t *testing.T) {
-	f := newCrashFS()
+	f := store.NewCrashFS(false, nil)
 	for _, path := range []string{"/", "/backups", "/backups/today"} {
-		above, err := f.openDir(path)
-		if err != nil {
-			t.Fatal(err)
-		}
 		name := strings.Split(crashPath, "/")[len(strings.FieldsFunc(path, func(c rune) bool { return c == '/' }))+1]
-		if err := above.mkdir(name); err != nil {
+		if err := f.Mkdir(path, name); err != nil {
 			t.Fatal(err)
 		}
 	}
 	writeCrashing(t, f, false)
-	if _, err := f.crashStates((&crashCheck{seen: map[[32]byte]error{}}).check); err != nil {
+	if _, err := f.CrashStates((&crashCheck{seen: map[[32]byte]error{}}).check); err != nil {
 		t.Error(err)
 	}
 }
-
-// An exported file is not there before it is whole, and stays once it is.
-func TestNewFile_CrashAtEveryMoment(t *testing.T) {
-	f := newCrashFS()
-	if err := f.openRoot().mkdir("out"); err != nil {
-		t.Fatal(err)
-	}
-	f.openRoot().sync()
-	out, err := createFile(f, "/out/ram")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Truncate(8); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := out.WriteAt([]byte("data"), 4); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Commit(); err != nil {
-		t.Fatal(err)
-	}
-	f.mark("finished")
-	whole := 0
-	_, err = f.crashStates(func(mark string, after *crashFS) error {
-		n := after.root.entries["out"]
-		if n != nil {
-			n = n.entries["ram"]
-		}
-		if n == nil {
-			return wantIncomplete(mark, "there is no file")
-		}
-		whole++
-		if string(n.data) != "\x00\x00\x00\x00data" {
-			return fmt.Errorf("the file is %q", n.data)
-		}
-		return nil
-	})
-	if err != nil || whole == 0 {
-		t.Errorf("%d states have the file, %v", whole, err)
-	}
-}
-
-func (f *crashFS) openRoot() directory { return &crashDir{f, f.root} }

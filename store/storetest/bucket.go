@@ -1,16 +1,14 @@
-package snapshottest
+package storetest
 
 import (
 	"bytes"
-	"fmt"
-	"io"
+	"context"
 	"io/fs"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
-	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 )
 
 // Bucket is a bucket in memory. Several goroutines may use it.
@@ -24,7 +22,7 @@ type Bucket struct {
 	read    map[string]int64
 }
 
-var _ snapshot.Bucket = (*Bucket)(nil)
+var _ store.Bucket = (*Bucket)(nil)
 
 // NewBucket returns an empty bucket.
 func NewBucket() *Bucket {
@@ -33,21 +31,14 @@ func NewBucket() *Bucket {
 
 func (b *Bucket) String() string { return "memory" }
 
-func checkName(name string) error {
-	if name == "" || len(name) > 128 || strings.ContainsAny(name, "/\x00") || name[0] == '.' {
-		return fmt.Errorf("snapshottest: %q is no object's name", name)
-	}
-	return nil
-}
-
 // Create begins an object.
-func (b *Bucket) Create(name string) (snapshot.ObjectWriter, error) {
-	if err := checkName(name); err != nil {
+func (b *Bucket) Create(ctx context.Context, name string) (store.Writer, error) {
+	if err := store.CheckName(name); err != nil {
 		return nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.faults.at(Create, name); err != nil {
+	if err := b.at(ctx, Create, name); err != nil {
 		return nil, err
 	}
 	if _, there := b.objects[name]; there || b.begun[name] {
@@ -57,20 +48,34 @@ func (b *Bucket) Create(name string) (snapshot.ObjectWriter, error) {
 	return &writer{b: b, name: name}, nil
 }
 
-type writer struct {
-	b    *Bucket
-	name string
-	data []byte
-	over bool
+// at returns the error of an operation: the context's, or a planned one.
+func (b *Bucket) at(ctx context.Context, op Op, name string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return b.faults.at(op, name)
 }
 
-func (w *writer) Write(p []byte) (int, error) {
+type writer struct {
+	b      *Bucket
+	name   string
+	data   []byte
+	sealed bool
+	bad    error // the seal failed
+	over   bool
+}
+
+func (w *writer) closed(op Op) error {
+	return &fs.PathError{Op: string(op), Path: w.name, Err: fs.ErrClosed}
+}
+
+func (w *writer) Write(ctx context.Context, p []byte) (int, error) {
 	w.b.mu.Lock()
 	defer w.b.mu.Unlock()
-	if w.over {
-		return 0, &fs.PathError{Op: "write", Path: w.name, Err: fs.ErrClosed}
+	if w.over || w.sealed {
+		return 0, w.closed(Write)
 	}
-	if err := w.b.faults.at(Write, w.name); err != nil {
+	if err := w.b.at(ctx, Write, w.name); err != nil {
 		return 0, err
 	}
 	n, err := w.b.faults.room(len(p))
@@ -79,50 +84,90 @@ func (w *writer) Write(p []byte) (int, error) {
 	return n, err
 }
 
+func (w *writer) Seal(ctx context.Context) error {
+	w.b.mu.Lock()
+	defer w.b.mu.Unlock()
+	if w.over || w.sealed {
+		return w.closed(Seal)
+	}
+	w.seal(ctx)
+	return w.bad
+}
+
+func (w *writer) seal(ctx context.Context) {
+	w.sealed, w.bad = true, w.b.at(ctx, Seal, w.name)
+}
+
+// Open opens the sealed object. Its reads count for its name.
+func (w *writer) Open(ctx context.Context) (store.Object, error) {
+	w.b.mu.Lock()
+	defer w.b.mu.Unlock()
+	if w.over || !w.sealed || w.bad != nil {
+		return nil, w.closed(Open)
+	}
+	if err := w.b.at(ctx, Open, w.name); err != nil {
+		return nil, err
+	}
+	return w.b.opened(w.name, w.data), nil
+}
+
 // Commit makes the object visible. As with a file whose sync failed, the
 // object is gone after an error.
-func (w *writer) Commit() error {
+func (w *writer) Commit(ctx context.Context) error {
 	w.b.mu.Lock()
 	defer w.b.mu.Unlock()
 	if w.over {
-		return &fs.PathError{Op: "commit", Path: w.name, Err: fs.ErrClosed}
+		return w.closed(Commit)
+	}
+	if !w.sealed {
+		w.seal(ctx)
 	}
 	w.over = true
 	delete(w.b.begun, w.name)
-	if err := w.b.faults.at(Commit, w.name); err != nil {
+	if w.bad != nil {
+		return w.bad
+	}
+	if err := w.b.at(ctx, Commit, w.name); err != nil {
 		return err
+	}
+	if _, there := w.b.objects[w.name]; there { // Put was quicker
+		return &fs.PathError{Op: "commit", Path: w.name, Err: fs.ErrExist}
 	}
 	w.b.objects[w.name] = w.data
 	return nil
 }
 
-func (w *writer) Abort() error {
+func (w *writer) Abort(context.Context) error {
 	w.b.mu.Lock()
 	defer w.b.mu.Unlock()
 	if w.over {
-		return &fs.PathError{Op: "abort", Path: w.name, Err: fs.ErrClosed}
+		return w.closed(Abort)
 	}
 	w.over = true
 	delete(w.b.begun, w.name)
-	return nil
+	return w.b.faults.at(Abort, w.name)
 }
 
 // Open opens an object. What it reads is what was there when it was opened.
-func (b *Bucket) Open(name string) (snapshot.Object, error) {
-	if err := checkName(name); err != nil {
+func (b *Bucket) Open(ctx context.Context, name string) (store.Object, error) {
+	if err := store.CheckName(name); err != nil {
 		return nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.faults.at(Open, name); err != nil {
+	if err := b.at(ctx, Open, name); err != nil {
 		return nil, err
 	}
 	data, there := b.objects[name]
 	if !there {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
+	return b.opened(name, data), nil
+}
+
+func (b *Bucket) opened(name string, data []byte) *object {
 	b.open++
-	return &object{b: b, name: name, data: data, r: bytes.NewReader(data)}, nil
+	return &object{b: b, name: name, data: data, r: bytes.NewReader(data)}
 }
 
 type object struct {
@@ -135,9 +180,9 @@ type object struct {
 
 func (o *object) Size() int64 { return int64(len(o.data)) }
 
-func (o *object) ReadAt(p []byte, offset int64) (int, error) {
+func (o *object) ReadAt(ctx context.Context, p []byte, offset int64) (int, error) {
 	o.b.mu.Lock()
-	err := o.b.faults.at(Read, o.name)
+	err := o.b.at(ctx, Read, o.name)
 	if o.closed && err == nil {
 		err = &fs.PathError{Op: "read", Path: o.name, Err: fs.ErrClosed}
 	}
@@ -162,13 +207,13 @@ func (o *object) Close() error {
 }
 
 // Remove removes an object.
-func (b *Bucket) Remove(name string) error {
-	if err := checkName(name); err != nil {
+func (b *Bucket) Remove(ctx context.Context, name string) error {
+	if err := store.CheckName(name); err != nil {
 		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.faults.at(Remove, name); err != nil {
+	if err := b.at(ctx, Remove, name); err != nil {
 		return err
 	}
 	if _, there := b.objects[name]; !there {
@@ -179,10 +224,10 @@ func (b *Bucket) Remove(name string) error {
 }
 
 // List lists the objects, begun ones included, in the order of their names.
-func (b *Bucket) List() ([]string, error) {
+func (b *Bucket) List(ctx context.Context) ([]string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.faults.at(List, ""); err != nil {
+	if err := b.at(ctx, List, ""); err != nil {
 		return nil, err
 	}
 	return slices.Sorted(func(yield func(string) bool) {
@@ -266,11 +311,12 @@ func (b *Bucket) Begun() int {
 }
 
 // ReadAll returns all of an object of any bucket.
-func ReadAll(b snapshot.Bucket, name string) ([]byte, error) {
-	o, err := b.Open(name)
+func ReadAll(ctx context.Context, b store.Bucket, name string) ([]byte, error) {
+	o, err := b.Open(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	defer o.Close()
-	return io.ReadAll(io.NewSectionReader(o, 0, o.Size()))
+	data := make([]byte, o.Size())
+	return data, store.ReadFull(ctx, o, data, 0)
 }

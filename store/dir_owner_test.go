@@ -1,7 +1,8 @@
-package snapshot_test
+package store_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,11 +14,11 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 )
 
 // roleVariable makes the test's program play another process.
-const roleVariable = "VMFERRY_SNAPSHOT_TEST_ROLE"
+const roleVariable = "VMFERRY_STORE_TEST_ROLE"
 
 func TestMain(m *testing.M) {
 	role := os.Getenv(roleVariable)
@@ -41,15 +42,15 @@ var held any
 func playRole(role, path string) error {
 	switch role {
 	case "writer":
-		d, err := snapshot.CreateDir(path)
+		d, err := store.CreateDir(path)
 		if err != nil {
 			return err
 		}
 		held = d
-		_, err = d.Create("pages-000000")
+		_, err = d.Create(context.Background(), "pages-000000")
 		return err
 	case "exporter":
-		f, err := snapshot.CreateFile(path)
+		f, err := store.CreateFile(path)
 		if err != nil {
 			return err
 		}
@@ -95,8 +96,8 @@ func kill(cmd *exec.Cmd) {
 func TestCreateDir_SecondWriterIsToldWhoWrites(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "snap")
 	other := startRole(t, "writer", path)
-	_, err := snapshot.CreateDir(path)
-	if !errors.Is(err, snapshot.ErrInUse) {
+	_, err := store.CreateDir(path)
+	if !errors.Is(err, store.ErrInUse) {
 		t.Fatalf("CreateDir: %v", err)
 	}
 	for _, want := range []string{path, fmt.Sprintf("process %d", other.Process.Pid), filepath.Base(other.Path), "wait for its end"} {
@@ -104,40 +105,30 @@ func TestCreateDir_SecondWriterIsToldWhoWrites(t *testing.T) {
 			t.Errorf("the error %q does not say %q", err, want)
 		}
 	}
-	if _, err := snapshot.Open(openDir(t, path)); !errors.Is(err, snapshot.ErrIncomplete) {
-		t.Errorf("Open of a snapshot that is being written: %v", err)
-	}
 	kill(other)
 	// The lock is gone with its holder; what it left behind is not.
-	if _, err := snapshot.CreateDir(path); !errors.Is(err, snapshot.ErrExists) || errors.Is(err, snapshot.ErrInUse) {
-		t.Errorf("CreateDir after the writer was killed: %v", err)
-	}
-	if err := os.Remove(filepath.Join(path, "pages-000000.partial")); err != nil {
-		t.Fatal(err)
-	}
-	d, err := snapshot.CreateDir(path)
+	d, err := store.CreateDir(path)
 	if err != nil {
-		t.Fatalf("CreateDir after the rest was removed: %v", err)
+		t.Fatalf("CreateDir after the writer was killed: %v", err)
+	}
+	if _, err := d.Create(t.Context(), "pages-000000"); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Create of the object that it began: %v", err)
 	}
 	closeDir(t, d)
 }
 
-func TestCreateDir_SecondWriterLeavesTheFirstOnesSnapshot(t *testing.T) {
+func TestCreateDir_SecondWriterLeavesTheFirstOnesObjects(t *testing.T) {
 	d, path := newDir(t)
-	second, err := snapshot.CreateDir(path)
-	if !errors.Is(err, snapshot.ErrInUse) || second != nil {
+	second, err := store.CreateDir(path)
+	if !errors.Is(err, store.ErrInUse) || second != nil {
 		t.Fatalf("CreateDir: %v", err)
 	}
 	if want := fmt.Sprintf("this process (pid %d)", os.Getpid()); !strings.Contains(err.Error(), want) {
 		t.Errorf("the error %q does not say %q", err, want)
 	}
-	if err, _ := save(t, d, snapshot.StoreFast); err != nil {
-		t.Fatal(err)
-	}
+	write(t, d, "o", "data")
 	closeDir(t, d)
-	if err := verifyAll(openDir(t, path)); err != nil {
-		t.Error(err)
-	}
+	wantObject(t, openDir(t, path), "o", "data")
 }
 
 // Each of several writers makes the directory, fails, and removes what it made,
@@ -150,8 +141,8 @@ func TestCreateDir_WritersAtTheSameMoment(t *testing.T) {
 	for n := range 4 {
 		wg.Go(func() {
 			for held := 0; held < 20; {
-				d, err := snapshot.CreateDir(path)
-				if errors.Is(err, snapshot.ErrInUse) {
+				d, err := store.CreateDir(path)
+				if errors.Is(err, store.ErrInUse) {
 					continue
 				}
 				if err != nil {
@@ -159,9 +150,9 @@ func TestCreateDir_WritersAtTheSameMoment(t *testing.T) {
 					return
 				}
 				held++
-				w, err := d.Create("o")
+				w, err := d.Create(t.Context(), "o")
 				if err == nil {
-					err = errors.Join(w.Commit(), d.Remove("o"))
+					err = errors.Join(w.Commit(t.Context()), d.Remove(t.Context(), "o"))
 				}
 				if err := errors.Join(err, d.RemoveDir(), d.Close()); err != nil {
 					t.Errorf("writer %d: %v", n, err)
@@ -189,7 +180,7 @@ func TestRemoveDir_ParentsThatThisProcessMade(t *testing.T) {
 			if err := os.MkdirAll(filepath.Join(top, tt.there), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			d, err := snapshot.CreateDir(filepath.Join(top, "a", "b", "snap"))
+			d, err := store.CreateDir(filepath.Join(top, "a", "b", "snap"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -213,7 +204,7 @@ func TestRemoveDir_ParentsThatThisProcessMade(t *testing.T) {
 
 func TestRemoveDir_DirectoryThatWasReplacedStays(t *testing.T) {
 	d, path := newDir(t)
-	w, err := d.Create("o")
+	w, err := d.Create(t.Context(), "o")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +212,7 @@ func TestRemoveDir_DirectoryThatWasReplacedStays(t *testing.T) {
 	if err := errors.Join(os.Rename(path, moved), os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "o.partial"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Abort(); err != nil {
+	if err := w.Abort(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if names, err := os.ReadDir(moved); err != nil || len(names) != 0 {
@@ -241,7 +232,7 @@ func TestRemoveDir_DirectoryThatWasReplacedStays(t *testing.T) {
 	}
 }
 
-func TestCommit_ManifestOfADirectoryThatIsNotAtItsPath(t *testing.T) {
+func TestCommit_DirectoryThatIsNotAtItsPath(t *testing.T) {
 	for name, replace := range map[string]func(path string) error{
 		"moved":      func(string) error { return nil },
 		"replaced":   func(path string) error { return os.Mkdir(path, 0o700) },
@@ -250,7 +241,7 @@ func TestCommit_ManifestOfADirectoryThatIsNotAtItsPath(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, path := newDir(t)
-			w, err := d.Create("manifest.json")
+			w, err := d.Create(t.Context(), "o")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -258,7 +249,7 @@ func TestCommit_ManifestOfADirectoryThatIsNotAtItsPath(t *testing.T) {
 			if err := errors.Join(os.Rename(path, moved), replace(path)); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.Commit(); err == nil || !strings.Contains(err.Error(), "the snapshot is written to") {
+			if err := w.Commit(t.Context()); err == nil || !strings.Contains(err.Error(), "the objects are written to") {
 				t.Errorf("Commit: %v", err)
 			}
 			if names, err := os.ReadDir(moved); err != nil || len(names) != 0 {
@@ -270,7 +261,7 @@ func TestCommit_ManifestOfADirectoryThatIsNotAtItsPath(t *testing.T) {
 
 func TestCommit_NameThatIsTakenMeanwhile(t *testing.T) {
 	d, path := newDir(t)
-	w, err := d.Create("o")
+	w, err := d.Create(t.Context(), "o")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,13 +269,13 @@ func TestCommit_NameThatIsTakenMeanwhile(t *testing.T) {
 	if err := os.WriteFile(theirs, []byte("another's"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Commit(); !errors.Is(err, fs.ErrExist) {
+	if err := w.Commit(t.Context()); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("Commit: %v", err)
 	}
-	if err := d.Remove("o"); err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "not the file that this process wrote") {
+	if err := d.Remove(t.Context(), "o"); err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "not the file that this process wrote") {
 		t.Errorf("Remove: %v", err)
 	}
-	if names, err := d.List(); err != nil || len(names) != 1 {
+	if names, err := d.List(t.Context()); err != nil || len(names) != 1 {
 		t.Errorf("left: %q, %v", names, err)
 	}
 	if data, err := os.ReadFile(theirs); string(data) != "another's" {
@@ -294,8 +285,8 @@ func TestCommit_NameThatIsTakenMeanwhile(t *testing.T) {
 
 func TestCommit_PartialObjectThatWasReplaced(t *testing.T) {
 	d, path := newDir(t)
-	for _, end := range []func(snapshot.ObjectWriter) error{snapshot.ObjectWriter.Commit, snapshot.ObjectWriter.Abort} {
-		w, err := d.Create("o")
+	for _, end := range []func(store.Writer, context.Context) error{store.Writer.Commit, store.Writer.Abort} {
+		w, err := d.Create(t.Context(), "o")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -303,7 +294,7 @@ func TestCommit_PartialObjectThatWasReplaced(t *testing.T) {
 		if err := errors.Join(os.Rename(theirs, filepath.Join(path, "moved")), os.WriteFile(theirs, []byte("another's"), 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		if err := end(w); err == nil || !strings.Contains(err.Error(), "o.partial") {
+		if err := end(w, t.Context()); err == nil || !strings.Contains(err.Error(), "o.partial") {
 			t.Errorf("got %v", err)
 		}
 		if data, err := os.ReadFile(theirs); string(data) != "another's" {
@@ -320,21 +311,17 @@ func TestCommit_PartialObjectThatWasReplaced(t *testing.T) {
 
 func TestOpenDir_WritesNothing(t *testing.T) {
 	d, path := newDir(t)
-	if err, _ := save(t, d, snapshot.StoreRaw); err != nil {
-		t.Fatal(err)
-	}
+	write(t, d, "o", "data")
 	closeDir(t, d)
 	r := openDir(t, path)
-	if _, err := r.Create("o"); err == nil || !strings.Contains(err.Error(), "reading only") {
+	if _, err := r.Create(t.Context(), "p"); err == nil || !strings.Contains(err.Error(), "reading only") {
 		t.Errorf("Create: %v", err)
 	}
-	if err := r.Remove("manifest.json"); err == nil {
-		t.Error("the manifest was removed")
+	if err := r.Remove(t.Context(), "o"); err == nil {
+		t.Error("the object was removed")
 	}
 	if err := r.RemoveDir(); err != nil {
 		t.Error(err)
 	}
-	if err := verifyAll(r); err != nil {
-		t.Error(err)
-	}
+	wantObject(t, r, "o", "data")
 }

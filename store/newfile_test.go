@@ -1,4 +1,4 @@
-package snapshot_test
+package store_test
 
 import (
 	"errors"
@@ -8,12 +8,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 )
 
 func TestCreateFile_AppearsWhenCommitted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), strings.Repeat("n", 255))
-	f, err := snapshot.CreateFile(path)
+	f, err := store.CreateFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func wantEntries(t *testing.T, path string, want int) {
 
 func TestCreateFile_AbortLeavesNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "out")
-	f, err := snapshot.CreateFile(path)
+	f, err := store.CreateFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestCreateFile_NameThatIsTaken(t *testing.T) {
 			t.Fatal(err)
 		}
 		soon(t, "creating over "+s.kind, func() {
-			_, err := snapshot.CreateFile(path)
+			_, err := store.CreateFile(path)
 			if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), s.kind) || !strings.Contains(err.Error(), "file exists") {
 				t.Errorf("%s: %v", s.kind, err)
 			}
@@ -82,7 +82,7 @@ func TestCreateFile_NameThatIsTaken(t *testing.T) {
 func TestCreateFile_PathsWithoutANameAreRefused(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, path := range []string{"", "/", "//"} {
-		if f, err := snapshot.CreateFile(path); err == nil || !strings.Contains(err.Error(), "no name") {
+		if f, err := store.CreateFile(path); err == nil || !strings.Contains(err.Error(), "no name") {
 			t.Errorf("%q: %v, %v", path, f, err)
 		}
 	}
@@ -90,7 +90,7 @@ func TestCreateFile_PathsWithoutANameAreRefused(t *testing.T) {
 
 func TestCreateFile_NameThatIsTakenMeanwhile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "out")
-	f, err := snapshot.CreateFile(path)
+	f, err := store.CreateFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,14 +112,14 @@ func TestCreateFile_KilledWriterLeavesNoFileOfThatName(t *testing.T) {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after the kill: %v", err)
 	}
-	_, err := snapshot.CreateFile(path)
+	_, err := store.CreateFile(path)
 	if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "out.partial") || !strings.Contains(err.Error(), "remove it") {
 		t.Errorf("CreateFile beside the rest: %v", err)
 	}
 	if err := os.Remove(path + ".partial"); err != nil {
 		t.Fatal(err)
 	}
-	f, err := snapshot.CreateFile(path)
+	f, err := store.CreateFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

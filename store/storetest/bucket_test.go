@@ -1,4 +1,4 @@
-package snapshottest
+package storetest
 
 import (
 	"bytes"
@@ -6,16 +6,16 @@ import (
 	"io/fs"
 	"testing"
 
-	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store"
 )
 
-func TestMemoryIsABucket(t *testing.T) {
-	TestBucket(t, func() snapshot.Bucket { return NewBucket() })
+func TestBucket_Memory(t *testing.T) {
+	TestBucket(t, func() store.Bucket { return NewBucket() })
 }
 
-func TestDirIsABucket(t *testing.T) {
-	TestBucket(t, func() snapshot.Bucket {
-		d, err := snapshot.CreateDir(t.TempDir())
+func TestBucket_Dir(t *testing.T) {
+	TestBucket(t, func() store.Bucket {
+		d, err := store.CreateDir(t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -24,15 +24,15 @@ func TestDirIsABucket(t *testing.T) {
 	})
 }
 
-func TestAFullBucketCutsTheWriteThatDoesNotFit(t *testing.T) {
+func TestFillAfter_CutsTheWriteThatDoesNotFit(t *testing.T) {
 	b := NewBucket()
 	b.FillAfter(10)
-	w, err := b.Create("o")
+	w, err := b.Create(t.Context(), "o")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []int{6, 4, 0} {
-		n, err := w.Write(make([]byte, 6))
+		n, err := w.Write(t.Context(), make([]byte, 6))
 		if n != want || (err != nil) != (n < 6) || err != nil && !errors.Is(err, ErrNoSpace) {
 			t.Errorf("%d bytes, %v; want %d", n, err, want)
 		}
@@ -42,16 +42,22 @@ func TestAFullBucketCutsTheWriteThatDoesNotFit(t *testing.T) {
 	}
 }
 
-func TestEveryOperationCanBeMadeToFail(t *testing.T) {
+func TestFail_EveryOperation(t *testing.T) {
 	boom := errors.New("boom")
 	ops := map[Op]func(*Bucket) error{
-		Create: func(b *Bucket) error { _, err := b.Create("new"); return err },
-		Write:  func(b *Bucket) error { w, _ := b.Create("new"); _, err := w.Write([]byte{1}); return err },
-		Commit: func(b *Bucket) error { w, _ := b.Create("new"); return w.Commit() },
-		Open:   func(b *Bucket) error { _, err := b.Open("old"); return err },
-		Read:   func(b *Bucket) error { _, err := ReadAll(b, "old"); return err },
-		Remove: func(b *Bucket) error { return b.Remove("old") },
-		List:   func(b *Bucket) error { _, err := b.List(); return err },
+		Create: func(b *Bucket) error { _, err := b.Create(t.Context(), "new"); return err },
+		Write: func(b *Bucket) error {
+			w, _ := b.Create(t.Context(), "new")
+			_, err := w.Write(t.Context(), []byte{1})
+			return err
+		},
+		Seal:   func(b *Bucket) error { w, _ := b.Create(t.Context(), "new"); return w.Seal(t.Context()) },
+		Abort:  func(b *Bucket) error { w, _ := b.Create(t.Context(), "new"); return w.Abort(t.Context()) },
+		Commit: func(b *Bucket) error { w, _ := b.Create(t.Context(), "new"); return w.Commit(t.Context()) },
+		Open:   func(b *Bucket) error { _, err := b.Open(t.Context(), "old"); return err },
+		Read:   func(b *Bucket) error { _, err := ReadAll(t.Context(), b, "old"); return err },
+		Remove: func(b *Bucket) error { return b.Remove(t.Context(), "old") },
+		List:   func(b *Bucket) error { _, err := b.List(t.Context()); return err },
 	}
 	for op, do := range ops {
 		for _, fail := range []bool{false, true} {
@@ -67,22 +73,22 @@ func TestEveryOperationCanBeMadeToFail(t *testing.T) {
 	}
 }
 
-func TestAnObjectWhoseCommitFailedIsGone(t *testing.T) {
+func TestCommit_ObjectIsGoneAfterAFailure(t *testing.T) {
 	b := NewBucket()
 	b.Fail(Commit, "o", errors.New("boom"))
-	w, err := b.Create("o")
+	w, err := b.Create(t.Context(), "o")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Commit(); err == nil {
+	if err := w.Commit(t.Context()); err == nil {
 		t.Fatal("the commit did not fail")
 	}
-	if _, err := b.Open("o"); !errors.Is(err, fs.ErrNotExist) || b.Begun() != 0 {
+	if _, err := b.Open(t.Context(), "o"); !errors.Is(err, fs.ErrNotExist) || b.Begun() != 0 {
 		t.Errorf("%v, %d begun", err, b.Begun())
 	}
 }
 
-func TestDamageIsDoneToOneBucketOnly(t *testing.T) {
+func TestClone_DamageIsDoneToOneBucketOnly(t *testing.T) {
 	b := NewBucket()
 	b.Put("o", []byte{0, 0xff, 1})
 	c := b.Clone()
@@ -97,18 +103,18 @@ func TestDamageIsDoneToOneBucketOnly(t *testing.T) {
 	}
 }
 
-func TestReadsAndOpenObjectsAreCounted(t *testing.T) {
+func TestBucket_CountsReadsAndOpenObjects(t *testing.T) {
 	b := NewBucket()
 	b.Put("o", make([]byte, 100))
-	o, err := b.Open("o")
+	o, err := b.Open(t.Context(), "o")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if b.OpenObjects() != 1 {
 		t.Errorf("%d objects open, want 1", b.OpenObjects())
 	}
-	o.ReadAt(make([]byte, 30), 10)
-	o.ReadAt(make([]byte, 30), 90)
+	o.ReadAt(t.Context(), make([]byte, 30), 10)
+	o.ReadAt(t.Context(), make([]byte, 30), 90)
 	if got := b.BytesRead("o"); got != 40 {
 		t.Errorf("%d bytes read, want 40", got)
 	}

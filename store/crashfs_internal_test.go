@@ -1,4 +1,4 @@
-package snapshot
+package store
 
 import (
 	"bytes"
@@ -177,7 +177,7 @@ func (d *crashDir) stat(name string) (fileInfo, error) {
 	if err != nil {
 		return fileInfo{}, err
 	}
-	return fileInfo{id: fileID{1, n.ino}, mode: unix.S_IFREG}, nil
+	return fileInfo{id: fileID{1, n.ino}, size: int64(len(n.data)), mode: unix.S_IFREG}, nil
 }
 
 func (d *crashDir) rename(from, to string) error {

@@ -1,4 +1,4 @@
-package snapshot
+package store
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 )
 
 // fsys is the file system below a Dir and a NewFile: the operations whose order
-// and durability a snapshot depends on. Tests put a model in its place that
+// and durability their users depend on. Tests put a model in its place that
 // loses what was not synced.
 type fsys interface {
 	// openDir opens a directory. A symbolic link at the end of path is
@@ -69,6 +69,16 @@ type fileInfo struct {
 	mode uint32 // as in stat(2)
 }
 
+// noted is what a file is known by that this process wrote.
+type noted struct {
+	id fileID
+	// size is that of a file that is closed: when it is removed, another file
+	// can get its number. -1 is one that is open.
+	size int64
+}
+
+func (n noted) is(i fileInfo) bool { return i.id == n.id && (n.size < 0 || i.size == n.size) }
+
 // kind names what an entry is.
 func (i fileInfo) kind() string {
 	switch i.mode & unix.S_IFMT {
@@ -93,14 +103,14 @@ func (i fileInfo) kind() string {
 // errLocked is what lock returns when another descriptor holds the lock.
 var errLocked = errors.New("locked")
 
-// removeOwn removes a file if it is the one with the identity: not one that
-// has taken the name since.
-func removeOwn(d directory, name string, id fileID) error {
+// removeOwn removes a file if it is the one that was noted: not one that has
+// taken the name since.
+func removeOwn(d directory, name string, own noted) error {
 	info, err := d.stat(name)
 	if err != nil {
 		return err
 	}
-	if info.id != id {
+	if !own.is(info) {
 		return fmt.Errorf("%s is not the file that this process wrote: it is left as it is", name)
 	}
 	return d.remove(name)
@@ -229,7 +239,7 @@ func regular(info fileInfo, path string) error {
 	if info.mode&unix.S_IFMT == unix.S_IFREG {
 		return nil
 	}
-	return fmt.Errorf("%w: %s is %s, no regular file (each object of a snapshot is a regular file)", ErrCorrupt, path, info.kind())
+	return fmt.Errorf("%w: %s is %s, no regular file (each object of a snapshot is a regular file)", ErrNotObject, path, info.kind())
 }
 
 func (d *osDir) openFile(op, name string, flags int) (file, error) {

@@ -1,4 +1,4 @@
-package snapshot
+package store
 
 import (
 	"errors"
@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -100,5 +102,61 @@ func TestOpenedBy_FindsAnotherProcess(t *testing.T) {
 	}()
 	if pid := openedBy(id, filepath.Base(dir.Name())); pid != cmd.Process.Pid {
 		t.Errorf("process %d has the directory open, found %d", cmd.Process.Pid, pid)
+	}
+}
+
+// slowDirectory is a directory whose first sync waits.
+type slowDirectory struct {
+	directory
+	syncs          int
+	began, release chan struct{}
+}
+
+func (d *slowDirectory) sync() error {
+	if d.syncs++; d.syncs == 1 {
+		close(d.began)
+		<-d.release
+	}
+	return nil
+}
+
+func TestEntryChanges_OneSyncServesAllChangesBeforeIt(t *testing.T) {
+	d := &slowDirectory{began: make(chan struct{}), release: make(chan struct{})}
+	var c entryChanges
+	var wg sync.WaitGroup
+	change := func() {
+		if err := c.sync(d); err != nil {
+			t.Error(err)
+		}
+	}
+	wg.Go(change)
+	<-d.began
+	for range 10 {
+		wg.Go(change)
+	}
+	for c.made.Load() < 11 { // all have changed something
+		runtime.Gosched()
+	}
+	close(d.release)
+	wg.Wait()
+	if d.syncs != 2 { // the first one may have been too early for the others
+		t.Errorf("%d syncs, want 2", d.syncs)
+	}
+}
+
+type failingDirectory struct{ directory }
+
+func (failingDirectory) sync() error { return unix.EIO }
+
+func TestEntryChanges_FailedSyncServesNone(t *testing.T) {
+	var c entryChanges
+	for range 2 {
+		if err := c.sync(failingDirectory{}); !errors.Is(err, unix.EIO) {
+			t.Errorf("got %v", err)
+		}
+	}
+	d := &slowDirectory{syncs: 1}
+	if err := c.sync(d); err != nil || d.syncs != 2 {
+		t.Errorf("%d syncs, %v", d.syncs-1, err)
 	}
 }

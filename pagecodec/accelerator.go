@@ -39,7 +39,7 @@ type Options struct {
 	Prefault iaa.Prefault
 	// Bounce inflates into a prefaulted buffer and copies from there, rather
 	// than straight into guest memory. Which is faster depends on whether
-	// guest memory is present: see docs/iaa.md.
+	// guest memory is present: see docs/guide/iaa.md.
 	Bounce bool
 	// Device are the driver's options; the zero value is this machine. Without
 	// Nodes, devices of the node that this process runs on come first.

@@ -81,7 +81,7 @@ func fileOfDisk(t *testing.T, c *qmp.Client) string {
 	return ""
 }
 
-// The recipes of docs/at-pause.md.
+// The recipes of docs/guide/at-pause.md.
 func TestRealQEMUAtPause_DisksOfTheSameMoment(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"7.2", "10.0"} {

@@ -19,7 +19,7 @@ type receiveCmd struct {
 	stallFlags    `embed:""`
 	Store         string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
 	MaxSize       byteSize      `default:"0" help:"Most bytes of the snapshot at any moment, pages that later rounds replaced included, such as 100GiB; 0 is no bound." placeholder:"SIZE"`
-	Wait          time.Duration `default:"2m" help:"How long to wait for the source to connect, 0 for good." placeholder:"TIME"`
+	Wait          time.Duration `default:"2m" help:"How long to wait for the source to connect, 0 waits forever." placeholder:"TIME"`
 	SwitchoverAck bool          `help:"Send SWITCHOVER_ACK: for a source with that capability on."`
 	NoDescription bool          `help:"Accept a source that sends no VM description (machine option suppress-vmdesc). One that dies at the very end then goes unnoticed."`
 	MaxMemory     byteSize      `default:"16TiB" help:"Most memory that the source's machine may have, such as 64GiB." placeholder:"SIZE"`

@@ -105,7 +105,7 @@ func newPairOf(t testing.TB, config machine.Config, network string, channels int
 			if err != nil {
 				return err
 			}
-			there, err := machine.On(sink, config)
+			there, err := machine.NewOn(sink, config)
 			if err != nil {
 				return err
 			}

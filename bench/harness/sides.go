@@ -23,7 +23,7 @@ func send(j Job, ready func() (transport.Address, error)) (Result, error) {
 		return Result{}, err
 	}
 	defer mem.Close()
-	m, err := machine.On(mem, j.machine())
+	m, err := machine.NewOn(mem, j.machine())
 	if err != nil {
 		return Result{}, err
 	}
@@ -122,7 +122,7 @@ func take(j Job, ln net.Listener, mem *guestmem.Memory) (t Result, err error) {
 	if err != nil {
 		return t, err
 	}
-	m, err := machine.On(mem, j.machine())
+	m, err := machine.NewOn(mem, j.machine())
 	if err != nil {
 		return t, err
 	}

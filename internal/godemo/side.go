@@ -257,7 +257,7 @@ func loadMachine(events *eventWriter, cfg Config, memory *guestmem.Memory, r *mi
 	if err != nil {
 		return nil, err
 	}
-	m, err := machine.On(memory, cfg.Machine)
+	m, err := machine.NewOn(memory, cfg.Machine)
 	if err != nil {
 		return nil, err
 	}

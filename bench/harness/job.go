@@ -208,7 +208,7 @@ func RunPair(ctx context.Context, j Job) (from, to Result, err error) {
 	if err != nil {
 		return from, to, err
 	}
-	if err := sender.Tell(listens.Address); err != nil {
+	if err := sender.Send(listens.Address); err != nil {
 		return from, to, err
 	}
 	if from, err = sender.next(); err != nil {

@@ -33,7 +33,7 @@ func run(t *testing.T, cfg Config) (*Report, string) {
 	return &p.Report, p.Text()
 }
 
-// TestHardware_MeasuresDevicesByTheClock has a model that runs live in place of devices.
+// TestHardware_MeasuresDevicesByTheClock uses a model that runs in real time as devices.
 func TestHardware_MeasuresDevicesByTheClock(t *testing.T) {
 	m, err := iaamodel.New(t.TempDir(), iaamodel.Uniform(2, nil))
 	if err != nil {

@@ -175,9 +175,13 @@ func (m *Machine) Pause() {
 
 // Written returns the number of the last write of each writer. The machine may run.
 func (m *Machine) Written() []uint64 {
+	return m.ofEachWriter(func(w *writer) uint64 { return w.last.Load() })
+}
+
+func (m *Machine) ofEachWriter(number func(*writer) uint64) []uint64 {
 	var n []uint64
 	for _, w := range m.writers {
-		n = append(n, w.last.Load())
+		n = append(n, number(w))
 	}
 	return n
 }

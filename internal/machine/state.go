@@ -84,10 +84,9 @@ type Facts struct {
 
 // Facts computes the facts. The machine must be paused.
 func (m *Machine) Facts() Facts {
-	f := Facts{Memory: m.digest()}
+	f := Facts{Memory: m.digest(), Counters: m.Counters()}
 	h := sha256.New()
 	for _, w := range m.writers {
-		f.Counters = append(f.Counters, w.seq)
 		binary.Write(h, binary.LittleEndian, w.acked)
 	}
 	f.Ledger = hex.EncodeToString(h.Sum(nil))
@@ -97,21 +96,13 @@ func (m *Machine) Facts() Facts {
 // Began returns the number of the first write of each writer since the last start of the
 // machine.
 func (m *Machine) Began() []uint64 {
-	var began []uint64
-	for _, w := range m.writers {
-		began = append(began, w.began)
-	}
-	return began
+	return m.ofEachWriter(func(w *writer) uint64 { return w.began })
 }
 
 // Counters returns the number of the last write of each writer. The machine must be
 // paused.
 func (m *Machine) Counters() []uint64 {
-	var n []uint64
-	for _, w := range m.writers {
-		n = append(n, w.seq)
-	}
-	return n
+	return m.ofEachWriter(func(w *writer) uint64 { return w.seq })
 }
 
 // digest returns the SHA-256 of the SHA-256 sums of all pieces of memory.

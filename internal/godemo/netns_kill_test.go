@@ -7,19 +7,24 @@ import (
 	"time"
 )
 
+// chooseKillMoment chooses when to kill a side. An event arrives later over a delayed link.
+func (x *trial) chooseKillMoment() {
+	x.chooseMoment(
+		moment{"ready", 900 * time.Millisecond},
+		moment{"round", 15 * time.Millisecond},
+		moment{"round", 60 * time.Millisecond},
+		moment{"paused", 50 * time.Millisecond},
+		moment{"last round", 20 * time.Millisecond},
+		moment{"arrived", 500*time.Microsecond + 2*x.delay},
+		moment{"arrived", x.cfg.StartTakes + time.Millisecond + 2*x.delay},
+		moment{"running", 200*time.Microsecond + x.delay},
+	)
+}
+
 func TestMigrate_KilledDestinationLeavesTheSourceItsMachine(t *testing.T) {
 	o := runTrials(t, func(x *trial) (string, []string) {
 		x.cfg.StartTakes = x.randomDuration(20*time.Millisecond) * time.Duration(x.rng.IntN(2))
-		x.chooseMoment(
-			moment{"ready", 900 * time.Millisecond},
-			moment{"round", 15 * time.Millisecond},
-			moment{"round", 60 * time.Millisecond},
-			moment{"paused", 50 * time.Millisecond},
-			moment{"last round", 20 * time.Millisecond},
-			moment{"arrived", 500 * time.Microsecond},
-			moment{"arrived", x.cfg.StartTakes + time.Millisecond},
-			moment{"running", 200 * time.Microsecond},
-		)
+		x.chooseKillMoment()
 		x.fault = func() { x.kill("destination") }
 		s, problems := x.run()
 		problems = append(problems, x.check(s)...)
@@ -47,16 +52,7 @@ func TestMigrate_KilledSourceLeavesNoPartialMachine(t *testing.T) {
 			x.delay = 20 * time.Millisecond
 			x.cfg.Downtime += 8 * x.delay
 		}
-		x.chooseMoment(
-			moment{"ready", 900 * time.Millisecond},
-			moment{"round", 15 * time.Millisecond},
-			moment{"round", 60 * time.Millisecond},
-			moment{"paused", 50 * time.Millisecond},
-			moment{"last round", 20 * time.Millisecond},
-			moment{"arrived", 500*time.Microsecond + 2*x.delay},
-			moment{"arrived", x.cfg.StartTakes + time.Millisecond + 2*x.delay},
-			moment{"running", 200*time.Microsecond + x.delay},
-		)
+		x.chooseKillMoment()
 		x.fault = func() { x.kill("source") }
 		s, problems := x.run()
 		problems = append(problems, x.check(s)...)

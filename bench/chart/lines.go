@@ -1,6 +1,7 @@
 package chart
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -101,15 +102,7 @@ func (l *Lines) frame(c *canvas, x, y *axis, top, bottom float64) {
 
 // draw draws one line, from left to right.
 func draw(c *canvas, i int, s Series, x, y *axis) {
-	points := slices.SortedStableFunc(slices.Values(s.Points), func(a, b Point) int {
-		switch {
-		case a.X < b.X:
-			return -1
-		case a.X > b.X:
-			return 1
-		}
-		return 0
-	})
+	points := slices.SortedStableFunc(slices.Values(s.Points), func(a, b Point) int { return cmp.Compare(a.X, b.X) })
 	if len(points) == 0 {
 		return
 	}

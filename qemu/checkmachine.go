@@ -69,8 +69,7 @@ func (s *restore) checkMemory(ctx context.Context, devs []qmp.MemoryBackend) err
 			untouched = append(untouched, d.ID)
 		}
 		var path string
-		err := s.vm.QomGet(ctx, "/objects/"+d.ID, "mem-path", &path)
-		if err != nil && !refusedByQEMU(err) {
+		if err := qomGetOptional(ctx, s.vm, "/objects/"+d.ID, "mem-path", &path); err != nil {
 			return err
 		}
 		if path != "" {

@@ -17,7 +17,7 @@ import (
 // fixed makes a probe whose runs in virtual time are repeatable: no cost is measured.
 func fixed(t *testing.T, cpu time.Duration, packets int, timing iaamodel.Timing) *iaaprobe.Probe {
 	t.Helper()
-	cfg := iaaprobe.Config{Codec: newCodec, Packets: packets, Costs: iaaprobe.Costs{Compress: cpu, Inflate: cpu / 2, Driver: 150 * time.Nanosecond}}
+	cfg := iaaprobe.Config{Codec: iaaprobe.NewSoftwareCodec, Packets: packets, Costs: iaaprobe.Costs{Compress: cpu, Inflate: cpu / 2, Driver: 150 * time.Nanosecond}}
 	p, _, err := newModel(t.Context(), cfg, timing, 1)
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/hybrid"
 	"github.com/vmferry/vmferry/internal/corpus"
@@ -113,6 +114,17 @@ type Probe struct {
 	pages   [][]byte
 	streams [][]byte // of the pages that shrink
 	plain   [][]byte // the pages that the streams inflate to
+}
+
+// software is an encoder and a decoder as one codec.
+type software struct {
+	*deflate.Encoder
+	*deflate.Decoder
+}
+
+// NewSoftwareCodec returns the fast software codec, for Config.Codec.
+func NewSoftwareCodec() hybrid.Codec {
+	return software{deflate.NewEncoder(deflate.Fast), deflate.NewDecoder()}
 }
 
 // New makes the pages and streams, and measures the costs of software on this machine.

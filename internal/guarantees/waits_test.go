@@ -22,7 +22,7 @@ var waits = map[string][]string{
 	"migration.Wire.LinkTimeout":                 {"live.TestADialingThatHangsIsBounded", "migration.TestSend_ASlowReaderThatAcknowledgesIsAlive"},
 	"migration.Wire.StallTimeout":                {"migration.TestReceive_ASourceThatFallsSilentIsAStall", "migration.TestReceive_AHeadThatNeverComesIsAStall", "migration.TestReceive_AChannelThatStopsInsideAPacketIsAStall", "migration.TestSend_ADestinationThatStopsReadingIsAStall", "migration.TestSend_ADestinationThatNeverAnswersIsAStall", "qemu.FuzzHostileMonitor"},
 	"migration/stored.SendConfig.ConnectTimeout": {"cmd/vmferry.TestScripts"},
-	"qemu.RestoreOptions.ConnectTimeout":         {"qemu.TestRealQEMURestoreWaitsForAQEMUThatStarts"},
+	"qemu.RestoreOptions.ConnectTimeout":         {"qemu.TestRealQEMURestore_WaitsForAQEMUThatStarts"},
 	"qemu.SaveOptions.AtPauseTimeout":            {"qemu.TestRealQEMUAtPause_EndsAfterItsTimeout"},
 	"qemu.SaveOptions.ConnectTimeout":            {"qemu.FuzzHostileMonitor"},
 	"qemu.SaveOptions.Downtime":                  {"qemu.TestRealQEMUSaveAndRestore"},

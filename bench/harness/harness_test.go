@@ -76,7 +76,7 @@ func TestRunPair_SideThatFails(t *testing.T) {
 	}
 }
 
-func TestNewMemory_HasItsShareOfData(t *testing.T) {
+func TestNewMemory_ShareOfData(t *testing.T) {
 	for _, pages := range []guestmem.PageKind{guestmem.SmallPages, guestmem.TransparentHuge} {
 		m, err := NewMemory(Job{MemoryMiB: 16, DataMiB: 10, Pages: pages})
 		if err != nil {
@@ -97,7 +97,7 @@ func TestNewMemory_HasItsShareOfData(t *testing.T) {
 	}
 }
 
-func TestUsageOf_IsThatOfGetrusage(t *testing.T) {
+func TestUsageOf_AgreesWithGetrusage(t *testing.T) {
 	for end := time.Now().Add(20 * time.Millisecond); time.Now().Before(end); {
 	}
 	before := usageNow()

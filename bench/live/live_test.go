@@ -111,7 +111,7 @@ func TestRun_UnknownPart(t *testing.T) {
 	}
 }
 
-func TestSizes_LeavesOutWhatDoesNotFit(t *testing.T) {
+func TestSizes_OmitSizesThatDoNotFit(t *testing.T) {
 	b := tiny()
 	b.largestMiB = 1 << 30
 	sizes, left := b.sizes()

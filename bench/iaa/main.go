@@ -4,10 +4,10 @@
 //
 //	iaa [-json] [-dynamic] [-cpu SHARE] [-channels N] [-packets N]
 //
-// Devices take the published times, software takes what the codec was measured to take
-// on this machine, and the driver's own work what it was measured to take against a
-// device that needs no time at all. On a machine with devices, "vmferry bench iaa"
-// makes the same runs by the clock.
+// The modelled devices take the published times. Software takes the time of the codec, which
+// is measured on this machine. The driver takes the time that is measured with a device
+// that completes each job at once. On a machine with devices, "vmferry bench iaa" makes the
+// same runs in real time.
 package main
 
 import (

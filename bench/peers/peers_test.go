@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/internal/probe/codec"
 )
 
-// measure itself fails where a library does not give a page back.
+// measure fails if a library does not inflate a page to the original.
 func TestPeers_ReturnThePages(t *testing.T) {
 	pages := corpus.Generate(1, 300) // more than one piece, and not whole pieces
 	peers := append(append(ownModes(), cPeers()...), klauspost())
@@ -29,7 +29,7 @@ func TestPeers_ReturnThePages(t *testing.T) {
 	}
 }
 
-// The C libraries read our streams, and we read theirs.
+// The C libraries inflate the streams of package deflate, and it inflates theirs.
 func TestPeers_InflateEachOthersStreams(t *testing.T) {
 	pages := corpus.Generate(2, 160)
 	n := len(pages) / pageSize

@@ -21,7 +21,7 @@ func (s *restore) checkMachine(ctx context.Context) (uuid [16]byte, err error) {
 		return uuid, err
 	}
 	if n, err := hex.Decode(uuid[:], []byte(strings.ReplaceAll(text, "-", ""))); err != nil || n != 16 {
-		return uuid, fmt.Errorf("query-uuid: %q is no uuid", text)
+		return uuid, fmt.Errorf("query-uuid: %q is not a UUID", text)
 	}
 	want := s.r.Manifest().Machine.UUID
 	if is := hex.EncodeToString(uuid[:]); want != "" && want != is {

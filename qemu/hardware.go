@@ -126,7 +126,8 @@ func busAndAddress(ctx context.Context, vm *qmp.Machine, device string) (bus, ad
 	return bus, address, err
 }
 
-// askOnboard counts the devices that were not made by -device, without CPUs.
+// askOnboard counts the devices, except CPUs, that the machine itself has: those not made by
+// -device.
 func (d *described) askOnboard(ctx context.Context, vm *qmp.Machine) error {
 	children, err := vm.QomList(ctx, "/machine/unattached")
 	if err != nil {

@@ -1,6 +1,7 @@
 package iaa
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -64,15 +65,7 @@ func (r *registry) remove(mem []byte) bool {
 	return true
 }
 
-func compareRegions(a, b region) int {
-	switch {
-	case a.start < b.start:
-		return -1
-	case a.start > b.start:
-		return 1
-	}
-	return 0
-}
+func compareRegions(a, b region) int { return cmp.Compare(a.start, b.start) }
 
 // holds reports whether all of mem lies in one registered range.
 func (r *registry) holds(mem []byte) bool {

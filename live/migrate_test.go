@@ -105,7 +105,7 @@ func newPairOf(t testing.TB, config machine.Config, network string, channels int
 			if err != nil {
 				return err
 			}
-			there, err := machine.On(sink, config)
+			there, err := machine.NewOn(sink, config)
 			if err != nil {
 				return err
 			}
@@ -558,9 +558,8 @@ func TestMisuseIsRefused(t *testing.T) {
 		"no blocks":       func(c *live.Config) { c.Memory = new(guestmem.Memory) },
 		"no log":          func(c *live.Config) { c.Dirty = nil },
 		"no pause":        func(c *live.Config) { c.Pause = nil },
-		"no method":       func(c *live.Config) { c.Method = nil },
 		"too many rounds": func(c *live.Config) { c.MaxRounds = 501 },
-		"no channels":     func(c *live.Config) { c.Channels = 0 },
+		"no channels":     func(c *live.Config) { c.Channels = -1 },
 	} {
 		cfg := p.cfg
 		change(&cfg)

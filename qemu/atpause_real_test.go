@@ -33,7 +33,7 @@ for c in json.loads(sys.argv[1]):
     print(json.dumps(a))
 ' '%s' > %s`
 
-func TestRealQEMUAtPause_HasAMonitorThatWorks(t *testing.T) {
+func TestRealQEMUAtPause_ProvidesAMonitor(t *testing.T) {
 	src := idle(t, "10.0", false)
 	answers := filepath.Join(t.TempDir(), "answers")
 	opts := options(src)
@@ -149,7 +149,7 @@ func TestRealQEMUAtPause_EndsAfterItsTimeout(t *testing.T) {
 // hmpCont lets the machine run through the monitor of the command at the pause.
 const hmpCont = `[{"execute":"human-monitor-command","arguments":{"command-line":"cont"}}]`
 
-func TestRealQEMUAtPause_MachineThatIsLetRunFailsTheSave(t *testing.T) {
+func TestRealQEMUAtPause_ResumedMachineFailsTheSave(t *testing.T) {
 	src := idle(t, "10.0", false)
 	for name, then := range map[string]string{
 		"runs":         hmpCont,
@@ -168,7 +168,7 @@ func TestRealQEMUAtPause_MachineThatIsLetRunFailsTheSave(t *testing.T) {
 	}
 }
 
-func TestRealQEMUSave_MachineThatHasToStandStillAndIsLetRunIsNotSaved(t *testing.T) {
+func TestRealQEMUSave_ResumedMachineThatMustStayPausedIsNotSaved(t *testing.T) {
 	for name, paused := range map[string]bool{"paused by the save": false, "paused before": true} {
 		t.Run(name, func(t *testing.T) { saveAndLetRun(t, paused) })
 	}
@@ -206,7 +206,7 @@ func saveAndLetRun(t *testing.T, paused bool) {
 	}
 }
 
-func TestRealQEMUAtPause_OutputHeldByAProcessInTheBackgroundIsExplained(t *testing.T) {
+func TestRealQEMUAtPause_ExplainsOutputHeldByABackgroundProcess(t *testing.T) {
 	src := idle(t, "10.0", false)
 	opts := options(src)
 	started := filepath.Join(t.TempDir(), "started")

@@ -21,7 +21,7 @@ func (s *restore) checkMachine(ctx context.Context) (uuid [16]byte, err error) {
 		return uuid, err
 	}
 	if n, err := hex.Decode(uuid[:], []byte(strings.ReplaceAll(text, "-", ""))); err != nil || n != 16 {
-		return uuid, fmt.Errorf("query-uuid: %q is no uuid", text)
+		return uuid, fmt.Errorf("query-uuid: %q is not a UUID", text)
 	}
 	want := s.r.Manifest().Machine.UUID
 	if is := hex.EncodeToString(uuid[:]); want != "" && want != is {
@@ -69,8 +69,7 @@ func (s *restore) checkMemory(ctx context.Context, devs []qmp.MemoryBackend) err
 			untouched = append(untouched, d.ID)
 		}
 		var path string
-		err := s.vm.QomGet(ctx, "/objects/"+d.ID, "mem-path", &path)
-		if err != nil && !refusedByQEMU(err) {
+		if err := qomGetOptional(ctx, s.vm, "/objects/"+d.ID, "mem-path", &path); err != nil {
 			return err
 		}
 		if path != "" {

@@ -18,7 +18,7 @@ import (
 	"github.com/vmferry/vmferry/snapshot"
 )
 
-func TestRestore_PreallocationHintIsGivenOnceAndWhereItMatters(t *testing.T) {
+func TestRestore_PreallocationHint(t *testing.T) {
 	devs := []qmp.MemoryBackend{{ID: "ram0"}, {ID: "ram1"}, {ID: "touched", Prealloc: true}, {}}
 	for method, level := range map[multifd.Method]string{multifd.None: "DEBUG", multifd.Zstd: "DEBUG", multifd.QPL: "WARN"} {
 		server := qmptest.Start(t, qmptest.Config{})
@@ -38,7 +38,7 @@ func TestRestore_PreallocationHintIsGivenOnceAndWhereItMatters(t *testing.T) {
 	}
 }
 
-func TestDescribe(t *testing.T) {
+func TestDescribe_RecordsTheHardware(t *testing.T) {
 	t.Run("a QEMU that answers nothing is no error", func(t *testing.T) {
 		d, err := describe(t.Context(), vmOf(t, qmptest.NewMemory(qmp.Version{})))
 		if err != nil {
@@ -65,7 +65,7 @@ func TestDescribe(t *testing.T) {
 	})
 }
 
-func TestRestore_FailureSaysWhatStateQEMUIsIn(t *testing.T) {
+func TestRestore_FailureNamesTheStateOfQEMU(t *testing.T) {
 	broken := fmt.Errorf("writing: %w", unix.EPIPE)
 	corrupt := fmt.Errorf("%w: pages-000000: its digest is wrong", snapshot.ErrCorrupt)
 	unread := &fs.PathError{Op: "read", Path: "pages-000000", Err: syscall.EIO}

@@ -24,7 +24,7 @@ func hardware() snapshot.Hardware {
 	}
 }
 
-func TestCompare(t *testing.T) {
+func TestCompare_NamesEachDifference(t *testing.T) {
 	tests := map[string]struct {
 		change  func(had, is *snapshot.Hardware)
 		version qmp.Version // 10.0.0
@@ -133,7 +133,7 @@ func contain(t *testing.T, what string, lines, parts []string) {
 	}
 }
 
-func TestCompareBlocks(t *testing.T) {
+func TestCompare_Blocks(t *testing.T) {
 	const rom = "0000:00:02.0/virtio-net-pci.rom"
 	saved := []snapshot.BlockInfo{
 		{Name: "pc.ram", Length: 64 << 20}, {Name: "/rom@etc/acpi/tables", Length: 128 << 10}, {Name: rom, Length: 256 << 10},
@@ -191,7 +191,7 @@ func TestCompare_MissingFeaturesAreNamed(t *testing.T) {
 	}
 }
 
-func TestForgetsWrites(t *testing.T) {
+func TestForgetsWrites_BlocksBehindTheFirst(t *testing.T) {
 	const mib = 1 << 20
 	main := qmp.RAMBlock{Name: "pc.ram", Used: 64 * mib, Max: 64 * mib}
 	behind := qmp.RAMBlock{Name: "/objects/more", Offset: 64 * mib, Used: 32 * mib, Max: 32 * mib}

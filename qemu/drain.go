@@ -110,7 +110,7 @@ func duplicate(socket syscall.Conn) (int, error) {
 // ends its use in this process; for QEMU the socket stays open until release.
 type lingerListener struct {
 	*net.UnixListener
-	guard *Guard // has duplicates of the sockets; nil without a guard
+	guard *Guard // holds duplicates of the sockets; nil without a guard
 	later drainer
 	once  sync.Once
 }

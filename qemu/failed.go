@@ -11,11 +11,11 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// errLoad is that QEMU said that the machine could not be loaded.
+// errLoad says that QEMU reported that it could not load the machine.
 var errLoad = errors.New("QEMU could not load the machine")
 
-// listen makes QEMU wait for the migration at uri. From 9.1 on it stays when
-// it cannot load the machine, and says why.
+// listen makes QEMU wait for the migration at uri. QEMU 9.1 and later then does not exit if
+// it cannot load the machine, and reports the reason.
 func (s *restore) listen(ctx context.Context, uri string) error {
 	if s.vm.Version().AtLeast(9, 1) {
 		return s.vm.MigrateIncomingAndStay(ctx, uri)
@@ -26,8 +26,8 @@ func (s *restore) listen(ctx context.Context, uri string) error {
 // hints names the usual causes of a failed restore that cannot be compared beforehand.
 const hints = "its own messages (stderr or log) name the section; often a device, an option of -device or -machine, or a ROM differs from the machine that was saved"
 
-// explain returns the error that explains why a restore failed, with the state that the
-// destination is left in.
+// explain returns the error of a failed restore, with the cause and the state of the
+// destination.
 func (s *restore) explain(ctx context.Context, err error) error {
 	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
@@ -52,7 +52,7 @@ func (s *restore) explain(ctx context.Context, err error) error {
 	return fmt.Errorf("%w; %s", err, s.leftIn(short, m))
 }
 
-// reasonOfQEMU is why the restore failed by what QEMU says, nil if QEMU gives no reason.
+// reasonOfQEMU returns the reason that QEMU gives for a failed restore, nil if there is none.
 func reasonOfQEMU(m qmp.Migration, err error) error {
 	switch {
 	case errors.Is(err, qmp.ErrClosed):
@@ -76,8 +76,8 @@ func (s *restore) awaitFailure(ctx context.Context) (m qmp.Migration, err error)
 	return m, nil
 }
 
-// leftIn says what state the destination is in, and what to do with it. A QEMU takes
-// one incoming migration only, whether it succeeds or fails.
+// leftIn describes the state of the destination, and what the user can do with it. A QEMU
+// accepts one incoming migration only, whether it succeeds or fails.
 func (s *restore) leftIn(ctx context.Context, m qmp.Migration) string {
 	status, err := s.vm.QueryStatus(ctx)
 	switch {

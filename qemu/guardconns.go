@@ -30,7 +30,7 @@ func socketPair() (mine *net.UnixConn, theirs *os.File, err error) {
 	return mine, theirs, nil
 }
 
-// unixConnOf takes a descriptor over.
+// unixConnOf makes a connection of a descriptor, and takes ownership of the descriptor.
 func unixConnOf(fd int) (*net.UnixConn, error) {
 	file := os.NewFile(uintptr(fd), "socket")
 	defer file.Close()

@@ -43,6 +43,16 @@ func refusedByQEMU(err error) bool {
 	return ok
 }
 
+// qomGetOptional reads a property into to, and leaves to as it is if QEMU does not have the
+// property.
+func qomGetOptional(ctx context.Context, vm *qmp.Machine, path, property string, to any) error {
+	err := vm.QomGet(ctx, path, property, to)
+	if refusedByQEMU(err) {
+		return nil
+	}
+	return err
+}
+
 func (d *described) askAccelerator(ctx context.Context, vm *qmp.Machine) (err error) {
 	d.hardware.KVM, err = vm.QueryKVM(ctx)
 	return err
@@ -106,19 +116,18 @@ func (d *described) askDevices(ctx context.Context, vm *qmp.Machine) error {
 
 // busAndAddress returns a device's bus, and its address on a PCI bus.
 func busAndAddress(ctx context.Context, vm *qmp.Machine, device string) (bus, address string, err error) {
-	if err := vm.QomGet(ctx, device, "parent_bus", &bus); err != nil && !refusedByQEMU(err) {
+	if err := qomGetOptional(ctx, vm, device, "parent_bus", &bus); err != nil {
 		return "", "", err
 	}
 	if bus != "" {
 		bus = path.Base(bus)
 	}
-	if err := vm.QomGet(ctx, device, "legacy-addr", &address); err != nil && !refusedByQEMU(err) {
-		return "", "", err
-	}
-	return bus, address, nil
+	err = qomGetOptional(ctx, vm, device, "legacy-addr", &address)
+	return bus, address, err
 }
 
-// askOnboard counts the devices that were not made by -device, without CPUs.
+// askOnboard counts the devices, except CPUs, that the machine itself has: those not made by
+// -device.
 func (d *described) askOnboard(ctx context.Context, vm *qmp.Machine) error {
 	children, err := vm.QomList(ctx, "/machine/unattached")
 	if err != nil {
@@ -143,7 +152,7 @@ func (d *described) askCPU(ctx context.Context, vm *qmp.Machine) error {
 	is := &d.hardware.CPU
 	is.Count, is.Target = len(cpus), cpus[0].Target
 	var smp map[string]int
-	if err := vm.QomGet(ctx, "/machine", "smp", &smp); err != nil && !refusedByQEMU(err) {
+	if err := qomGetOptional(ctx, vm, "/machine", "smp", &smp); err != nil {
 		return err
 	}
 	delete(smp, "cpus") // of the command line; Count has the CPUs plugged in later, too

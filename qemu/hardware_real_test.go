@@ -56,7 +56,7 @@ var (
 
 func machineArgs() []string { return slices.Concat(cpuArgs, netArgs, rngArgs) }
 
-func TestRealQEMURestoreNamesEachDifference(t *testing.T) {
+func TestRealQEMURestore_NamesEachDifference(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name   string
@@ -140,7 +140,7 @@ func untouched(t *testing.T, dst *qemutest.VM) {
 	}
 }
 
-func TestRealQEMURestoresByForce(t *testing.T) {
+func TestRealQEMURestore_ForceIgnoresDifferences(t *testing.T) {
 	t.Run("what QEMU takes", func(t *testing.T) {
 		r := savedStill(t, still("10.0", machineArgs()...))
 		cfg := still("10.0", slices.Concat(cpuArgs, []string{"-device", "virtio-net-pci,id=net1,addr=02.0"}, rngArgs)...)
@@ -180,7 +180,7 @@ func TestRealQEMURestoresByForce(t *testing.T) {
 }
 
 // A snapshot of an older vmferry, or one that was received, has no record.
-func TestRealQEMURestoresWithoutARecordOfTheHardware(t *testing.T) {
+func TestRealQEMURestore_WithoutARecordOfTheHardware(t *testing.T) {
 	r := savedStill(t, still("10.0", machineArgs()...))
 	r.Manifest().Machine.Hardware = nil
 	cfg := still("10.0", machineArgs()...)
@@ -195,7 +195,7 @@ func TestRealQEMURestoresWithoutARecordOfTheHardware(t *testing.T) {
 	}
 }
 
-func TestRealQEMURestoreWarnsOfFirmwareVariables(t *testing.T) {
+func TestRealQEMURestore_WarnsOfFirmwareVariables(t *testing.T) {
 	for _, version := range []string{"7.2", "10.0"} {
 		t.Run(version, func(t *testing.T) {
 			dir := t.TempDir()
@@ -234,7 +234,7 @@ func TestRealQEMURestoreWarnsOfFirmwareVariables(t *testing.T) {
 	}
 }
 
-func TestRealQEMUSaveRefusesDevices(t *testing.T) {
+func TestRealQEMUSave_RefusesUnsupportedDevices(t *testing.T) {
 	dir := t.TempDir()
 	disk, shared := filepath.Join(dir, "disk"), filepath.Join(dir, "shared")
 	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
@@ -294,7 +294,7 @@ func TestRealQEMUSaveRefusesDevices(t *testing.T) {
 // Without KVM a QEMU 10.0 aborts when it looks for dirty pages of a block of
 // memory behind another one, or misses writes to it. A backend that no option
 // uses is enough to move the main memory.
-func TestRealQEMUWithSeveralMemoryBlocksIsPausedAndLives(t *testing.T) {
+func TestRealQEMUSave_PausesAMachineWithSeveralMemoryBlocks(t *testing.T) {
 	cfg := config("10.0")
 	cfg.ExtraArgs = []string{"-object", "memory-backend-ram,id=m,size=64M"}
 	src := qemutest.Start(t, cfg)
@@ -317,7 +317,7 @@ func TestRealQEMUWithSeveralMemoryBlocksIsPausedAndLives(t *testing.T) {
 	sound(t, dst)
 }
 
-func TestRealQEMURestoreWaitsForAQEMUThatStarts(t *testing.T) {
+func TestRealQEMURestore_WaitsForAQEMUThatStarts(t *testing.T) {
 	r := savedStill(t, still("10.0"))
 	link := filepath.Join(t.TempDir(), "qmp")
 	done := make(chan error, 1)

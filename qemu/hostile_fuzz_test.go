@@ -42,7 +42,7 @@ func FuzzHostileMonitor(f *testing.F) {
 }
 
 // A monitor that is not hostile at all serves both, or else nothing is tested here.
-func TestHostileMonitor_WithoutAScriptIsFriendly(t *testing.T) {
+func TestHostileMonitor_WithoutAScriptBehavesLikeQEMU(t *testing.T) {
 	saved := savedMachine(t)
 	for _, header := range []uint16{0, 1} {
 		if err := tryHostileMonitor(t, saved, header, nil, time.Minute); err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-func TestSave_LevelThatQEMUDoesNotHaveIsRefusedBeforeAnythingIsMade(t *testing.T) {
+func TestSave_RefusesAnUnsupportedLevelFirst(t *testing.T) {
 	for _, m := range multifd.Methods() {
 		levels := qemu.SourceLevels(m)
 		for _, level := range []int{-3, levels.Most + 1, 99} {
@@ -30,7 +30,7 @@ func TestSave_LevelThatQEMUDoesNotHaveIsRefusedBeforeAnythingIsMade(t *testing.T
 	}
 }
 
-func TestRestore_LevelThatTheMethodDoesNotHaveIsRefusedBeforeQEMUIsAsked(t *testing.T) {
+func TestRestore_RefusesAnUnsupportedLevelFirst(t *testing.T) {
 	for _, m := range multifd.Methods() {
 		_, err := qemu.Restore(t.Context(), nil, qemu.RestoreOptions{Monitor: qmp.Socket(filepath.Join(t.TempDir(), "no-socket")), Wire: migration.Wire{Method: m, Level: 99}})
 		if !errors.Is(err, multifd.ErrLevel) {

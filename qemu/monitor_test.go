@@ -64,7 +64,7 @@ func TestRestore_OverAMonitorWithoutSocket(t *testing.T) {
 
 // The save's monitor ends in the middle of the migration. The save fails, and puts the
 // machine in order over another monitor.
-func TestSave_MonitorThatEndsIsOpenedAgain(t *testing.T) {
+func TestSave_ReopensAnEndedMonitor(t *testing.T) {
 	m, memory := inMemory(t, false)
 	before := m.settingsOf()
 	memory.Handle("migrate", func(context.Context, json.RawMessage) (any, error) {
@@ -86,7 +86,7 @@ func TestSave_MonitorThatEndsIsOpenedAgain(t *testing.T) {
 	}
 }
 
-func TestSave_QEMUThatDiedIsNotWaitedFor(t *testing.T) {
+func TestSave_DoesNotWaitForADeadQEMU(t *testing.T) {
 	m, memory := inMemory(t, false)
 	memory.Handle("migrate", func(context.Context, json.RawMessage) (any, error) {
 		memory.Die()

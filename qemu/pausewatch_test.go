@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/internal/cause"
 )
 
-func TestPauseWatch_MachineThatRanIsNoticed(t *testing.T) {
+func TestPauseWatch_NoticesAMachineThatRan(t *testing.T) {
 	for name, tt := range map[string]struct {
 		state  string
 		events []string
@@ -37,7 +37,7 @@ func TestPauseWatch_MachineThatRanIsNoticed(t *testing.T) {
 	}
 }
 
-func TestGuard_KilledGuardIsNotQEMUsEnd(t *testing.T) {
+func TestGuard_KilledGuardIsNotReportedAsQEMUsEnd(t *testing.T) {
 	g := &Guard{stdin: brokenPipe{}}
 	err := g.sendRecovery(&recovery{})
 	if err == nil || cause.ConnectionEnded(err) {

@@ -288,7 +288,7 @@ func restoreAcross(t *testing.T, from, machine string, to []string) {
 }
 
 // A 7.2 of the usual size would lose writes of a machine that runs.
-func TestRealQEMUThatLosesWritesIsPausedFirst(t *testing.T) {
+func TestRealQEMUSave_PausesAQEMUThatLosesWrites(t *testing.T) {
 	t.Parallel()
 	cfg := config("7.2")
 	cfg.MemoryBytes = guestMiB << 20
@@ -325,7 +325,7 @@ func TestRealQEMUThatLosesWritesIsPausedFirst(t *testing.T) {
 	sound(t, dst)
 }
 
-func TestRealQEMUEveryStoreRestores(t *testing.T) {
+func TestRealQEMURestore_EveryStore(t *testing.T) {
 	t.Parallel()
 	src := source(t, "10.0")
 	for _, kind := range []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense, snapshot.StoreZstd, snapshot.StoreRaw} {
@@ -401,7 +401,7 @@ func state(t *testing.T, c *qmp.Client) string {
 	return s.Status
 }
 
-func TestRealQEMUPausesOnlyWhenAsked(t *testing.T) {
+func TestRealQEMUSave_PausesOnlyWithTheOption(t *testing.T) {
 	src := source(t, "10.0")
 	look := dial(t, src.QMPPath2())
 	t.Run("stay paused", func(t *testing.T) {
@@ -459,7 +459,7 @@ func TestRealQEMUPausesOnlyWhenAsked(t *testing.T) {
 	})
 }
 
-func TestRealQEMURunsOnWhenASaveFails(t *testing.T) {
+func TestRealQEMUSave_FailureLeavesTheMachineRunning(t *testing.T) {
 	src := source(t, "10.0")
 	slow := func() qemu.SaveOptions {
 		opts := options(src)
@@ -542,7 +542,7 @@ func TestRealQEMURunsOnWhenASaveFails(t *testing.T) {
 	})
 }
 
-func TestRealQEMUThatDiesLeavesNoSnapshot(t *testing.T) {
+func TestRealQEMUSave_QEMUDiesLeavesNoSnapshot(t *testing.T) {
 	src := source(t, "10.0")
 	path := filepath.Join(t.TempDir(), "s")
 	opts := options(src)
@@ -555,7 +555,7 @@ func TestRealQEMUThatDiesLeavesNoSnapshot(t *testing.T) {
 	noSnapshot(t, path)
 }
 
-func TestRealQEMUThatIsNotLikeTheSavedOneIsRefused(t *testing.T) {
+func TestRealQEMURestore_RefusesADifferentMachine(t *testing.T) {
 	src := source(t, "10.0")
 	path := filepath.Join(t.TempDir(), "s")
 	saveTo(t, path, options(src))
@@ -591,7 +591,7 @@ func TestRealQEMUThatIsNotLikeTheSavedOneIsRefused(t *testing.T) {
 // kills is how often vmferry is killed.
 var kills = soak.Times(12, 50)
 
-func TestRealQEMURunsOnWhenVmferryIsKilled(t *testing.T) {
+func TestRealQEMUSave_KilledVmferryLeavesTheMachineRunning(t *testing.T) {
 	src := source(t, "10.0")
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
 	look := dial(t, src.QMPPath2())

@@ -167,7 +167,7 @@ func TestGuard_UnknownMonitorEndsTheGuardBeforeTheSave(t *testing.T) {
 	}
 }
 
-func TestReadRecovery_IsWhatWasWritten(t *testing.T) {
+func TestReadRecovery_RoundTrip(t *testing.T) {
 	want := &recovery{
 		Monitor: qmp.Socket("/run/vm.sock"), Ran: true, Stopped: true, Saved: "paused", KeepPaused: true,
 		Before: settings{Capabilities: map[string]bool{"multifd": false}, Parameters: qmp.MigrateParameters{MultifdChannels: new(3)}},
@@ -183,7 +183,7 @@ func TestReadRecovery_IsWhatWasWritten(t *testing.T) {
 }
 
 // A monitor that ends does not end the recovery while QEMU is there.
-func TestRecovery_MonitorThatEndsIsOpenedAgain(t *testing.T) {
+func TestRecovery_ReopensAnEndedMonitor(t *testing.T) {
 	s := machine(qmp.StatePostmigrate)
 	s.Handle("query-yank", func(context.Context, json.RawMessage) (any, error) {
 		if s.Opened() < 3 {
@@ -204,7 +204,7 @@ func TestRecovery_MonitorThatEndsIsOpenedAgain(t *testing.T) {
 	}
 }
 
-func TestExplainBy_PrefersTheEndThatKnows(t *testing.T) {
+func TestExplain_PrefersTheSideThatKnowsTheCause(t *testing.T) {
 	cancelled := errorOfMigration(qmp.Migration{Status: qmp.MigrationCancelled}, sending)
 	full := errors.New("no space left on device")
 	left := fmt.Errorf("main channel: %w", multifd.ErrTruncated)

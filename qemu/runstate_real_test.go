@@ -65,7 +65,7 @@ func whileSaving(t *testing.T, vm *qemutest.VM, look *qmp.Client, path string, c
 	return result, err
 }
 
-func TestRealQEMURunState_StoppedDuringSaveStaysSo(t *testing.T) {
+func TestRealQEMURunState_StopDuringSaveIsKept(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name string
@@ -181,7 +181,7 @@ func TestRealQEMUSave_MachineWithoutDescription(t *testing.T) {
 	sound(t, dst)
 }
 
-func TestRealQEMUSave_CancelledElsewhereSaysSo(t *testing.T) {
+func TestRealQEMUSave_ReportsACancelByAnotherClient(t *testing.T) {
 	src := idle(t, "10.0", false)
 	look := dial(t, src.QMPPath2())
 	for command, args := range map[string]string{
@@ -210,7 +210,7 @@ type rawJSON string
 func (r rawJSON) MarshalJSON() ([]byte, error) { return []byte(r), nil }
 
 // A QEMU whose multifd is set off while it cleans a failed migration up aborts.
-func TestRealQEMUInterrupted_SurvivesAtAnyMoment(t *testing.T) {
+func TestRealQEMUSave_InterruptedAtAnyMoment(t *testing.T) {
 	for version, long := range map[string]int{"10.0": 100, "7.2": 50} {
 		t.Run(version, func(t *testing.T) {
 			src := idle(t, version, false)
@@ -247,7 +247,7 @@ func TestRealQEMUInterrupted_SurvivesAtAnyMoment(t *testing.T) {
 	}
 }
 
-func TestRealQEMUDied_IsSaid(t *testing.T) {
+func TestRealQEMUSave_ReportsThatQEMUDied(t *testing.T) {
 	src := idle(t, "10.0", false)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	interrupted := errors.New("interrupted")
@@ -265,10 +265,10 @@ func TestRealQEMUDied_IsSaid(t *testing.T) {
 	}
 }
 
-// TestRealQEMUFrozen_SaveEndsAndTheGuardFinishes freezes QEMU while it is saved, as a
+// TestRealQEMUSave_FrozenQEMUIsLeftToTheGuard freezes QEMU while it is saved, as a
 // container's freezer does: the save may not wait for good, and the machine, which the
 // save has paused, runs on when QEMU is thawed.
-func TestRealQEMUFrozen_SaveEndsAndTheGuardFinishes(t *testing.T) {
+func TestRealQEMUSave_FrozenQEMUIsLeftToTheGuard(t *testing.T) {
 	src := idle(t, "7.2", false)
 	look := dial(t, src.QMPPath2())
 	cred, err := look.Process()

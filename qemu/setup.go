@@ -128,7 +128,7 @@ func (p *plan) apply(ctx context.Context, vm *qmp.Machine) error {
 		return fmt.Errorf("setting migration capabilities: %w", err)
 	}
 	if err := vm.SetMigrateParameters(ctx, p.params); err != nil {
-		if refused := (*qmp.Error)(nil); errors.As(err, &refused) && p.want.method != multifd.None {
+		if refusedByQEMU(err) && p.want.method != multifd.None {
 			return fmt.Errorf("%w: setting %d channels with %s: %w (was this QEMU built with %s? Debian's have none, zlib and zstd)", ErrUnable, p.want.channels, name, err, name)
 		}
 		return fmt.Errorf("setting migration parameters: %w", err)

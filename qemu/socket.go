@@ -142,7 +142,7 @@ func (d *socketDir) listenAs(name string) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
 	ln.SetUnlinkOnClose(false) // remove does that
-	// Nobody else can make or replace anything in the directory.
+	// Only this process's user can change the directory, so the name is the new socket.
 	if err := unix.Fchmodat(int(d.dir.Fd()), name, 0o600, 0); err != nil {
 		ln.Close()
 		return nil, fmt.Errorf("restricting the socket %s to its user: %w", path, err)

@@ -112,7 +112,7 @@ func TestSocketDir_DialFollowsNoLink(t *testing.T) {
 	}
 }
 
-func TestSocketDir_DialWantsQEMUsUser(t *testing.T) {
+func TestSocketDir_DialRequiresQEMUsUser(t *testing.T) {
 	d := socketDirFor(t, t.TempDir())
 	defer d.remove()
 	ln, err := net.Listen("unix", d.socket()) // root's, not QEMU's
@@ -173,7 +173,7 @@ func TestDirIdentity_RemovesOnlyTheDirectoryItDescribes(t *testing.T) {
 	}
 }
 
-func TestVisibleTo_DirectoryThatQEMUDoesNotFind(t *testing.T) {
+func TestVisibleTo_DirectoryHiddenFromQEMU(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	f, err := openDir(unix.AT_FDCWD, dir)
 	if err != nil {

@@ -261,7 +261,7 @@ func (s *save) awaitReceiving(ctx context.Context, r *receiving) error {
 const (
 	// sending names what QEMU does in a save.
 	sending = "send the machine"
-	// doing names this side in the error of a failure that both sides saw.
+	// doing names this side in the error of a failure that both sides report.
 	doing = "vmferry"
 )
 

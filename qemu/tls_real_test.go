@@ -97,7 +97,7 @@ func TestRealQEMUMigratesOverTLS(t *testing.T) {
 
 // A machine that comes with a certificate of another authority is turned away,
 // and runs on. It trusts this side, so that it is this side that says no.
-func TestRealQEMUOfAnotherAuthorityIsTurnedAway(t *testing.T) {
+func TestRealQEMUTLS_OtherAuthorityIsRefused(t *testing.T) {
 	var authorities [2]*certtest.Authority
 	var pairs [2]certtest.Pair
 	for i := range authorities {
@@ -179,7 +179,7 @@ func sendOverTLS(t *testing.T, path string, dst *qemutest.VM, client *tls.Config
 
 // QEMU's GnuTLS shows a certificate of an RSA key under TLS 1.3 only where no
 // authorities are named.
-func TestRealQEMUWithAKeyOfEveryKindIsTaken(t *testing.T) {
+func TestRealQEMUTLS_AcceptsEveryKindOfKey(t *testing.T) {
 	ca, err := certtest.NewAuthority()
 	if err != nil {
 		t.Fatal(err)

@@ -53,7 +53,7 @@ func (s *save) unsupported(ctx context.Context, kind, at string) (why string, er
 // and its machine types send it late, and do not have the property.
 func (s *save) unsupportedVirtioMem(ctx context.Context, at string) (string, error) {
 	var early bool
-	if err := s.vm.QomGet(ctx, at, "x-early-migration", &early); err != nil && !refusedByQEMU(err) {
+	if err := qomGetOptional(ctx, s.vm, at, "x-early-migration", &early); err != nil {
 		return "", err
 	}
 	if early {
@@ -65,7 +65,7 @@ func (s *save) unsupportedVirtioMem(ctx context.Context, at string) (string, err
 // unsupportedIvshmem refuses shared memory that its peers own; QEMU refuses it too.
 func (s *save) unsupportedIvshmem(ctx context.Context, at string) (string, error) {
 	var master string
-	if err := s.vm.QomGet(ctx, at, "master", &master); err != nil && !refusedByQEMU(err) {
+	if err := qomGetOptional(ctx, s.vm, at, "master", &master); err != nil {
 		return "", err
 	}
 	if master != "on" {

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"errors"
 
 	"github.com/vmferry/vmferry/qmp"
 )
@@ -12,9 +11,6 @@ import (
 // of its connection, or by QEMU's answers over QMP. A QEMU without the option sends
 // one.
 func suppressesDescription(ctx context.Context, vm *qmp.Machine) (suppresses bool, err error) {
-	err = vm.QomGet(ctx, "/machine", "suppress-vmdesc", &suppresses)
-	if refused := (*qmp.Error)(nil); errors.As(err, &refused) {
-		return false, nil
-	}
+	err = qomGetOptional(ctx, vm, "/machine", "suppress-vmdesc", &suppresses)
 	return suppresses, err
 }

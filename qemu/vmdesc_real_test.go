@@ -25,7 +25,7 @@ func suppressing(version string) qemutest.Config {
 	return cfg
 }
 
-func TestRealQEMUWithoutADescriptionIsSavedAndRestored(t *testing.T) {
+func TestRealQEMUSave_SuppressedDescriptionIsRestored(t *testing.T) {
 	for _, version := range []string{"7.2", "10.0"} {
 		src := qemutest.Start(t, suppressing(version))
 		path := filepath.Join(t.TempDir(), "snap")
@@ -44,7 +44,7 @@ func TestRealQEMUWithoutADescriptionIsSavedAndRestored(t *testing.T) {
 }
 
 // With a return path the source waits for the answer, and its machine stands still.
-func TestRealQEMUWithoutADescriptionThatWaitsForTheAnswer(t *testing.T) {
+func TestRealQEMUReceive_SuppressedDescriptionWithReturnPath(t *testing.T) {
 	for _, version := range []string{"7.2", "10.0"} {
 		for _, accept := range []bool{false, true} {
 			src := qemutest.Start(t, suppressing(version))

@@ -15,7 +15,7 @@ import (
 	"github.com/vmferry/vmferry/qmp/qmptest"
 )
 
-func TestVersion(t *testing.T) {
+func TestVersion_FromTheGreeting(t *testing.T) {
 	want := qmp.Version{Major: 7, Minor: 2, Micro: 22, Package: "Debian 1:7.2+dfsg-7+deb12u18"}
 	c := dial(t, qmptest.Start(t, qmptest.Config{Version: want}))
 	if got := c.Version(); got != want {

@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/qmp/qmptest"
 )
 
-func TestQueryRAMBlocksReadsTheTextsOfQEMUs(t *testing.T) {
+func TestQueryRAMBlocks_ParsesTheTextOfEachVersion(t *testing.T) {
 	tests := map[string]struct {
 		text string
 		want []qmp.RAMBlock
@@ -43,7 +43,7 @@ func TestQueryRAMBlocksReadsTheTextsOfQEMUs(t *testing.T) {
 	}
 }
 
-func TestQomPropertyChild(t *testing.T) {
+func TestQomProperty_Child(t *testing.T) {
 	for kind, want := range map[string]string{"child<nvme>": "nvme", "link<bus>": "", "child<": "", "string": ""} {
 		got, ok := qmp.QomProperty{Type: kind}.Child()
 		if ok != (want != "") || ok && got != want {
@@ -52,7 +52,7 @@ func TestQomPropertyChild(t *testing.T) {
 	}
 }
 
-func TestMigrateIncomingAndStayTellsQEMUNotToExit(t *testing.T) {
+func TestMigrateIncomingAndStay_SetsExitOnErrorOff(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	s.Answer("migrate-incoming", nil)
 	if err := dial(t, s).MigrateIncomingAndStay(t.Context(), "unix:/a"); err != nil {

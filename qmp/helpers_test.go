@@ -15,7 +15,7 @@ import (
 )
 
 // Each helper sends the command and the arguments that QEMU documents.
-func TestHelpersSend(t *testing.T) {
+func TestHelpers_SendCommands(t *testing.T) {
 	for name, test := range map[string]struct {
 		call func(context.Context, *qmp.Client) error
 		want string // the command and its arguments
@@ -63,7 +63,7 @@ func TestHelpersSend(t *testing.T) {
 	}
 }
 
-func TestQueries(t *testing.T) {
+func TestQueries_DecodeAnswers(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	raw := func(command, answer string) { s.Answer(command, json.RawMessage(answer)) }
 	raw("query-status", `{"status":"postmigrate","running":false,"singlestep":false}`)
@@ -99,7 +99,7 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-func TestQueryMigrate(t *testing.T) {
+func TestQueryMigrate_DecodesEachState(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	c := dial(t, s)
 	for name, test := range map[string]struct {
@@ -139,7 +139,7 @@ func TestQueryMigrate(t *testing.T) {
 	}
 }
 
-func TestQueryMigrateParameters(t *testing.T) {
+func TestQueryMigrateParameters_KnownAndOther(t *testing.T) {
 	s := qmptest.Start(t, qmptest.Config{})
 	c := dial(t, s)
 	s.Answer("query-migrate-parameters", json.RawMessage(
@@ -170,7 +170,7 @@ func TestQueryMigrateParameters(t *testing.T) {
 	}
 }
 
-func TestParameterInTheWrongPlace(t *testing.T) {
+func TestMigrateParameters_KnownParameterInOther(t *testing.T) {
 	p := qmp.MigrateParameters{Other: map[string]json.RawMessage{"multifd-channels": json.RawMessage("3")}}
 	if _, err := json.Marshal(p); err == nil || !strings.Contains(err.Error(), "multifd-channels") {
 		t.Errorf("got %v, want an error that names the parameter", err)

@@ -118,7 +118,7 @@ func (o *deadlineOpener) Open(ctx context.Context) (qmp.Monitor, error) {
 	return nil, errors.New("no monitor")
 }
 
-func TestOpenWithin(t *testing.T) {
+func TestOpenWithin_TriesUntilTheTimeEnds(t *testing.T) {
 	t.Run("an absent socket is named with the time", func(t *testing.T) {
 		_, err := qmp.OpenWithin(t.Context(), qmp.Socket(filepath.Join(t.TempDir(), "qmp")), 120*time.Millisecond)
 		if !errors.Is(err, fs.ErrNotExist) || !errors.Is(err, qmp.ErrNoQEMU) || !strings.Contains(err.Error(), "tried for") {

@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// axis maps values to places in the picture.
+// axis maps values to positions in the picture.
 type axis struct {
-	from, to   float64 // values; of a logarithmic axis their logarithms
-	start, end float64 // places
+	from, to   float64 // values, or their logarithms on a logarithmic axis
+	start, end float64 // positions
 	log        bool
 	ticks      []float64
 }
 
-// at returns the place of v.
+// at returns the position of v.
 func (a *axis) at(v float64) float64 {
 	if a.log {
 		v = math.Log10(v)
@@ -23,15 +23,15 @@ func (a *axis) at(v float64) float64 {
 	return a.start + (v-a.from)/(a.to-a.from)*(a.end-a.start)
 }
 
-// linear returns an axis from start to end that has low and high on it and
-// begins and ends at a tick. There are about count ticks.
+// linear returns an axis from start to end that includes low and high, begins and ends at a
+// tick, and has about count ticks.
 func linear(low, high, start, end float64, count int) *axis {
 	if high <= low {
 		high = low + 1
 	}
 	step := niceStep((high - low) / float64(count))
 	a := &axis{from: math.Floor(low/step) * step, start: start, end: end}
-	// A multiple each, because sums of steps drift.
+	// Each tick is a multiple of the step: a sum of steps would add up rounding errors.
 	for i := 0; ; i++ {
 		v := a.from + float64(i)*step
 		a.ticks = append(a.ticks, v)
@@ -42,8 +42,7 @@ func linear(low, high, start, end float64, count int) *axis {
 	}
 }
 
-// niceStep is the smallest of 1, 2 or 5 times a power of ten that is not less
-// than v.
+// niceStep returns the smallest of 1, 2 or 5 times a power of ten that is at least v.
 func niceStep(v float64) float64 {
 	power := math.Pow(10, math.Floor(math.Log10(v)))
 	for _, m := range []float64{1, 2, 5} {
@@ -54,11 +53,11 @@ func niceStep(v float64) float64 {
 	return 10 * power
 }
 
-// fewValues is how many values of a logarithmic axis get a tick each.
+// fewValues is the largest number of values for which each value is a tick.
 const fewValues = 9
 
-// logarithmic returns an axis of the values, which are above 0. Where there are
-// few, each is a tick: they are what was measured.
+// logarithmic returns a logarithmic axis for the values, which must be above 0. If there are
+// few values, each one is a tick.
 func logarithmic(values []float64, start, end float64) *axis {
 	values = slices.Compact(slices.Sorted(slices.Values(values)))
 	low, high := values[0], values[len(values)-1]
@@ -84,8 +83,8 @@ func logarithmic(values []float64, start, end float64) *axis {
 	return a
 }
 
-// number writes v for people: 12,500 and 0.25. Digits that do not show in a
-// picture are left out.
+// number formats v for readers, such as 12,500 and 0.25. It omits digits that make no visible
+// difference in a picture.
 func number(v float64) string {
 	if v == 0 {
 		return "0"

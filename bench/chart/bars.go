@@ -7,16 +7,15 @@ import (
 	"slices"
 )
 
-// Bar is one value. Bars of one name have one colour and one place in the
-// legend.
+// Bar is one value. Bars with the same name have the same colour and one entry in the legend.
 type Bar struct {
 	Name string
-	// Value is what the bar is long for: 0 or more. NaN is a value that is not
-	// known, and is drawn as a dash.
+	// Value is the length of the bar, 0 or more. NaN is an unknown value, which is
+	// drawn as a dash.
 	Value float64
 }
 
-// Group is bars one below the other, beside one name.
+// Group is a group of bars, one below the other, with a name beside them.
 type Group struct {
 	Name string
 	Bars []Bar
@@ -25,13 +24,13 @@ type Group struct {
 // Bars is a chart of groups of bars from left to right, whose axis starts at 0.
 type Bars struct {
 	Title string
-	// Unit is the name of the axis, with the unit in it: "faults per 1,000 pages".
+	// Unit is the name of the axis with its unit, such as "faults per 1,000 pages".
 	Unit   string
 	Groups []Group
 }
 
-// WriteSVG draws the chart. It fails, with ErrChart in the error, if there is no
-// bar or a bar is negative or infinite, or if w does.
+// WriteSVG draws the chart. The error wraps ErrChart if there is no bar, or if a bar is
+// negative or infinite.
 func (b Bars) WriteSVG(w io.Writer) error {
 	names, highest, err := b.check()
 	if err != nil {
@@ -56,7 +55,7 @@ func (b *Bars) check() (names []string, highest float64, err error) {
 			if !slices.Contains(names, bar.Name) {
 				names = append(names, bar.Name)
 			}
-			if bar.Value > highest { // NaN is not
+			if bar.Value > highest { // false for NaN
 				highest = bar.Value
 			}
 		}
@@ -67,7 +66,7 @@ func (b *Bars) check() (names []string, highest float64, err error) {
 	return names, highest, nil
 }
 
-// label is what stands at the end of a bar.
+// label returns the text at the end of a bar.
 func (b Bar) label() string {
 	if math.IsNaN(b.Value) {
 		return "–"
@@ -75,7 +74,7 @@ func (b Bar) label() string {
 	return number(b.Value)
 }
 
-// length is the value where there is one.
+// length returns the value, or 0 if it is not known.
 func (b Bar) length() float64 {
 	if math.IsNaN(b.Value) {
 		return 0
@@ -85,7 +84,7 @@ func (b Bar) length() float64 {
 
 const left, right = 72.0, 24.0
 
-// draw draws the bars from left to right, and returns where they end.
+// draw draws all bars and returns the position below them.
 func (b *Bars) draw(c *canvas, names []string, highest, top float64) float64 {
 	const each, gap = 16.0, 12.0
 	start := 0.0
@@ -96,7 +95,7 @@ func (b *Bars) draw(c *canvas, names []string, highest, top float64) float64 {
 	}
 	start = min(start+28, width/2)
 	bottom := top + total
-	// Room for the label of the longest bar.
+	// 40 units are for the label of the longest bar.
 	x := linear(0, highest, start, width-right-40, 6)
 	for _, v := range x.ticks {
 		c.line("grid", x.at(v), top, x.at(v), bottom)

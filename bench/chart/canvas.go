@@ -15,16 +15,16 @@ var ErrChart = errors.New("chart: cannot be drawn")
 const (
 	width   = 760.0
 	font    = 12.0
-	perChar = 6.6 // units a character of the font takes, about
+	perChar = 6.6 // approximate width of a character in units
 )
 
-// colours of series in order, on light and on dark pages.
+// colours are the colours of the series in order, on light and on dark pages.
 var colours = [...][2]string{
 	{"#c0392b", "#ff7b6b"}, {"#3b6ea5", "#79b0e8"}, {"#2e8b57", "#5fd39b"},
 	{"#b9770e", "#f0b952"}, {"#7d3c98", "#c79be0"}, {"#5d6d7e", "#aab7c4"},
 }
 
-// dashes tell lines apart without colour.
+// dashes distinguish lines without colour.
 var dashes = [...]string{"", "7 3", "2 3", "9 3 2 3", "5 5", "12 4"}
 
 // canvas collects the elements of a picture.
@@ -60,8 +60,8 @@ func (c *canvas) title(s string) {
 	fmt.Fprintf(c, `<text class="title" x="16" y="26">%s</text>`+"\n", escape(s))
 }
 
-// key writes the legend from y on, as many rows as it takes, and returns where
-// it ends. mark draws the mark of series i in 18 by 10 units.
+// key writes the legend from y on, in one or more rows, and returns the position of its end.
+// mark draws the mark of series i in 18 by 10 units.
 func (c *canvas) key(y float64, names []string, mark func(i int, x, y float64)) float64 {
 	x := 16.0
 	for i, name := range names {
@@ -76,7 +76,7 @@ func (c *canvas) key(y float64, names []string, mark func(i int, x, y float64)) 
 	return y
 }
 
-// writeTo writes the picture of that height around what was collected.
+// writeTo writes a picture with the given height and the collected elements.
 func (c *canvas) writeTo(w io.Writer, height float64, title string) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" role="img" font-family="sans-serif" font-size="%.0f">`+"\n",
@@ -91,7 +91,7 @@ func (c *canvas) writeTo(w io.Writer, height float64, title string) error {
 	return nil
 }
 
-// style gives every class its colours, twice.
+// style returns the style sheet, with the colours for light and for dark pages.
 func style() string {
 	var b strings.Builder
 	b.WriteString("text{fill:#222}.title{font-size:15px}.page{fill:#fff}.grid{stroke:#ddd}.axis{stroke:#888}path{fill:none}\n")

@@ -1,13 +1,12 @@
 // Package chart draws benchmark charts as SVG: grouped bars and lines.
 //
-// It knows nothing about what it draws. A [Bars] or a [Lines] is filled in and
-// written; the picture is as wide as a page of documentation (760 units) and
-// can be read on a light and on a dark page, since it brings its background and
-// follows the reader's colour scheme. Series differ in colour and, as lines, in
-// their dashes too.
+// The caller fills in a [Bars] or a [Lines] and calls WriteSVG. The picture is as wide as a
+// page of documentation (760 units). It has its own background and follows the reader's
+// colour scheme, so it is readable on light and on dark pages. Series differ in colour;
+// lines differ in their dashes too.
 //
-// Equal charts give equal bytes, so a chart can be kept under version control.
+// Equal charts give equal bytes, so that a chart can be kept under version control.
 //
-// Texts are escaped. Their width is estimated, not measured: a font that is
-// much wider than usual makes them overlap.
+// Trap: the width of texts is estimated. Texts overlap if the font is much wider than
+// usual.
 package chart

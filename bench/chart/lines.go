@@ -1,6 +1,7 @@
 package chart
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -8,7 +9,7 @@ import (
 	"strings"
 )
 
-// Point is a place on a line.
+// Point is a point on a line.
 type Point struct{ X, Y float64 }
 
 // Series is the points of one line, in any order of X.
@@ -20,19 +21,18 @@ type Series struct {
 // Lines is a chart of lines over a common X axis.
 type Lines struct {
 	Title string
-	// X and Y are the names of the axes, with the units in them.
+	// X and Y are the names of the axes with their units.
 	X, Y string
 	// LogX makes the X axis logarithmic.
 	LogX   bool
 	Series []Series
 }
 
-// marked is up to how many points of a line are marked one by one.
+// marked is the largest number of points for which each point of a line has a mark.
 const marked = 40
 
-// WriteSVG draws the chart; the Y axis has 0 on it. It fails, with ErrChart in
-// the error, if there is no point, if one is not finite, or if LogX and one's X
-// is not above 0; or if w does.
+// WriteSVG draws the chart. The Y axis includes 0. The error wraps ErrChart if there is no
+// point, if a point is not finite, or if an X is not above 0 with LogX.
 func (l Lines) WriteSVG(w io.Writer) error {
 	xs, ys, err := l.check()
 	if err != nil {
@@ -78,7 +78,7 @@ func (l *Lines) check() (xs, ys []float64, err error) {
 func (l *Lines) axes(xs, ys []float64, top, bottom float64) (x, y *axis) {
 	y = linear(min(0, slices.Min(ys)), max(0, slices.Max(ys)), bottom, top, 5)
 	if l.LogX {
-		// Away from the frame: the outer points are what was measured.
+		// The outer points are measurements, so they must not be on the frame.
 		return logarithmic(xs, left+24, width-right-24), y
 	}
 	return linear(slices.Min(xs), slices.Max(xs), left, width-right, 8), y
@@ -101,15 +101,7 @@ func (l *Lines) frame(c *canvas, x, y *axis, top, bottom float64) {
 
 // draw draws one line, from left to right.
 func draw(c *canvas, i int, s Series, x, y *axis) {
-	points := slices.SortedStableFunc(slices.Values(s.Points), func(a, b Point) int {
-		switch {
-		case a.X < b.X:
-			return -1
-		case a.X > b.X:
-			return 1
-		}
-		return 0
-	})
+	points := slices.SortedStableFunc(slices.Values(s.Points), func(a, b Point) int { return cmp.Compare(a.X, b.X) })
 	if len(points) == 0 {
 		return
 	}

@@ -15,11 +15,11 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// The bare copy is what limits any migration here: the same memory, in writes
-// of a packet's worth of pages, over as many connections, read with readv to
-// where it belongs in memory that is mapped when the source has connected. There
-// is no protocol: connection i carries every Channels-th piece from piece i on.
-// The destination answers with a byte when it has all.
+// The bare copy is the upper limit for a migration on this machine. It sends the same
+// memory over the same number of connections, in pieces of the size of a packet. The
+// destination maps its memory when the source has connected, and reads the pieces into
+// place with readv. There is no protocol: connection i carries every Channels-th piece from
+// piece i on. The destination answers with a byte when it has all pieces.
 
 // pieces calls do for all pieces of memory that a connection carries.
 func pieces(mem *guestmem.Memory, channel, channels int, do func([]byte) error) error {
@@ -43,7 +43,7 @@ func sendBare(j Job, to transport.Address, mem *guestmem.Memory) (t Result, err 
 				return err
 			}
 			defer c.Close()
-			// The first byte of a connection is its number.
+			// The first byte on a connection is its number.
 			if _, err := c.Write([]byte{byte(i)}); err != nil {
 				return err
 			}
@@ -79,7 +79,7 @@ func receiveBare(j Job, ln net.Listener, mem *guestmem.Memory) (t Result, err er
 				return err
 			}
 			if int(id[0]) >= len(conns) || conns[id[0]] != nil {
-				return fmt.Errorf("a connection calls itself %d", id[0])
+				return fmt.Errorf("connection number %d (want each of 0 to %d once)", id[0], len(conns)-1)
 			}
 			conns[id[0]] = c
 		}
@@ -106,7 +106,7 @@ func receiveBare(j Job, ln net.Listener, mem *guestmem.Memory) (t Result, err er
 	return t, err
 }
 
-// each does it for all connections at once.
+// each calls do for all connections concurrently.
 func each(conns []net.Conn, do func(i int, c net.Conn) error) error {
 	var group errgroup.Group
 	for i, c := range conns {

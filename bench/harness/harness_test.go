@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// The sides of a measurement are this program.
+// The sides of a measurement run this program.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == SideArgument {
 		if err := RunSide(os.Stdin, os.Stdout, nil); err != nil {
@@ -49,7 +49,7 @@ func TestRunPair_MeasuresAMigration(t *testing.T) {
 	}
 }
 
-// A copy that is not whole may not count.
+// An incomplete copy is an error.
 func TestCompare_FindsWhatDiffers(t *testing.T) {
 	ok := Result{Digest: 1, Counters: []uint64{2}, Outcome: &live.Outcome{Verified: true}}
 	if err := compare(ok, ok); err != nil {
@@ -76,7 +76,7 @@ func TestRunPair_SideThatFails(t *testing.T) {
 	}
 }
 
-func TestNewMemory_HasItsShareOfData(t *testing.T) {
+func TestNewMemory_ShareOfData(t *testing.T) {
 	for _, pages := range []guestmem.PageKind{guestmem.SmallPages, guestmem.TransparentHuge} {
 		m, err := NewMemory(Job{MemoryMiB: 16, DataMiB: 10, Pages: pages})
 		if err != nil {
@@ -97,7 +97,7 @@ func TestNewMemory_HasItsShareOfData(t *testing.T) {
 	}
 }
 
-func TestUsageOf_IsThatOfGetrusage(t *testing.T) {
+func TestUsageOf_AgreesWithGetrusage(t *testing.T) {
 	for end := time.Now().Add(20 * time.Millisecond); time.Now().Before(end); {
 	}
 	before := usageNow()

@@ -23,39 +23,39 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// SideArgument makes the program a side.
+// SideArgument is the argument with which the program runs a side.
 const SideArgument = "side"
 
-// Downtime is how long the machine may stand still, here and in QEMU.
+// Downtime is the downtime limit, for vmferry and for QEMU.
 const Downtime = 10 * time.Millisecond
 
-// Job is what a side has to do. Both sides of a measurement get the same job but
-// for Side.
+// Job is the job of a side. Both sides of a measurement get the same job, except for Side.
 type Job struct {
 	Side string
 
 	MemoryMiB int
-	DataMiB   int // of it that is not zero
+	DataMiB   int // size of the pages that are not zero
 	Channels  int
 	Pages     guestmem.PageKind // of both sides' memory
 	Prealloc  guestmem.Prealloc // of the destination's memory
 	Method    string            // "" is the bare copy
-	Log       string            // who knows what was written, as in machine.Config
+	Log       string            // the dirty log, as in machine.Config
 	Level     int
-	// WorkMiB of memory are written to, at Rate pages a second; 0 is not at all.
+	// The writer writes to WorkMiB of memory, at Rate pages a second. 0 means that
+	// there is no writer.
 	WorkMiB, Rate int
 	Downtime      time.Duration
-	Profiles      string
+	Profiles      string // folder for CPU profiles, or ""
 }
 
-// LevelDense is the Level of method qpl that packs densely.
+// LevelDense is the Level of method qpl that compresses densely.
 const LevelDense = multifd.LevelDense
 
 // The sides.
 const (
 	source      = "source"
 	destination = "destination"
-	// Touching uses as much memory as the machine has, and gives it back.
+	// Touching writes to as much memory as the machine has, and frees it.
 	Touching = "touching"
 )
 
@@ -72,24 +72,27 @@ func (j *Job) machine() machine.Config {
 
 func (j *Job) method() (multifd.Method, error) { return multifd.MethodNamed(j.Method) }
 
-// Result is what a side reports. Before that a destination reports its address, and a
-// source an empty Result when it is ready; the source then reads the address.
+// Result is the result of a side. Before its result, a destination reports a Result with
+// its address, and a source reports an empty Result when it is ready; the source then reads
+// the address.
 type Result struct {
 	Address string `json:",omitempty"`
 
-	Total   time.Duration // the bare copy's
-	Outcome *live.Outcome // the source's
+	Total   time.Duration // of the bare copy
+	Outcome *live.Outcome // of the source
 	Usage   Usage
-	// Digest is of all memory, and Counters are the writers' last numbers.
+	// Digest is a checksum of all memory. Counters are the numbers of the last write
+	// of each writer.
 	Digest   uint32
 	Counters []uint64
-	// Diverging is that the migration did not converge.
+	// Diverging says that the migration did not converge.
 	Diverging bool
-	// Took is what the part tracking measured.
+	// Took has the times of the part tracking.
 	Took map[string]time.Duration `json:",omitempty"`
 }
 
-// RunSide does what the job says. others are the sides of the caller's own.
+// RunSide reads a job, runs it, and writes its results. others has sides besides those of
+// this package.
 func RunSide(in io.Reader, out io.Writer, others map[string]func(Job) (Result, error)) error {
 	var j Job
 	orders := json.NewDecoder(in)
@@ -122,9 +125,9 @@ func RunSide(in io.Reader, out io.Writer, others map[string]func(Job) (Result, e
 	return report(t)
 }
 
-// measured runs what is measured, and says what it took of the processors.
+// measured calls do and returns its usage.
 func (j *Job) measured(do func() error) (Usage, error) {
-	runtime.GC() // what was done before is not to be cleaned up meanwhile
+	runtime.GC() // so that garbage from before is not collected during the measurement
 	if j.Profiles != "" {
 		method := j.Method
 		if method == "" {
@@ -146,7 +149,7 @@ func (j *Job) measured(do func() error) (Usage, error) {
 	return usageNow().Since(before), err
 }
 
-// process is a side that runs.
+// process is a running side.
 type process struct {
 	*side.Process
 	name string
@@ -167,14 +170,14 @@ func startSide(ctx context.Context, j Job) (process, error) {
 func (p process) next() (t Result, err error) {
 	err = p.Next(&t)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = fmt.Errorf("the %s ended without a word: %w", p.name, errors.Join(err, p.Wait()))
+		err = fmt.Errorf("the %s ended without a result: %w", p.name, errors.Join(err, p.Wait()))
 	}
 	return t, err
 }
 
-// RunAlone runs a side that has no other.
+// RunAlone runs a single side.
 func RunAlone(ctx context.Context, j Job) (Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, longest)
+	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
 	defer cancel()
 	p, err := startSide(ctx, j)
 	if err != nil {
@@ -184,13 +187,13 @@ func RunAlone(ctx context.Context, j Job) (Result, error) {
 	return t, errors.Join(err, p.Wait())
 }
 
-// longest is how long one measurement may take.
-const longest = 5 * time.Minute
+// measureTimeout bounds one measurement.
+const measureTimeout = 5 * time.Minute
 
-// RunPair runs a source and a destination and compares what they have at the end.
+// RunPair runs a source and a destination, and compares their memory at the end.
 func RunPair(ctx context.Context, j Job) (from, to Result, err error) {
-	ctx, cancel := context.WithTimeout(ctx, longest)
-	defer cancel() // kills what is left
+	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
+	defer cancel() // kills sides that still run
 	j.Side = source
 	sender, err := startSide(ctx, j)
 	if err != nil {
@@ -208,7 +211,7 @@ func RunPair(ctx context.Context, j Job) (from, to Result, err error) {
 	if err != nil {
 		return from, to, err
 	}
-	if err := sender.Tell(listens.Address); err != nil {
+	if err := sender.Send(listens.Address); err != nil {
 		return from, to, err
 	}
 	if from, err = sender.next(); err != nil {
@@ -228,7 +231,7 @@ func RunPair(ctx context.Context, j Job) (from, to Result, err error) {
 	return from, to, errors.Join(receiver.Wait(), compare(from, to))
 }
 
-// compare checks that the destination has what the source had.
+// compare checks that the destination has the memory and the counters of the source.
 func compare(from, to Result) error {
 	if from.Digest != to.Digest {
 		return fmt.Errorf("the memory differs: %08x at the source, %08x at the destination", from.Digest, to.Digest)

@@ -16,12 +16,12 @@ import (
 
 const (
 	PageSize = machine.PageSize
-	// poolPages are made once; memory is made of copies of them, since making
-	// each page anew takes longer than migrating it. They are further apart
-	// than any method here looks back.
+	// poolPages is the number of different pages. Memory consists of copies of them,
+	// because making a page takes longer than migrating it. Two copies of a page are
+	// further apart than the window of any compression method here.
 	poolPages = 4096
-	// zonePages is the stretch of memory that begins with data and ends with
-	// zero pages.
+	// zonePages is the number of pages of a zone, which begins with data pages and ends
+	// with zero pages.
 	zonePages = 1024
 )
 
@@ -29,7 +29,7 @@ func newLayout(bytes uint64) (*guest.Layout, error) {
 	return guest.NewLayout(PageSize, []guest.Block{{Name: "ram", Length: bytes}})
 }
 
-// NewMemory is the source's memory.
+// NewMemory returns the memory of the source.
 func NewMemory(j Job) (*guestmem.Memory, error) {
 	l, err := newLayout(j.memory())
 	if err != nil {
@@ -43,8 +43,8 @@ func NewMemory(j Job) (*guestmem.Memory, error) {
 	return m, nil
 }
 
-// fill gives each zone its share of pages with data. Each holds its number, so
-// that no two are equal.
+// fill writes the data pages of each zone. Each data page holds its number, so that no two
+// are equal.
 func fill(ram []byte, j Job) {
 	pool := newPool(min(poolPages, len(ram)/PageSize))
 	data := zonePages * j.DataMiB / j.MemoryMiB
@@ -63,7 +63,7 @@ func fill(ram []byte, j Job) {
 	group.Wait()
 }
 
-// newPool makes pages of the kinds that the test guest of package qemutest has.
+// newPool makes pages of the same kinds as those of the test guest of package qemutest.
 func newPool(pages int) []byte {
 	r := rand.New(rand.NewPCG(1, 2))
 	pool := make([]byte, pages*PageSize)
@@ -73,10 +73,10 @@ func newPool(pages int) []byte {
 	return pool
 }
 
-// touch uses as much memory as the machine has, and gives it back. A virtual
-// machine's host may take memory that was free for a second or two, and give it
-// again when it is used next; that takes longer than migrating it, and hits one
-// cell or another. So it is done just before each measurement.
+// touch writes to as much memory as the machine has, and frees it. The host of a virtual
+// machine may take back memory that was free for a second or two, and provide it again at
+// the next access, which takes longer than migrating it. Calling touch before each
+// measurement keeps this out of the measurements.
 func touch(j Job) (Result, error) {
 	l, err := newLayout(j.memory())
 	if err != nil {
@@ -89,7 +89,7 @@ func touch(j Job) (Result, error) {
 	return Result{}, m.Close()
 }
 
-// digest is a checksum of all of m. It is made after what is measured.
+// digest returns a checksum of all of m.
 func digest(m *guestmem.Memory) uint32 {
 	return crc32.Checksum(m.Bytes(m.Layout().Blocks[0]), crc32.MakeTable(crc32.Castagnoli))
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// AwaitMigration asks QEMU every poll until its migration is completed. Its error is
-// context.DeadlineExceeded if that takes longer than limit.
+// AwaitMigration waits until QEMU's migration has completed. It asks QEMU after each poll
+// interval. After limit, it returns context.DeadlineExceeded.
 func AwaitMigration(ctx context.Context, c *qmp.Client, poll, limit time.Duration) (qmp.Migration, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

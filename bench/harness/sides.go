@@ -13,17 +13,18 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// WarmUp is how long writers write before the migration begins.
+// WarmUp is the time for which writers write before the migration begins.
 const WarmUp = 100 * time.Millisecond
 
-// send is the source. ready says that it is, and waits for where to send.
+// send runs the source. ready reports that the source is ready, and returns the address of
+// the destination.
 func send(j Job, ready func() (transport.Address, error)) (Result, error) {
 	mem, err := NewMemory(j)
 	if err != nil {
 		return Result{}, err
 	}
 	defer mem.Close()
-	m, err := machine.On(mem, j.machine())
+	m, err := machine.NewOn(mem, j.machine())
 	if err != nil {
 		return Result{}, err
 	}
@@ -56,7 +57,7 @@ func migrate(j Job, to transport.Address, m *machine.Machine) (t Result, err err
 	if errors.Is(err, live.ErrDiverging) {
 		t.Diverging, err = true, nil
 	}
-	m.Pause() // one that diverges runs on
+	m.Pause() // a machine that diverged still runs
 	t.Digest, t.Counters = digest(m.Memory()), m.Counters()
 	return t, err
 }
@@ -82,7 +83,7 @@ func config(j Job, m *machine.Machine) (cfg live.Config, err error) {
 	return cfg, err
 }
 
-// receive is the destination.
+// receive runs the destination.
 func receive(j Job, report func(Result) error) (Result, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -102,8 +103,8 @@ func receive(j Job, report func(Result) error) (Result, error) {
 	return take(j, ln, mem)
 }
 
-// take receives a machine. Its Commit and its Start do next to nothing, so that
-// the downtime is the migration's; the writers' numbers are read off afterwards.
+// take receives a machine. Commit and Start do almost nothing, so that the downtime is that
+// of the migration. take loads the machine afterwards.
 func take(j Job, ln net.Listener, mem *guestmem.Memory) (t Result, err error) {
 	cfg := live.ReceiveConfig{ReceiveConfig: migration.ReceiveConfig{Wire: migration.Wire{Channels: j.Channels}, Sink: mem}}
 	if cfg.Method, err = j.method(); err != nil {
@@ -122,7 +123,7 @@ func take(j Job, ln net.Listener, mem *guestmem.Memory) (t Result, err error) {
 	if err != nil {
 		return t, err
 	}
-	m, err := machine.On(mem, j.machine())
+	m, err := machine.NewOn(mem, j.machine())
 	if err != nil {
 		return t, err
 	}

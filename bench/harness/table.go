@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// WriteTable writes a table in Markdown, with columns that are aligned in the source, too.
+// WriteTable writes a table in Markdown. The columns are aligned in the source too.
 func WriteTable(b *bytes.Buffer, head []string, rows [][]string) {
 	width := make([]int, len(head))
 	for _, row := range append([][]string{head}, rows...) {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Usage is what a process took of the machine it runs on.
+// Usage is the processor time and the minor page faults of a process.
 type Usage struct {
 	CPU    time.Duration
 	Faults int64
@@ -25,8 +25,8 @@ func usageNow() Usage {
 
 func (u Usage) Since(before Usage) Usage { return Usage{u.CPU - before.CPU, u.Faults - before.Faults} }
 
-// UsageOf reads the clock and the page faults of another process: those of all its
-// threads, those that have ended included.
+// UsageOf returns the usage of another process, with that of all its threads, including
+// those that have ended.
 func UsageOf(pid int) (u Usage, err error) {
 	const schedClock = 2 // CPUCLOCK_SCHED of the whole process
 	var ts unix.Timespec
@@ -38,7 +38,7 @@ func UsageOf(pid int) (u Usage, err error) {
 	if err != nil {
 		return u, err
 	}
-	// Behind the name, which may have spaces in it, minflt is the eighth field.
+	// minflt is the eighth field after the name, which may have spaces.
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	if len(fields) < 8 {
 		return u, fmt.Errorf("process %d: %q", pid, text)

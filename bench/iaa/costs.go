@@ -13,7 +13,7 @@ import (
 	iaaprobe "github.com/vmferry/vmferry/internal/probe/iaa"
 )
 
-// charged is a codec whose work takes a set time on a virtual clock.
+// charged is a codec whose work takes a fixed time on a virtual clock.
 type charged struct {
 	hybrid.Codec
 	clock             *iaamodel.Clock
@@ -32,14 +32,14 @@ func (c *charged) Inflate(dst, src []byte) error {
 	return err
 }
 
-// noCodec is for runs that must not need software.
+// noCodec is a codec for runs that must not use software.
 type noCodec struct{}
 
 func (noCodec) Deflate(_, _ []byte) int   { return 0 }
 func (noCodec) Inflate(_, _ []byte) error { return errors.New("iaa: no software path") }
 
-// driverCost measures the driver's own work for a job: a channel on a device that
-// completes each job at the moment of its submission.
+// driverCost measures the time of the driver for a job. It uses a device that completes each
+// job when the driver submits it.
 func driverCost(ctx context.Context) (cost time.Duration, err error) {
 	null, opts, err := newNullSystem()
 	if err != nil {

@@ -1,7 +1,7 @@
 //go:build !race
 
-// In virtual time one goroutine runs at a time, so the race detector has nothing
-// to find here that it does not find in the other tests, and takes minutes.
+// In virtual time one goroutine runs at a time, so the race detector finds no more here than
+// in the other tests. It would take minutes.
 
 package main
 
@@ -14,10 +14,10 @@ import (
 	"github.com/vmferry/vmferry/internal/soak"
 )
 
-// fixed makes a probe whose runs in virtual time are repeatable: no cost is measured.
+// fixed makes a probe with fixed costs, so that its runs in virtual time are repeatable.
 func fixed(t *testing.T, cpu time.Duration, packets int, timing iaamodel.Timing) *iaaprobe.Probe {
 	t.Helper()
-	cfg := iaaprobe.Config{Codec: newCodec, Packets: packets, Costs: iaaprobe.Costs{Compress: cpu, Inflate: cpu / 2, Driver: 150 * time.Nanosecond}}
+	cfg := iaaprobe.Config{Codec: iaaprobe.NewSoftwareCodec, Packets: packets, Costs: iaaprobe.Costs{Compress: cpu, Inflate: cpu / 2, Driver: 150 * time.Nanosecond}}
 	p, _, err := newModel(t.Context(), cfg, timing, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -34,9 +34,9 @@ func measure(t *testing.T, p *iaaprobe.Probe, row iaaprobe.Row) iaaprobe.Row {
 	return p.Rows[len(p.Rows)-1]
 }
 
-// TestModel_Goals: the driver keeps the modelled engines 90 % busy, and hybrid reaches
-// the hardware and 80 % of what the processor does alone, with a fast codec and
-// with a slow one.
+// TestModel_Goals checks that the driver keeps the modelled engines 90 % busy, and that hybrid
+// mode reaches the rate of the hardware plus 80 % of the rate of the processor alone, with
+// a fast and a slow codec.
 func TestModel_Goals(t *testing.T) {
 	type goal struct {
 		cpu     time.Duration
@@ -65,8 +65,8 @@ func TestModel_Goals(t *testing.T) {
 	}
 }
 
-// TestModel_EnginesWithoutTheDeviceLimit: were a device's rate not limited, its engines
-// would take three times as many jobs, and the driver would still keep up.
+// TestModel_EnginesWithoutTheDeviceLimit checks that the driver keeps engines busy that take
+// three times as many jobs, because the rate of their device is not limited.
 func TestModel_EnginesWithoutTheDeviceLimit(t *testing.T) {
 	timing := iaamodel.PublishedTiming
 	timing.DeviceRate = 0

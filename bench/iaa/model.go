@@ -20,8 +20,8 @@ type model struct {
 	costs  iaaprobe.Costs
 }
 
-// newModel prepares a probe whose runs take place on the model. timing is the model's;
-// costs that cfg does not have are measured.
+// newModel prepares a probe that runs on a model with the given timing. It measures the costs
+// that are 0 in cfg.
 func newModel(ctx context.Context, cfg iaaprobe.Config, timing iaamodel.Timing, seed uint64) (*iaaprobe.Probe, *model, error) {
 	m := &model{timing: timing, seed: seed}
 	cfg.SetUp = m.setUp
@@ -39,7 +39,7 @@ func newModel(ctx context.Context, cfg iaaprobe.Config, timing iaamodel.Timing, 
 	return p, m, nil
 }
 
-// stage is modelled devices in virtual time.
+// stage is a stage with modelled devices and virtual time.
 type stage struct {
 	model   *model
 	machine *iaamodel.Machine
@@ -108,7 +108,7 @@ func (s *stage) Close() error {
 	return errors.Join(errs...)
 }
 
-// text is the report for people: what the model rests on, and the tables.
+// text returns the report as text: the assumptions of the model, and the tables.
 func (m *model) text(p *iaaprobe.Probe) string {
 	t := m.timing
 	return fmt.Sprintf("Modelled, in virtual time; no hardware was involved.\n"+

@@ -9,7 +9,7 @@ import (
 )
 
 func TestModel_ReportsEveryRun(t *testing.T) {
-	cfg := iaaprobe.Config{Codec: newCodec, Devices: []int{1, 2}, Channels: 2, Packets: 2}
+	cfg := iaaprobe.Config{Codec: iaaprobe.NewSoftwareCodec, Devices: []int{1, 2}, Channels: 2, Packets: 2}
 	p, m, err := newModel(t.Context(), cfg, iaamodel.PublishedTiming, 0)
 	if err == nil {
 		err = p.Run(t.Context())

@@ -11,9 +11,9 @@ import (
 	"github.com/vmferry/vmferry/iaa/iaamodel"
 )
 
-// nullSystem is a machine whose device does nothing in no time: a descriptor's
-// record says success, with an output of one byte, before its submission
-// returns. What remains is the driver.
+// nullSystem is a machine with a device that completes each descriptor at once: before the
+// submission returns, the completion record says success with an output of one byte. So a
+// run takes the time of the driver.
 type nullSystem struct {
 	*iaamodel.Machine // for the sysfs tree and memory
 	start             time.Time
@@ -44,7 +44,7 @@ func (n *nullSystem) remove() error { return errors.Join(n.Close(), os.RemoveAll
 // OpenQueue opens the only queue.
 func (n *nullSystem) OpenQueue(string) (iaa.Node, error) { return nullNode{n}, nil }
 
-// Map maps memory and remembers it.
+// Map maps memory and records the region.
 func (n *nullSystem) Map(size int, populate bool) ([]byte, error) {
 	mem, err := n.Machine.Map(size, populate)
 	if err == nil {
@@ -58,13 +58,13 @@ func (n *nullSystem) Map(size int, populate bool) ([]byte, error) {
 // Copy copies.
 func (n *nullSystem) Copy(dst, src []byte) { copy(dst, src) }
 
-// Now is the time.
+// Now returns the time since the start.
 func (n *nullSystem) Now() time.Duration { return time.Since(n.start) }
 
-// Relax has nothing to wait for.
+// Relax does nothing: every job is complete.
 func (n *nullSystem) Relax(*uint32, uint32, int) {}
 
-// record finds the record at an address, by a look-up after the first time.
+// record returns the completion record at an address, and caches it.
 func (n *nullSystem) record(addr uint64) *iaa.Record {
 	n.mu.Lock()
 	defer n.mu.Unlock()

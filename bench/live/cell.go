@@ -10,28 +10,29 @@ import (
 	"github.com/vmferry/vmferry/internal/probe"
 )
 
-// figures are of one migration.
+// figures are the measurements of one migration.
 type figures struct {
 	total, downtime time.Duration
-	scan            time.Duration // of the dirty log, while the machine stood still
+	scan            time.Duration // of the dirty log, while the machine was paused
 	rounds          int
 	bytes           uint64 // on the wire
-	data            uint64 // of the pages that were sent as data, uncompressed
+	data            uint64 // uncompressed bytes of the pages that were sent as data
 	from, to        harness.Usage
-	// diverged is that the migration was given up; there is no downtime then.
+	// diverged says that the migration did not converge and was cancelled. There is no
+	// downtime then.
 	diverged bool
 }
 
 func (f *figures) cpu() time.Duration { return f.from.CPU + f.to.CPU }
 
-// cell is one thing to measure.
+// cell is one measurement.
 type cell struct {
 	name    string
 	measure func(context.Context) (figures, error)
 }
 
-// run measures all cells in turn, as often as asked for. What disturbs the
-// machine for a while thus disturbs all cells alike.
+// measure measures all cells in turn, b.runs times. So a temporary load on the machine
+// affects all cells.
 func (b *bench) measure(ctx context.Context, part string, cells []cell) ([][]figures, error) {
 	all := make([][]figures, len(cells))
 	for run := range b.runs {
@@ -47,8 +48,8 @@ func (b *bench) measure(ctx context.Context, part string, cells []cell) ([][]fig
 	return all, nil
 }
 
-// ferry is a cell of this program's processes.
-func ferry(name string, j harness.Job) cell {
+// vmferryCell is a cell with a source and a destination of vmferry.
+func vmferryCell(name string, j harness.Job) cell {
 	return cell{name, func(ctx context.Context) (figures, error) {
 		from, to, err := harness.RunPair(ctx, j)
 		f := figures{total: from.Total, from: from.Usage, to: to.Usage, diverged: from.Diverging}
@@ -66,7 +67,7 @@ func ferry(name string, j harness.Job) cell {
 	}}
 }
 
-// Values that medians are taken of.
+// Values of figures, for medians.
 func totalMS(f figures) float64    { return ms(f.total) }
 func downtimeMS(f figures) float64 { return ms(f.downtime) }
 func scanMS(f figures) float64     { return ms(f.scan) }
@@ -77,19 +78,19 @@ func toCPU(f figures) float64      { return f.to.CPU.Seconds() }
 func bothCPU(f figures) float64    { return f.cpu().Seconds() }
 func toFaults(f figures) float64   { return float64(f.to.Faults) }
 
-// perData is per GiB of pages that were sent as data.
+// perData returns a value per GiB of pages that were sent as data.
 func perData(of func(figures) float64) func(figures) float64 {
 	return func(f figures) float64 { return of(f) / (float64(f.data) / (1 << 30)) }
 }
 
-// per is per GiB of memory.
+// per returns a value per GiB of memory.
 func per(memoryMiB int, of func(figures) float64) func(figures) float64 {
 	return func(f figures) float64 { return of(f) / (float64(memoryMiB) / 1024) }
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// ratio is the median of the ratios of two cells within each run.
+// ratio returns the median of the ratios of two cells within each run.
 func ratio(a, b []figures, of func(figures) float64) float64 {
 	var v []float64
 	for i := range a {
@@ -98,8 +99,8 @@ func ratio(a, b []figures, of func(figures) float64) float64 {
 	return probe.Median(v)
 }
 
-// given counts the runs that were given up.
-func given(runs []figures) (n int) {
+// countDiverged counts the runs that did not converge.
+func countDiverged(runs []figures) (n int) {
 	for _, f := range runs {
 		if f.diverged {
 			n++
@@ -108,8 +109,8 @@ func given(runs []figures) (n int) {
 	return n
 }
 
-// kept are the runs that were not given up.
-func kept(runs []figures) (k []figures) {
+// converged returns the runs that converged.
+func converged(runs []figures) (k []figures) {
 	for _, f := range runs {
 		if !f.diverged {
 			k = append(k, f)

@@ -13,11 +13,10 @@ import (
 	"github.com/vmferry/vmferry/internal/probe"
 )
 
-// growthRate is the pages a second that are written where the rate does not
-// vary.
+// growthRate is the rate of the writer in pages a second, in the parts that do not vary it.
 const growthRate = 4000
 
-// line is what one line of a chart is of.
+// line is the configuration of one line of a chart.
 type line struct {
 	name, method string
 	pages        guestmem.PageKind
@@ -37,7 +36,7 @@ type series struct {
 	runs   [][]figures
 }
 
-// sweep measures each line at each value; set makes the job of one.
+// sweep measures each line at each value. set sets a value in a job.
 func (b *bench) sweep(ctx context.Context, part string, lines []line, values []float64, set func(*harness.Job, float64)) ([]series, error) {
 	var cells []cell
 	for _, v := range values {
@@ -45,7 +44,7 @@ func (b *bench) sweep(ctx context.Context, part string, lines []line, values []f
 			j := b.job()
 			j.Method, j.Pages, j.Log, j.WorkMiB, j.Rate = l.method, l.pages, l.log, min(workMiB, b.memoryMiB/2), growthRate
 			set(&j, v)
-			cells = append(cells, ferry(fmt.Sprintf("%s, %g", l.name, v), j))
+			cells = append(cells, vmferryCell(fmt.Sprintf("%s, %g", l.name, v), j))
 		}
 	}
 	all, err := b.measure(ctx, part, cells)
@@ -65,8 +64,8 @@ func table(first string, lines []series) (head []string, rows [][]string) {
 	head = []string{first, "method", "total ms", "downtime ms", "of it the scan ms", "rounds", "MB sent", "given up"}
 	for i, v := range lines[0].values {
 		for _, l := range lines {
-			row := []string{fmt.Sprintf("%g", v), l.name, "–", "–", "–", "–", "–", fmt.Sprintf("%d of %d", given(l.runs[i]), len(l.runs[i]))}
-			if runs := kept(l.runs[i]); len(runs) > 0 {
+			row := []string{fmt.Sprintf("%g", v), l.name, "–", "–", "–", "–", "–", fmt.Sprintf("%d of %d", countDiverged(l.runs[i]), len(l.runs[i]))}
+			if runs := converged(l.runs[i]); len(runs) > 0 {
 				copy(row[2:], []string{f0(probe.MedianOf(runs, totalMS)), f1(probe.MedianOf(runs, downtimeMS)), f2(probe.MedianOf(runs, scanMS)), f0(probe.MedianOf(runs, rounds)), f0(probe.MedianOf(runs, megabytes))})
 			}
 			rows = append(rows, row)
@@ -75,13 +74,13 @@ func table(first string, lines []series) (head []string, rows [][]string) {
 	return head, rows
 }
 
-// plot draws a value of all lines; runs that were given up are left out.
+// plot draws a value of all lines. It omits runs that did not converge.
 func plot(title, x, y string, logX bool, lines []series, of func(figures) float64) chart.Lines {
 	c := chart.Lines{Title: title, X: x, Y: y, LogX: logX}
 	for _, l := range lines {
 		s := chart.Series{Name: l.name}
 		for i, v := range l.values {
-			if runs := kept(l.runs[i]); len(runs) > 0 {
+			if runs := converged(l.runs[i]); len(runs) > 0 {
 				s.Points = append(s.Points, chart.Point{X: v, Y: probe.MedianOf(runs, of)})
 			}
 		}
@@ -90,7 +89,7 @@ func plot(title, x, y string, logX bool, lines []series, of func(figures) float6
 	return c
 }
 
-// growth has the memory grow and nothing else.
+// growth varies the size of memory.
 func (b *bench) growth(ctx context.Context) (section, error) {
 	sizes, left := b.sizes()
 	lines, err := b.sweep(ctx, "growth", growing, sizes, func(j *harness.Job, gib float64) {
@@ -111,7 +110,7 @@ func (b *bench) growth(ctx context.Context) (section, error) {
 	}
 	s.head, s.rows = table("memory GiB", lines)
 	for _, l := range lines {
-		s.findings = append(s.findings, l.grows()...)
+		s.findings = append(s.findings, l.growthFindings()...)
 	}
 	s.charts = []namedChart{
 		{"live-growth-downtime.svg", plot("Downtime by memory size", "memory, GiB", "ms", true, lines, downtimeMS)},
@@ -120,11 +119,11 @@ func (b *bench) growth(ctx context.Context) (section, error) {
 	return s, nil
 }
 
-// grows says how the downtime grows with memory, and whether it is short.
-func (s *series) grows() (findings []string) {
+// growthFindings describes how the downtime grows with memory, and whether it is short.
+func (s *series) growthFindings() (findings []string) {
 	var points []chart.Point
 	for i, v := range s.values {
-		if runs := kept(s.runs[i]); len(runs) > 0 {
+		if runs := converged(s.runs[i]); len(runs) > 0 {
 			points = append(points, chart.Point{X: v, Y: probe.MedianOf(runs, downtimeMS)})
 			if v == 1 {
 				down := probe.MedianOf(runs, downtimeMS)
@@ -140,7 +139,7 @@ func (s *series) grows() (findings []string) {
 		s.name, first.X, last.X, first.Y, last.Y, slope(points)))
 }
 
-// slope is that of the line of least squares.
+// slope returns the slope of the line of least squares.
 func slope(points []chart.Point) float64 {
 	var mx, my float64
 	for _, p := range points {
@@ -153,9 +152,9 @@ func slope(points []chart.Point) float64 {
 	return xy / xx
 }
 
-// sizes are the memory sizes that fit, GiB, and a line about those that do not.
-// Source and destination each have the memory; the destination's zero pages are
-// never touched, but nothing is to be won by coming near the limit.
+// sizes returns the memory sizes in GiB that fit, and a paragraph about those that do not.
+// Source and destination each need memory of that size. The destination does not touch its
+// zero pages, but sizes does not count on that.
 func (b *bench) sizes() (sizes []float64, left string) {
 	free := freeGiB()
 	for _, gib := range []float64{0.25, 0.5, 1, 2, 4, 8, 16, 32} {
@@ -173,14 +172,14 @@ func (b *bench) sizes() (sizes []float64, left string) {
 	return sizes, ""
 }
 
-// freeGiB is how much memory is free.
+// freeGiB returns the size of the free memory.
 func freeGiB() float64 {
 	var info unix.Sysinfo_t
 	unix.Sysinfo(&info)
 	return float64(info.Freeram) * float64(info.Unit) / (1 << 30)
 }
 
-// byChannels has the number of channels grow.
+// byChannels varies the number of channels.
 func (b *bench) byChannels(ctx context.Context) (section, error) {
 	lines, err := b.sweep(ctx, "channels", bothMethods, []float64{1, 2, 4, 8}, func(j *harness.Job, n float64) { j.Channels = int(n) })
 	if err != nil {
@@ -192,7 +191,7 @@ func (b *bench) byChannels(ctx context.Context) (section, error) {
 	return s, nil
 }
 
-// byRate has the machine be dirtied faster and faster, in a quarter of memory.
+// byRate varies the rate of the writer, which writes to a quarter of memory.
 func (b *bench) byRate(ctx context.Context) (section, error) {
 	work := b.memoryMiB / 4
 	lines, err := b.sweep(ctx, "rates", bothMethods, []float64{0, 1000, 4000, 16000, 64000}, func(j *harness.Job, rate float64) { j.Rate, j.WorkMiB = int(rate), work })
@@ -207,7 +206,7 @@ func (b *bench) byRate(ctx context.Context) (section, error) {
 	s.head, s.rows = table("pages/s", lines)
 	for _, l := range lines {
 		for i, v := range l.values {
-			if n := given(l.runs[i]); n > 0 {
+			if n := countDiverged(l.runs[i]); n > 0 {
 				s.findings = append(s.findings, fmt.Sprintf("%s does not converge at %g pages a second in %d of %d runs.", l.name, v, n, len(l.runs[i])))
 			}
 		}

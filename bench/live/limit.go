@@ -10,8 +10,7 @@ import (
 	"github.com/vmferry/vmferry/internal/probe"
 )
 
-// memoryKind is how memory is mapped, at both sides, and made present at the
-// destination.
+// memoryKind says how both sides map memory, and how the destination preallocates it.
 type memoryKind struct {
 	pages    guestmem.PageKind
 	prealloc guestmem.Prealloc
@@ -25,14 +24,14 @@ func (k memoryKind) String() string {
 	}[k]
 }
 
-// limitWays are the bare copy and what is compared with it.
+// limitWays are the bare copy and the methods to compare with it.
 var limitWays = []struct{ name, method, log string }{
 	{"bare copy", "", ""},
 	{"vmferry none", "none", ""},
 	{"vmferry none, marks", "none", machine.Marks},
 }
 
-// limit compares none with the bare copy, with memory of which no page is zero.
+// limit compares the method none with the bare copy, with memory without zero pages.
 func (b *bench) limit(ctx context.Context) (section, error) {
 	kinds := []memoryKind{{guestmem.SmallPages, guestmem.PreallocNone}, {guestmem.SmallPages, guestmem.PreallocPopulate}, {guestmem.TransparentHuge, guestmem.PreallocNone}}
 	var cells []cell
@@ -41,7 +40,7 @@ func (b *bench) limit(ctx context.Context) (section, error) {
 			j := b.job()
 			j.DataMiB, j.Pages, j.Prealloc = j.MemoryMiB, k.pages, k.prealloc
 			j.Method, j.Log = w.method, w.log
-			cells = append(cells, ferry(w.name+", "+k.String(), j))
+			cells = append(cells, vmferryCell(w.name+", "+k.String(), j))
 		}
 	}
 	all, err := b.measure(ctx, "limit", cells)

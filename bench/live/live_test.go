@@ -16,7 +16,7 @@ import (
 	"github.com/vmferry/vmferry/bench/harness"
 )
 
-// The sides of a measurement are this program.
+// The sides of a measurement run this program.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == harness.SideArgument {
 		exit(harness.RunSide(os.Stdin, os.Stdout, ownSides))
@@ -111,7 +111,7 @@ func TestRun_UnknownPart(t *testing.T) {
 	}
 }
 
-func TestSizes_LeavesOutWhatDoesNotFit(t *testing.T) {
+func TestSizes_OmitSizesThatDoNotFit(t *testing.T) {
 	b := tiny()
 	b.largestMiB = 1 << 30
 	sizes, left := b.sizes()

@@ -57,7 +57,7 @@ type bench struct {
 	profiles   string
 }
 
-// part is one of the questions that are measured.
+// part is one part of the benchmark.
 type part struct {
 	name    string
 	measure func(*bench, context.Context) (section, error)
@@ -82,7 +82,7 @@ func partNames() (names []string) {
 func (b *bench) run(ctx context.Context) error {
 	for _, name := range b.parts {
 		if !slices.Contains(partNames(), name) {
-			return fmt.Errorf("there is no part %q, only %s", name, strings.Join(partNames(), ", "))
+			return fmt.Errorf("unknown part %q (want %s)", name, strings.Join(partNames(), ", "))
 		}
 	}
 	if b.profiles != "" {
@@ -109,8 +109,8 @@ func (b *bench) run(ctx context.Context) error {
 	return r.write(b.out)
 }
 
-// job is one of the machine's size, two thirds or so of it not zero, that is
-// sent by none. Its pages are huge where the kernel has some, as QEMU's are.
+// job returns the default job: the method none, and memory of which dataOf is not zero. It
+// uses transparent huge pages, as QEMU does.
 func (b *bench) job() harness.Job {
 	return harness.Job{
 		MemoryMiB: b.memoryMiB, DataMiB: dataOf(b.memoryMiB), Channels: b.channels, Method: "none",
@@ -118,5 +118,6 @@ func (b *bench) job() harness.Job {
 	}
 }
 
-// dataOf is how much of a memory is filled. A guest of QEMU's needs the rest.
+// dataOf returns the size of the data pages for a size of memory. A guest of QEMU uses the
+// rest.
 func dataOf(memoryMiB int) int { return memoryMiB * 5 / 8 }

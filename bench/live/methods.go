@@ -13,7 +13,7 @@ import (
 	"github.com/vmferry/vmferry/internal/qemutest"
 )
 
-// What is written to while a machine is migrated, here and in QEMU.
+// The size and the rate of writes during a migration, for vmferry and for QEMU.
 const (
 	workMiB   = 16
 	rateMiBps = 4
@@ -29,7 +29,7 @@ type way struct {
 	qemu   bool
 }
 
-// ways lists vmferry's, and QEMU's if that is there.
+// ways lists the ways of vmferry, and those of QEMU if qemu is true.
 func ways(qemu bool) []way {
 	w := []way{
 		{name: "vmferry none", method: "none"}, {name: "vmferry qpl, fast", method: "qpl"},
@@ -52,8 +52,8 @@ func ways(qemu bool) []way {
 	return w
 }
 
-// methods compares methods, and with QEMU: machines that stand still for what
-// they take of the processors, and machines that run for the downtime.
+// methods compares the methods of vmferry and QEMU. It measures processor time with paused
+// machines, and downtime with running machines.
 func (b *bench) methods(ctx context.Context) (section, error) {
 	q, missing, err := b.startQEMU(ctx)
 	if err != nil {
@@ -97,7 +97,7 @@ func (b *bench) methodsText(dataMiB int, missing string) []string {
 	return text
 }
 
-// cellOf is a way, with a machine that stands still or runs.
+// cellOf returns the cell of a way, with a paused or a running machine.
 func (b *bench) cellOf(w way, q *qemu, dataMiB int, still bool) cell {
 	name := w.name + ", running"
 	if still {
@@ -111,7 +111,7 @@ func (b *bench) cellOf(w way, q *qemu, dataMiB int, still bool) cell {
 	if !still {
 		j.WorkMiB, j.Rate = min(workMiB, b.memoryMiB/2), rateMiBps<<20/harness.PageSize
 	}
-	return ferry(name, j)
+	return vmferryCell(name, j)
 }
 
 func (b *bench) stillTable(s *section, ways []way, all [][]figures) {
@@ -135,7 +135,7 @@ func (b *bench) stillTable(s *section, ways []way, all [][]figures) {
 	s.charts = append(s.charts, namedChart{"live-cpu.svg", bars})
 }
 
-// peerOf is QEMU's row for a method of vmferry's, -1 if there is none.
+// peerOf returns the index of QEMU's way with the same method, -1 if there is none.
 func peerOf(ways []way, w way) int {
 	for i, p := range ways {
 		if p.qemu && !w.qemu && p.method == w.method {
@@ -152,8 +152,8 @@ func (b *bench) runningTable(ways []way, all [][]figures) section {
 		head: []string{"running", "total ms", "downtime ms", "rounds", "MB sent", "given up"},
 	}
 	for i, w := range ways {
-		runs := kept(all[i])
-		row := []string{w.name, "–", "–", "–", "–", fmt.Sprintf("%d of %d", given(all[i]), len(all[i]))}
+		runs := converged(all[i])
+		row := []string{w.name, "–", "–", "–", "–", fmt.Sprintf("%d of %d", countDiverged(all[i]), len(all[i]))}
 		if len(runs) > 0 {
 			copy(row[1:], []string{f0(probe.MedianOf(runs, totalMS)), f1(probe.MedianOf(runs, downtimeMS)), f0(probe.MedianOf(runs, rounds)), f0(probe.MedianOf(runs, megabytes))})
 		}

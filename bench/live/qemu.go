@@ -12,8 +12,8 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// qemu is a QEMU with a guest that is migrated again and again. It is stopped in
-// between.
+// qemu is a QEMU whose guest is migrated several times. It is stopped between the
+// migrations.
 type qemu struct {
 	cfg      qemutest.Config
 	channels int
@@ -22,7 +22,7 @@ type qemu struct {
 	dataMiB  int // of memory that is not zero
 }
 
-// Bounds of QEMU's part.
+// Timeouts and limits for QEMU.
 const (
 	bootTime     = 5 * time.Minute
 	migrateTime  = time.Minute
@@ -51,7 +51,7 @@ func newQEMU(ctx context.Context, b *bench) (q *qemu, err error) {
 	if q.control, err = qmp.Dial(ctx, q.vm.QMPPath()); err != nil {
 		return nil, err
 	}
-	// How much is not zero is seen by migrating it.
+	// A migration shows how much of the memory is not zero.
 	f, err := q.migrate(ctx, "none", true)
 	q.dataMiB = int(f.data >> 20)
 	return q, err
@@ -62,8 +62,8 @@ func (q *qemu) close() {
 	q.vm.Close()
 }
 
-// migrate moves the guest to a new QEMU, sees that it goes on there, and leaves
-// the source stopped.
+// migrate migrates the guest to a new QEMU, checks that the guest runs there, and leaves the
+// source stopped.
 func (q *qemu) migrate(ctx context.Context, method string, still bool) (f figures, err error) {
 	cfg := q.cfg
 	cfg.Incoming = true
@@ -86,7 +86,7 @@ func (q *qemu) migrate(ctx context.Context, method string, still bool) (f figure
 			return f, err
 		}
 	}
-	// A guest that was migrated can be migrated again once it has run.
+	// QEMU migrates a guest again only after the guest has run.
 	if err := q.control.Cont(ctx); err != nil {
 		return f, err
 	}
@@ -120,7 +120,7 @@ func (q *qemu) setUp(ctx context.Context, c *qmp.Client, method string) error {
 	})
 }
 
-// measure runs the migration from the command to the end.
+// measure measures the migration from the command to its end.
 func (q *qemu) measure(ctx context.Context, vm *qemutest.VM, to *qmp.Client, uri string) (f figures, err error) {
 	if _, err := harness.RunAlone(ctx, harness.Job{Side: harness.Touching, MemoryMiB: q.cfg.MemoryMiB}); err != nil {
 		return f, err
@@ -146,13 +146,13 @@ func (q *qemu) measure(ctx context.Context, vm *qemutest.VM, to *qmp.Client, uri
 	f.from, f.to = fromAfter.Since(fromBefore), toAfter.Since(toBefore)
 	f.total, f.downtime = m.TotalTime.Duration(), m.Downtime.Duration()
 	if m.RAM == nil {
-		return f, errors.New("query-migrate says nothing of memory")
+		return f, errors.New("query-migrate returned no figures of memory")
 	}
 	f.rounds, f.bytes, f.data = int(m.RAM.DirtySyncCount), m.RAM.Transferred, m.RAM.NormalBytes
 	return f, errors.Join(err1, err2)
 }
 
-// giveUp ends a migration that does not converge.
+// giveUp cancels a migration that does not converge.
 func (q *qemu) giveUp(ctx context.Context) error {
 	if err := q.control.MigrateCancel(ctx); err != nil {
 		return err
@@ -166,7 +166,7 @@ func (q *qemu) giveUp(ctx context.Context) error {
 	}
 }
 
-// freeAddress is a TCP address without a listener.
+// freeAddress returns a TCP address without a listener.
 func freeAddress() (string, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/bench/harness"
 )
 
-// section is what one part found.
+// section is the result of one part.
 type section struct {
 	part, title string
 	text        []string // paragraphs
@@ -30,7 +30,7 @@ type namedChart struct {
 	chart interface{ WriteSVG(io.Writer) error }
 }
 
-// report is what is written.
+// report is the document with all sections.
 type report struct {
 	bench    *bench
 	sections []section
@@ -52,16 +52,15 @@ func (r *report) markdown() []byte {
 	return b.Bytes()
 }
 
-// reporting says whether this is a virtual machine whose kernel reports free
-// memory to its host, which takes it away: what is made present then costs more,
-// now and then by far.
+// reporting returns a paragraph if the kernel of this virtual machine reports free memory to
+// its host. The host then takes the memory back, and the next access to it costs more.
 func reporting() string {
 	text, err := os.ReadFile("/sys/module/page_reporting/parameters/page_reporting_order")
 	if err != nil {
 		return ""
 	}
 	order, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	const largest = 10 // that there is on x86
+	const largest = 10 // the largest order on x86
 	switch {
 	case err != nil:
 		return ""
@@ -72,7 +71,7 @@ func reporting() string {
 		"(To turn it off while this is measured: a number above 10 into /sys/module/page_reporting/parameters/page_reporting_order.)"
 }
 
-// flags are those that are not at their defaults and change what is measured.
+// flags returns the flags that change the measurement and differ from their defaults.
 func (r *report) flags() string {
 	var f string
 	for _, v := range []struct {

@@ -17,7 +17,7 @@ import (
 	"github.com/vmferry/vmferry/internal/probe"
 )
 
-// shares of pages that are dirty when they are collected, in thousandths.
+// shares are the shares of dirty pages at a collection, in thousandths.
 var shares = []int{0, 10, 100, 1000}
 
 // tracking is the side that measures package dirty.
@@ -25,7 +25,7 @@ const tracking = "tracking"
 
 var ownSides = map[string]func(harness.Job) (harness.Result, error){tracking: track}
 
-// modes are those of package dirty; untracked is none.
+// untracked is the mode without a dirty log.
 const untracked = "untracked"
 
 var modes = []string{untracked, string(dirty.Async), string(dirty.Sync), machine.Marks}
@@ -34,9 +34,9 @@ func key(mode, what string) string { return mode + " " + what }
 
 func collectKey(thousandths int) string { return fmt.Sprintf("collect %d", thousandths) }
 
-// track is the side that measures package dirty.
+// track runs the side that measures package dirty.
 func track(j harness.Job) (t harness.Result, err error) {
-	j.DataMiB = j.MemoryMiB // all pages are there
+	j.DataMiB = j.MemoryMiB // all pages are present
 	mem, err := harness.NewMemory(j)
 	if err != nil {
 		return t, err
@@ -79,20 +79,20 @@ func (k *tracker) tracked(mem *guestmem.Memory, mode string) error {
 
 type tracker struct {
 	ram    []byte
-	random []uint32 // all pages, in no order
+	random []uint32 // all pages, in random order
 	took   map[string]time.Duration
 }
 
-// time notes how long it takes.
+// time records the time that do takes.
 func (k *tracker) time(mode, what string, do func()) {
 	began := time.Now()
 	do()
 	k.took[key(mode, what)] = time.Since(began)
 }
 
-// writers times writing a word to every page. The log, if there is one, is
-// collected in between, so that every page is clean; mark, if not nil, is called
-// after each write.
+// writers measures writing a word to every page, in order and at random. It calls collect,
+// if not nil, after each pass, so that every page is clean, and mark, if not nil, after each
+// write.
 func (k *tracker) writers(mode string, collect func(), mark func(at uint64)) {
 	k.time(mode, "sequential", func() {
 		for at := 8; at < len(k.ram); at += harness.PageSize {
@@ -133,7 +133,7 @@ func (k *tracker) mode(mem *guestmem.Memory, mode string, l guest.DirtyLog, mark
 		err = errors.Join(err, l.Collect(b))
 	}
 	k.writers(mode, collect, mark)
-	collect() // a page whose writer went on during the last one is found twice
+	collect() // a page that was written during the last collection is found twice
 	for _, share := range shares {
 		want := len(k.random) * share / 1000
 		for _, n := range k.random[:want] {
@@ -143,15 +143,15 @@ func (k *tracker) mode(mem *guestmem.Memory, mode string, l guest.DirtyLog, mark
 			}
 		}
 		k.time(mode, collectKey(share), collect)
-		// The mode Sync may find a page twice, and none is missed.
+		// The mode Sync may find a page twice.
 		if got := b.Count(); err == nil && got != uint64(want) && mode != string(dirty.Sync) {
-			err = fmt.Errorf("%d pages were found of %d that were written", got, want)
+			err = fmt.Errorf("found %d dirty pages, want %d", got, want)
 		}
 	}
 	return err
 }
 
-// tracking is the part.
+// tracking is the part that measures the cost of dirty tracking.
 func (b *bench) tracking(ctx context.Context) (section, error) {
 	var all []map[string]time.Duration
 	for run := range b.runs {
@@ -205,7 +205,7 @@ func (b *bench) tracking(ctx context.Context) (section, error) {
 	return s, nil
 }
 
-// known writes a value that there is.
+// known formats a value, or a dash if the value is not known.
 func known(write func(float64) string, v float64) string {
 	if v < 0 {
 		return "–"

@@ -74,7 +74,7 @@ func drawChart(results []codec.Result) []byte {
 	return b.Bytes()
 }
 
-// crowded reports whether a label would run into one of those there are.
+// crowded reports whether a label overlaps one of the labels.
 func crowded(labels [][2]float64, label [2]float64) bool {
 	const width, height = 90, 13
 	for _, l := range labels {

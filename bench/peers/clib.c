@@ -9,9 +9,8 @@
 #include <zlib.h>
 #include <zstd.h>
 
-// settle records a page's outcome: got bytes packed, or a copy when the
-// library could not make it smaller.
-static void settle(struct batch *b, size_t i, size_t got)
+// store_page records the size of a packed page, or copies the page if it did not shrink.
+static void store_page(struct batch *b, size_t i, size_t got)
 {
 	if (got == 0 || got >= b->size) {
 		memcpy(b->packed + i * b->stride, b->pages + i * b->size, b->size);
@@ -20,7 +19,7 @@ static void settle(struct batch *b, size_t i, size_t got)
 	b->sizes[i] = (uint32_t)got;
 }
 
-// raw says whether page i was kept as it is, and if so copies it out.
+// raw reports whether page i is raw, and copies it if so.
 static int raw(struct batch *b, size_t i)
 {
 	if (b->sizes[i] != b->size)
@@ -47,7 +46,7 @@ void isal_pack(struct batch b, int level)
 		s.next_out = b.packed + i * b.stride;
 		s.avail_out = (uint32_t)b.size - 1;
 		int r = isal_deflate_stateless(&s);
-		settle(&b, i, r == COMP_OK ? s.total_out : 0);
+		store_page(&b, i, r == COMP_OK ? s.total_out : 0);
 	}
 }
 
@@ -75,7 +74,7 @@ void libdeflate_pack(struct batch b, int level)
 	struct libdeflate_compressor *c = libdeflate_alloc_compressor(level);
 
 	for (size_t i = 0; i < b.n; i++)
-		settle(&b, i, libdeflate_deflate_compress(c, b.pages + i * b.size, b.size,
+		store_page(&b, i, libdeflate_deflate_compress(c, b.pages + i * b.size, b.size,
 							  b.packed + i * b.stride, b.size - 1));
 	libdeflate_free_compressor(c);
 }
@@ -105,7 +104,7 @@ void zlib_pack(struct batch b, int level)
 		z.avail_in = (uInt)b.size;
 		z.next_out = b.packed + i * b.stride;
 		z.avail_out = (uInt)b.size - 1;
-		settle(&b, i, deflate(&z, Z_FINISH) == Z_STREAM_END ? z.total_out : 0);
+		store_page(&b, i, deflate(&z, Z_FINISH) == Z_STREAM_END ? z.total_out : 0);
 	}
 	deflateEnd(&z);
 }
@@ -137,7 +136,7 @@ void zstd_pack(struct batch b, int level)
 	for (size_t i = 0; i < b.n; i++) {
 		size_t r = ZSTD_compressCCtx(c, b.packed + i * b.stride, b.size - 1,
 					     b.pages + i * b.size, b.size, level);
-		settle(&b, i, ZSTD_isError(r) ? 0 : r);
+		store_page(&b, i, ZSTD_isError(r) ? 0 : r);
 	}
 	ZSTD_freeCCtx(c);
 }
@@ -164,7 +163,7 @@ void lz4_pack(struct batch b)
 		int r = LZ4_compress_fast_extState(&state, (char *)b.pages + i * b.size,
 						   (char *)b.packed + i * b.stride,
 						   (int)b.size, (int)b.size - 1, 1);
-		settle(&b, i, r > 0 ? (size_t)r : 0);
+		store_page(&b, i, r > 0 ? (size_t)r : 0);
 	}
 }
 
@@ -180,8 +179,8 @@ size_t lz4_unpack(struct batch b)
 	return bad;
 }
 
-// read_loop is the memory limit: the plainest loop that looks at every word,
-// left to the compiler to vectorise.
+// read_loop is the limit that memory sets: a loop that reads every word, which the compiler
+// vectorises.
 __attribute__((noinline)) static uint64_t read_loop(const uint8_t *p, size_t n)
 {
 	uint64_t acc = 0, w;
@@ -198,7 +197,7 @@ uint64_t read_loops(const uint8_t *p, size_t n, size_t times)
 	uint64_t acc = 0;
 
 	for (size_t i = 0; i < times; i++) {
-		__asm__ volatile("" ::: "memory"); // each time anew
+		__asm__ volatile("" ::: "memory"); // read memory again each time
 		acc |= read_loop(p, n);
 	}
 	return acc;

@@ -27,8 +27,8 @@ func cPeers() []peer {
 	}
 }
 
-// readLoops is the limit IsZero is held against: it goes over p a number of
-// times and returns the or of all words.
+// readLoops reads all words of p the given number of times and returns their bitwise or. It
+// is the upper limit for the speed of IsZero.
 func readLoops(p []byte, times int) uint64 {
 	return uint64(C.read_loops((*C.uint8_t)(unsafe.Pointer(unsafe.SliceData(p))), C.size_t(len(p)), C.size_t(times)))
 }

@@ -1,9 +1,9 @@
-// One batch call per library: every function walks n pages of size bytes at
-// in (or out), so that the cost of crossing from Go is paid once a pass.
+// Each function processes a batch of n pages of size bytes in one call, so that the cost of a
+// call from Go counts once a pass.
 //
-// A compressed page i lies at packed + i*stride and is sizes[i] bytes long;
-// sizes[i] == size means the page did not shrink and was copied. Inflaters
-// return the number of pages that came out wrong by the library's own word.
+// Compressed page i is at packed + i*stride and has sizes[i] bytes. If sizes[i] == size, the
+// page did not shrink and was copied. The unpack functions return the number of pages for
+// which the library reported an error.
 #ifndef VMFERRY_PEERS_H
 #define VMFERRY_PEERS_H
 #include <stddef.h>

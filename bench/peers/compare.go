@@ -2,18 +2,18 @@ package main
 
 import "github.com/vmferry/vmferry/internal/probe/codec"
 
-// target is a figure with what it should at least be and what it aims to be.
+// target is a figure with its required and its desired value.
 type target struct {
 	Name  string  `json:"target"`
 	Value float64 `json:"value"`
 	Least float64 `json:"at_least"`
 	Aim   float64 `json:"aim"`
-	// RatioHolds is false where a speed was bought by packing less densely than
-	// the codec it is compared with.
+	// RatioHolds is false if the codec compresses less densely than the codec that it is
+	// compared with.
 	RatioHolds bool `json:"ratio_holds"`
 }
 
-// compare sets the project's modes against the others.
+// compare compares the project's modes with the other codecs.
 func compare(results []codec.Result, x extremes) []target {
 	by := make(map[string]codec.Result)
 	for _, r := range results {
@@ -48,7 +48,7 @@ func compare(results []codec.Result, x extremes) []target {
 	return append(targets, target{"allocations per page", x.allocsPerPage, 0, 0, true})
 }
 
-// verdict says how far a target is reached.
+// verdict says whether the target is reached.
 func (t target) verdict() string {
 	switch {
 	case !t.RatioHolds:

@@ -10,7 +10,7 @@ import (
 	"github.com/vmferry/vmferry/internal/corpus"
 )
 
-// extremes are the figures that a corpus of mixed pages does not show.
+// extremes are measurements that a corpus of mixed pages does not give.
 type extremes struct {
 	randomMBps    [2]float64 // by mode: attempts to compress noise
 	zeroCached    float64    // IsZero over the read loop, page in the first cache
@@ -64,7 +64,7 @@ func measureExtremes(ctx context.Context, passes int) (extremes, error) {
 
 	mem := make([]byte, uncachedBytes)
 	for i := 0; i < len(mem); i += pageSize {
-		mem[i] = 1 // touch, or all pages would be one
+		mem[i] = 1 // otherwise all pages would be the shared zero page
 		mem[i] = 0
 	}
 	zero := make([]bool, len(mem)/pageSize)
@@ -100,7 +100,7 @@ func measureExtremes(ctx context.Context, passes int) (extremes, error) {
 	return x, err
 }
 
-// allocations returns how often a page there and back allocates.
+// allocations returns the number of allocations for compressing and inflating a page.
 func allocations(noise []byte) (float64, error) {
 	text := make([]byte, pageSize)
 	corpus.Fill(text, corpus.Text, 1)
@@ -115,7 +115,7 @@ func allocations(noise []byte) (float64, error) {
 				enc.Deflate(dst, noise[:pageSize])
 				n := enc.Deflate(dst, text)
 				if e := dec.Inflate(out, dst[:n]); e != nil {
-					err = fmt.Errorf("text page does not come back: %w", e)
+					err = fmt.Errorf("inflating a text page: %w", e)
 				}
 			}
 		}
@@ -123,7 +123,7 @@ func allocations(noise []byte) (float64, error) {
 	return float64(allocs) / (4 * rounds), err
 }
 
-// fastest returns the best of n times.
+// fastest returns the shortest CPU time of n calls of f.
 func fastest(n int, f func()) time.Duration {
 	best := time.Hour
 	for range n {
@@ -134,10 +134,10 @@ func fastest(n int, f func()) time.Duration {
 	return max(best, 1)
 }
 
-// mallocs returns how many objects f allocates.
+// mallocs returns the number of objects that a second call of f allocates.
 func mallocs(f func()) uint64 {
 	var before, after runtime.MemStats
-	f() // whatever is made once
+	f() // allocates what is allocated once
 	runtime.ReadMemStats(&before)
 	f()
 	runtime.ReadMemStats(&after)

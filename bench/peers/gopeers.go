@@ -9,8 +9,8 @@ import (
 	"github.com/vmferry/vmferry/deflate"
 )
 
-// each calls f for every page of b with where it is packed; f returns its
-// packed size, 0 for raw.
+// each calls f for every page of b and its packed buffer. f returns the packed size, 0 for a
+// raw page.
 func (b *batch) each(f func(page, packed []byte) int) {
 	for i := range b.sizes {
 		page, packed := b.pages[i*pageSize:(i+1)*pageSize], b.packed[i*stride:]
@@ -22,8 +22,8 @@ func (b *batch) each(f func(page, packed []byte) int) {
 	}
 }
 
-// eachPacked calls f for every packed page of b that is not raw, and returns
-// how many times it failed.
+// eachPacked calls f for every packed page of b that is not raw, and returns the number of
+// failed calls.
 func (b *batch) eachPacked(f func(page, packed []byte) error) int {
 	bad := 0
 	for i, n := range b.sizes {

@@ -1,19 +1,18 @@
-// Peers measures the page codec beside the C libraries that do the same, on
-// one corpus of 4 KiB pages, in one process and on one core.
+// Peers compares the page codec with C libraries for the same purpose, on one corpus of 4 KiB
+// pages, in one process and on one core.
 //
 // Usage:
 //
 //	peers [-passes N] [-json] [-results FILE] [-chart FILE] CORPUS
 //
-// CORPUS holds pages one after the other, possibly as a zstd stream. Each
-// library goes through it in turn, pass after pass, so that whatever else the
-// machine does meets all of them alike. The corpus is timed in pieces of a MiB, by the
-// thread's CPU time, and of every piece the best pass counts. All buffers are
-// written before the first clock starts.
+// CORPUS holds consecutive pages, possibly as a zstd stream. In each pass, the libraries
+// process the corpus in turn, so that other work on the machine affects all of them. The
+// program measures the CPU time of the thread for each piece of 1 MiB, and uses the fastest
+// pass of each piece. All buffers are written before the first clock starts.
 //
-// The libraries come from Debian's isal, libdeflate, zlib, libzstd and liblz4
-// development packages. With VMFERRY_FORKY set to a folder that holds a Debian with
-// libqpl-dev, libqpl's software path is measured too.
+// The libraries come from Debian's development packages of isal, libdeflate, zlib, libzstd
+// and liblz4. If VMFERRY_FORKY is a folder with a Debian that has libqpl-dev, the program
+// measures the software path of libqpl too.
 package main
 
 import (

@@ -13,36 +13,35 @@ import (
 
 const pageSize = 4096
 
-// stride is what a packed page may take: some libraries want room to spare.
+// stride is the size of the buffer for a packed page: some libraries need extra space.
 const stride = pageSize + 64
 
-// piecePages is how many pages are timed at once: long against the clock's
-// grain, short against the time between two disturbances.
+// piecePages is the number of pages whose time is measured at once: long compared with the
+// resolution of the clock, short compared with the time between two disturbances.
 const piecePages = 256
 
-// batch is a number of pages and what they pack into. The layout is known to
-// clib.h.
+// batch is a number of pages and their packed form. clib.h depends on this layout.
 type batch struct {
 	pages  []byte
 	packed []byte   // page i at i*stride
 	sizes  []uint32 // pageSize where page i is raw
 }
 
-// part returns pages from to to.
+// part returns the pages from from to to-1.
 func (b *batch) part(from, to int) *batch {
 	return &batch{b.pages[from*pageSize : to*pageSize], b.packed[from*stride : to*stride], b.sizes[from:to]}
 }
 
-// peer is a codec: pack fills packed and sizes, unpack fills pages and returns
-// how many of them went wrong.
+// peer is a codec. pack fills packed and sizes. unpack fills pages and returns the number of
+// pages that failed.
 type peer struct {
 	name   string
 	pack   func(*batch)
 	unpack func(*batch) int
 }
 
-// cpuTime is the time this thread has spent running. Unlike the wall's it does
-// not count what the kernel gave to others.
+// cpuTime returns the CPU time of this thread, without the time of other threads and
+// processes.
 func cpuTime() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
@@ -71,7 +70,7 @@ func (b best) mbps(n int) float64 {
 	return float64(n) / 1e6 / sum.Seconds()
 }
 
-// measure takes every peer through pages, passes times.
+// measure measures every peer on pages, passes times.
 func measure(ctx context.Context, pages []byte, peers []peer, passes int) ([]codec.Result, error) {
 	n := len(pages) / pageSize
 	b := &batch{pages: bytes.Clone(pages), packed: make([]byte, n*stride), sizes: make([]uint32, n)}
@@ -99,7 +98,7 @@ func measure(ctx context.Context, pages []byte, peers []peer, passes int) ([]cod
 				unpacks[i].time(k, func() { bad += p.unpack(part) })
 			}
 			if bad > 0 || !bytes.Equal(b.pages, pages) {
-				return nil, fmt.Errorf("%s: pages come back changed, %d by its own word", p.name, bad)
+				return nil, fmt.Errorf("%s: inflated pages differ from the originals (the library reported %d)", p.name, bad)
 			}
 			results[i] = summary(p.name, b.sizes)
 		}
@@ -111,7 +110,7 @@ func measure(ctx context.Context, pages []byte, peers []peer, passes int) ([]cod
 	return results, nil
 }
 
-// summary returns what sizes of packed pages amount to.
+// summary returns the ratio and the number of raw pages for sizes of packed pages.
 func summary(name string, sizes []uint32) codec.Result {
 	r := codec.Result{Codec: name}
 	total := 0

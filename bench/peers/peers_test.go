@@ -14,8 +14,8 @@ import (
 	"github.com/vmferry/vmferry/internal/probe/codec"
 )
 
-// measure itself fails where a library does not give a page back.
-func TestEveryPeerReturnsThePages(t *testing.T) {
+// measure fails if a library does not inflate a page to the original.
+func TestPeers_ReturnThePages(t *testing.T) {
 	pages := corpus.Generate(1, 300) // more than one piece, and not whole pieces
 	peers := append(append(ownModes(), cPeers()...), klauspost())
 	results, err := measure(context.Background(), pages, peers, 1)
@@ -29,8 +29,8 @@ func TestEveryPeerReturnsThePages(t *testing.T) {
 	}
 }
 
-// The C libraries read our streams, and we read theirs.
-func TestStreamsAreUnderstoodBothWays(t *testing.T) {
+// The C libraries inflate the streams of package deflate, and it inflates theirs.
+func TestPeers_InflateEachOthersStreams(t *testing.T) {
 	pages := corpus.Generate(2, 160)
 	n := len(pages) / pageSize
 	speaksDeflate := func(name string) bool {
@@ -58,7 +58,7 @@ func TestStreamsAreUnderstoodBothWays(t *testing.T) {
 	}
 }
 
-func TestVerdicts(t *testing.T) {
+func TestVerdict_OfEachTarget(t *testing.T) {
 	for _, test := range []struct {
 		t    target
 		want string
@@ -76,7 +76,7 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-func TestChartIsWellFormedAndComplete(t *testing.T) {
+func TestDrawChart_IsWellFormedAndComplete(t *testing.T) {
 	chart := drawChart([]codec.Result{
 		{Codec: "deflate-fast", CompressMBps: 1000, Ratio: 2.2},
 		{Codec: "zlib-1", CompressMBps: 90, Ratio: 2.7},

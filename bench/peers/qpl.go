@@ -16,9 +16,9 @@ import (
 //go:embed qpl/qplpeer.c
 var qplSource []byte
 
-// measureQPL measures libqpl's software path, or nothing if VMFERRY_FORKY is not
-// set. The library and the C library it needs are newer than those of the Debian that the
-// others come from, so it runs as a program of its own, under that folder's loader.
+// measureQPL measures the software path of libqpl, if VMFERRY_FORKY is set. libqpl and the C
+// library that it needs are newer than the other libraries, so libqpl runs in a program of
+// its own, with the loader of that folder.
 func measureQPL(ctx context.Context, pages []byte, passes int) ([]codec.Result, error) {
 	root := os.Getenv("VMFERRY_FORKY")
 	if root == "" {

@@ -8,7 +8,7 @@ import (
 	"github.com/vmferry/vmferry/internal/probe/codec"
 )
 
-// tables returns everything measured, as Markdown that a terminal shows well.
+// tables returns all results as tables in Markdown that are readable on a terminal too.
 func tables(results []codec.Result, targets []target) string {
 	var b strings.Builder
 	fmt.Fprintln(&b, "| codec         | compress MB/s | inflate MB/s | ratio | raw pages |")

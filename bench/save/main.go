@@ -1,6 +1,6 @@
-// Save measures saving and restoring one running guest: vmferry beside QEMU's
-// own ways, in turn, in one run. It is the first part of "make bench";
-// docs/notes/benchmarks.md has figures and says how to read them.
+// Save measures saving and restoring a running guest with vmferry and with QEMU alone, in
+// turn, in one run. It is the first part of "make bench". docs/notes/benchmarks.md explains its
+// output.
 package main
 
 import (
@@ -71,7 +71,7 @@ func (b *bench) run(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", w.name, err)
 			}
-			if run > 0 { // the first warms up
+			if run > 0 { // the first run warms up
 				samples[i] = append(samples[i], s)
 			}
 		}
@@ -79,7 +79,7 @@ func (b *bench) run(ctx context.Context) error {
 	return b.print(ways, samples)
 }
 
-// measure saves the guest one way, checks that it runs on, and restores it.
+// measure saves the guest in one way, checks that the guest still runs, and restores it.
 func (b *bench) measure(ctx context.Context, w way) (s sample, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()

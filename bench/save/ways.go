@@ -17,15 +17,15 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// way is one way to save a guest to path and to restore it from there. save
-// returns for how long the guest stood still.
+// way is one way to save a guest to path and to restore it from there. save returns the time
+// for which the guest was paused.
 type way struct {
 	name    string
 	save    func(ctx context.Context, vm *qemutest.VM, path string) (time.Duration, error)
 	restore func(ctx context.Context, vm *qemutest.VM, path string) error
 }
 
-// ways lists QEMU's own first; mapped-ram is what ratios are to.
+// ways lists all ways. The ratios in the table compare with the first one, mapped-ram.
 func (b *bench) ways() []way {
 	mapped := map[string]bool{"mapped-ram": true, "multifd": true}
 	return []way{
@@ -39,7 +39,7 @@ func (b *bench) ways() []way {
 	}
 }
 
-// qemuWay lets QEMU do it alone.
+// qemuWay saves and restores with QEMU alone.
 func qemuWay(name string, caps map[string]bool, out, in string) way {
 	setUp := func(ctx context.Context, c *qmp.Client) error {
 		all := map[string]bool{"mapped-ram": false, "multifd": false}
@@ -106,7 +106,7 @@ func running(ctx context.Context, c *qmp.Client) error {
 	}
 }
 
-// vmferryWay runs the program, process start and flush to the disk included.
+// vmferryWay runs vmferry. The time includes the start of its process and the flush to disk.
 func (b *bench) vmferryWay(store string) way {
 	return way{
 		name: "vmferry --store " + store,

@@ -7,9 +7,7 @@ import (
 	"os"
 	"text/tabwriter"
 
-	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/iaa"
-	"github.com/vmferry/vmferry/iaa/hybrid"
 	"github.com/vmferry/vmferry/internal/probe/codec"
 	iaaprobe "github.com/vmferry/vmferry/internal/probe/iaa"
 )
@@ -63,12 +61,6 @@ type benchIAACmd struct {
 	CPU     float64 `name:"cpu" default:"1" help:"The processor's budget in hybrid runs, 0 to 1." placeholder:"SHARE"`
 }
 
-// software is the codec that works beside the device.
-type software struct {
-	*deflate.Encoder
-	*deflate.Decoder
-}
-
 func (c *benchIAACmd) Run(a *app) error {
 	if c.CPU <= 0 || c.CPU > 1 {
 		return usagef("--cpu: want more than 0 and at most 1")
@@ -76,9 +68,7 @@ func (c *benchIAACmd) Run(a *app) error {
 	if c.Model {
 		return usagef("--model: vmferry has no model of the devices (in vmferry's source tree: cd bench && go run ./iaa)")
 	}
-	cfg := iaaprobe.Config{CPU: c.CPU, Codec: func() hybrid.Codec {
-		return software{deflate.NewEncoder(deflate.Fast), deflate.NewDecoder()}
-	}}
+	cfg := iaaprobe.Config{CPU: c.CPU, Codec: iaaprobe.NewSoftwareCodec}
 	if c.Dynamic {
 		cfg.Huffman = iaa.HuffmanDynamic
 	}

@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// Authority issues certificates for this machine's own names, for servers and
-// clients, that are valid for an hour.
+// Authority issues certificates for servers and clients. They are valid for an hour and,
+// by default, for the names of the local host.
 type Authority struct {
 	cert *x509.Certificate
 	key  crypto.Signer
@@ -34,7 +34,7 @@ func NewAuthority() (*Authority, error) {
 // PEM returns the authority's certificate.
 func (a *Authority) PEM() []byte { return certificatePEM(a.cert) }
 
-// Pool returns a pool of the authority alone.
+// Pool returns a pool that holds only this authority.
 func (a *Authority) Pool() *x509.CertPool {
 	p := x509.NewCertPool()
 	p.AddCert(a.cert)
@@ -47,18 +47,18 @@ type Pair struct{ Cert, Key []byte }
 // Kind is a kind of key.
 type Kind string
 
-// Kinds of keys that certificates are made for.
+// The kinds of keys.
 const (
 	ECDSA   Kind = "ecdsa"
 	RSA     Kind = "rsa"
 	Ed25519 Kind = "ed25519"
 )
 
-// Kinds returns all of them.
+// Kinds returns all kinds of keys.
 func Kinds() []Kind { return []Kind{ECDSA, RSA, Ed25519} }
 
-// Request says what a certificate is to be. Without names it is for localhost and
-// 127.0.0.1; without a kind its key is ECDSA's.
+// Request describes a certificate. Without names, the certificate is for localhost and
+// 127.0.0.1. Without a kind, its key is of the kind ECDSA.
 type Request struct {
 	Name string // common name
 	Kind Kind
@@ -67,13 +67,13 @@ type Request struct {
 	URIs []string
 }
 
-// Issue makes a certificate of that name.
+// Issue issues a certificate with the common name.
 func (a *Authority) Issue(name string) (Pair, error) { return pair(Request{Name: name}, a) }
 
-// IssueFor makes a certificate as it is requested.
+// IssueFor issues a certificate for the request.
 func (a *Authority) IssueFor(r Request) (Pair, error) { return pair(r, a) }
 
-// Stranger makes a certificate that no authority vouches for.
+// Stranger makes a self-signed certificate, which no authority signed.
 func Stranger(name string) (Pair, error) { return pair(Request{Name: name}, nil) }
 
 func pair(r Request, by *Authority) (Pair, error) {
@@ -85,7 +85,7 @@ func pair(r Request, by *Authority) (Pair, error) {
 	return Pair{certificatePEM(cert), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})}, err
 }
 
-// TLS returns what a side shows that has this certificate.
+// TLS returns the certificate and its key in the form that package tls uses.
 func (p Pair) TLS() (tls.Certificate, error) { return tls.X509KeyPair(p.Cert, p.Key) }
 
 func certificatePEM(c *x509.Certificate) []byte {
@@ -113,7 +113,7 @@ func issue(r Request, by *Authority) (*x509.Certificate, crypto.Signer, error) {
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: r.Name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IPAddresses: r.IPs, DNSNames: r.DNS,
-		// QEMU insists on both.
+		// QEMU requires both.
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		IsCA:        r.Name == "ca", BasicConstraintsValid: true,

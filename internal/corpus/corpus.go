@@ -1,10 +1,9 @@
-// Package corpus generates memory pages that compress roughly as a running
-// guest's do, for benchmarks and tests that must not depend on anyone's memory.
+// Package corpus generates memory pages that compress roughly as the pages of a running
+// guest. It is for benchmarks and tests, which must not depend on a dump of real memory.
 //
-// The pages are made up but their kinds are not: text, tables of symbols and
-// pointers, code, mostly empty pages and incompressible ones, mixed in about
-// the proportions of a Linux guest. Equal seeds give equal pages on every
-// machine and with every Go release.
+// The pages have the kinds and roughly the proportions of a Linux guest: text, tables of
+// symbols and pointers, code, mostly empty pages, and incompressible pages. Equal seeds
+// give equal pages on every machine and with every Go release.
 package corpus
 
 import "encoding/binary"
@@ -15,7 +14,7 @@ const PageSize = 4096
 // Kind is a kind of page.
 type Kind int
 
-// The kinds, and about how many pages in sixteen are of each.
+// The kinds, each with its number of pages in sixteen.
 const (
 	Text     Kind = iota // 4: words of a small vocabulary, log lines
 	Pointers             // 4: structures of pointers, lengths and flags
@@ -32,7 +31,7 @@ func (k Kind) String() string {
 // Kinds lists all kinds.
 func Kinds() []Kind { return []Kind{Text, Pointers, Code, Sparse, Random} }
 
-// mix is the kinds of 16 pages in a row.
+// mix has the kinds of 16 consecutive pages.
 var mix = [16]Kind{
 	Text, Pointers, Code, Sparse, Text, Pointers, Code, Sparse,
 	Text, Pointers, Code, Random, Text, Pointers, Code, Sparse,
@@ -66,8 +65,8 @@ func Fill(page []byte, kind Kind, seed uint64) {
 	}
 }
 
-// random is a xorshift multiply generator: its numbers must never change, which
-// math/rand does not promise of all its sources.
+// random is a xorshift multiply generator. Its numbers must never change; math/rand does
+// not guarantee that for all its sources.
 type random uint64
 
 func newRandom(seed uint64) *random {
@@ -91,7 +90,7 @@ func (r *random) below(n int) int { return int((r.next() >> 33) % uint64(n)) }
 func (r *random) skewed(n int) int { return r.below(r.below(n) + 1) }
 
 func text(page []byte, r *random) {
-	// A vocabulary of this page's own: pages do not share matches.
+	// Each page has its own vocabulary, so that pages share no matches.
 	var words [96]string
 	for i := range words {
 		var w [12]byte

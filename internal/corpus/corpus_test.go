@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Numbers published with one release must be comparable with the next.
+// Results published with one release must be comparable with those of the next.
 func TestGenerate_PagesNeverChange(t *testing.T) {
 	sum := sha256.Sum256(Generate(1, 256))
 	const want = "4193257aaacfee97e501c8bdafad10d8b04592cee30fff66bb04da589075421b"

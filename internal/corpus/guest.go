@@ -5,14 +5,14 @@ import (
 	"math/rand/v2"
 )
 
-// words are what the test guest's pages of text are made of.
+// words are the words of the test guest's text pages.
 var words = []string{
 	"the ", "guest ", "memory ", "of ", "a ", "machine ", "page ", "is ", "moved ", "while ", "it ", "runs\n",
 	"static int ", "return ", "if (", ") {\n\t", "}\n", "struct ", "0x", "error: ", "%s", "/usr/lib/", ".so", "\x00",
 }
 
-// FillGuest overwrites b with what the test guest of package qemutest has in its page of
-// that number: of four pages in a row two are text, one is pointers, and one does not
+// FillGuest fills b as the test guest of package qemutest fills the page with the given
+// number. Of four consecutive pages, two hold text, one holds pointers, and one does not
 // compress.
 func FillGuest(b []byte, number uint64, r *rand.Rand) {
 	if number%4 < 2 {
@@ -30,7 +30,8 @@ func FillGuest(b []byte, number uint64, r *rand.Rand) {
 	}
 }
 
-// guestWord is a pointer above base, a small number or 0; without a base, noise.
+// guestWord returns a pointer above base, a small number, or 0. Without a base, it returns
+// noise.
 func guestWord(base uint64, r *rand.Rand) uint64 {
 	if base == 0 {
 		return r.Uint64()

@@ -1,6 +1,5 @@
-// Demo boots a Linux guest in QEMU, saves it with vmferry while it works,
-// restores it into a second QEMU, and shows that it goes on counting. It is
-// what "make demo" runs.
+// Demo boots a Linux guest in QEMU, saves it with vmferry while it runs, restores it into a
+// second QEMU, and shows that the guest continues to count. "make demo" runs it.
 package main
 
 import (
@@ -65,7 +64,7 @@ func run(ctx context.Context, vmferry string) error {
 		return err
 	}
 	atSave, _ := first.Count()
-	if err := goesOn(ctx, first); err != nil {
+	if err := checkRuns(ctx, first); err != nil {
 		return fmt.Errorf("the first guest after the save: %w", err)
 	}
 	after, _ := first.Count()
@@ -87,7 +86,7 @@ func run(ctx context.Context, vmferry string) error {
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, second.Stderr())
 	}
-	if err := goesOn(ctx, second); err != nil {
+	if err := checkRuns(ctx, second); err != nil {
 		return fmt.Errorf("the second guest: %w", err)
 	}
 	restored, _ := second.Count()
@@ -119,12 +118,12 @@ func number(m map[string]any, key string) float64 {
 	return n
 }
 
-// goesOn checks that a guest counts on.
-func goesOn(ctx context.Context, vm *qemutest.VM) error {
+// checkRuns checks that a guest continues to count and has no corrupt page.
+func checkRuns(ctx context.Context, vm *qemutest.VM) error {
 	return errors.Join(vm.WaitProgress(ctx, 15*time.Second), vm.Corrupt())
 }
 
-// result runs vmferry and returns the result from its lines of JSON.
+// result runs vmferry with --json and returns the result that it prints.
 func result(ctx context.Context, name string, args ...string) (map[string]any, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	var out, errs bytes.Buffer

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-func TestALinkThatBreaksHarmsNoMachine(t *testing.T) {
+func TestMigrate_BrokenLinkLeavesOneMachine(t *testing.T) {
 	o := runTrials(t, func(x *trial) (string, []string) {
-		x.aim(
+		x.chooseMoment(
 			moment{"ready", 300 * time.Millisecond},
 			moment{"ready", 900 * time.Millisecond},
 			moment{"round", 15 * time.Millisecond},
@@ -20,41 +20,41 @@ func TestALinkThatBreaksHarmsNoMachine(t *testing.T) {
 		)
 		x.cfg.StartTakes = 20 * time.Millisecond
 		end, back := x.rng.IntN(2), x.rng.IntN(3) == 0
-		outage := 50*time.Millisecond + x.within(3*time.Second)
+		outage := 50*time.Millisecond + x.randomDuration(3*time.Second)
 		var repair *time.Timer
-		x.hit = func() {
-			x.wire.down(end)
+		x.fault = func() {
+			x.wire.setDown(end)
 			if back {
-				repair = time.AfterFunc(outage, x.wire.up)
+				repair = time.AfterFunc(outage, x.wire.setUp)
 			}
 		}
 		s, problems := x.run()
 		if repair != nil {
-			repair.Stop() // the next trial's link is another's affair
+			repair.Stop() // the next trial uses the same link
 		}
 		problems = append(problems, x.check(s)...)
 		if s.source == nil || s.destination == nil {
-			return "", append(problems, "a side did not say how it ended")
+			return "", append(problems, "a side did not report its end")
 		}
 		if s.source.Runs && s.running != nil {
 			problems = append(problems, "the source runs, and the destination ran")
 		}
 		if s.source.Undecided && back && outage < x.cfg.LinkTimeout {
-			problems = append(problems, "the link was back before anybody noticed, and the source is undecided")
+			problems = append(problems, "the link was down for less than LinkTimeout, and the source is undecided")
 		}
-		// An idle link is found dead after twice the time.
-		problems = append(problems, x.inTime("source", 2*x.cfg.LinkTimeout+x.cfg.Inquiry)...)
-		problems = append(problems, x.inTime("destination", 2*x.cfg.LinkTimeout+answer(x.cfg))...)
+		// A side notices a dead idle link after twice LinkTimeout.
+		problems = append(problems, x.checkEnd("source", 2*x.cfg.LinkTimeout+x.cfg.Inquiry)...)
+		problems = append(problems, x.checkEnd("destination", 2*x.cfg.LinkTimeout+answerTimeout(x.cfg))...)
 		what := ", and the link stayed down: "
 		if back {
 			what = ", and the link came back: "
 		}
-		return x.phase + what + ended(s), problems
+		return x.phase + what + describeEnds(s), problems
 	})
 	if o != nil {
-		o.wantAtLeast(t, map[string]int{
-			inFirstRound: 5, inRounds: 3, inStandstill: 10, "stayed down": 20, "came back": 5,
-			"source goes on": 8, "stood still and goes on": 3, "gave the machine away": 1,
+		o.requireCounts(t, map[string]int{
+			inFirstRound: 5, inLaterRounds: 3, whilePaused: 10, "stayed down": 20, "came back": 5,
+			"the source runs": 8, "the source paused and runs again": 3, "handed the machine over": 1,
 		})
 	}
 }

@@ -19,9 +19,9 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// The tests behind the build tag netns move machines between two network
-// namespaces and break things meanwhile. They need root, ip and tc. The test
-// binary plays all parts: which one is in the environment.
+// The tests with the build tag netns migrate machines between two network namespaces,
+// and break links and kill processes meanwhile. They need root, ip and tc. The test
+// binary runs in every role; the environment says in which one.
 const (
 	roleVar    = "VMFERRY_NETNS_ROLE"
 	addressVar = "VMFERRY_NETNS_ADDRESS"
@@ -30,24 +30,24 @@ const (
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleVar); role != "" {
-		if err := play(role, os.Getenv(addressVar)); err != nil {
+		if err := runRole(role, os.Getenv(addressVar)); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", role, err)
 			os.Exit(1)
 		}
 		return
 	}
-	swept := func() {}
-	if needed() == nil { // if not, the tests say so
-		sweep(func(pid int) bool { return pid != os.Getpid() && syscall.Kill(pid, 0) == syscall.ESRCH })
-		swept = startSweeper()
+	stopSweeper := func() {}
+	if checkRequirements() == nil { // otherwise each test fails with the error
+		removeNamespaces(func(pid int) bool { return pid != os.Getpid() && syscall.Kill(pid, 0) == syscall.ESRCH })
+		stopSweeper = startSweeper()
 	}
 	code := m.Run()
-	swept()
+	stopSweeper()
 	os.Exit(code)
 }
 
-// needed says what is missing.
-func needed() error {
+// checkRequirements names the requirements that are missing.
+func checkRequirements() error {
 	var missing []string
 	if os.Geteuid() != 0 {
 		missing = append(missing, "root")
@@ -63,11 +63,11 @@ func needed() error {
 	return nil
 }
 
-func play(role, address string) error {
+func runRole(role, address string) error {
 	if role == "sweeper" {
 		io.Copy(io.Discard, os.Stdin)
 		parent, err := strconv.Atoi(address)
-		sweep(func(pid int) bool { return pid == parent })
+		removeNamespaces(func(pid int) bool { return pid == parent })
 		return err
 	}
 	ctx, log := context.Background(), slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -90,9 +90,9 @@ func play(role, address string) error {
 	return fmt.Errorf("unknown role %q", role)
 }
 
-// as makes the command in which this binary plays a role in a namespace. It
-// does not outlive this process.
-func as(ctx context.Context, namespace, role, address string, env ...string) (*exec.Cmd, error) {
+// roleCommand makes the command that runs this binary in a role and a network namespace.
+// The kernel kills the command when this process ends.
+func roleCommand(ctx context.Context, namespace, role, address string, env ...string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -106,15 +106,15 @@ func as(ctx context.Context, namespace, role, address string, env ...string) (*e
 	return cmd, nil
 }
 
-// startSweeper starts a process that removes this one's namespaces when this
-// one ends, however that happens: a panic or a timeout runs no cleanup. The
-// function returned has it do so now.
-func startSweeper() func() {
-	cmd, err := as(context.Background(), "", "sweeper", strconv.Itoa(os.Getpid()))
+// startSweeper starts a process that removes the namespaces of this process when this
+// process ends. A panic or a timeout runs no cleanup functions. stop makes the sweeper
+// remove the namespaces now.
+func startSweeper() (stop func()) {
+	cmd, err := roleCommand(context.Background(), "", "sweeper", strconv.Itoa(os.Getpid()))
 	if err != nil {
 		panic(err)
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a ^C is not for it
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // so that ^C does not end it
 	in, err := cmd.StdinPipe()
 	if err = errors.Join(err, cmd.Start()); err != nil {
 		panic(err)
@@ -125,18 +125,19 @@ func startSweeper() func() {
 	}
 }
 
-// ours are the names of namespaces that these tests make: the process is in it.
-var ours = regexp.MustCompile(`^vf[AB](\d+)-\d+$`)
+// namespaceName matches the names of the namespaces that these tests make. The first
+// group is the process ID of the test.
+var namespaceName = regexp.MustCompile(`^vf[AB](\d+)-\d+$`)
 
-// sweep removes the namespaces of the processes chosen.
-func sweep(chosen func(pid int) bool) {
+// removeNamespaces removes the namespaces of the chosen processes.
+func removeNamespaces(chosen func(pid int) bool) {
 	list, err := exec.Command("ip", "netns", "list").Output()
 	if err != nil {
 		return
 	}
 	for line := range strings.Lines(string(list)) {
 		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
-		found := ours.FindStringSubmatch(name)
+		found := namespaceName.FindStringSubmatch(name)
 		if found == nil {
 			continue
 		}

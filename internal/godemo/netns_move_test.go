@@ -11,7 +11,7 @@ import (
 	"github.com/vmferry/vmferry/internal/machine"
 )
 
-func TestAMachineMovesBetweenNamespaces(t *testing.T) {
+func TestMigrate_BetweenNamespaces(t *testing.T) {
 	const tbf = 200e6 / 8
 	w := newWire(t)
 	for _, link := range []struct {
@@ -26,10 +26,10 @@ func TestAMachineMovesBetweenNamespaces(t *testing.T) {
 		for _, method := range []string{"none", "qpl"} {
 			for _, channels := range []int{2, 4} {
 				t.Run(fmt.Sprintf("%s/%s/%d", link.name, method, channels), func(t *testing.T) {
-					if err := w.shape(link.rate); err != nil {
+					if err := w.limitRate(link.rate); err != nil {
 						t.Fatal(err)
 					}
-					p := &parts{t: t, wire: w, delay: link.delay}
+					p := &processes{t: t, wire: w, delay: link.delay}
 					cfg := Config{
 						Machine:  machine.Config{Memory: 48 << 20, Writers: 2, Rate: 1500, Seed: 3},
 						Channels: channels, Method: method, Downtime: link.downtime,
@@ -42,21 +42,21 @@ func TestAMachineMovesBetweenNamespaces(t *testing.T) {
 						t.Fatal(err)
 					}
 					if !r.Verified {
-						t.Fatalf("%s\n%s", strings.Join(r.Problems, "\n"), p.said())
+						t.Fatalf("%s\n%s", strings.Join(r.Problems, "\n"), p.logs())
 					}
 					rtt := 2 * link.delay
-					// Most of the time the machine runs; a slow processor makes both longer.
+					// The bound is a share of the whole time: a slow processor makes both longer.
 					if most := r.Total/2 + 6*rtt; r.Downtime > most {
-						t.Errorf("%v of downtime in a migration of %v; %v was allowed, and with the link's delay it is to be at most %v", r.Downtime, r.Total, link.downtime, most)
+						t.Errorf("downtime %v in a migration of %v, want at most %v (configured %v)", r.Downtime, r.Total, most, link.downtime)
 					}
-					// The link is what it is meant to be.
+					// The handover takes two round trips over the delayed link.
 					if r.Downtime < 2*rtt {
-						t.Errorf("%v of downtime, less than the two ways there and back of the handover", r.Downtime)
+						t.Errorf("downtime %v, want at least two round trips of %v", r.Downtime, rtt)
 					}
 					if least := time.Duration(float64(r.Bytes) / tbf * 0.9 * float64(time.Second)); link.rate != "" && r.Total < least {
 						t.Errorf("%d bytes in %v, faster than the link", r.Bytes, r.Total)
 					}
-					t.Logf("%d rounds, %d bytes, %v in all, %v of downtime", r.Rounds, r.Bytes, r.Total.Round(time.Millisecond), r.Downtime.Round(time.Millisecond))
+					t.Logf("%d rounds, %d bytes, total %v, downtime %v", r.Rounds, r.Bytes, r.Total.Round(time.Millisecond), r.Downtime.Round(time.Millisecond))
 				})
 			}
 		}

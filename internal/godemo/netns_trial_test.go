@@ -21,50 +21,48 @@ import (
 )
 
 const (
-	trialsOfAKind = 50
-	// lanes is how many trials run at a time, each over a wire of its own: they
-	// mostly wait.
-	lanes = 4
-	// hung is how long a trial may take at most, when a test has no better
-	// bound.
-	hung = 5 * time.Minute
-	// endSlack is for processes that wait for a processor, the rest of a
-	// migration that nothing disturbs, and the demo's digests. It is less than
-	// the defaults of what a trial bounds by seconds.
+	trialsPerTest = 50
+	// parallelTrials is how many trials run at a time, each over a wire of its own.
+	// They mostly wait.
+	parallelTrials = 4
+	// trialTimeout bounds a trial.
+	trialTimeout = 5 * time.Minute
+	// endSlack is added to the time that a side has for its end: for a busy processor,
+	// for the rest of an undisturbed migration, and for hashing memory. It is shorter
+	// than the default timeouts, so a trial notices if a side ignores its configuration.
 	endSlack = time.Minute
 )
 
-// trial is a migration during which something breaks, at a moment that its seed
-// chooses.
+// trial is a migration with a fault at a moment that the seed chooses.
 type trial struct {
-	parts
+	processes
 	seed uint64
 	rng  *rand.Rand
 	cfg  Config
-	// The hit comes that long after the first event of that name, "last round"
-	// being one.
+	// The fault is injected at the time wait after the first event with the name after.
+	// "last round" is one of the names.
 	after string
 	wait  time.Duration
-	hit   func()
+	fault func()
 
-	mu    sync.Mutex
-	seen  map[string]bool
-	began time.Time
-	log   []string
-	timer *time.Timer
-	phase string // when it hit
-	hitAt time.Time
-	took  map[string]time.Duration // from the hit to a side's end
-	over  bool                     // too late for a hit
+	mu      sync.Mutex
+	seen    map[string]bool
+	began   time.Time
+	log     []string
+	timer   *time.Timer
+	phase   string // in which the fault was injected
+	faultAt time.Time
+	took    map[string]time.Duration // from the fault to the end of a side
+	ended   bool                     // too late for a fault
 }
 
-// The phases in which a hit can come.
+// The phases in which a fault can be injected.
 const (
-	inFirstRound = "before the first round had ended"
-	inRounds     = "in later rounds"
-	inStandstill = "while the machine stood still"
-	inHandedOver = "when the destination ran"
-	inNoPhase    = "after everything"
+	inFirstRound  = "before the end of the first round"
+	inLaterRounds = "in later rounds"
+	whilePaused   = "while the machine was paused"
+	afterHandover = "while the destination ran"
+	afterTheEnd   = "after the migration"
 )
 
 // outcomes counts how trials ended.
@@ -79,8 +77,8 @@ func (o *outcomes) add(what string) {
 	o.counts[what]++
 }
 
-// of adds up those that contain the text.
-func (o *outcomes) of(text string) (n int) {
+// containing returns the number of trials whose outcome contains the text.
+func (o *outcomes) containing(text string) (n int) {
 	for what, count := range o.counts {
 		if strings.Contains(what, text) {
 			n += count
@@ -89,24 +87,24 @@ func (o *outcomes) of(text string) (n int) {
 	return n
 }
 
-// runTrials runs trials of a kind. It returns how they ended, or nil if they are
-// not all that the test is about. VMFERRY_SEED=n runs one alone, VMFERRY_RUNS=n
-// that many.
+// runTrials runs the trials of a test and returns their outcomes. It returns nil if the
+// environment asks for fewer trials: VMFERRY_SEED=n runs the trial with that seed,
+// VMFERRY_RUNS=n runs n trials.
 func runTrials(t *testing.T, one func(x *trial) (outcome string, problems []string)) *outcomes {
 	t.Helper()
-	first, count := uint64(1), uint64(trialsOfAKind)
+	first, count := uint64(1), uint64(trialsPerTest)
 	alone := number(t, "VMFERRY_SEED", &first)
 	if alone {
 		count = 1
 	}
 	number(t, "VMFERRY_RUNS", &count)
-	free := make(chan *wire, lanes)
-	for range min(lanes, count) {
+	free := make(chan *wire, parallelTrials)
+	for range min(parallelTrials, count) {
 		free <- newWire(t)
 	}
 	o := &outcomes{counts: make(map[string]int)}
 	var group errgroup.Group
-	group.SetLimit(lanes)
+	group.SetLimit(parallelTrials)
 	for seed := first; seed < first+count; seed++ {
 		group.Go(func() error {
 			w := <-free
@@ -115,16 +113,16 @@ func runTrials(t *testing.T, one func(x *trial) (outcome string, problems []stri
 			outcome, problems := one(x)
 			o.add(outcome)
 			if len(problems) > 0 {
-				t.Errorf("VMFERRY_SEED=%d: hit %s: %s\n%s\n%s\n%s", seed, x.phase, outcome, strings.Join(problems, "\n"), strings.Join(x.log, "\n"), x.said())
+				t.Errorf("VMFERRY_SEED=%d: fault %s: %s\n%s\n%s\n%s", seed, x.phase, outcome, strings.Join(problems, "\n"), strings.Join(x.log, "\n"), x.logs())
 			}
 			return nil
 		})
 	}
 	group.Wait()
 	for _, what := range slices.Sorted(maps.Keys(o.counts)) {
-		t.Logf("%3d hit %s", o.counts[what], what)
+		t.Logf("%3d faults %s", o.counts[what], what)
 	}
-	if alone || count < trialsOfAKind {
+	if alone || count < trialsPerTest {
 		return nil
 	}
 	return o
@@ -143,10 +141,10 @@ func number(t *testing.T, variable string, n *uint64) bool {
 	return true
 }
 
-// newTrial draws a machine and a link.
+// newTrial chooses a machine and a link by the seed.
 func newTrial(t *testing.T, w *wire, seed uint64) *trial {
 	r := rand.New(rand.NewPCG(seed, 0x6e65746e73))
-	x := &trial{parts: parts{t: t, wire: w}, seed: seed, rng: r, seen: make(map[string]bool), took: make(map[string]time.Duration), phase: inNoPhase}
+	x := &trial{processes: processes{t: t, wire: w}, seed: seed, rng: r, seen: make(map[string]bool), took: make(map[string]time.Duration), phase: afterTheEnd}
 	x.cfg = Config{
 		Machine: machine.Config{
 			Memory: uint64(16+r.IntN(33)) << 20, Writers: 1 + r.IntN(3), Rate: 300 + r.IntN(600), Seed: seed,
@@ -156,7 +154,7 @@ func newTrial(t *testing.T, w *wire, seed uint64) *trial {
 		LinkTimeout: time.Second, Inquiry: 2 * time.Second, ConnectTimeout: 30 * time.Second,
 		StandStill: time.Minute, FollowSpeed: true,
 		WarmUp: 50 * time.Millisecond, GoOn: 50 * time.Millisecond,
-		TellPaused: true,
+		ReportPaused: true,
 	}
 	rate := ""
 	if r.IntN(3) == 0 {
@@ -165,49 +163,49 @@ func newTrial(t *testing.T, w *wire, seed uint64) *trial {
 	if rand.New(rand.NewPCG(seed, 0x6d61726b73)).IntN(2) == 0 {
 		x.cfg.Machine.Log = machine.Marks
 	}
-	w.up()
-	if err := w.shape(rate); err != nil {
+	w.setUp()
+	if err := w.limitRate(rate); err != nil {
 		t.Error(err)
 	}
 	return x
 }
 
-// moment is an event, and the time after it within which a hit comes.
+// moment is an event, and the time after it within which the fault is injected.
 type moment struct {
 	after string
 	most  time.Duration
 }
 
-// aim chooses when to hit. Seeds take turns with the moments, so that all are
-// tried.
-func (x *trial) aim(moments ...moment) {
+// chooseMoment chooses the moment of the fault. Consecutive seeds choose consecutive
+// moments, so that all are tried.
+func (x *trial) chooseMoment(moments ...moment) {
 	m := moments[x.seed%uint64(len(moments))]
-	x.after, x.wait = m.after, x.within(m.most)
+	x.after, x.wait = m.after, x.randomDuration(m.most)
 }
 
-// within draws a time.
-func (x *trial) within(most time.Duration) time.Duration {
+// randomDuration returns a random duration below most.
+func (x *trial) randomDuration(most time.Duration) time.Duration {
 	return time.Duration(x.rng.Int64N(int64(most)))
 }
 
-// run runs the trial to its end.
-func (x *trial) run() (saw, []string) {
-	ctx, cancel := context.WithTimeout(x.t.Context(), hung)
+// run runs the trial until both sides have ended.
+func (x *trial) run() (observed, []string) {
+	ctx, cancel := context.WithTimeout(x.t.Context(), trialTimeout)
 	defer cancel()
 	x.began = time.Now()
-	s, err := watch(ctx, x.cfg, x.side, hung/2, x.show)
+	s, err := runSides(ctx, x.cfg, x.side, trialTimeout/2, x.show)
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.over = true
+	x.ended = true
 	var problems []string
 	if err != nil {
 		problems = append(problems, err.Error())
 	}
-	if ctx.Err() != nil || s.cut {
-		problems = append(problems, "a side hangs")
+	if ctx.Err() != nil || s.destinationKilled {
+		problems = append(problems, "a side did not end")
 	}
-	if x.phase == inNoPhase && (s.source == nil || s.source.Error != "") {
-		problems = append(problems, "the migration failed by itself")
+	if x.phase == afterTheEnd && (s.source == nil || s.source.Error != "") {
+		problems = append(problems, "the migration failed without a fault")
 	}
 	return s, problems
 }
@@ -219,59 +217,59 @@ func (x *trial) show(from string, e Event) {
 	if e.Round != nil && e.Round.Last {
 		name = "last round"
 	}
-	x.note("%s: %s %s", from, name, e.Error)
+	x.logf("%s: %s %s", from, name, e.Error)
 	if r := e.Round; r != nil {
-		x.note("    %d pages in %v, %d left, %v expected", r.Pages(), r.Took, r.Remaining, r.ExpectedDowntime)
+		x.logf("    %d pages in %v, %d left, %v expected", r.Pages(), r.Took, r.Remaining, r.ExpectedDowntime)
 	}
 	x.seen[from+" "+name], x.seen[name] = true, true
-	if name == "ended" && !x.hitAt.IsZero() {
-		x.took[from] = time.Since(x.hitAt)
+	if name == "ended" && !x.faultAt.IsZero() {
+		x.took[from] = time.Since(x.faultAt)
 	}
 	if name == x.after && x.timer == nil {
-		x.timer = time.AfterFunc(x.wait, x.strike)
+		x.timer = time.AfterFunc(x.wait, x.injectFault)
 	}
 }
 
-func (x *trial) note(format string, args ...any) {
+func (x *trial) logf(format string, args ...any) {
 	at := float64(time.Since(x.began).Microseconds()) / 1000
 	x.log = append(x.log, fmt.Sprintf("%7.1f ms  "+format, append([]any{at}, args...)...))
 }
 
-// strike breaks what the trial is to break.
-func (x *trial) strike() {
+// injectFault injects the fault of the trial and records the phase.
+func (x *trial) injectFault() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.over {
+	if x.ended {
 		return
 	}
-	x.hitAt = time.Now()
+	x.faultAt = time.Now()
 	switch {
 	case x.seen["source ended"]:
-		x.phase = inNoPhase
+		x.phase = afterTheEnd
 	case x.seen["running"]:
-		x.phase = inHandedOver
+		x.phase = afterHandover
 	case x.seen["paused"]:
-		x.phase = inStandstill
+		x.phase = whilePaused
 	case x.seen["round"]:
-		x.phase = inRounds
+		x.phase = inLaterRounds
 	default:
 		x.phase = inFirstRound
 	}
-	x.note("hit %s", x.phase)
-	x.hit()
+	x.logf("fault %s", x.phase)
+	x.fault()
 }
 
-// inTime says which side took longer to end than it may, from the hit on.
-func (x *trial) inTime(side string, most time.Duration) (problems []string) {
+// checkEnd checks that a side ended within most after the fault.
+func (x *trial) checkEnd(side string, most time.Duration) (problems []string) {
 	if took := x.took[side]; took > most+endSlack {
-		problems = append(problems, fmt.Sprintf("the %s ended %v after the hit; %v is enough", side, took, most))
+		problems = append(problems, fmt.Sprintf("the %s ended %v after the fault, want at most %v", side, took, most))
 	}
 	return problems
 }
 
-// check says what is wrong whatever happened to both sides: a side that ran and
-// did not have everything, two that ran, or none.
-func (x *trial) check(s saw) (problems []string) {
+// check checks what must hold after every fault: a side that runs has the whole machine,
+// and not both sides run.
+func (x *trial) check(s observed) (problems []string) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	last := make([]uint64, x.cfg.Machine.Writers)
 	if s.paused != nil {
@@ -279,19 +277,19 @@ func (x *trial) check(s saw) (problems []string) {
 	}
 	if s.arrived != nil {
 		if s.paused == nil {
-			problem("the destination has everything of a machine that was never paused")
+			problem("the destination loaded a machine that was never paused")
 		} else {
-			problems = append(problems, lost(*s.paused.Facts, *s.arrived.Facts)...)
+			problems = append(problems, compareFacts(*s.paused.Facts, *s.arrived.Facts)...)
 		}
 	}
 	if s.running != nil && s.arrived == nil {
-		problem("the destination runs without everything")
+		problem("the destination runs a machine that it did not load")
 	}
 	if s.destination != nil && s.destination.Runs != (s.running != nil) {
-		problem("the destination says that it runs: %v first, and %v in the end", s.running != nil, s.destination.Runs)
+		problem("the destination reported running: %v first, %v at the end", s.running != nil, s.destination.Runs)
 	}
 	if s.destination != nil && s.destination.Runs {
-		problems = append(problems, gaps("the destination", last, s.destination)...)
+		problems = append(problems, counterGaps("the destination", last, s.destination)...)
 	}
 	if s.destination != nil && s.destinationErr != nil && !x.killed("destination", s.destinationErr) {
 		problem("the destination: %v", s.destinationErr)
@@ -304,43 +302,43 @@ func (x *trial) check(s saw) (problems []string) {
 	}
 	switch e := s.source; {
 	case !e.Runs && s.paused == nil:
-		problem("the source stands still, and was never paused: %s", e.Error)
+		problem("the source does not run, and was never paused: %s", e.Error)
 	case e.Runs:
-		problems = append(problems, gaps("the source", last, e)...)
+		problems = append(problems, counterGaps("the source", last, e)...)
 		if e.Error == "" {
-			problem("the source runs, and says that the machine moved")
+			problem("the source runs, and reports success")
 		}
 		if s.destination != nil && s.destination.Runs {
 			problem("both sides run")
 		}
 	case e.Undecided:
-		problems = append(problems, lost(*s.paused.Facts, *e.Facts)...)
+		problems = append(problems, compareFacts(*s.paused.Facts, *e.Facts)...)
 	case e.Error != "":
-		problem("the source does not run, and that is not undecided: %s", e.Error)
+		problem("the source does not run after an error, and is not undecided: %s", e.Error)
 	default:
-		problems = append(problems, lost(*s.paused.Facts, *e.Facts)...)
+		problems = append(problems, compareFacts(*s.paused.Facts, *e.Facts)...)
 		if s.running == nil {
-			problem("the source says that the machine moved, and the destination never ran")
+			problem("the source reports success, and the destination never ran")
 		}
 	}
 	return problems
 }
 
-// ended says in words how a trial ended.
-func ended(s saw) string {
+// describeEnds describes how both sides of a trial ended.
+func describeEnds(s observed) string {
 	source, destination := "is dead", "is dead"
 	switch e := s.source; {
 	case e == nil:
 	case e.Runs && strings.Contains(e.Error, "the destination is dead"):
-		source = "stood still, had let it run, and goes on"
+		source = "resumed after the handover"
 	case e.Runs && e.Outcome.Downtime > 0:
-		source = "stood still and goes on"
+		source = "paused and runs again"
 	case e.Runs:
-		source = "goes on"
+		source = "runs"
 	case e.Undecided:
 		source = "is undecided"
 	default:
-		source = "gave the machine away"
+		source = "handed the machine over"
 	}
 	switch e := s.destination; {
 	case e == nil && s.running != nil:
@@ -354,12 +352,12 @@ func ended(s saw) string {
 	return fmt.Sprintf("the source %s, the destination %s", source, destination)
 }
 
-// wantAtLeast has the trials cover what they are for.
-func (o *outcomes) wantAtLeast(t *testing.T, least map[string]int) {
+// requireCounts checks that at least so many outcomes contain each text.
+func (o *outcomes) requireCounts(t *testing.T, least map[string]int) {
 	t.Helper()
 	for text, n := range least {
-		if got := o.of(text); got < n {
-			t.Errorf("%d trials %q (want at least %d): what they are for is hardly tested", got, text, n)
+		if got := o.containing(text); got < n {
+			t.Errorf("%d trials with outcome %q, want at least %d", got, text, n)
 		}
 	}
 }

@@ -22,14 +22,13 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// wire is two network namespaces with a veth pair between them. Its addresses
-// exist only in there.
+// wire is a pair of network namespaces, joined by a veth pair.
 type wire struct {
 	names [2]string // of the source's and the destination's namespace
 	links [2]io.Writer
 }
 
-const thereIP = "10.99.7.2"
+const destinationIP = "10.99.7.2"
 
 var wires atomic.Int32
 
@@ -41,7 +40,7 @@ func newWire(t *testing.T) *wire {
 			t.Fatal(err)
 		}
 	}
-	try(needed())
+	try(checkRequirements())
 	n, w := wires.Add(1), new(wire)
 	for i, letter := range []string{"A", "B"} {
 		w.names[i] = fmt.Sprintf("vf%s%d-%d", letter, os.Getpid(), n)
@@ -54,7 +53,7 @@ func newWire(t *testing.T) *wire {
 		try(command("ip -n %s link set lo up", name))
 		w.links[i] = startIP(t, name)
 	}
-	w.up()
+	w.setUp()
 	return w
 }
 
@@ -67,8 +66,8 @@ func command(format string, args ...any) error {
 	return nil
 }
 
-// startIP starts an ip that reads commands: by the time that a new process is
-// up, the moment that is to be hit is over.
+// startIP starts an ip process that reads commands from the returned writer. Starting a
+// process for each command would take too long to hit a short phase of a migration.
 func startIP(t *testing.T, namespace string) io.Writer {
 	t.Helper()
 	cmd := exec.Command("ip", "-n", namespace, "-force", "-batch", "-")
@@ -77,32 +76,33 @@ func startIP(t *testing.T, namespace string) io.Writer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said bytes.Buffer
-	cmd.Stderr = &said
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		in.Close()
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("setting the links of %s: %v: %s", namespace, err, said.String())
+			t.Errorf("setting the links of %s: %v: %s", namespace, err, stderr.String())
 		}
 	})
 	return in
 }
 
-// down breaks the link at one end.
-func (w *wire) down(end int) { io.WriteString(w.links[end], "link set wire down\n") }
+// setDown takes the link down at one end.
+func (w *wire) setDown(end int) { io.WriteString(w.links[end], "link set wire down\n") }
 
-// up has it work again.
-func (w *wire) up() {
+// setUp brings the link up at both ends.
+func (w *wire) setUp() {
 	for _, l := range w.links {
 		io.WriteString(l, "link set wire up\n")
 	}
 }
 
-// shape bounds what the source sends, in the words of tc; "" is no bound.
-func (w *wire) shape(rate string) error {
+// limitRate limits the rate at which the source sends. rate is in the notation of tc; ""
+// means no limit.
+func (w *wire) limitRate(rate string) error {
 	command("tc -n %s qdisc del dev wire root", w.names[0]) // there may be none
 	if rate == "" {
 		return nil
@@ -110,8 +110,8 @@ func (w *wire) shape(rate string) error {
 	return command("tc -n %s qdisc add dev wire root tbf rate %s burst 256kb latency 50ms", w.names[0], rate)
 }
 
-// parts are the processes of one migration over a wire.
-type parts struct {
+// processes are the processes of one migration over a wire.
+type processes struct {
 	t     *testing.T
 	wire  *wire
 	delay time.Duration // each way; 0 is no proxy
@@ -122,16 +122,16 @@ type parts struct {
 	victim string
 }
 
-// side makes a Side that plays in the wire's namespaces.
-func (p *parts) side(ctx context.Context, side, address string) *exec.Cmd {
+// side is a Side whose processes run in the wire's namespaces.
+func (p *processes) side(ctx context.Context, side, address string) *exec.Cmd {
 	p.t.Helper()
 	namespace := p.wire.names[0]
 	if side == "destination" {
-		namespace, address = p.wire.names[1], "tcp:"+thereIP+":0"
+		namespace, address = p.wire.names[1], "tcp:"+destinationIP+":0"
 	} else if p.delay > 0 {
 		address = p.proxy(ctx, address)
 	}
-	cmd, err := as(ctx, namespace, side, address)
+	cmd, err := roleCommand(ctx, namespace, side, address)
 	if err != nil {
 		p.t.Error(err)
 	}
@@ -145,10 +145,10 @@ func (p *parts) side(ctx context.Context, side, address string) *exec.Cmd {
 	return cmd
 }
 
-// proxy starts a proxy before the destination and returns its address. It ends
-// with ctx.
-func (p *parts) proxy(ctx context.Context, target string) string {
-	cmd, err := as(ctx, p.wire.names[1], "proxy", target, delayVar+"="+p.delay.String())
+// proxy starts a proxy in front of the destination and returns its address. The proxy
+// ends with ctx.
+func (p *processes) proxy(ctx context.Context, target string) string {
+	cmd, err := roleCommand(ctx, p.wire.names[1], "proxy", target, delayVar+"="+p.delay.String())
 	if err != nil {
 		p.t.Error(err)
 	}
@@ -165,38 +165,38 @@ func (p *parts) proxy(ctx context.Context, target string) string {
 	return listening.Address
 }
 
-// kill ends a side at once.
-func (p *parts) kill(side string) {
+// kill kills a side.
+func (p *processes) kill(side string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.victim = side
 	p.cmds[side].Process.Kill()
 }
 
-// killed says whether a side exited so because it was killed: it can have said
-// that it ended all the same, right before.
-func (p *parts) killed(side string, err error) bool {
+// killed reports whether err is the exit of a side that kill killed. Such a side may have
+// reported its end right before.
+func (p *processes) killed(side string, err error) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var exit *exec.ExitError
 	return p.victim == side && errors.As(err, &exit) && !exit.Exited()
 }
 
-// said is what the sides logged. They have to have ended.
-func (p *parts) said() string {
+// logs returns the log of both sides, which must have ended.
+func (p *processes) logs() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return fmt.Sprintf("source's log:\n%s\ndestination's log:\n%s", p.stderr["source"], p.stderr["destination"])
 }
 
-// delayingProxy passes connections on to the target. All that goes over them
-// comes late, by the delay, and as fast as it came.
+// delayingProxy forwards connections to the target. It delays all data by the same time
+// and does not change its rate.
 func delayingProxy(target transport.Address, delay string, out io.Writer) error {
 	late, err := time.ParseDuration(delay)
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", thereIP+":0")
+	ln, err := net.Listen("tcp", destinationIP+":0")
 	if err != nil {
 		return err
 	}
@@ -214,14 +214,14 @@ func delayingProxy(target transport.Address, delay string, out io.Writer) error 
 				source.Close()
 				return
 			}
-			go passOn(destination, source, late)
-			passOn(source, destination, late)
+			go copyDelayed(destination, source, late)
+			copyDelayed(source, destination, late)
 		}()
 	}
 }
 
-// passOn passes on one way of a connection, its end included.
-func passOn(to, from net.Conn, late time.Duration) {
+// copyDelayed copies one direction of a connection, and its end, with a delay.
+func copyDelayed(to, from net.Conn, late time.Duration) {
 	type chunk struct {
 		due  time.Time
 		data []byte
@@ -236,7 +236,7 @@ func passOn(to, from net.Conn, late time.Duration) {
 				queue <- chunk{time.Now().Add(late), data[:n]}
 			}
 			if err != nil {
-				queue <- chunk{due: time.Now().Add(late)} // its end is late too
+				queue <- chunk{due: time.Now().Add(late)} // delays the end too
 				return
 			}
 		}

@@ -12,73 +12,73 @@ import (
 	"github.com/vmferry/vmferry/internal/side"
 )
 
-// Side makes the command that runs one side: "source" or "destination" at an
-// address, with the configuration as a line of JSON on its standard input.
+// Side makes the command that runs one side, "source" or "destination", at an address.
+// The command reads the configuration as a line of JSON from its standard input.
 type Side func(ctx context.Context, side, address string) *exec.Cmd
 
-// patience is for a destination to see that its source is gone.
-const patience = 15 * time.Second
+// sourceLossTimeout bounds the wait for the destination after its source failed or died.
+const sourceLossTimeout = 15 * time.Second
 
-// Run moves a machine between two processes over loopback TCP, and judges. Each
-// event is shown as it comes.
+// Run migrates a machine between two processes over loopback TCP and reports whether
+// all of it arrived. It calls show for each event.
 func Run(ctx context.Context, cfg Config, command Side, show func(from string, e Event)) (Report, error) {
-	s, err := watch(ctx, cfg, command, patience, show)
+	s, err := runSides(ctx, cfg, command, sourceLossTimeout, show)
 	if err != nil {
 		return Report{}, err
 	}
-	return judge(cfg, s), nil
+	return newReport(cfg, s), nil
 }
 
-// watch runs both sides to their ends. A source that failed, or died, leaves
-// the destination that patience: it may never hear of it.
-func watch(ctx context.Context, cfg Config, command Side, patience time.Duration, show func(from string, e Event)) (saw, error) {
+// runSides runs both sides until they end. If the source failed or died, runSides kills
+// a destination that has not ended after lossTimeout: the destination may not notice.
+func runSides(ctx context.Context, cfg Config, command Side, lossTimeout time.Duration, show func(from string, e Event)) (observed, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	destination, err := start(command(ctx, "destination", "tcp:127.0.0.1:0"), cfg)
 	if err != nil {
-		return saw{}, fmt.Errorf("starting the destination: %w", err)
+		return observed{}, fmt.Errorf("starting the destination: %w", err)
 	}
 	listening, err := destination.next()
 	if err != nil || listening.Event != "listening" {
 		cancel()
-		return saw{}, fmt.Errorf("the destination does not listen: %w", errors.Join(err, destination.Wait()))
+		return observed{}, fmt.Errorf("the destination does not listen: %w", errors.Join(err, destination.Wait()))
 	}
 	show("destination", listening)
 	source, err := start(command(ctx, "source", listening.Address), cfg)
 	if err != nil {
-		return saw{}, fmt.Errorf("starting the source: %w", err)
+		return observed{}, fmt.Errorf("starting the source: %w", err)
 	}
-	var here, there saw
+	var atSource, all observed
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		destination.each(func(e Event) {
-			there.heard("destination", e)
+		destination.forEachEvent(func(e Event) {
+			all.record("destination", e)
 			show("destination", e)
 		})
-		there.destinationErr = destination.Wait()
+		all.destinationErr = destination.Wait()
 	}()
-	source.each(func(e Event) {
-		here.heard("source", e)
+	source.forEachEvent(func(e Event) {
+		atSource.record("source", e)
 		show("source", e)
 	})
-	here.sourceErr = source.Wait()
-	var lapse <-chan time.Time
-	if here.source == nil || here.source.Error != "" {
-		lapse = time.After(patience)
+	atSource.sourceErr = source.Wait()
+	var expired <-chan time.Time
+	if atSource.source == nil || atSource.source.Error != "" {
+		expired = time.After(lossTimeout)
 	}
 	select {
 	case <-ended:
-	case <-lapse:
+	case <-expired:
 		cancel()
 		<-ended
-		there.cut = true
+		all.destinationKilled = true
 	}
-	there.paused, there.source, there.sourceErr = here.paused, here.source, here.sourceErr
-	return there, nil
+	all.paused, all.source, all.sourceErr = atSource.paused, atSource.source, atSource.sourceErr
+	return all, nil
 }
 
-// process is a side that runs.
+// process is the process of a side.
 type process struct{ *side.Process }
 
 func start(cmd *exec.Cmd, cfg Config) (process, error) {
@@ -91,8 +91,8 @@ func (p process) next() (e Event, err error) {
 	return e, err
 }
 
-// each calls do for every event to the end.
-func (p process) each(do func(Event)) {
+// forEachEvent calls do for every event until the process closes its output.
+func (p process) forEachEvent(do func(Event)) {
 	for {
 		e, err := p.next()
 		if err != nil {
@@ -102,7 +102,7 @@ func (p process) each(do func(Event)) {
 	}
 }
 
-// ReadConfig reads what start wrote.
+// ReadConfig reads the configuration that start writes to the standard input of a side.
 func ReadConfig(r io.Reader) (Config, error) {
 	var cfg Config
 	err := json.NewDecoder(r).Decode(&cfg)

@@ -20,11 +20,11 @@ type command struct {
 var commands = map[string]command{
 	"save": {
 		waits: []string{"stall-timeout", "at-pause-timeout", "max-rounds"},
-		shown: []string{"qemu.TestRealQEMUEveryStoreRestores", "qemu.TestRealQEMUAtPause_EndsAfterItsTimeout", "qemu.FuzzHostileMonitor"},
+		shown: []string{"qemu.TestRealQEMURestore_EveryStore", "qemu.TestRealQEMUAtPause_EndsAfterItsTimeout", "qemu.FuzzHostileMonitor"},
 	},
 	"restore": {
 		waits: []string{"stall-timeout", "connect-timeout"},
-		shown: []string{"qemu.TestRealQEMUSaveAndRestore", "qemu.TestRealQEMURestoreWaitsForAQEMUThatStarts", "qemu.FuzzHostileMonitor"},
+		shown: []string{"qemu.TestRealQEMUSaveAndRestore", "qemu.TestRealQEMURestore_WaitsForAQEMUThatStarts", "qemu.FuzzHostileMonitor"},
 	},
 	"receive": {
 		waits: []string{"stall-timeout", "wait"},

@@ -50,25 +50,16 @@ var changing = map[string]string{
 
 func TestFiles_EveryChangeIsAccountedFor(t *testing.T) {
 	found := make(map[string]bool)
-	for _, s := range sources(t, false) {
-		for _, d := range s.file.Decls {
-			f, ok := d.(*ast.FuncDecl)
-			if !ok {
-				continue
-			}
-			ast.Inspect(f, func(n ast.Node) bool {
-				call, ok := n.(*ast.SelectorExpr)
-				if !ok {
-					return true
-				}
-				pkg, ok := call.X.(*ast.Ident)
-				if ok && slices.Contains(changes[pkg.Name], call.Sel.Name) {
-					found[s.dir()+"."+funcName(f)+": "+pkg.Name+"."+call.Sel.Name] = true
-				}
-				return true
-			})
+	inspectFuncs(t, func(place string, n ast.Node) {
+		call, ok := n.(*ast.SelectorExpr)
+		if !ok {
+			return
 		}
-	}
+		pkg, ok := call.X.(*ast.Ident)
+		if ok && slices.Contains(changes[pkg.Name], call.Sel.Name) {
+			found[place+": "+pkg.Name+"."+call.Sel.Name] = true
+		}
+	})
 	registered(t, "the change", found, changing)
 	for place, why := range changing {
 		if why == "" {

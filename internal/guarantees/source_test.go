@@ -67,6 +67,23 @@ func sources(t *testing.T, tests bool) (list []source) {
 	return list
 }
 
+// inspectFuncs calls visit for every node of each function of the product. place is
+// "DIR.TYPE.METHOD" or "DIR.FUNC".
+func inspectFuncs(t *testing.T, visit func(place string, n ast.Node)) {
+	t.Helper()
+	for _, s := range sources(t, false) {
+		for _, d := range s.file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok {
+				place := s.dir() + "." + funcName(f)
+				ast.Inspect(f, func(n ast.Node) bool {
+					visit(place, n)
+					return true
+				})
+			}
+		}
+	}
+}
+
 // testNames are the functions of all tests, as "DIR.NAME".
 func testNames(t *testing.T) map[string]bool {
 	t.Helper()

@@ -22,7 +22,7 @@ var waits = map[string][]string{
 	"migration.Wire.LinkTimeout":                 {"live.TestADialingThatHangsIsBounded", "migration.TestSend_ASlowReaderThatAcknowledgesIsAlive"},
 	"migration.Wire.StallTimeout":                {"migration.TestReceive_ASourceThatFallsSilentIsAStall", "migration.TestReceive_AHeadThatNeverComesIsAStall", "migration.TestReceive_AChannelThatStopsInsideAPacketIsAStall", "migration.TestSend_ADestinationThatStopsReadingIsAStall", "migration.TestSend_ADestinationThatNeverAnswersIsAStall", "qemu.FuzzHostileMonitor"},
 	"migration/stored.SendConfig.ConnectTimeout": {"cmd/vmferry.TestScripts"},
-	"qemu.RestoreOptions.ConnectTimeout":         {"qemu.TestRealQEMURestoreWaitsForAQEMUThatStarts"},
+	"qemu.RestoreOptions.ConnectTimeout":         {"qemu.TestRealQEMURestore_WaitsForAQEMUThatStarts"},
 	"qemu.SaveOptions.AtPauseTimeout":            {"qemu.TestRealQEMUAtPause_EndsAfterItsTimeout"},
 	"qemu.SaveOptions.ConnectTimeout":            {"qemu.FuzzHostileMonitor"},
 	"qemu.SaveOptions.Downtime":                  {"qemu.TestRealQEMUSaveAndRestore"},
@@ -101,27 +101,18 @@ var endless = map[string]string{
 // TestWaits_EveryAcceptAndDialIsBounded finds the calls that wait for a peer to appear.
 func TestWaits_EveryAcceptAndDialIsBounded(t *testing.T) {
 	found := make(map[string]bool)
-	for _, s := range sources(t, false) {
-		for _, d := range s.file.Decls {
-			f, ok := d.(*ast.FuncDecl)
-			if !ok {
-				continue
-			}
-			ast.Inspect(f, func(n ast.Node) bool {
-				call, ok := n.(*ast.CallExpr)
-				if !ok {
-					return true
-				}
-				if sel, ok := call.Fun.(*ast.SelectorExpr); ok {
-					switch sel.Sel.Name {
-					case "Accept", "AcceptUnix", "Dial", "DialContext", "DialTimeout", "HandshakeContext", "Handshake", "OpenWithin":
-						found[s.dir()+"."+funcName(f)+": "+sel.Sel.Name] = true
-					}
-				}
-				return true
-			})
+	inspectFuncs(t, func(place string, n ast.Node) {
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return
 		}
-	}
+		if sel, ok := call.Fun.(*ast.SelectorExpr); ok {
+			switch sel.Sel.Name {
+			case "Accept", "AcceptUnix", "Dial", "DialContext", "DialTimeout", "HandshakeContext", "Handshake", "OpenWithin":
+				found[place+": "+sel.Sel.Name] = true
+			}
+		}
+	})
 	registered(t, "the wait", found, endless)
 	for place, how := range endless {
 		if how == "" {

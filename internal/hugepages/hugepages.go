@@ -1,4 +1,4 @@
-// Package hugepages sets huge pages aside for tests and benchmarks.
+// Package hugepages reserves huge pages for tests and benchmarks.
 package hugepages
 
 import (
@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Size is the size in bytes of the pages that Reserve sets aside.
+// Size is the size in bytes of the pages that Reserve reserves.
 const Size = 2 << 20
 
 const folder = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
@@ -24,16 +24,17 @@ func read(name string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
 
-// pool is this process's turn at the system's pool. Tests of several packages
-// run side by side, and one would give back what another counts on.
+// pool is the lock of this process on the system's pool of huge pages. Tests of several
+// packages run at the same time; without the lock, one would release the pages that
+// another uses.
 var pool struct {
 	sync.Mutex
 	users int
 	file  *os.File // locked while there are users
 }
 
-// take waits for the process's turn.
-func take() error {
+// acquirePool locks the pool, if this process has not locked it yet.
+func acquirePool() error {
 	pool.Lock()
 	defer pool.Unlock()
 	if pool.users == 0 {
@@ -59,30 +60,30 @@ func lock(f *os.File) error {
 	}
 }
 
-func leave() {
+func releasePool() {
 	pool.Lock()
 	defer pool.Unlock()
 	if pool.users--; pool.users == 0 {
-		pool.file.Close() // and with it the lock
+		pool.file.Close() // releases the lock
 	}
 }
 
-// Reserve sees to it that n huge pages are free, which needs root unless they
-// are already, and returns a function that gives them back. Until that is
-// called, Reserve in another process waits.
-func Reserve(n int) (giveBack func(), err error) {
-	if err := take(); err != nil {
+// Reserve makes n huge pages available. It needs root if fewer pages are free. The caller
+// must call release, which restores the size of the pool; until then, Reserve in another
+// process waits.
+func Reserve(n int) (release func(), err error) {
+	if err := acquirePool(); err != nil {
 		return nil, err
 	}
 	restore, err := reserve(n)
 	if err != nil {
-		leave()
+		releasePool()
 		return nil, err
 	}
-	return func() { restore(); leave() }, nil
+	return func() { restore(); releasePool() }, nil
 }
 
-func reserve(n int) (giveBack func(), err error) {
+func reserve(n int) (release func(), err error) {
 	total, err := read("nr_hugepages")
 	if err != nil {
 		return nil, err
@@ -101,12 +102,12 @@ func reserve(n int) (giveBack func(), err error) {
 	}
 	set := func(n int) error { return os.WriteFile(folder+"nr_hugepages", []byte(strconv.Itoa(n)), 0) }
 	if err := set(total + missing); err != nil {
-		return nil, fmt.Errorf("setting %d huge pages aside: %w", missing, err)
+		return nil, fmt.Errorf("reserving %d huge pages: %w", missing, err)
 	}
-	giveBack = func() { set(total) }
+	release = func() { set(total) }
 	if got, err := read("nr_hugepages"); err != nil || got < total+missing {
-		giveBack()
-		return nil, fmt.Errorf("setting %d huge pages aside: the kernel found %d (%v)", missing, got-total, err)
+		release()
+		return nil, fmt.Errorf("reserving %d huge pages: the kernel has memory for %d (%v)", missing, got-total, err)
 	}
-	return giveBack, nil
+	return release, nil
 }

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// another says whether another process could have its turn now: another open
-// file is what a lock knows one by.
-func another(t *testing.T) bool {
+// lockIsFree reports whether another process could lock the pool. A lock belongs to an open
+// file, so a second open file of this process behaves like one of another process.
+func lockIsFree(t *testing.T) bool {
 	t.Helper()
 	f, err := os.Open(folder + "nr_hugepages")
 	if err != nil {
@@ -24,7 +24,7 @@ func another(t *testing.T) bool {
 	return err == nil
 }
 
-func TestNobodyElseReservesUntilAllIsGivenBack(t *testing.T) {
+func TestReserve_LocksThePoolUntilAllUsersRelease(t *testing.T) {
 	first, err := Reserve(0)
 	if errors.Is(err, os.ErrNotExist) {
 		t.Skip("this system has no huge pages of 2 MiB")
@@ -32,13 +32,13 @@ func TestNobodyElseReservesUntilAllIsGivenBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := Reserve(0) // of the same process: does not wait for itself
+	second, err := Reserve(0) // the same process does not wait for itself
 	if err != nil {
 		t.Fatal(err)
 	}
 	first()
-	if another(t) {
-		t.Error("another process could take pages while they are in use")
+	if lockIsFree(t) {
+		t.Error("the pool is not locked while the second user has its pages")
 	}
 	second()
 	if pool.users != 0 {

@@ -1,7 +1,7 @@
-// Package machine is a machine whose guest is goroutines of this process: memory
-// with a realistic mix of pages, and writers that never rest. It keeps a ledger,
-// outside of that memory, of every write that was acknowledged, so that it can
-// be told whether a migration lost one.
+// Package machine is a machine whose guest is goroutines of this process. Its memory has
+// a realistic mix of pages, and writer goroutines write to it while the machine runs. A
+// ledger outside of that memory records every acknowledged write, so that Check finds
+// writes that a migration lost.
 //
-// It is for the demo, the tests and the benchmarks of package migration.
+// It is for the demo, and for the tests and benchmarks of live migration.
 package machine

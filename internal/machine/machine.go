@@ -19,38 +19,38 @@ import (
 
 // Config describes a machine.
 type Config struct {
-	// Memory in bytes, a multiple of the page size.
+	// Memory is the size in bytes, a multiple of the page size.
 	Memory uint64
-	// Writers is how many goroutines write, each to pages of its own.
+	// Writers is the number of goroutines that write, each to pages of its own.
 	Writers int
-	// Rate is how many pages each writes a second; 0 is as fast as it can.
+	// Rate is the number of pages that each writer writes a second; 0 means no limit.
 	Rate int
-	// WorkingSet is the share of memory, 0 to 1, that is written to; 0 is an
-	// eighth.
+	// WorkingSet is the share of memory, 0 to 1, that the writers write to; 0 means
+	// an eighth.
 	WorkingSet float64
-	// Seed makes the contents.
+	// Seed determines the contents of the memory.
 	Seed uint64
-	// Map says how memory is mapped.
+	// Map says how the memory is mapped.
 	Map guestmem.Options
-	// Log is who knows what was written: Marks, or a mode of package dirty;
-	// "" is dirty.Auto.
+	// Log chooses the dirty log: Marks, or a mode of package dirty; "" means
+	// dirty.Auto.
 	Log string
 }
 
-// Marks is a log that the writers keep themselves.
+// Marks is a dirty log in which the writers mark the pages that they write.
 const Marks = "marks"
 
-// PageSize is the machine's, in bytes.
+// PageSize is the size in bytes of the machine's pages.
 const PageSize = 4096
 
-// Machine is a machine. It is made paused.
+// Machine is a machine. A new machine is paused.
 type Machine struct {
 	cfg     Config
 	mem     *guestmem.Memory
 	ram     []byte
 	writers []*writer
 	marks   *dirty.Marks  // nil if the writers keep no log
-	share   atomic.Uint64 // of time that writers lose, in thousandths
+	share   atomic.Uint64 // of their time that Throttle takes from the writers, in thousandths
 	rate    atomic.Int64  // pages a second of each writer, or 0
 
 	mu      sync.Mutex
@@ -58,22 +58,22 @@ type Machine struct {
 	running sync.WaitGroup
 }
 
-// writer writes to pages first up to end.
+// writer writes to the pages from first to end-1.
 type writer struct {
 	m          *Machine
 	id         int
 	first, end uint64
-	// seq is the number of the last write that was acknowledged, and acked
-	// that of each page. They are the ledger.
+	// seq is the number of the last acknowledged write, and acked has the number of
+	// the last acknowledged write to each page. They are the ledger.
 	seq   uint64
 	acked []uint64
-	// last is seq, for whoever looks while the writer runs.
+	// last is a copy of seq that other goroutines read while the writer runs.
 	last atomic.Uint64
 	// until is the number of the last write that is allowed.
 	until atomic.Uint64
-	// began is the first number since the machine was started last.
+	// began is the number of the first write since the last start of the machine.
 	began uint64
-	turns uint64 // of writing, each with a rest of its own
+	turns uint64 // number of turns, see run
 	rng   *rand.Rand
 }
 
@@ -81,7 +81,7 @@ func (c *Config) layout() (*guest.Layout, error) {
 	return guest.NewLayout(PageSize, []guest.Block{{Name: "ram", Length: c.Memory}})
 }
 
-// New makes a machine with its memory filled.
+// New makes a machine and fills its memory.
 func New(cfg Config) (*Machine, error) {
 	l, err := cfg.layout()
 	if err != nil {
@@ -91,7 +91,7 @@ func New(cfg Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := On(mem, cfg)
+	m, err := NewOn(mem, cfg)
 	if err != nil {
 		mem.Close()
 		return nil, err
@@ -100,9 +100,8 @@ func New(cfg Config) (*Machine, error) {
 	return m, nil
 }
 
-// On makes a machine on memory that a migration filled, or will. Load gives it
-// its state.
-func On(mem *guestmem.Memory, cfg Config) (*Machine, error) {
+// NewOn makes a machine on memory that a migration fills. Load restores its state.
+func NewOn(mem *guestmem.Memory, cfg Config) (*Machine, error) {
 	if cfg.WorkingSet == 0 {
 		cfg.WorkingSet = 0.125
 	}
@@ -133,7 +132,7 @@ func On(mem *guestmem.Memory, cfg Config) (*Machine, error) {
 // Memory returns the machine's memory.
 func (m *Machine) Memory() *guestmem.Memory { return m.mem }
 
-// DirtyLog returns the log of the machine's memory that its Config asks for.
+// DirtyLog returns the dirty log that Config.Log chooses.
 func (m *Machine) DirtyLog() (guest.DirtyLog, error) {
 	if m.marks != nil {
 		return m.marks, nil
@@ -141,18 +140,18 @@ func (m *Machine) DirtyLog() (guest.DirtyLog, error) {
 	return dirty.New(m.mem, dirty.Options{Mode: dirty.Mode(m.cfg.Log)})
 }
 
-// Close ends the writers and unmaps the memory.
+// Close stops the writers and unmaps the memory.
 func (m *Machine) Close() error {
 	m.Pause()
 	return m.mem.Close()
 }
 
-// Start has the writers run.
+// Start starts the writers.
 func (m *Machine) Start() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.cancel != nil {
-		return errors.New("machine: it runs already")
+		return errors.New("machine: already running")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
@@ -163,7 +162,7 @@ func (m *Machine) Start() error {
 	return nil
 }
 
-// Pause returns when no writer writes any more. Each ends its write first.
+// Pause stops the writers after their current write.
 func (m *Machine) Pause() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -174,17 +173,21 @@ func (m *Machine) Pause() {
 	}
 }
 
-// Written returns the writers' last numbers, also while they run.
+// Written returns the number of the last write of each writer. The machine may run.
 func (m *Machine) Written() []uint64 {
+	return m.ofEachWriter(func(w *writer) uint64 { return w.last.Load() })
+}
+
+func (m *Machine) ofEachWriter(number func(*writer) uint64) []uint64 {
 	var n []uint64
 	for _, w := range m.writers {
-		n = append(n, w.last.Load())
+		n = append(n, number(w))
 	}
 	return n
 }
 
-// AwaitMore returns when every writer has written more than it had then, or with
-// an error after the time given.
+// AwaitMore waits until the last write of every writer has a higher number than in then.
+// It fails after the time most.
 func (m *Machine) AwaitMore(then []uint64, most time.Duration) error {
 	for end := time.Now().Add(most); ; time.Sleep(time.Millisecond) {
 		idle := 0
@@ -202,43 +205,45 @@ func (m *Machine) AwaitMore(then []uint64, most time.Duration) error {
 	}
 }
 
-// Throttle takes that share of their time from the writers.
+// Throttle makes the writers sleep for the given share of the time, 0 to 1.
 func (m *Machine) Throttle(share float64) { m.share.Store(uint64(share * 1000)) }
 
-// SetRate sets how many pages each writer writes a second; 0 is as fast as it can.
+// SetRate sets the number of pages that each writer writes a second; 0 means no limit.
 func (m *Machine) SetRate(pages int) { m.rate.Store(int64(pages)) }
 
-// Allow has each writer write that many pages from now on, and then wait for the
-// next call. So the pages that are dirty do not depend on how long a round takes.
+// Allow lets each writer write the given number of pages and then wait for the next call.
+// So the number of dirty pages does not depend on the duration of a round.
 func (m *Machine) Allow(pages int) {
 	for _, w := range m.writers {
 		w.until.Store(w.last.Load() + uint64(pages))
 	}
 }
 
-// AllowAll ends what Allow began.
+// AllowAll removes the limit that Allow set.
 func (m *Machine) AllowAll() {
 	for _, w := range m.writers {
 		w.until.Store(math.MaxUint64)
 	}
 }
 
-// AwaitAllowed returns when every writer has written all that Allow allows, or with
-// an error after the time given.
+// AwaitAllowed waits until every writer has written all pages that Allow allows. It fails
+// after the time most.
 func (m *Machine) AwaitAllowed(most time.Duration) error {
 	for end := time.Now().Add(most); ; time.Sleep(time.Millisecond) {
 		if !slices.ContainsFunc(m.writers, func(w *writer) bool { return w.last.Load() < w.until.Load() }) {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("machine: the writers have not written what they may in %v", most)
+			return fmt.Errorf("machine: the writers did not write their allowed pages in %v", most)
 		}
 	}
 }
 
-// turn is how long a writer writes before it looks at the clock.
+// turn is how long a writer writes before it rests.
 const turn = 2 * time.Millisecond
 
+// run writes in turns until ctx ends. Between two turns the writer rests as long as
+// Throttle, SetRate and Allow demand.
 func (w *writer) run(ctx context.Context) {
 	done := ctx.Done()
 	rate := w.m.rate.Load()
@@ -248,7 +253,7 @@ func (w *writer) run(ctx context.Context) {
 		}
 		w.turns++
 		turnEnds := time.Now().Add(turn)
-		for n := 0; time.Now().Before(turnEnds) && !ahead(rate, began, wrote) && w.allowed(); n++ {
+		for n := 0; time.Now().Before(turnEnds) && !rateReached(rate, began, wrote) && w.allowed(); n++ {
 			select {
 			case <-done:
 				return
@@ -262,8 +267,8 @@ func (w *writer) run(ctx context.Context) {
 			rest = time.Duration(float64(turn) * share / (1 - share))
 			began = began.Add(rest)
 		}
-		began = forgive(rate, began, wrote)
-		if ahead(rate, began, wrote) || !w.allowed() {
+		began = limitCatchUp(rate, began, wrote)
+		if rateReached(rate, began, wrote) || !w.allowed() {
 			rest = max(rest, time.Millisecond)
 		}
 		if rest == 0 {
@@ -277,18 +282,19 @@ func (w *writer) run(ctx context.Context) {
 	}
 }
 
-// allowed says whether Allow lets the writer write another page.
+// allowed reports whether Allow lets the writer write another page.
 func (w *writer) allowed() bool { return w.seq < w.until.Load() }
 
-// ahead says whether a writer wrote all that its rate allows. What it lost while
-// it was throttled it does not make up for: see run.
-func ahead(rate int64, began time.Time, wrote int) bool {
+// rateReached reports whether a writer has written all that its rate allows since began.
+// run moves began forward by the rests of Throttle, so the writer does not catch up on
+// them.
+func rateReached(rate int64, began time.Time, wrote int) bool {
 	return rate > 0 && float64(wrote) >= time.Since(began).Seconds()*float64(rate)
 }
 
-// forgive moves the beginning so that a writer that was kept from writing does
-// not make up for more than a moment of it.
-func forgive(rate int64, began time.Time, wrote int) time.Time {
+// limitCatchUp moves began forward so that a delayed writer catches up on at most a moment
+// of the delay.
+func limitCatchUp(rate int64, began time.Time, wrote int) time.Time {
 	if rate <= 0 {
 		return began
 	}
@@ -300,10 +306,10 @@ func forgive(rate int64, began time.Time, wrote int) time.Time {
 	return began
 }
 
-// A page that a writer wrote begins with its mark and the write's number, has
-// words made from that number, and ends with it.
+// A written page begins with the mark of its writer and the number of the write. Words that
+// follow from that number come next. The page ends with the number.
 const (
-	mark      = 0x7665727279000000
+	pageMark  = 0x7665727279000000
 	lineWords = 64
 )
 
@@ -313,7 +319,7 @@ func (w *writer) write() {
 	seq := w.seq + 1
 	page := w.m.ram[(w.first+at)*PageSize:][:PageSize]
 	le := binary.LittleEndian
-	le.PutUint64(page, mark|uint64(w.id))
+	le.PutUint64(page, pageMark|uint64(w.id))
 	le.PutUint64(page[8:], seq)
 	for i := range lineWords {
 		le.PutUint64(page[16+8*i:], seq*0x9e3779b97f4a7c15+uint64(i))
@@ -327,15 +333,15 @@ func (w *writer) write() {
 	w.last.Store(seq)
 }
 
-// check compares a page with what was acknowledged last.
+// check compares a page with its last acknowledged write.
 func (w *writer) check(at uint64) error {
 	page, want := w.m.ram[(w.first+at)*PageSize:][:PageSize], w.acked[at]
 	if want == 0 {
-		return nil // what it held at first is in the memory's digest
+		return nil // not written yet; the digest of the memory covers its first content
 	}
 	le := binary.LittleEndian
-	if id, seq, tail := le.Uint64(page), le.Uint64(page[8:]), le.Uint64(page[PageSize-8:]); id != mark|uint64(w.id) || seq != want || tail != want {
-		return fmt.Errorf("machine: writer %d, page %d: its last write was number %d; there is %d, which ends with %d (mark %#x)", w.id, w.first+at, want, seq, tail, id)
+	if id, seq, tail := le.Uint64(page), le.Uint64(page[8:]), le.Uint64(page[PageSize-8:]); id != pageMark|uint64(w.id) || seq != want || tail != want {
+		return fmt.Errorf("machine: writer %d, page %d: the last write was number %d, the page begins with %d and ends with %d (mark %#x)", w.id, w.first+at, want, seq, tail, id)
 	}
 	for i := range lineWords {
 		if got := le.Uint64(page[16+8*i:]); got != want*0x9e3779b97f4a7c15+uint64(i) {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// hang bounds waits for what only a fault can stop.
-const hang = 5 * time.Minute
+// testTimeout bounds waits that only a bug can make endless.
+const testTimeout = 5 * time.Minute
 
 func running(t *testing.T, cfg Config) *Machine {
 	t.Helper()
@@ -21,37 +21,37 @@ func running(t *testing.T, cfg Config) *Machine {
 	if err := m.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.AwaitMore(then, hang); err != nil {
+	if err := m.AwaitMore(then, testTimeout); err != nil {
 		t.Fatal(err)
 	}
 	return m
 }
 
-func TestAMachineWritesUntilItIsPausedAndGoesOnWithoutAGap(t *testing.T) {
+func TestMachine_ContinuesAfterAPauseWithoutAGap(t *testing.T) {
 	m := running(t, Config{Memory: 4 << 20, Writers: 3})
 	if err := m.Start(); err == nil {
-		t.Error("it was started twice")
+		t.Error("a running machine was started again")
 	}
 	m.Pause()
 	before, facts := m.Counters(), m.Facts()
 	if slices.Contains(before, 0) {
-		t.Fatalf("a writer did nothing: %d", before)
+		t.Fatalf("a writer wrote nothing: %d", before)
 	}
 	time.Sleep(5 * time.Millisecond)
 	if after := m.Facts(); after.Memory != facts.Memory || after.Ledger != facts.Ledger {
-		t.Error("it goes on while it is paused")
+		t.Error("a paused machine wrote to its memory")
 	}
 	then := m.Counters()
 	if err := m.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.AwaitMore(then, hang); err != nil {
+	if err := m.AwaitMore(then, testTimeout); err != nil {
 		t.Fatal(err)
 	}
 	m.Pause()
 	for i, began := range m.Began() {
 		if began != before[i]+1 || m.Counters()[i] < began {
-			t.Errorf("writer %d ended with %d, went on with %d, and ended with %d", i, before[i], began, m.Counters()[i])
+			t.Errorf("writer %d paused at write %d, continued with %d, and paused at %d", i, before[i], began, m.Counters()[i])
 		}
 	}
 	if err := m.Check(); err != nil {
@@ -59,7 +59,7 @@ func TestAMachineWritesUntilItIsPausedAndGoesOnWithoutAGap(t *testing.T) {
 	}
 }
 
-func TestAWriteThatWasLostIsNoticed(t *testing.T) {
+func TestCheck_FindsALostWrite(t *testing.T) {
 	m := running(t, Config{Memory: 1 << 20, Writers: 1})
 	m.Pause()
 	good := m.Facts()
@@ -75,27 +75,27 @@ func TestAWriteThatWasLostIsNoticed(t *testing.T) {
 		before := slices.Clone(page)
 		damage()
 		if err := m.Check(); err == nil || !strings.Contains(err.Error(), "writer 0, page") {
-			t.Errorf("%s is wrong: %v", name, err)
+			t.Errorf("%s is damaged, Check: %v", name, err)
 		}
 		if m.Facts().Memory == good.Memory {
-			t.Errorf("%s is wrong, and the memory's digest the same", name)
+			t.Errorf("%s is damaged, and the digest of the memory is the same", name)
 		}
 		copy(page, before)
 	}
 	w.acked[at]++
 	if m.Facts().Ledger == good.Ledger {
-		t.Error("the ledger differs, and its digest does not")
+		t.Error("the ledger differs, and its digest is the same")
 	}
 }
 
-func TestAStateIsLoadedOverTheMemoryItBelongsTo(t *testing.T) {
+func TestLoad_RestoresTheLedgerFromState(t *testing.T) {
 	m := running(t, Config{Memory: 2 << 20, Writers: 2, Seed: 3})
 	m.Pause()
 	state, err := m.Save()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := On(m.Memory(), Config{Memory: 2 << 20, Writers: 2, Seed: 3})
+	other, err := NewOn(m.Memory(), Config{Memory: 2 << 20, Writers: 2, Seed: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func TestAStateIsLoadedOverTheMemoryItBelongsTo(t *testing.T) {
 	}
 	for _, bad := range []string{"", "{}", `{"Writers":[{"Seq":1}]}`} {
 		if err := other.Load([]byte(bad)); err == nil {
-			t.Errorf("the state %q was taken", bad)
+			t.Errorf("Load accepted the state %q", bad)
 		}
 	}
 }
@@ -128,7 +128,7 @@ func TestRateAndThrottle_BoundWhatIsWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(300 * time.Millisecond)
-		if err := m.AwaitMore([]uint64{4}, hang); err != nil {
+		if err := m.AwaitMore([]uint64{4}, testTimeout); err != nil {
 			t.Fatal(err)
 		}
 		m.Pause()
@@ -140,7 +140,7 @@ func TestRateAndThrottle_BoundWhatIsWritten(t *testing.T) {
 				t.Errorf("%d turns in %v with a tenth of the time, want at most %d", w.turns, took, most)
 			}
 		} else if most := (took-rests).Seconds()*float64(tt.rate) + 1; float64(n) > most {
-			t.Errorf("at %d a second with %v of the time taken away, %d writes in %v, want at most %.0f", tt.rate, tt.share, n, took, most)
+			t.Errorf("rate %d, throttled by %v: %d writes in %v, want at most %.0f", tt.rate, tt.share, n, took, most)
 		}
 	}
 }
@@ -149,10 +149,10 @@ func TestSetRate_ChangesTheRateOfAMachineThatRuns(t *testing.T) {
 	m := running(t, Config{Memory: 1 << 20, Writers: 1, Rate: 1})
 	m.SetRate(0)
 	began := time.Now()
-	if err := m.AwaitMore([]uint64{m.Written()[0] + 500}, hang); err != nil {
+	if err := m.AwaitMore([]uint64{m.Written()[0] + 500}, testTimeout); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took > hang/2 {
+	if took := time.Since(began); took > testTimeout/2 {
 		t.Errorf("500 writes took %v, as at 1 a second", took)
 	}
 }
@@ -161,31 +161,31 @@ func TestAllow_BoundsWhatEachWriterWrites(t *testing.T) {
 	m := running(t, Config{Memory: 1 << 20, Writers: 3})
 	for range 3 {
 		m.Allow(10)
-		if err := m.AwaitAllowed(hang); err != nil {
+		if err := m.AwaitAllowed(testTimeout); err != nil {
 			t.Fatal(err)
 		}
 		then := m.Written()
-		time.Sleep(5 * time.Millisecond) // a writer that does not stop is seen sooner or later
+		time.Sleep(5 * time.Millisecond) // a writer that does not stop writes in one of the repetitions
 		if now := m.Written(); !slices.Equal(now, then) {
-			t.Fatalf("the writers went from %d on to %d", then, now)
+			t.Fatalf("the writers continued from %d to %d without permission", then, now)
 		}
 		m.Allow(10)
-		if err := m.AwaitAllowed(hang); err != nil {
+		if err := m.AwaitAllowed(testTimeout); err != nil {
 			t.Fatal(err)
 		}
 		for i, now := range m.Written() {
 			if now != then[i]+10 {
-				t.Errorf("writer %d went from %d on to %d; 10 more are allowed", i, then[i], now)
+				t.Errorf("writer %d continued from %d to %d, want 10 more", i, then[i], now)
 			}
 		}
 	}
 	m.AllowAll()
-	if err := m.AwaitMore(m.Written(), hang); err != nil {
+	if err := m.AwaitMore(m.Written(), testTimeout); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestMemoryIsAMixOfPages(t *testing.T) {
+func TestNew_FillsMemoryWithAMixOfPages(t *testing.T) {
 	m, err := New(Config{Memory: 64 << 20})
 	if err != nil {
 		t.Fatal(err)
@@ -201,6 +201,6 @@ func TestMemoryIsAMixOfPages(t *testing.T) {
 		t.Errorf("%d of %d pages are zero", zero, pages)
 	}
 	if _, err := New(Config{Memory: 1 << 20, Writers: 1000}); err == nil {
-		t.Error("a thousand writers share 32 pages")
+		t.Error("New accepted 1000 writers for 32 pages")
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// state is what a machine needs besides memory.
+// state is the state of a machine outside of its memory.
 type state struct {
 	Seed    uint64
 	Writers []writerState
@@ -23,7 +23,7 @@ type writerState struct {
 	Seq uint64
 }
 
-// Save returns the machine's state. It has to be paused.
+// Save returns the machine's state. The machine must be paused.
 func (m *Machine) Save() ([]byte, error) {
 	s := state{Seed: m.cfg.Seed}
 	for _, w := range m.writers {
@@ -32,15 +32,15 @@ func (m *Machine) Save() ([]byte, error) {
 	return json.Marshal(s)
 }
 
-// Load takes the state that another machine saved; its memory has come already.
-// The ledger is read from the pages themselves.
+// Load loads the state that another machine saved. The memory must have arrived before:
+// Load reads the ledger from its pages.
 func (m *Machine) Load(text []byte) error {
 	var s state
 	if err := json.Unmarshal(text, &s); err != nil {
-		return fmt.Errorf("machine: its state: %w", err)
+		return fmt.Errorf("machine: loading state: %w", err)
 	}
 	if len(s.Writers) != len(m.writers) {
-		return fmt.Errorf("machine: the state of %d writers for %d", len(s.Writers), len(m.writers))
+		return fmt.Errorf("machine: loading state: %d writers, want %d", len(s.Writers), len(m.writers))
 	}
 	for i, w := range m.writers {
 		w.seq = s.Writers[i].Seq
@@ -48,7 +48,7 @@ func (m *Machine) Load(text []byte) error {
 		w.rng = rand.New(rand.NewPCG(s.Seed+w.seq, uint64(i)))
 		for at := range w.acked {
 			page := m.ram[(w.first+uint64(at))*PageSize:]
-			if binary.LittleEndian.Uint64(page) == mark|uint64(w.id) {
+			if binary.LittleEndian.Uint64(page) == pageMark|uint64(w.id) {
 				w.acked[at] = binary.LittleEndian.Uint64(page[8:])
 			}
 		}
@@ -56,8 +56,7 @@ func (m *Machine) Load(text []byte) error {
 	return nil
 }
 
-// Check compares every page that writers wrote with the ledger. The machine has
-// to be paused.
+// Check compares every written page with the ledger. The machine must be paused.
 func (m *Machine) Check() error {
 	var errs []error
 	for _, w := range m.writers {
@@ -73,48 +72,40 @@ func (m *Machine) Check() error {
 	return errors.Join(errs...)
 }
 
-// Facts are what has to be equal at both ends of a migration.
+// Facts must be equal on both sides of a migration.
 type Facts struct {
-	// Counters are the writers' last numbers.
+	// Counters are the numbers of the last write of each writer.
 	Counters []uint64 `json:"counters"`
-	// Ledger is a digest of the number of the last write of every page, and
-	// Memory one of all memory.
+	// Ledger is a digest of the numbers of the last write to each page. Memory is a
+	// digest of all memory.
 	Ledger string `json:"ledger"`
 	Memory string `json:"memory,omitempty"`
 }
 
-// Facts reads them off. The machine has to be paused.
+// Facts computes the facts. The machine must be paused.
 func (m *Machine) Facts() Facts {
-	f := Facts{Memory: m.digest()}
+	f := Facts{Memory: m.digest(), Counters: m.Counters()}
 	h := sha256.New()
 	for _, w := range m.writers {
-		f.Counters = append(f.Counters, w.seq)
 		binary.Write(h, binary.LittleEndian, w.acked)
 	}
 	f.Ledger = hex.EncodeToString(h.Sum(nil))
 	return f
 }
 
-// Began returns the number of each writer's first write since the machine was
-// started last.
+// Began returns the number of the first write of each writer since the last start of the
+// machine.
 func (m *Machine) Began() []uint64 {
-	var began []uint64
-	for _, w := range m.writers {
-		began = append(began, w.began)
-	}
-	return began
+	return m.ofEachWriter(func(w *writer) uint64 { return w.began })
 }
 
-// Counters returns the writers' last numbers. The machine has to be paused.
+// Counters returns the number of the last write of each writer. The machine must be
+// paused.
 func (m *Machine) Counters() []uint64 {
-	var n []uint64
-	for _, w := range m.writers {
-		n = append(n, w.seq)
-	}
-	return n
+	return m.ofEachWriter(func(w *writer) uint64 { return w.seq })
 }
 
-// digest is the SHA-256 of the SHA-256s of all pieces of memory.
+// digest returns the SHA-256 of the SHA-256 sums of all pieces of memory.
 func (m *Machine) digest() string {
 	const piece = 4 << 20
 	sums := make([][sha256.Size]byte, (len(m.ram)+piece-1)/piece)
@@ -134,12 +125,12 @@ func (m *Machine) digest() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// words are what text pages are made of.
+// words are the words of text pages.
 var words = []string{"memory ", "page ", "channel ", "round ", "dirty ", "0x00000000 ", "block ", "of ", "the ", "is ", "\n", "packet "}
 
-// fill gives memory a mix like that of a guest that has been up for a while: of
-// ten pages four are zero, four hold text or tables, one small numbers, one
-// noise. Pages of a kind lie together in stretches.
+// fill fills memory with a mix of pages like that of a guest that has run for a while. Of
+// ten pages, four are zero, four hold text, one holds small numbers, and one holds noise.
+// Pages of a kind are contiguous in stretches.
 func fill(ram []byte, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 0x6d656d))
 	for at := 0; at < len(ram); {
@@ -147,7 +138,7 @@ func fill(ram []byte, seed uint64) {
 		for end := min(at+stretch, len(ram)); at < end; at += PageSize {
 			page := ram[at : at+PageSize]
 			switch {
-			case kind < 4: // as it is
+			case kind < 4: // zero
 			case kind < 8:
 				for n := 0; n < len(page); {
 					n += copy(page[n:], words[r.IntN(len(words))])

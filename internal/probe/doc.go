@@ -1,3 +1,3 @@
-// Package probe has the statistics that the probes of "vmferry bench" (packages codec,
-// faults and iaa below it) and the benchmark module share.
+// Package probe has the statistics that the probes of "vmferry bench" (its packages codec,
+// faults and iaa) share with the benchmark module.
 package probe

@@ -26,9 +26,9 @@ func MedianOf[T any](runs []T, figure func(T) float64) float64 {
 	return Median(values)
 }
 
-// Medians returns the median of each field by itself. T is a struct of fields of the
-// types float64, *float64 and map[string]float64; a pointer is nil in the result unless
-// all runs have the figure. There is at least one run.
+// Medians returns the median of each field. The fields of the struct T have the types
+// float64, *float64 and map[string]float64. A pointer is nil in the result unless it is set
+// in all runs. runs must not be empty.
 func Medians[T any](runs []T) *T {
 	result := new(T)
 	to := reflect.ValueOf(result).Elem()
@@ -56,8 +56,8 @@ func Medians[T any](runs []T) *T {
 	return result
 }
 
-// Fastest returns the shortest time of n calls of f: whatever else the machine does
-// can only make a call slower.
+// Fastest returns the shortest time of n calls of f. Other work on the machine can only make
+// a call slower.
 func Fastest(n int, f func()) time.Duration {
 	best := time.Duration(math.MaxInt64)
 	for range n {
@@ -68,5 +68,5 @@ func Fastest(n int, f func()) time.Duration {
 	return best
 }
 
-// MBps returns n bytes by a duration, in 10^6 bytes a second.
+// MBps returns the rate of n bytes in a duration, in 10^6 bytes a second.
 func MBps(n int, d time.Duration) float64 { return float64(n) / 1e6 / max(d.Seconds(), 1e-9) }

@@ -7,40 +7,40 @@ import (
 	"strings"
 )
 
-// Config says what machine to start. The zero value is a QEMU 10.0 with
-// 256 MiB, a machine type that 7.2 knows too, and a guest that only counts.
+// Config describes the machine to start. The zero value is a QEMU 10.0 with 256 MiB, a
+// machine type that 7.2 has too, and a guest that only counts.
 type Config struct {
 	Version   string // "10.0" (the default), "7.2" or "11.1"
-	MemoryMiB int    // guest memory, 256 if zero; 7.2 gets a little less, see MemoryBytes
+	MemoryMiB int    // guest memory, 256 if zero; 7.2 gets 128 KiB less, see MemoryBytes
 	Machine   string // "pc-q35-7.2" if empty
 	Incoming  bool   // wait for migrate-incoming, as a destination
-	Paused    bool   // do not run before QMP's cont
+	Paused    bool   // do not run before the QMP command cont
 
-	// MemFile makes this file the guest's memory, shared, so that a test can
-	// read it; it is made if it is not there. The RAM block is then called
-	// ram0, and otherwise pc.ram. Prealloc touches all of the memory at the
+	// MemFile is a file that becomes the guest's memory, shared, so that a test can
+	// read it. QEMU makes the file if it does not exist. The name of the RAM block is
+	// ram0 with MemFile, and pc.ram without. Prealloc touches all memory at the
 	// start, with and without MemFile.
 	MemFile  string
 	Prealloc bool
 
-	// The guest's workload: pages written once and only checked afterwards,
-	// pages rewritten at random, and how fast. Some 60 MiB of the memory are
-	// Linux's own.
+	// The guest's workload: the size of the pages that it writes once and checks, the
+	// size of the pages that it rewrites at random, and the rate of the rewriting.
+	// Linux itself uses about 60 MiB.
 	FillMiB, WorkMiB, RateMiBps int
 
-	// MemoryBytes is the exact size, a multiple of 8 KiB. If it is zero,
-	// MemoryMiB counts, but a QEMU 7.2 gets 128 KiB less. VM.Config tells
-	// which size it became.
+	// MemoryBytes is the exact size of the memory, a multiple of 8 KiB. If it is
+	// zero, MemoryMiB is the size, less 128 KiB for a QEMU 7.2. VM.Config returns
+	// the size that was used.
 	MemoryBytes int64
 
 	ExtraArgs []string // further arguments for QEMU
 
-	// Dir is where the machine's sockets and logs go, into a folder of their
-	// own; the system's temporary folder if empty. Keep it short: a socket's
-	// path must fit into 107 bytes.
+	// Dir is the folder in which the machine gets a folder for its sockets and logs;
+	// the system's temporary folder if empty. Keep it short: the path of a socket
+	// must fit into 107 bytes.
 	Dir string
 
-	initrd string // instead of the test guest's
+	initrd string // replaces the image of the test guest
 }
 
 func (c Config) withDefaults() Config {
@@ -56,12 +56,11 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// oddSize keeps a block's length from being a multiple of 64 pages. QEMU
-// before 9.0 has two ways to collect dirty pages. The one for blocks of whole
-// 64 pages forgets, under TCG, to make the emulated TLB report the next write
-// to a page, so pages that are written all the time are missed from the
-// second round on and the guest arrives corrupt, QEMU to QEMU too. The other
-// way does not. KVM has no such TLB.
+// oddSize makes the length of a block no multiple of 64 pages. QEMU before 9.0 has two
+// ways to collect dirty pages. The way for blocks that are a multiple of 64 pages does not,
+// under TCG, make the emulated TLB report the next write to a page. So from the second
+// round on it misses pages that are written all the time, and the guest arrives corrupt,
+// from QEMU to QEMU too. The other way has no such bug, and KVM has no such TLB.
 const oddSize = 128 << 10
 
 // Files of a machine in its folder.
@@ -72,14 +71,14 @@ const (
 	stderrName = "stderr.log"
 )
 
-// args gives QEMU's arguments; dir is the machine's folder. Source and
-// destination differ in nothing that is part of the machine.
+// args returns QEMU's arguments. dir is the machine's folder. The arguments of source and
+// destination differ only in Incoming.
 func (c Config) args(kernel, initrd, dir string) []string {
 	machine := c.Machine
 	var memory []string
 	if c.MemFile != "" || c.Prealloc {
-		// Without a file, a backend of the default's name keeps the block's
-		// name and QEMU's behaviour.
+		// Without a file, a backend with the default name keeps the name of the RAM
+		// block and QEMU's behaviour.
 		id, object := "pc.ram", "memory-backend-ram,id=pc.ram"
 		if c.MemFile != "" {
 			id, object = "ram0", "memory-backend-file,id=ram0,share=on,mem-path="+escapeComma(c.MemFile)
@@ -119,5 +118,5 @@ func (c Config) args(kernel, initrd, dir string) []string {
 	return append(args, c.ExtraArgs...)
 }
 
-// escapeComma doubles the commas in a value, as QEMU's option syntax wants it.
+// escapeComma doubles the commas in a value, as QEMU's option syntax requires.
 func escapeComma(s string) string { return strings.ReplaceAll(s, ",", ",,") }

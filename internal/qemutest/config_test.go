@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestArgs(t *testing.T) {
+func TestConfigArgs_HoldOptions(t *testing.T) {
 	for name, test := range map[string]struct {
 		cfg  Config
 		want []string
@@ -42,7 +42,7 @@ func TestArgs(t *testing.T) {
 }
 
 // A destination must be the same machine as its source.
-func TestIncomingDiffersInNothingElse(t *testing.T) {
+func TestConfigArgs_IncomingDiffersInNothingElse(t *testing.T) {
 	cfg := Config{FillMiB: 10, MemFile: "/m", ExtraArgs: []string{"-x"}}.withDefaults()
 	source := cfg.args("K", "I", "/d")
 	cfg.Incoming = true

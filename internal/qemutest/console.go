@@ -8,23 +8,22 @@ import (
 // linePrefix begins every line of the workload.
 const linePrefix = "vmferry-guest: "
 
-// Progress is what the guest's last complete count line says. The zero value
-// means that there is none yet; the guest counts from 1.
+// Progress is the content of the guest's last complete count line. The zero value means that
+// the guest has not printed one yet; the guest counts from 1.
 type Progress struct {
 	Count  int // grows by one about every 100 ms of guest time
-	Pages  int // pages rewritten so far
-	Rounds int // how often the guest has checked all its pages
+	Pages  int // number of pages rewritten so far
+	Rounds int // number of times that the guest has checked all its pages
 }
 
-// console is what can be read off a guest's serial output.
+// console is the state of a guest, by its serial output.
 type console struct {
 	ready    bool
 	progress Progress
-	faults   []string // lines that say that the guest is not well
+	faults   []string // lines that report an error in the guest
 }
 
-// parseConsole reads all output so far. The last line counts only once it is
-// complete.
+// parseConsole parses all output so far. It ignores an incomplete last line.
 func parseConsole(output string) console {
 	var c console
 	for line := range strings.Lines(output) {
@@ -51,8 +50,7 @@ func parseConsole(output string) console {
 	return c
 }
 
-// isFault tells whether a line is a complaint of the workload or of the
-// kernel under it.
+// isFault reports whether a line is an error of the workload or of its kernel.
 func isFault(line string) bool {
 	for _, sign := range []string{
 		linePrefix + "CORRUPT", linePrefix + "FAILED", linePrefix + "EXITED",

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestParseConsole(t *testing.T) {
+func TestParseConsole_States(t *testing.T) {
 	const boot = "SeaBIOS\r\n[    0.1] something\r\nvmferry-guest: booted\r\n"
 	for name, test := range map[string]struct {
 		output string
@@ -39,9 +39,9 @@ func TestParseConsole(t *testing.T) {
 	}
 }
 
-func TestCorruptQuotesAFewLines(t *testing.T) {
+func TestCorrupt_QuotesAtMostFiveLines(t *testing.T) {
 	c := parseConsole(strings.Repeat("vmferry-guest: CORRUPT page=3\n", 20))
-	if text := c.corrupt().Error(); strings.Count(text, "page=3") != 5 || !strings.Contains(text, "15 lines more") {
+	if text := c.corrupt().Error(); strings.Count(text, "page=3") != 5 || !strings.Contains(text, "15 more lines") {
 		t.Errorf("got %s", text)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/vmferry/vmferry/internal/qemutest"
 )
 
-// A test that pauses a machine under load and looks whether it recovers.
+// A test that pauses a machine under load and checks that it recovers.
 func Example() {
 	_ = func(t *testing.T) {
 		vm := qemutest.Start(t, qemutest.Config{Version: "7.2", FillMiB: 40, WorkMiB: 8, RateMiBps: 4})
@@ -26,7 +26,7 @@ func Example() {
 	}
 }
 
-// The same without a test, as the demo does it.
+// The same outside of a test, as in the demo.
 func ExampleLaunch() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()

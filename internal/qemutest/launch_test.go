@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// cacheWith makes a cache folder with that manifest and a file "there".
+// cacheWith makes a cache folder with a manifest and a file "there".
 func cacheWith(t *testing.T, manifest string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -27,7 +27,7 @@ func cacheWith(t *testing.T, manifest string) string {
 	return dir
 }
 
-func TestNotSetUp(t *testing.T) {
+func TestLaunch_NotSetUp(t *testing.T) {
 	for name, test := range map[string]struct{ manifest, want string }{
 		"no entry":       {"# a comment\nKERNEL=DIR/there\nINITRD=DIR/there\n", "QEMU_10_0"},
 		"file has gone":  {"QEMU_10_0=DIR/there\nKERNEL=DIR/gone\nINITRD=DIR/there\n", "KERNEL"},
@@ -38,7 +38,7 @@ func TestNotSetUp(t *testing.T) {
 			cacheWith(t, test.manifest)
 			_, err := Launch(t.Context(), Config{})
 			if !errors.Is(err, ErrNotSetUp) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "scripts/setup") {
-				t.Errorf("got %v, want ErrNotSetUp and a word of %s", err, test.want)
+				t.Errorf("got %v, want ErrNotSetUp with %q", err, test.want)
 			}
 		})
 	}
@@ -57,8 +57,8 @@ func TestNotSetUp(t *testing.T) {
 	})
 }
 
-// Only what scripts/setup may do without is left out, and never in CI.
-func TestVersions_LeaveOutOnlyWhatSetupMayLack(t *testing.T) {
+// Only the version that scripts/setup may lack is omitted, and never in CI.
+func TestVersions_OmitOnlyOptionalVersions(t *testing.T) {
 	for name, test := range map[string]struct{ manifest, ci, want string }{
 		"all":            {"QEMU_11_1=DIR/there\n", "", "7.2 10.0 11.1"},
 		"no 11.1":        {"QEMU_10_0=DIR/there\n", "", "7.2 10.0"},
@@ -72,38 +72,38 @@ func TestVersions_LeaveOutOnlyWhatSetupMayLack(t *testing.T) {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
 			if Has("10.0", "11.1") != strings.HasSuffix(test.want, "11.1") {
-				t.Error("Has says otherwise")
+				t.Error("Has and Versions disagree")
 			}
 		})
 	}
 }
 
-func TestUnknownVersion(t *testing.T) {
+func TestLaunch_UnsupportedVersion(t *testing.T) {
 	cacheWith(t, "KERNEL=DIR/there\nINITRD=DIR/there\n")
 	if _, err := Launch(t.Context(), Config{Version: "1.0"}); err == nil || !strings.Contains(err.Error(), `"1.0"`) {
 		t.Errorf("got %v, want an error that names the version", err)
 	}
 }
 
-// A QEMU that ends at once is noticed at once, with what it said.
-func TestLaunchFails(t *testing.T) {
+// Launch notices at once that QEMU has ended, and returns its output.
+func TestLaunch_QEMUExitsAtOnce(t *testing.T) {
 	cacheWith(t, "QEMU_10_0=DIR/fails\nKERNEL=DIR/there\nINITRD=DIR/there\n")
 	dir := t.TempDir()
 	begun := time.Now()
 	_, err := Launch(t.Context(), Config{Dir: dir})
 	if !errors.Is(err, ErrExited) || !strings.Contains(err.Error(), "cannot allocate vmferry-test") || !strings.Contains(err.Error(), "exit status 3") {
-		t.Errorf("got %v, want ErrExited, the status and QEMU's words", err)
+		t.Errorf("got %v, want ErrExited, the exit status and QEMU's output", err)
 	}
 	if took := time.Since(begun); took > startTimeout/2 {
-		t.Errorf("it took %v", took)
+		t.Errorf("Launch took %v", took)
 	}
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+		t.Errorf("files left: %v, %v", left, err)
 	}
 }
 
-func TestLaunchCannotExecute(t *testing.T) {
+func TestLaunch_BinaryCannotBeExecuted(t *testing.T) {
 	dir := cacheWith(t, "QEMU_10_0=DIR/there\nKERNEL=DIR/there\nINITRD=DIR/there\n")
 	if _, err := Launch(t.Context(), Config{}); err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "there")) {
 		t.Errorf("got %v, want an error that names the binary", err)

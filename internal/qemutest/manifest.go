@@ -10,27 +10,24 @@ import (
 	"strings"
 )
 
-// ErrNotSetUp is wrapped when something is missing that scripts/setup
-// prepares.
+// ErrNotSetUp is wrapped by errors about a missing file that scripts/setup prepares.
 var ErrNotSetUp = errors.New("run scripts/setup")
 
 const manifestName = "qemu.env"
 
-// manifest tells where the QEMUs and the guest are: what scripts/setup wrote
-// down.
+// manifest has the paths of the QEMUs and of the guest. scripts/setup writes it.
 type manifest map[string]string
 
-// qemuKeys are the versions that Config knows and their names in the manifest.
+// qemuKeys maps the supported versions of QEMU to their names in the manifest.
 var qemuKeys = map[string]string{
 	"11.1": "QEMU_11_1",
 	"10.0": "QEMU_10_0",
 	"7.2":  "QEMU_7_2",
 }
 
-// Versions gives the versions of QEMU that tests run against, the oldest first:
-// all that Config knows. Only 11.1 is left out where scripts/setup could not get
-// it, which setup says; but not in CI (the variable CI is set), where a machine
-// of that version then fails with [ErrNotSetUp].
+// Versions returns the versions of QEMU that tests use, the oldest first. It omits 11.1 if
+// scripts/setup could not get it. In CI (the variable CI is set) it omits none, and a
+// machine with a missing version fails with [ErrNotSetUp].
 func Versions() []string {
 	versions := []string{"7.2", "10.0"}
 	m, err := readManifest()
@@ -40,7 +37,7 @@ func Versions() []string {
 	return versions
 }
 
-// Has tells whether all these versions are among Versions.
+// Has reports whether Versions has all the given versions.
 func Has(versions ...string) bool {
 	all := Versions()
 	for _, version := range versions {
@@ -82,11 +79,11 @@ func readManifest() (manifest, error) {
 	return m, nil
 }
 
-// file gives the path that the manifest has for a name.
+// file returns the path of a name in the manifest.
 func (m manifest) file(name string) (string, error) {
 	path := m[name]
 	if path == "" {
-		return "", fmt.Errorf("qemutest: %w: there is no %s in %s", ErrNotSetUp, name, manifestName)
+		return "", fmt.Errorf("qemutest: %w: %s has no entry %s", ErrNotSetUp, manifestName, name)
 	}
 	if _, err := os.Stat(path); err != nil {
 		return "", fmt.Errorf("qemutest: %w: %s: %w", ErrNotSetUp, name, err)
@@ -94,17 +91,17 @@ func (m manifest) file(name string) (string, error) {
 	return path, nil
 }
 
-// qemu gives the binary of a version.
+// qemu returns the path of the binary of a version.
 func (m manifest) qemu(version string) (string, error) {
 	key, ok := qemuKeys[version]
 	if !ok {
-		return "", fmt.Errorf("qemutest: there is no QEMU %q to be had, only 11.1, 10.0 and 7.2", version)
+		return "", fmt.Errorf("qemutest: unsupported QEMU version %q (want 11.1, 10.0 or 7.2)", version)
 	}
 	return m.file(key)
 }
 
-// cacheDir gives the folder that scripts/setup fills: $VMFERRY_CACHE, or
-// .cache in the repository that the working directory is in.
+// cacheDir returns the folder that scripts/setup fills: $VMFERRY_CACHE, or .cache in the
+// repository of the working directory.
 func cacheDir() (string, error) {
 	if dir := os.Getenv("VMFERRY_CACHE"); dir != "" {
 		return dir, nil

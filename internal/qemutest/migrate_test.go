@@ -10,13 +10,13 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// QEMU's own live migration between two machines of this package, with no
-// vmferry in between: the guest counts on, its memory is whole, and the two
-// ends are the same machine. Without this a failure of ours could be theirs.
+// QEMU migrates a machine of this package to another one without vmferry: the guest
+// continues to count, and its memory is intact. So a failure in a test with vmferry is not
+// a failure of QEMU or of this package.
 //
-// It is done several times over, since what goes wrong with dirty pages (see
-// oddSize) does not go wrong every time.
-func TestQEMUMigratesByItself(t *testing.T) {
+// The test migrates several times, because a bug with dirty pages (see oddSize) does not
+// show every time.
+func TestRealQEMU_MigratesWithoutVmferry(t *testing.T) {
 	for _, version := range Versions() {
 		t.Run(version, func(t *testing.T) {
 			cfg := Config{Version: version, FillMiB: 8, WorkMiB: 4, RateMiBps: 8}
@@ -36,7 +36,7 @@ func TestQEMUMigratesByItself(t *testing.T) {
 	})
 }
 
-// migrate moves the source's guest into a new machine and sees both run.
+// migrate migrates the source's guest to a new machine and checks that both run.
 func migrate(t *testing.T, source *VM, cfg Config) {
 	t.Helper()
 	cfg.Incoming = true
@@ -67,7 +67,7 @@ func migrate(t *testing.T, source *VM, cfg Config) {
 	must(t, destination.WaitCount(within(t, time.Minute), last+5))
 	must(t, destination.WaitVerified(within(t, 2*time.Minute)))
 
-	// The source runs on as well when it is told to.
+	// The source runs again after cont.
 	must(t, from.Cont(t.Context()))
 	must(t, source.WaitVerified(within(t, 2*time.Minute)))
 }

@@ -12,16 +12,16 @@ import (
 	"strings"
 )
 
-// Program is a program for a guest.
+// Program is a program that runs in a guest.
 type Program struct {
-	// Name is what it is called in the guest's /bin.
+	// Name is the name of the program in the guest's /bin.
 	Name string
-	// Package is built, its tests if Tests is set.
+	// Package is the package to build. If Tests is set, its tests are built.
 	Package string
 	Tests   bool
 }
 
-// build makes the program at path.
+// build builds the program at path.
 func (p Program) build(ctx context.Context, path string) error {
 	args := []string{"build"}
 	if p.Tests {
@@ -35,10 +35,9 @@ func (p Program) build(ctx context.Context, path string) error {
 	return nil
 }
 
-// RunInGuest boots a machine whose guest runs a shell script as its first
-// process, with a program in /bin, and returns what it wrote to its console. It is
-// for what depends on a kernel: the guest's is Debian's. The script's exit status
-// has to be 0.
+// RunInGuest boots a machine whose guest runs a shell script, with a program in /bin, and
+// returns the output of the script. The exit status of the script must be 0. RunInGuest is
+// for tests that depend on a kernel: the guest runs the kernel of Debian.
 func RunInGuest(ctx context.Context, cfg Config, program Program, script string) (output string, err error) {
 	folder, err := os.MkdirTemp(cfg.Dir, "overlay-")
 	if err != nil {
@@ -61,7 +60,7 @@ func RunInGuest(ctx context.Context, cfg Config, program Program, script string)
 	select {
 	case <-vm.exited:
 	case <-ctx.Done():
-		return vm.Serial(), fmt.Errorf("qemutest: the script does not end: %w", context.Cause(ctx))
+		return vm.Serial(), fmt.Errorf("qemutest: waiting for the end of the script: %w", context.Cause(ctx))
 	}
 	output = strings.ReplaceAll(vm.Serial(), "\r\n", "\n")
 	before, _, ok := strings.Cut(output, scriptEnd+"0\n")
@@ -77,8 +76,8 @@ const (
 	scriptEnd   = "vmferry-script: ends with "
 )
 
-// writeOverlay writes an image in which the guest's own is followed by another
-// archive, whose files the kernel unpacks over the first one's.
+// writeOverlay writes an image that is the image of the test guest, followed by another
+// archive. The kernel unpacks the files of the second archive over those of the first.
 func writeOverlay(path, name, program, script string) error {
 	m, err := readManifest()
 	if err != nil {

@@ -20,7 +20,8 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// within gives a context for a wait that a healthy machine ends far earlier.
+// within returns a context with a timeout that is much longer than the wait of a working
+// machine.
 func within(t *testing.T, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
@@ -43,7 +44,7 @@ func connect(t *testing.T, path string) *qmp.Client {
 	return c
 }
 
-func TestMachineRuns(t *testing.T) {
+func TestRealQEMU_MachineRuns(t *testing.T) {
 	for _, version := range Versions() {
 		t.Run(version, func(t *testing.T) {
 			memory := filepath.Join(t.TempDir(), "memory")
@@ -67,7 +68,7 @@ func TestMachineRuns(t *testing.T) {
 				t.Errorf("state after stop: %+v, %v", state, err)
 			}
 			if err := vm.WaitProgress(t.Context(), time.Second); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("a paused machine counts on: %v", err)
+				t.Errorf("WaitProgress of a paused machine: %v, want a timeout", err)
 			}
 			// The guest's pages are in the file: page 1 of the fill is text.
 			content, err := os.ReadFile(memory)
@@ -81,8 +82,8 @@ func TestMachineRuns(t *testing.T) {
 	}
 }
 
-// Damage to the memory from outside is found, which is what the guest is for.
-func TestGuestFindsDamage(t *testing.T) {
+// The guest finds a change of its memory from outside.
+func TestRealQEMU_GuestFindsDamage(t *testing.T) {
 	memory := filepath.Join(t.TempDir(), "memory")
 	vm := Start(t, Config{MemFile: memory, FillMiB: 8})
 	must(t, vm.WaitReady(within(t, 2*time.Minute)))
@@ -113,7 +114,7 @@ func TestGuestFindsDamage(t *testing.T) {
 	}
 }
 
-func TestPausedAndPrealloc(t *testing.T) {
+func TestRealQEMU_PausedAndPreallocated(t *testing.T) {
 	vm := Start(t, Config{Paused: true, Prealloc: true, MemoryMiB: 128})
 	c := connect(t, vm.QMPPath())
 	state, err := c.QueryStatus(t.Context())
@@ -131,14 +132,14 @@ func TestPausedAndPrealloc(t *testing.T) {
 	}
 }
 
-func TestRefusedOption(t *testing.T) {
+func TestRealQEMU_RefusedOption(t *testing.T) {
 	_, err := Launch(t.Context(), Config{ExtraArgs: []string{"-device", "no-such-device"}})
 	if !errors.Is(err, ErrExited) || !strings.Contains(err.Error(), "no-such-device") {
 		t.Errorf("got %v, want ErrExited and QEMU's words", err)
 	}
 }
 
-func TestKill(t *testing.T) {
+func TestRealQEMU_Kill(t *testing.T) {
 	vm := Start(t, Config{Paused: true})
 	if !vm.Alive() || !exists(vm.Pid()) {
 		t.Fatal("not alive after the start")
@@ -153,7 +154,7 @@ func TestKill(t *testing.T) {
 	vm.Kill() // again does nothing
 }
 
-func TestContextKills(t *testing.T) {
+func TestRealQEMU_EndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	vm, err := Launch(ctx, Config{Paused: true})
 	must(t, err)
@@ -166,16 +167,16 @@ func TestContextKills(t *testing.T) {
 	}
 }
 
-// QEMU does not outlive a test process that is killed and can clean nothing.
-func TestNoProcessIsLeaked(t *testing.T) {
+// QEMU does not outlive a test process that is killed and runs no cleanup.
+func TestRealQEMU_EndsWithTheTestProcess(t *testing.T) {
 	const folder = "QEMUTEST_LAUNCH_IN" // set in the child
 	if dir := os.Getenv(folder); dir != "" {
 		vm, err := Launch(t.Context(), Config{Paused: true, Dir: dir})
 		must(t, err)
 		fmt.Println("pid", vm.Pid())
-		time.Sleep(time.Hour) // select{} could be taken for a deadlock by the runtime
+		time.Sleep(time.Hour) // the runtime could report select{} as a deadlock
 	}
-	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNoProcessIsLeaked$")
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestRealQEMU_EndsWithTheTestProcess$")
 	child.Env = append(os.Environ(), folder+"="+t.TempDir())
 	out, err := child.StdoutPipe()
 	must(t, err)
@@ -197,7 +198,7 @@ func TestNoProcessIsLeaked(t *testing.T) {
 	}
 }
 
-// exists tells whether a process runs; a zombie does not.
+// exists reports whether a process runs. A zombie does not run.
 func exists(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

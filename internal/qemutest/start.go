@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// Start starts a machine for a test; see [Launch]. It ends with the test. If
-// the test failed, what QEMU and the guest said last is logged.
+// Start starts a machine for a test; see [Launch]. The machine ends with the test. If the
+// test fails, Start logs the last output of QEMU and of the guest.
 //
-// A machine that cannot be started fails the test; nothing is skipped.
+// A machine that cannot be started fails the test. Start does not skip it.
 func Start(tb testing.TB, cfg Config) *VM {
 	tb.Helper()
 	if cfg.Dir == "" {
@@ -23,7 +23,7 @@ func Start(tb testing.TB, cfg Config) *VM {
 		tb.Cleanup(func() { os.RemoveAll(dir) })
 		cfg.Dir = dir
 	}
-	// Not tb.Context, which ends before the test's own clean-up has run.
+	// Not tb.Context, which ends before the cleanup functions of the test run.
 	vm, err := Launch(context.Background(), cfg)
 	if errors.Is(err, ErrNotSetUp) {
 		tb.Fatalf("%v\nQEMU and the test guest are prepared by: scripts/setup test", err)
@@ -33,8 +33,8 @@ func Start(tb testing.TB, cfg Config) *VM {
 	}
 	tb.Cleanup(func() {
 		if tb.Failed() {
-			tb.Logf("QEMU %s, process %d, said:\n%s", vm.cfg.Version, vm.Pid(), lastLines(vm.Stderr(), 20))
-			tb.Logf("its guest said last:\n%s", lastLines(vm.Serial(), 20))
+			tb.Logf("output of QEMU %s, process %d:\n%s", vm.cfg.Version, vm.Pid(), lastLines(vm.Stderr(), 20))
+			tb.Logf("last output of its guest:\n%s", lastLines(vm.Serial(), 20))
 		}
 		vm.Close()
 	})

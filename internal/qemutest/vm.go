@@ -14,27 +14,26 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// startTimeout bounds how long a QEMU may take to serve its monitor.
+// startTimeout bounds the wait for the monitor of a QEMU that starts.
 const startTimeout = time.Minute
 
-// ErrExited is wrapped when something was expected of a QEMU that has ended.
+// ErrExited is wrapped by errors about a QEMU that has ended.
 var ErrExited = errors.New("QEMU has exited")
 
-// VM is a QEMU process and what is known of the guest inside. Its methods may
-// be called from several goroutines.
+// VM is a QEMU process with its guest. Several goroutines may call its methods.
 type VM struct {
 	cfg    Config
 	dir    string
 	cmd    *exec.Cmd
-	exited chan struct{} // closed when the process is gone
+	exited chan struct{} // closed when the process has ended
 	err    error         // of the exit; set before exited is closed
 }
 
-// Launch starts a machine and returns when it serves its monitor; the guest
-// then begins to boot. The end of ctx kills it. Call Close when done.
+// Launch starts a machine and waits until QEMU serves its monitor. The guest then boots. The
+// end of ctx kills QEMU. The caller must call Close.
 //
-// The error wraps [ErrNotSetUp] if something is missing that scripts/setup
-// prepares, and otherwise holds what QEMU said.
+// The error wraps [ErrNotSetUp] if a file is missing that scripts/setup prepares.
+// Otherwise the error has the output of QEMU.
 func Launch(ctx context.Context, cfg Config) (*VM, error) {
 	cfg = cfg.withDefaults()
 	m, err := readManifest()
@@ -66,8 +65,8 @@ func Launch(ctx context.Context, cfg Config) (*VM, error) {
 	return vm, nil
 }
 
-// start runs QEMU in a process group of its own and sees to it that it ends
-// with ctx, and with this process even if that is killed.
+// start starts QEMU in a process group of its own. QEMU ends with ctx, and with this
+// process, even if this process is killed.
 func (vm *VM) start(ctx context.Context, binary string, args []string) error {
 	stderr, err := os.Create(filepath.Join(vm.dir, stderrName))
 	if err != nil {
@@ -81,8 +80,8 @@ func (vm *VM) start(ctx context.Context, binary string, args []string) error {
 
 	started := make(chan error)
 	go func() {
-		// The parent-death signal comes when the thread ends that started the
-		// process, so this one is kept for as long as QEMU runs.
+		// The kernel sends the parent-death signal when the thread ends that started
+		// the process. A locked thread lives as long as this goroutine.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := vm.cmd.Start()
@@ -99,8 +98,8 @@ func (vm *VM) start(ctx context.Context, binary string, args []string) error {
 	return nil
 }
 
-// awaitMonitor returns when QEMU answers on the second socket, after all
-// options have been accepted and the memory is there.
+// awaitMonitor waits until QEMU answers on the second socket. QEMU has then accepted all
+// options and allocated the memory.
 func (vm *VM) awaitMonitor(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -113,22 +112,22 @@ func (vm *VM) awaitMonitor(ctx context.Context) error {
 		case <-vm.exited:
 			return vm.exitError()
 		case <-ctx.Done():
-			return fmt.Errorf("qemutest: QEMU does not serve its monitor: %w; it said: %s", err, vm.Stderr())
+			return fmt.Errorf("qemutest: QEMU does not serve its monitor: %w; its output: %s", err, vm.Stderr())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
 }
 
-// exitError says how QEMU ended, which it must have.
+// exitError returns the error for a QEMU that has ended.
 func (vm *VM) exitError() error {
 	cause := "without an error"
 	if vm.err != nil {
 		cause = vm.err.Error()
 	}
-	return fmt.Errorf("qemutest: %w (%s); it said: %s", ErrExited, cause, vm.Stderr())
+	return fmt.Errorf("qemutest: %w (%s); its output: %s", ErrExited, cause, vm.Stderr())
 }
 
-// Alive tells whether the QEMU process still runs.
+// Alive reports whether the QEMU process runs.
 func (vm *VM) Alive() bool {
 	select {
 	case <-vm.exited:
@@ -138,11 +137,11 @@ func (vm *VM) Alive() bool {
 	}
 }
 
-// Exited is closed when the QEMU process has ended.
+// Exited returns a channel that is closed when the QEMU process has ended.
 func (vm *VM) Exited() <-chan struct{} { return vm.exited }
 
-// Kill ends QEMU at once with SIGKILL, as a crash would, and waits until it
-// is gone. Its files stay.
+// Kill kills QEMU with SIGKILL, as a crash would, and waits until the process has ended. Its
+// files stay.
 func (vm *VM) Kill() {
 	vm.signal(syscall.SIGKILL)
 	<-vm.exited
@@ -151,8 +150,8 @@ func (vm *VM) Kill() {
 // Signal sends a signal to QEMU, such as SIGSTOP to make it hang.
 func (vm *VM) Signal(s syscall.Signal) { vm.signal(s) }
 
-// signal reaches QEMU and whatever it started. A process group that is gone
-// is no error.
+// signal sends a signal to QEMU and to the processes that QEMU started. A process group
+// that has ended is not an error.
 func (vm *VM) signal(s syscall.Signal) {
 	if vm.Alive() {
 		_ = syscall.Kill(-vm.cmd.Process.Pid, s)
@@ -165,28 +164,28 @@ func (vm *VM) Close() {
 	os.RemoveAll(vm.dir)
 }
 
-// Pid gives the process id of QEMU.
+// Pid returns the process ID of QEMU.
 func (vm *VM) Pid() int { return vm.cmd.Process.Pid }
 
-// Config gives what the machine was started with, defaults filled in.
+// Config returns the configuration of the machine, with the defaults filled in.
 func (vm *VM) Config() Config { return vm.cfg }
 
-// MemFile gives the file that is the guest's memory, "" if there is none.
+// MemFile returns the file that is the guest's memory, "" if there is none.
 func (vm *VM) MemFile() string { return vm.cfg.MemFile }
 
-// QMPPath gives the first monitor socket, for what is under test.
+// QMPPath returns the path of the first monitor socket, for the code under test.
 func (vm *VM) QMPPath() string { return filepath.Join(vm.dir, qmpName) }
 
-// QMPPath2 gives the second monitor socket, for the test itself.
+// QMPPath2 returns the path of the second monitor socket, for the test itself.
 func (vm *VM) QMPPath2() string { return filepath.Join(vm.dir, qmp2Name) }
 
-// Stderr gives what QEMU printed so far.
+// Stderr returns the output of QEMU so far.
 func (vm *VM) Stderr() string { return vm.read(stderrName) }
 
-// Serial gives what the guest printed so far.
+// Serial returns the output of the guest so far.
 func (vm *VM) Serial() string { return vm.read(serialName) }
 
-// read gives a file of the machine's; one that is not there yet is empty.
+// read returns the content of a file of the machine, "" if the file does not exist yet.
 func (vm *VM) read(name string) string {
 	b, _ := os.ReadFile(filepath.Join(vm.dir, name))
 	return string(b)

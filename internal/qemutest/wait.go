@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// ErrCorrupt is wrapped when the guest found its memory changed, or when its
-// kernel or workload broke down.
+// ErrCorrupt is wrapped by errors about a guest that found a changed page, or whose kernel
+// or workload failed.
 var ErrCorrupt = errors.New("the guest is corrupt")
 
 const pollInterval = 20 * time.Millisecond
 
-// Progress gives the guest's last count line and when it came.
+// Progress returns the content of the guest's last count line, and the time of that line.
 func (vm *VM) Progress() (Progress, time.Time) {
 	p := parseConsole(vm.Serial()).progress
 	if p == (Progress{}) {
@@ -29,15 +29,14 @@ func (vm *VM) Progress() (Progress, time.Time) {
 	return p, info.ModTime()
 }
 
-// Count gives the guest's last count, 0 if there is none yet, and when it
-// came.
+// Count returns the guest's last count, 0 if there is none yet, and its time.
 func (vm *VM) Count() (int, time.Time) {
 	p, at := vm.Progress()
 	return p.Count, at
 }
 
-// Corrupt gives nil as long as the guest has not complained, and otherwise an
-// error that wraps [ErrCorrupt] and quotes what it said.
+// Corrupt returns an error that wraps [ErrCorrupt] and quotes the guest if the guest has
+// reported an error.
 func (vm *VM) Corrupt() error {
 	return parseConsole(vm.Serial()).corrupt()
 }
@@ -49,12 +48,12 @@ func (c console) corrupt() error {
 	const most = 5
 	text := strings.Join(c.faults[:min(len(c.faults), most)], "\n\t")
 	if more := len(c.faults) - most; more > 0 {
-		text += fmt.Sprintf("\n\tand %d lines more", more)
+		text += fmt.Sprintf("\n\tand %d more lines", more)
 	}
 	return fmt.Errorf("qemutest: %w:\n\t%s", ErrCorrupt, text)
 }
 
-// WaitReady waits until the guest has filled its memory and counts.
+// WaitReady waits until the guest has filled its memory and is about to count.
 func (vm *VM) WaitReady(ctx context.Context) error {
 	return vm.wait(ctx, "to be ready", func(c console) bool { return c.ready })
 }
@@ -64,8 +63,7 @@ func (vm *VM) WaitCount(ctx context.Context, n int) error {
 	return vm.wait(ctx, fmt.Sprintf("to count to %d", n), func(c console) bool { return c.progress.Count >= n })
 }
 
-// WaitProgress waits until the guest counts on from where it is now, and
-// fails if it does not within d.
+// WaitProgress waits until the guest's count grows. It fails after d.
 func (vm *VM) WaitProgress(ctx context.Context, d time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
@@ -73,24 +71,23 @@ func (vm *VM) WaitProgress(ctx context.Context, d time.Duration) error {
 	return vm.wait(ctx, fmt.Sprintf("to count on from %d within %v", from, d), func(c console) bool { return c.progress.Count > from })
 }
 
-// WaitVerified waits until the guest has checked every page at least once
-// from now on.
+// WaitVerified waits until the guest has checked every page since the call.
 func (vm *VM) WaitVerified(ctx context.Context) error {
-	// An incoming machine's console says nothing before it runs.
+	// The console of an incoming machine is empty until the machine runs.
 	var first Progress
 	err := vm.wait(ctx, "to count", func(c console) bool { first = c.progress; return first.Count > 0 })
 	if err != nil {
 		return err
 	}
-	// The round under way began before now; the one after it counts.
+	// The current round began before the call, so only the next one is complete.
 	return vm.wait(ctx, "to check all its memory", func(c console) bool { return c.progress.Rounds >= first.Rounds+2 })
 }
 
-// wait polls the console until done says so, ctx ends, QEMU exits or the
-// guest turns out to be corrupt.
+// wait polls the console until done returns true, ctx ends, QEMU exits, or the guest reports
+// corruption.
 func (vm *VM) wait(ctx context.Context, what string, done func(console) bool) error {
 	for {
-		alive := vm.Alive() // before the look, which then has the last word
+		alive := vm.Alive() // before reading the console, so that the last output counts
 		c := parseConsole(vm.Serial())
 		switch err := c.corrupt(); {
 		case err != nil:

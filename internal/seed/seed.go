@@ -1,4 +1,4 @@
-// Package seed keeps the seeds of fuzz targets in their corpus.
+// Package seed adds seeds to fuzz targets and writes them to the corpus in testdata.
 package seed
 
 import (
@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// Add adds an input of bytes and byte slices to a fuzz target. With keep it also
-// writes it to the target's corpus in testdata, where it stays what it was when
-// the code that made it changes.
+// Add adds an input to a fuzz target. The arguments are bytes and byte slices. With keep,
+// Add also writes the input to the target's corpus in testdata, where the input stays the
+// same when the code that made it changes.
 func Add(f *testing.F, keep bool, name string, args ...any) {
 	f.Helper()
 	f.Add(args...)
@@ -25,7 +25,7 @@ func Add(f *testing.F, keep bool, name string, args ...any) {
 		case []byte:
 			text += fmt.Sprintf("[]byte(%q)\n", v)
 		default:
-			f.Fatalf("a seed of type %T", arg)
+			f.Fatalf("unsupported seed type %T", arg)
 		}
 	}
 	path := filepath.Join("testdata", "fuzz", f.Name(), name)

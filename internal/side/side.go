@@ -1,5 +1,5 @@
-// Package side runs one side of a migration as a process of its own, which is told
-// things and tells things in lines of JSON.
+// Package side runs one side of a migration as a process of its own. The process reads
+// and writes JSON values, one a line.
 package side
 
 import (
@@ -10,17 +10,17 @@ import (
 	"os/exec"
 )
 
-// longestLine is how much a side may tell at once.
-const longestLine = 16 << 20
+// maxLine bounds a line that a side writes.
+const maxLine = 16 << 20
 
-// Process is a side that runs.
+// Process is a running side.
 type Process struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	lines *bufio.Scanner
 }
 
-// Start starts the command and tells it the first thing.
+// Start starts the command and sends it the first value.
 func Start(cmd *exec.Cmd, first any) (*Process, error) {
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -34,15 +34,15 @@ func Start(cmd *exec.Cmd, first any) (*Process, error) {
 		return nil, err
 	}
 	p := &Process{cmd, in, bufio.NewScanner(out)}
-	p.lines.Buffer(nil, longestLine)
-	return p, p.Tell(first)
+	p.lines.Buffer(nil, maxLine)
+	return p, p.Send(first)
 }
 
-// Tell writes v as a line.
-func (p *Process) Tell(v any) error { return json.NewEncoder(p.in).Encode(v) }
+// Send writes v as a line to the standard input of the process.
+func (p *Process) Send(v any) error { return json.NewEncoder(p.in).Encode(v) }
 
-// Next reads the next line into v. Its error wraps io.ErrUnexpectedEOF when there
-// is none.
+// Next reads the next line of the standard output of the process into v. If there is no
+// further line, the error wraps io.ErrUnexpectedEOF.
 func (p *Process) Next(v any) error {
 	if !p.lines.Scan() {
 		return errors.Join(io.ErrUnexpectedEOF, p.lines.Err())
@@ -50,5 +50,5 @@ func (p *Process) Next(v any) error {
 	return json.Unmarshal(p.lines.Bytes(), v)
 }
 
-// Wait waits for the process's end.
+// Wait waits until the process has ended.
 func (p *Process) Wait() error { return p.cmd.Wait() }

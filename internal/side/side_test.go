@@ -7,16 +7,16 @@ import (
 	"testing"
 )
 
-func TestASideIsToldAndTells(t *testing.T) {
+func TestProcess_SendsAndReceivesLines(t *testing.T) {
 	p, err := Start(exec.Command("cat"), []int{1, 2})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []int
 	if err := p.Next(&got); err != nil || len(got) != 2 || got[1] != 2 {
-		t.Errorf("the first thing comes back as %d, error %v", got, err)
+		t.Errorf("first value %d, error %v, want [1 2]", got, err)
 	}
-	if err := p.Tell("more"); err != nil {
+	if err := p.Send("more"); err != nil {
 		t.Fatal(err)
 	}
 	var text string
@@ -25,15 +25,15 @@ func TestASideIsToldAndTells(t *testing.T) {
 	}
 	p.in.Close()
 	if err := p.Next(&text); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("after the end: %v", err)
+		t.Errorf("Next after the end: %v, want io.ErrUnexpectedEOF", err)
 	}
 	if err := p.Wait(); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestASideThatCannotBeStartedIsAnError(t *testing.T) {
+func TestStart_CommandThatCannotBeStarted(t *testing.T) {
 	if _, err := Start(exec.Command("/nowhere/to/be/found"), 1); err == nil {
-		t.Error("it was started")
+		t.Error("no error for a missing command")
 	}
 }

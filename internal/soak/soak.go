@@ -1,13 +1,13 @@
-// Package soak says how much a test does: little in an ordinary run, much where
-// the environment has VMFERRY_SOAK=1, as make nightly sets it.
+// Package soak chooses the size of tests: small in an ordinary run, large with
+// VMFERRY_SOAK=1 in the environment, which "make nightly" sets.
 package soak
 
 import "os"
 
-// Long says whether tests take their long sizes.
+// Long says whether tests use their long sizes.
 var Long = os.Getenv("VMFERRY_SOAK") == "1"
 
-// Times returns the size for this run: quick in an ordinary one, long in a soak.
+// Times returns long in a soak run, and quick in an ordinary one.
 func Times(quick, long int) int {
 	if Long {
 		return long

@@ -1,6 +1,6 @@
-// Package strictjson decodes JSON that comes from a peer or a file. Two readers
-// of one text must not see two values: what encoding/json lets pass, such as a
-// key that is there twice, is an error here.
+// Package strictjson decodes JSON from a peer or a file. It refuses text that two decoders
+// can decode to different values, such as an object with a duplicate key, which
+// encoding/json accepts.
 package strictjson
 
 import (
@@ -14,21 +14,21 @@ import (
 	"unicode/utf8"
 )
 
-// ErrAmbiguous is wrapped by every error about JSON that encoding/json takes
-// and this package does not.
+// ErrAmbiguous is wrapped by every error about JSON that encoding/json accepts and this
+// package refuses.
 var ErrAmbiguous = errors.New("ambiguous JSON")
 
-// Options bound what is decoded. Zero values are defaults.
+// Options bound the text that is decoded. A zero value means the default.
 type Options struct {
-	// MaxBytes bounds the text; 16 MiB.
+	// MaxBytes bounds the length of the text; the default is 16 MiB.
 	MaxBytes int
-	// MaxDepth bounds how deep arrays and objects are nested; 64.
+	// MaxDepth bounds the nesting of arrays and objects; the default is 64.
 	MaxDepth int
 	// KnownKeysOnly refuses keys without a field, as
 	// json.Decoder.DisallowUnknownFields does.
 	KnownKeysOnly bool
-	// MaxEntries bounds the lists and maps of some types: their entries take
-	// much more memory than their text.
+	// MaxEntries bounds the number of entries of lists and maps by their type. An
+	// entry can take much more memory than its text.
 	MaxEntries map[reflect.Type]int
 }
 
@@ -37,8 +37,8 @@ const (
 	defaultMaxDepth = 64
 )
 
-// Unmarshal decodes one JSON value into what v points to, as json.Unmarshal
-// does, if Check finds nothing.
+// Unmarshal decodes one JSON value into the value that v points to, as json.Unmarshal does,
+// if Check returns no error.
 func Unmarshal(text []byte, v any, opts Options) error {
 	if err := Check(text, v, opts); err != nil {
 		return err
@@ -46,10 +46,10 @@ func Unmarshal(text []byte, v any, opts Options) error {
 	return json.Unmarshal(text, v)
 }
 
-// Check looks at a text that is to be decoded into what v points to, and changes
-// nothing. It refuses a key that an object has twice, a key that differs from
-// that of a field only in case, text that is not UTF-8, and anything behind the
-// value. A value that decodes itself has no fields here.
+// Check checks a text against the value that v points to, and does not decode it. Check
+// refuses a duplicate key, a key that differs from the key of a field only in case, text
+// that is not UTF-8, and data after the value. It does not check the keys of a type that
+// implements json.Unmarshaler.
 func Check(text []byte, v any, opts Options) error {
 	if opts.MaxBytes == 0 {
 		opts.MaxBytes = defaultMaxBytes
@@ -69,21 +69,20 @@ func Check(text []byte, v any, opts Options) error {
 		return err
 	}
 	if _, err := c.in.Token(); err != io.EOF {
-		return fmt.Errorf("%w: something stands behind the value that ends at byte %d", ErrAmbiguous, c.in.InputOffset())
+		return fmt.Errorf("%w: data after the value that ends at byte %d", ErrAmbiguous, c.in.InputOffset())
 	}
 	return nil
 }
 
-// checker walks over the tokens of a text beside the type that it is decoded into.
+// checker reads the tokens of a text and follows the type that they decode into.
 type checker struct {
 	in   *json.Decoder
 	opts Options
-	// known are the keys of the structs met so far: a text can have a struct in
-	// every 3 bytes.
+	// known caches the keys of structs: a text can have a struct in every 3 bytes.
 	known map[reflect.Type]map[string]reflect.Type
 }
 
-// value checks the next value. t is nil where nothing is known of its type.
+// value checks the next value. t is nil if its type is not known.
 func (c *checker) value(t reflect.Type, depth int) error {
 	token, err := c.in.Token()
 	if err != nil {
@@ -121,7 +120,7 @@ func (c *checker) array(t reflect.Type, depth int) error {
 	return nil
 }
 
-// entries refuses a list or map of n entries if its type may have fewer.
+// entries refuses a list or map of n entries if MaxEntries of its type is less.
 func (c *checker) entries(t reflect.Type, n int) error {
 	if most, ok := c.opts.MaxEntries[t]; ok && n > most {
 		return fmt.Errorf("%w: a list of more than %d entries at byte %d", ErrAmbiguous, most, c.in.InputOffset())
@@ -139,7 +138,7 @@ func (c *checker) object(t reflect.Type, depth int) error {
 		}
 		key, ok := token.(string)
 		if !ok {
-			return fmt.Errorf("%w: a key that is no string at byte %d", ErrAmbiguous, c.in.InputOffset())
+			return fmt.Errorf("%w: key at byte %d is not a string", ErrAmbiguous, c.in.InputOffset())
 		}
 		if seen[key] {
 			return fmt.Errorf("%w: the key %q is there twice, again at byte %d", ErrAmbiguous, key, c.in.InputOffset())
@@ -176,7 +175,7 @@ func (c *checker) field(t reflect.Type, fields map[string]reflect.Type, key stri
 		}
 	}
 	if c.opts.KnownKeysOnly {
-		return nil, fmt.Errorf("%w: the key %q is not known (byte %d)", ErrAmbiguous, key, c.in.InputOffset())
+		return nil, fmt.Errorf("%w: unknown key %q (byte %d)", ErrAmbiguous, key, c.in.InputOffset())
 	}
 	return nil, nil
 }
@@ -208,7 +207,7 @@ func elementOf(t reflect.Type) reflect.Type {
 	return nil
 }
 
-// fieldsOf is fieldsOf of a type that may have been met before.
+// fieldsOf returns the cached result of fieldsOf.
 func (c *checker) fieldsOf(t reflect.Type) map[string]reflect.Type {
 	fields, ok := c.known[t]
 	if !ok {
@@ -218,7 +217,8 @@ func (c *checker) fieldsOf(t reflect.Type) map[string]reflect.Type {
 	return fields
 }
 
-// fieldsOf returns the keys that encoding/json knows of a struct; nil if t is none.
+// fieldsOf returns the keys of a struct by the rules of encoding/json, or nil if t is not a
+// struct.
 func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	if t == nil || t.Kind() != reflect.Struct {
 		return nil
@@ -249,7 +249,7 @@ func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	return fields
 }
 
-// noEOF is for the end of the text inside a value.
+// noEOF returns io.ErrUnexpectedEOF for io.EOF, at places where a value must continue.
 func noEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

@@ -27,7 +27,7 @@ type record struct {
 	Left  string            `json:"-"`
 }
 
-func TestUnmarshal_WhatEncodingJSONAgreesOn(t *testing.T) {
+func TestUnmarshal_AgreesWithEncodingJSON(t *testing.T) {
 	const text = ` {"name": "a", "Plain": 3, "made": "2024-01-02T03:04:05Z", "origin": "o", "unknown": {"x": 1, "X": 2}, "left": "kept out",
 		"next": {"name": "b"}, "list": [{"name": "c"}, {"Plain": 4}], "map": {"k": {"name": "d"}, "K": {"name": "e"}}, "raw": {"Q": [1, {}], "q": null}} `
 	var got, want record
@@ -59,7 +59,7 @@ func TestUnmarshal_AmbiguousTextIsRefused(t *testing.T) {
 		"behind a pointer":             `{"next": {"Name": "a"}}`,
 		"a letter that folds to s":     `{"li\u017ft": []}`,
 		"a second value":               `{"name": "a"} {}`,
-		"rubbish behind":               `{"name": "a"} x`,
+		"data after the value":         `{"name": "a"} x`,
 		"text that is not UTF-8":       "{\"name\": \"a\xff\"}",
 		"too deep":                     strings.Repeat("[", 65) + strings.Repeat("]", 65),
 	} {
@@ -73,10 +73,10 @@ func TestUnmarshal_AmbiguousTextIsRefused(t *testing.T) {
 	}
 }
 
-func TestUnmarshal_WhatIsNoJSONIsRefused(t *testing.T) {
+func TestUnmarshal_InvalidJSONIsRefused(t *testing.T) {
 	for _, text := range []string{"", "{", "[", `{"name"`, `{"name": }`, `{"name": "a"`, `{1: 2}`, `[1,]`, "nul", `{"name": 3}`} {
 		if err := strictjson.Unmarshal([]byte(text), new(record), strictjson.Options{}); err == nil {
-			t.Errorf("%q was taken", text)
+			t.Errorf("Unmarshal accepted %q", text)
 		}
 	}
 }
@@ -99,17 +99,17 @@ func FuzzUnmarshal(f *testing.F) {
 	f.Add([]byte(`{"name": "a", "list": [{"Plain": 1}], "map": {"k": {}}, "raw": [1, "x"]}`))
 	f.Add([]byte(`{"name": "a", "NAME": "b"}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		// A reader that knows keys only as they are written sees the same.
+		// A decoder that matches keys by case must get the same values.
 		var keys map[string]json.RawMessage
 		var r record
 		if strictjson.Unmarshal(text, &r, strictjson.Options{}) != nil || json.Unmarshal(text, &keys) != nil {
 			return
 		}
 		if _, ok := keys["name"]; !ok && r.Name != "" {
-			t.Errorf("the name is %q, but there is no key of that name", r.Name)
+			t.Errorf("Name is %q, and the text has no key \"name\"", r.Name)
 		}
 		if _, ok := keys["Plain"]; !ok && r.Plain != 0 {
-			t.Errorf("the field is %d, but there is no key of its name", r.Plain)
+			t.Errorf("Plain is %d, and the text has no key \"Plain\"", r.Plain)
 		}
 	})
 }

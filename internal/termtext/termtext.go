@@ -1,6 +1,6 @@
-// Package termtext makes text from peers and files fit for a terminal: such
-// text can hold escape sequences that move the cursor, recolour or hide what
-// stands there, or answer for the user.
+// Package termtext escapes text from peers and files for a terminal. Such text can hold
+// escape sequences that move the cursor, change or hide other output, or send input in
+// place of the user.
 package termtext
 
 import (
@@ -14,8 +14,8 @@ import (
 	"unicode/utf8"
 )
 
-// Name returns a name for a place in a line or a table: as it is if every
-// character of it can be printed, else quoted as a Go string.
+// Name returns a name for use in a line or a table. It quotes the name as a Go string if a
+// character of it is not printable.
 func Name(s string) string {
 	if s == "" || !utf8.ValidString(s) || strings.ContainsFunc(s, unprintable) || s[0] == '"' {
 		return strconv.Quote(s)
@@ -23,8 +23,7 @@ func Name(s string) string {
 	return s
 }
 
-// ShortName is Name for a name of any length: of one longer than limit bytes
-// it returns the beginning.
+// ShortName is like Name, and cuts a name that is longer than limit bytes.
 func ShortName(s string, limit int) string {
 	if len(s) <= limit {
 		return Name(s)
@@ -35,23 +34,23 @@ func ShortName(s string, limit int) string {
 	return Name(s[:limit]) + "..."
 }
 
-// Text returns text with every character that cannot be printed written as an
-// escape. Newlines and tabs stay. In JSON, which holds such characters inside of
-// strings only, the escapes are JSON's own and change no value.
+// Text escapes every character of s that is not printable, except newlines and tabs. JSON
+// has such characters only inside strings; there the escapes are valid JSON and keep the
+// values.
 func Text(s string) string {
-	if utf8.ValidString(s) && !strings.ContainsFunc(s, unfit) {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, needsEscape) {
 		return s
 	}
 	var b strings.Builder
 	for len(s) > 0 {
 		r, n := utf8.DecodeRuneInString(s)
 		switch {
-		case r == utf8.RuneError && n == 1 || unfit(r) && r < ' ':
+		case r == utf8.RuneError && n == 1 || needsEscape(r) && r < ' ':
 			fmt.Fprintf(&b, `\x%02x`, s[0])
-		case unfit(r) && r > 0xffff:
+		case needsEscape(r) && r > 0xffff:
 			high, low := utf16.EncodeRune(r)
 			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
-		case unfit(r):
+		case needsEscape(r):
 			fmt.Fprintf(&b, `\u%04x`, r)
 		default:
 			b.WriteString(s[:n])
@@ -63,24 +62,24 @@ func Text(s string) string {
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }
 
-func unfit(r rune) bool { return unprintable(r) && r != '\n' && r != '\t' }
+func needsEscape(r rune) bool { return unprintable(r) && r != '\n' && r != '\t' }
 
-// NewWriter returns a writer that passes Text on to w, for any number of
-// goroutines. A character may be cut in two between calls; what is left of one
-// at the end is not written.
+// NewWriter returns a writer that writes Text of its input to w. Several goroutines may
+// use it. A character may be split between calls. The bytes of an incomplete character at
+// the end of the input are not written.
 func NewWriter(w io.Writer) io.Writer { return &writer{w: w} }
 
 type writer struct {
 	mu   sync.Mutex
 	w    io.Writer
-	rest []byte // the beginning of a character
+	rest []byte // an incomplete character
 }
 
 func (w *writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	text := append(w.rest, p...)
-	whole := len(text) - cutCharacter(text)
+	whole := len(text) - incompleteSuffix(text)
 	_, err := io.WriteString(w.w, Text(string(text[:whole])))
 	w.rest = append([]byte(nil), text[whole:]...)
 	if err != nil {
@@ -89,8 +88,8 @@ func (w *writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// cutCharacter returns how many bytes at the end begin a character that is not whole.
-func cutCharacter(text []byte) int {
+// incompleteSuffix returns the length of the incomplete character at the end of text.
+func incompleteSuffix(text []byte) int {
 	for back := 1; back < utf8.UTFMax && back <= len(text); back++ {
 		tail := text[len(text)-back:]
 		if !utf8.RuneStart(tail[0]) {

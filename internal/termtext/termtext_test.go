@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/internal/termtext"
 )
 
-func TestName(t *testing.T) {
+func TestName_QuotesUnprintableNames(t *testing.T) {
 	for in, want := range map[string]string{
 		"pc.ram":                       "pc.ram",
 		"/rom@etc/acpi/tables":         "/rom@etc/acpi/tables",
@@ -40,7 +40,7 @@ func TestShortName_LongNameIsCutBetweenCharacters(t *testing.T) {
 	}
 }
 
-func TestText_OnlyWhatCannotBePrintedIsEscaped(t *testing.T) {
+func TestText_EscapesUnprintableCharacters(t *testing.T) {
 	for in, want := range map[string]string{
 		"a line\n\tand \"another\" \\n\n": "a line\n\tand \"another\" \\n\n",
 		"\x1b[2Jgone\r\n":                 `\x1b[2Jgone\x0d` + "\n",
@@ -54,7 +54,7 @@ func TestText_OnlyWhatCannotBePrintedIsEscaped(t *testing.T) {
 	}
 }
 
-func TestWriter_CharactersMayBeCutAnywhere(t *testing.T) {
+func TestWriter_CharactersSplitBetweenCalls(t *testing.T) {
 	const text = "é漢🜁\x1b[0m\u009b\n"
 	for size := 1; size <= len(text); size++ {
 		var out strings.Builder

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Short returns a path of at most Max bytes for the socket at path: the path itself
-// if it fits, and otherwise one that goes through a descriptor of the socket's
-// directory. release frees the descriptor; the short path does not work afterwards.
+// Short returns a path of at most Max bytes for the socket at path: the path itself if it
+// fits, and otherwise a path through a descriptor of the socket's directory. release
+// closes the descriptor; the short path does not work afterwards.
 func Short(path string) (short string, release func(), err error) {
 	if len(path) <= Max {
 		return path, func() {}, nil
@@ -28,7 +28,7 @@ func Short(path string) (short string, release func(), err error) {
 	return short, func() { unix.Close(fd) }, nil
 }
 
-// Through returns the path of a file in the directory that fd is open on.
+// Through returns the path of a file in the directory that the descriptor fd refers to.
 func Through(fd int, name string) string {
 	return "/proc/self/fd/" + strconv.Itoa(fd) + "/" + name
 }

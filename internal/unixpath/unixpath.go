@@ -1,10 +1,10 @@
-// Package unixpath makes unix sockets usable whose path is too long for the
-// kernel's socket address.
+// Package unixpath shortens paths of unix sockets that are too long for the kernel's
+// socket address.
 //
-// It is for the packages that listen on or connect to a path of the user's choice.
+// It is for packages that listen on, or connect to, a path of the user's choice.
 //
-// Trap: the short path is of this process only, and only until release is called.
-// Another process needs the path itself.
+// Trap: the short path works in this process only, and only until release is called.
+// Another process needs the long path.
 package unixpath
 
 import (
@@ -12,14 +12,14 @@ import (
 	"fmt"
 )
 
-// Max is how many bytes of a path fit into a socket address.
+// Max is the number of bytes that a path may have in a socket address.
 const Max = 107
 
-// ErrTooLong is wrapped when a path cannot be made short.
+// ErrTooLong is wrapped by errors about a path that cannot be shortened.
 var ErrTooLong = errors.New("socket path is too long")
 
-// Check returns an error that wraps ErrTooLong if another process cannot use the
-// path as a socket's. advice says what the user can do.
+// Check returns an error that wraps ErrTooLong if the path is too long for a socket of
+// another process. advice says what the user can do.
 func Check(path, advice string) error {
 	if len(path) <= Max {
 		return nil

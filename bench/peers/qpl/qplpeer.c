@@ -1,5 +1,5 @@
-// Measures libqpl's software path as peers measures the other libraries, and
-// prints one JSON object a mode: qplpeer CORPUS PASSES PIECE.
+// Measures the software path of libqpl as peers measures the other libraries, and prints one
+// JSON object for each mode: qplpeer CORPUS PASSES PIECE.
 #include <qpl/qpl.h>
 
 #include <stdint.h>

@@ -16,8 +16,8 @@ import (
 	"github.com/vmferry/vmferry/internal/probe"
 )
 
-// Result is what one mode makes of a corpus. Its JSON keys are a contract with
-// users of the command.
+// Result is the result of one mode on a corpus. Its JSON keys are a contract with users of
+// the command.
 type Result struct {
 	// Codec is "deflate-fast" or "deflate-dense".
 	Codec string `json:"codec"`
@@ -27,20 +27,19 @@ type Result struct {
 	InflateMBps  float64 `json:"inflate_mbps"`
 	// Ratio is the corpus's size before to after, raw pages included.
 	Ratio float64 `json:"ratio"`
-	// RawPages is how many pages did not shrink.
+	// RawPages is the number of pages that did not shrink.
 	RawPages int `json:"raw_pages"`
 }
 
 // Options say how to measure. The zero value is what the command uses.
 type Options struct {
-	// Passes is how often the corpus is gone through each way; 0 means 5.
+	// Passes is the number of passes over the corpus in each direction; 0 means 5.
 	Passes int
-	// MaxBytes bounds the size of a corpus; 0 means 1 GiB. A compressed file
-	// may be small and expand without end.
+	// MaxBytes bounds the size of a corpus after decompression; 0 means 1 GiB.
 	MaxBytes int64
 }
 
-// ErrCorpus is wrapped by errors about what a corpus holds.
+// ErrCorpus is wrapped by errors about the content of a corpus.
 var ErrCorpus = errors.New("codec: unusable corpus")
 
 // builtInPages is the size of the generated corpus: 16 MiB, more than caches
@@ -49,9 +48,9 @@ const builtInPages = 4096
 
 var zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
 
-// Load reads a corpus: pages of 4 KiB one after the other, as they are or
-// compressed as one zstd stream. A nil r means the built-in corpus. A rest shorter
-// than a page is an error, as is a corpus without pages.
+// Load reads a corpus: consecutive pages of 4 KiB, either uncompressed or compressed as one
+// zstd stream. A nil r means the built-in corpus. A corpus without pages, or with an
+// incomplete page, is an error.
 func Load(r io.Reader, opts Options) ([]byte, error) {
 	if r == nil {
 		return corpus.Generate(1, builtInPages), nil
@@ -83,14 +82,14 @@ func Load(r io.Reader, opts Options) ([]byte, error) {
 	case len(pages) == 0:
 		return nil, fmt.Errorf("%w: it is empty", ErrCorpus)
 	case len(pages)%corpus.PageSize != 0:
-		return nil, fmt.Errorf("%w: %d bytes are no whole number of %d-byte pages",
+		return nil, fmt.Errorf("%w: %d bytes are not a multiple of the page size of %d bytes",
 			ErrCorpus, len(pages), corpus.PageSize)
 	}
 	return pages, nil
 }
 
-// Run measures every mode on the corpus that r holds (see [Load]). It returns
-// early with ctx's error, and with an error if a page does not come back as it was.
+// Run measures every mode on the corpus that r holds (see [Load]). It returns an error if
+// ctx ends, and if an inflated page differs from the original.
 func Run(ctx context.Context, r io.Reader, opts Options) ([]Result, error) {
 	pages, err := Load(r, opts)
 	if err != nil {
@@ -99,7 +98,7 @@ func Run(ctx context.Context, r io.Reader, opts Options) ([]Result, error) {
 	if opts.Passes <= 0 {
 		opts.Passes = 5
 	}
-	// The measured loop must not hop between cores.
+	// The measured loop must stay on one thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var results []Result
@@ -163,7 +162,7 @@ func (m *measurement) run(ctx context.Context, passes int) (Result, error) {
 		}
 	}
 	if !bytes.Equal(m.unpacked, m.pages) {
-		return Result{}, fmt.Errorf("codec: %v: pages come back changed", m.mode)
+		return Result{}, fmt.Errorf("codec: %v: inflated pages differ from the originals", m.mode)
 	}
 	r := Result{
 		Codec:        "deflate-" + m.mode.String(),

@@ -2,7 +2,7 @@
 // codec on a corpus of 4 KiB pages, one core, one page a call, as the
 // migration and snapshot paths use it.
 //
-// All buffers are written once before a clock starts, since the page faults of a
-// first touch cost more than the codec; and of several passes over the corpus
-// the fastest counts, for everything else that runs can only make one slower.
+// All buffers are written once before a clock starts, because the page faults of the first
+// access cost more than the codec. The fastest of several passes over the corpus counts,
+// because other work on the machine can only make a pass slower.
 package codec

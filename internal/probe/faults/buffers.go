@@ -13,38 +13,38 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// Direction is which way packets go.
+// Direction is the direction of packets.
 type Direction string
 
 const (
-	// Send compresses pages to a channel's arena.
+	// Send compresses pages into the buffer of a channel.
 	Send Direction = "send"
-	// Receive puts a payload into a channel's buffer, as a read from a socket
-	// would, and inflates from there to pages that are present.
+	// Receive copies a payload into the buffer of a channel, as a read from a socket
+	// does, and inflates it from there to pages that are present.
 	Receive Direction = "receive"
 )
 
-// Buffers is where a channel's buffer comes from.
+// Buffers is the way in which a channel gets its buffer.
 type Buffers string
 
 const (
-	// Prefaulted is made present when the channel is set up, as package
+	// Prefaulted maps and populates the buffer when the channel is set up, as package
 	// multifd does.
 	Prefaulted Buffers = "populate"
-	// FirstTouch is mapped when the channel is set up, and not touched.
+	// FirstTouch maps the buffer when the channel is set up, and does not populate it.
 	FirstTouch Buffers = "first touch"
-	// NewEachPacket is mapped before each packet and unmapped after it, as
-	// malloc and free of something large do.
+	// NewEachPacket maps the buffer before each packet and unmaps it after, as malloc
+	// and free do with a large block.
 	NewEachPacket Buffers = "new each packet"
 )
 
-// BufferCell is a direction, and the source of a channel's buffer.
+// BufferCell is a combination of a direction and a kind of buffer.
 type BufferCell struct {
 	Direction Direction `json:"direction"`
 	Buffers   Buffers   `json:"buffers"`
 }
 
-// BufferCells returns all of them in the order in which they are reported.
+// BufferCells returns all buffer cells in the order of the report.
 func BufferCells() []BufferCell {
 	var cells []BufferCell
 	for _, d := range []Direction{Send, Receive} {
@@ -55,14 +55,16 @@ func BufferCells() []BufferCell {
 	return cells
 }
 
-// BufferFigures are of one channel. Its JSON keys are a contract.
+// BufferFigures are the measurements of one channel. Its JSON keys are a contract with users
+// of the command.
 type BufferFigures struct {
-	// FirstFaults are page faults per 1,000 pages of the first packet,
-	// LaterFaults those of the packets after it.
+	// FirstFaults are page faults per 1,000 pages of the first packet. LaterFaults
+	// are those of the packets after it.
 	FirstFaults float64 `json:"first_faults"`
 	LaterFaults float64 `json:"later_faults"`
-	// SetupUS is for mapping, and populating, a buffer before the first
-	// packet; FirstUS for the first packet; LaterUS for each after it.
+	// SetupUS is the time for mapping and populating a buffer before the first
+	// packet, FirstUS the time for the first packet, and LaterUS the mean time for a
+	// later packet.
 	SetupUS float64 `json:"setup_us"`
 	FirstUS float64 `json:"first_us"`
 	LaterUS float64 `json:"later_us"`
@@ -71,12 +73,11 @@ type BufferFigures struct {
 const (
 	packets     = 64 // of one measurement: 32 MiB of guest memory
 	packetPages = guest.PacketBytes / pageSize
-	// bufferBytes has room for a packet of pages that do not shrink and for
-	// their lengths.
+	// bufferBytes is enough for a packet of pages that do not shrink and their lengths.
 	bufferBytes = guest.PacketBytes + 64<<10
 )
 
-// channel is a channel's codec, and pages for it that are present.
+// channel is the codec of a channel, with pages that are present.
 type channel struct {
 	pages *pages
 	enc   *deflate.Encoder
@@ -92,8 +93,7 @@ func newChannel(p *pages) *channel {
 	return c
 }
 
-// measureBuffers sends or receives the packets once. The caller's goroutine has
-// a thread to itself.
+// measureBuffers measures the cell once. The caller must have locked its thread.
 func (c *channel) measureBuffers(cell BufferCell) (f BufferFigures, err error) {
 	by := newBystander()
 	defer by.stop()
@@ -109,7 +109,7 @@ func (c *channel) measureBuffers(cell BufferCell) (f BufferFigures, err error) {
 	for n := range packets {
 		var took float64
 		var count int64
-		err := counted(&count, func() error {
+		err := countFaults(&count, func() error {
 			start := time.Now()
 			err := c.one(cell, buffer, n)
 			took = us(time.Since(start))
@@ -128,7 +128,7 @@ func (c *channel) measureBuffers(cell BufferCell) (f BufferFigures, err error) {
 	return f, nil
 }
 
-// one is packet n.
+// one sends or receives packet n.
 func (c *channel) one(cell BufferCell, buffer []byte, n int) (err error) {
 	if cell.Buffers == NewEachPacket {
 		if buffer, err = mapBuffer(false); err != nil {
@@ -142,21 +142,21 @@ func (c *channel) one(cell BufferCell, buffer []byte, n int) (err error) {
 	return c.receive(buffer, n)
 }
 
-// send compresses packet n into the buffer, each page to a place of its own.
+// send compresses packet n into the buffer. Each page has its own part of the buffer.
 func (c *channel) send(buffer []byte, n int) error {
 	for i := range packetPages {
 		page := n*packetPages + i
 		at := buffer[i*pageSize : (i+1)*pageSize-1]
 		size := c.enc.Deflate(at, c.pages.page(page))
 		if want := len(c.pages.carried(page)); size != want && want != pageSize {
-			return fmt.Errorf("faults: page %d was compressed to %d bytes, before to %d", page, size, want)
+			return fmt.Errorf("faults: page %d was compressed to %d bytes, want %d as before", page, size, want)
 		}
 	}
 	return nil
 }
 
-// receive copies the payload of packet n into the buffer, lengths first, and
-// inflates from there.
+// receive copies the lengths and the payload of packet n into the buffer and inflates the
+// pages from there.
 func (c *channel) receive(buffer []byte, n int) error {
 	at := 4 * packetPages
 	for i := range packetPages {
@@ -173,12 +173,12 @@ func (c *channel) receive(buffer []byte, n int) error {
 		at += size
 	}
 	if last := n*packetPages + packetPages - 1; !bytes.Equal(c.out[len(c.out)-pageSize:], c.pages.page(last)) {
-		return fmt.Errorf("faults: packet %d came back changed", n)
+		return fmt.Errorf("faults: pages of packet %d differ after inflating", n)
 	}
 	return nil
 }
 
-// mapBuffer maps a buffer, as malloc does if it is large.
+// mapBuffer maps a buffer, as malloc does for a large block.
 func mapBuffer(populate bool) ([]byte, error) {
 	flags := unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
 	if populate {

@@ -5,17 +5,17 @@ import (
 	"sync/atomic"
 )
 
-// bystander is a thread of this process that has nothing to do with the
-// migration, as a destination's other channels and the guest's own processors
-// have little. Its processor caches translations of the same page tables, so
-// that a mapping that is replaced has to be flushed there, too.
+// bystander is a thread of this process that does not take part in the migration. Its
+// processor caches translations of the same page tables, so the kernel must flush a
+// replaced mapping there too. In a real destination, other channels and the guest's
+// processors have this effect.
 type bystander struct {
 	stopped atomic.Bool
 	done    chan struct{}
 }
 
-// newBystander returns once the thread runs. With a single processor it would
-// only take time from the measurement, and there is none.
+// newBystander starts the thread and waits until it runs. On a machine with one processor it
+// starts no thread, which would only slow the measurement down.
 func newBystander() *bystander {
 	b := &bystander{done: make(chan struct{})}
 	if runtime.GOMAXPROCS(0) < 2 || runtime.NumCPU() < 2 {
@@ -27,7 +27,7 @@ func newBystander() *bystander {
 		defer close(b.done)
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		// Small enough for the nearest cache: it takes no bandwidth.
+		// The buffer fits into the first cache, so it uses no memory bandwidth.
 		var buffer [4 * pageSize]byte
 		close(started)
 		for i := 0; !b.stopped.Load(); i += pageSize {

@@ -6,7 +6,7 @@ import (
 	"io"
 )
 
-// bars are the groups of the chart: the pages, their memory, and which faults.
+// bars are the groups of the chart: the pages, their memory, and the faults to draw.
 var bars = []struct {
 	name   string
 	memory Kind
@@ -24,11 +24,11 @@ var bars = []struct {
 
 func later(f *Figures) float64 { return f.LaterArrivalFaults + f.LaterWriteFaults }
 
-// all is the faults per 1,000 pages of the whole memory.
+// all returns the faults per 1,000 pages of the whole memory.
 func all(f *Figures) float64 { return (f.DataFaults + f.ZeroFaults + later(f)) / 3 }
 
-// WriteChart draws the faults of the direct path as SVG: those of each kind of
-// page in memory that is not preallocated, and of all pages where it is.
+// WriteChart draws the faults of the direct path as SVG: the faults of each kind of page in
+// memory that is not preallocated, and of all pages in preallocated memory.
 func (r *Report) WriteChart(w io.Writer) error {
 	const left, unit, top, each, group = 260, 0.2, 84, 16, 44 // unit is of one fault
 	bottom := top + group*len(bars)
@@ -62,7 +62,7 @@ func (r *Report) WriteChart(w io.Writer) error {
 	return err
 }
 
-// number writes v without a fraction, thousands apart.
+// number formats v without a fraction and with a separator for thousands.
 func number(v float64) string {
 	if n := int(v + 0.5); n >= 1000 {
 		return fmt.Sprintf("%d,%03d", n/1000, n%1000)
@@ -70,7 +70,7 @@ func number(v float64) string {
 	return fmt.Sprintf("%.0f", v)
 }
 
-// figures returns those of a cell, or nil.
+// figures returns the figures of a cell, or nil.
 func (r *Report) figures(c Cell) *Figures {
 	for _, x := range r.Rows {
 		if x.Cell == c {

@@ -24,8 +24,8 @@ func faults(who int) (int64, error) {
 	return u.Minflt, nil
 }
 
-// counted adds the faults that take costs to total.
-func counted(total *int64, take func() error) error {
+// countFaults calls take and adds the number of its page faults to total.
+func countFaults(total *int64, take func() error) error {
 	before, err := faults(unix.RUSAGE_THREAD)
 	if err != nil {
 		return err
@@ -38,12 +38,12 @@ func counted(total *int64, take func() error) error {
 	return err
 }
 
-// errNoRow is that a kernel does not count something.
+// errNoRow says that the kernel does not have a counter.
 var errNoRow = errors.New("no such row")
 
-// shootdowns returns the row TLB of /proc/interrupts, of all processors
-// together: interrupts by which one had another drop translations. The row is
-// of the whole system. Not all architectures have it.
+// shootdowns returns the sum of the row TLB of /proc/interrupts over all processors: the
+// interrupts with which a processor made another one drop translations. The row counts for
+// the whole system. Not all architectures have it.
 func shootdowns(interrupts io.Reader) (uint64, error) {
 	for lines := bufio.NewScanner(interrupts); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
@@ -63,8 +63,8 @@ func shootdowns(interrupts io.Reader) (uint64, error) {
 	return 0, fmt.Errorf("TLB of /proc/interrupts: %w", errNoRow)
 }
 
-// vmstatTLB returns the rows nr_tlb_* of /proc/vmstat, which kernels have that
-// were built to debug TLB flushes.
+// vmstatTLB returns the rows nr_tlb_* of /proc/vmstat. Only kernels with
+// CONFIG_DEBUG_TLBFLUSH have them.
 func vmstatTLB(vmstat io.Reader) map[string]uint64 {
 	rows := map[string]uint64{}
 	for lines := bufio.NewScanner(vmstat); lines.Scan(); {
@@ -95,21 +95,21 @@ func readVMStat() map[string]uint64 {
 	return vmstatTLB(bytes.NewReader(text))
 }
 
-// errUncounted is that shoot-downs happen and no row says so.
-var errUncounted = errors.New("the row TLB of /proc/interrupts stays as it is when mappings are taken from under a thread that runs" +
+// errUncounted says that the kernel does not count shoot-downs.
+var errUncounted = errors.New("the row TLB of /proc/interrupts does not change when mappings of a running thread are changed" +
 	" (a virtual machine's kernel may ask its hypervisor to flush, some processors flush by themselves)")
 
-// probeShootdowns says why shoot-downs cannot be read here, or nil: a row that
-// is there and never moves would make a table of zeros.
+// probeShootdowns returns the reason why shoot-downs cannot be read here, or nil. A row that
+// never changes would otherwise give a table of zeros.
 func probeShootdowns() error {
 	if runtime.GOMAXPROCS(0) < 2 || runtime.NumCPU() < 2 {
-		return errors.New("there is one processor: shoot-downs take two")
+		return errors.New("only one processor (shoot-downs need two)")
 	}
 	before, err := readShootdowns()
 	if err != nil {
 		return err
 	}
-	if err := provoke(64); err != nil {
+	if err := causeShootdowns(64); err != nil {
 		return err
 	}
 	after, err := readShootdowns()
@@ -119,9 +119,9 @@ func probeShootdowns() error {
 	return err
 }
 
-// provoke takes the permission to write from a page that was written to, count
-// times, which every processor that runs this process has to learn.
-func provoke(count int) error {
+// causeShootdowns revokes the write permission of a written page count times. Every
+// processor that runs this process must then drop its translation.
+func causeShootdowns(count int) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	by := newBystander()
@@ -142,9 +142,9 @@ func provoke(count int) error {
 	return nil
 }
 
-// sharesZeroPage says whether the kernel answers the read of a fresh page with
-// one zero page for all, which a later write has to copy. Linux does; some
-// kernels of virtual machines give each page its own memory at the read.
+// sharesZeroPage reports whether the kernel maps a shared zero page at the first read of a
+// page, and copies it at a later write. Linux does. Some other kernels give each page its
+// own memory at the read.
 func sharesZeroPage() (bool, error) {
 	const pages = 64
 	size := os.Getpagesize()
@@ -158,7 +158,7 @@ func sharesZeroPage() (bool, error) {
 		sum += mem[at]
 	}
 	var copies int64
-	err = counted(&copies, func() error {
+	err = countFaults(&copies, func() error {
 		for at := 0; at < len(mem); at += size {
 			mem[at] = sum + 1
 		}

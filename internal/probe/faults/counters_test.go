@@ -33,7 +33,7 @@ func TestCounted_FaultsOfThisThread(t *testing.T) {
 	var got int64
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	err := counted(&got, func() error {
+	err := countFaults(&got, func() error {
 		mem, err := mapBuffer(false)
 		for i := range pages {
 			mem[i*pageSize] = 1
@@ -44,7 +44,7 @@ func TestCounted_FaultsOfThisThread(t *testing.T) {
 		t.Errorf("%d faults of %d pages, error %v", got, pages, err)
 	}
 	want := errors.New("as it happens")
-	if err := counted(&got, func() error { return want }); !errors.Is(err, want) {
+	if err := countFaults(&got, func() error { return want }); !errors.Is(err, want) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/guestmem"
 )
 
-// measured is a small memory's report, for all tests that look at one.
+// measured returns a report for a small memory, which several tests share.
 var measured = sync.OnceValues(func() (*Report, error) {
 	return Run(context.Background(), Options{Memory: 8 << 20, Runs: 3})
 })
@@ -65,7 +65,7 @@ func TestRun_FaultsAreAsExpected(t *testing.T) {
 				}
 				got := [4]float64{f.DataFaults, f.ZeroFaults, f.LaterArrivalFaults, f.LaterWriteFaults}
 				for i := range want {
-					// 30 in 1,000 are 20 faults of 682 pages: what the runtime does besides.
+					// 30 in 1,000 are 20 faults of 682 pages, for the Go runtime.
 					if math.Abs(got[i]-want[i]) > 30 {
 						t.Errorf("%s, %s, %s: faults %.0f, want %v", k, p, path, got, want)
 						break
@@ -205,7 +205,7 @@ func TestScanning_ClearsWhatIsNotZero(t *testing.T) {
 		t.Fatal(err)
 	}
 	mem := m.Bytes(l.Blocks[0])
-	// By no lane, so that the memory's own bitmap would not know.
+	// Without a lane, so that the memory's received bitmap has no record of the writes.
 	mem[pageSize+100], mem[2*pageSize] = 1, 1
 	if err := lane.Zero(l.Blocks[0], []uint64{0, pageSize}); err != nil {
 		t.Fatal(err)

@@ -19,20 +19,19 @@ const (
 	Touch    Kind = "touch"    // small pages, each written to
 	Populate Kind = "populate" // small pages, by MADV_POPULATE_WRITE
 	HugeTLB  Kind = "hugetlb"  // pages of 2 MiB from the pool, populated
-	// Transparent is memory that is not preallocated and that the kernel may
-	// give as huge pages.
+	// Transparent is memory that is not preallocated and for which the kernel may use
+	// transparent huge pages.
 	Transparent Kind = "transparent"
-	// PrivateFile is a private mapping of a memfd, none of it present, as
-	// QEMU's memory-backend-memfd,share=off has it: a read maps the file's
-	// page, a later write copies it. With kernels that share one zero page
-	// None does the same.
+	// PrivateFile is a private mapping of a memfd that is not preallocated, as with
+	// QEMU's memory-backend-memfd,share=off. A read maps the page of the file, and a
+	// later write copies it. None behaves the same on kernels with a shared zero page.
 	PrivateFile Kind = "private memfd"
 )
 
-// kinds lists all in the order in which they are reported.
+// kinds lists all kinds in the order of the report.
 var kinds = []Kind{None, PrivateFile, Touch, Populate, HugeTLB, Transparent}
 
-// options are how guestmem.Memory maps memory of each kind but PrivateFile.
+// options are the options of guestmem.Memory for each kind except PrivateFile.
 var options = map[Kind]guestmem.Options{
 	None:        {},
 	Touch:       {Prealloc: guestmem.PreallocTouch},
@@ -41,7 +40,7 @@ var options = map[Kind]guestmem.Options{
 	Transparent: {Pages: guestmem.TransparentHuge},
 }
 
-// memory maps the layout, of one block, and returns what unmaps it.
+// memory maps memory for the layout, which has one block. The caller must call unmap.
 func (k Kind) memory(l *guest.Layout) (m *guestmem.Memory, unmap func() error, err error) {
 	if k == PrivateFile {
 		return privateFile(l)
@@ -78,32 +77,32 @@ func privateFile(l *guest.Layout) (*guestmem.Memory, func() error, error) {
 type Policy string
 
 const (
-	// ScanZeros reads the page to see if it is zero already. QEMU's
-	// destination did so.
+	// ScanZeros reads the page and clears it if it is not zero. Earlier versions of
+	// QEMU do so.
 	ScanZeros Policy = "scan zeros"
-	// ReceivedBitmap leaves alone a page that no data came for. This is
-	// guestmem.Memory.
+	// ReceivedBitmap does not access a page if no data arrived for it before.
+	// guestmem.Memory does so.
 	ReceivedBitmap Policy = "received bitmap"
 )
 
-// Path is how pages get to guest memory.
+// Path is the path of pages to guest memory.
 type Path string
 
 const (
-	// Direct inflates into guest memory itself.
+	// Direct inflates into guest memory.
 	Direct Path = "direct"
-	// Bounce inflates into a buffer and copies: guestmem.Bounced.
+	// Bounce inflates into a buffer and copies the pages: guestmem.Bounced.
 	Bounce Path = "bounce"
 )
 
-// Cell is one line of the table: a way to take guest memory in.
+// Cell is one line of the table: a combination of memory, policy and path.
 type Cell struct {
 	Memory Kind   `json:"memory"`
 	Policy Policy `json:"policy"`
 	Path   Path   `json:"path"`
 }
 
-// Cells returns the whole table in the order in which it is reported.
+// Cells returns all cells in the order of the report.
 func Cells() []Cell {
 	var cells []Cell
 	for _, k := range kinds {

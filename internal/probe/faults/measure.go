@@ -16,7 +16,7 @@ import (
 // written is the byte that the guest writes later.
 const written = 1
 
-// bench is what all cells share.
+// bench has the state that all cells share.
 type bench struct {
 	layout *guest.Layout
 	pages  *pages
@@ -38,17 +38,16 @@ func newBench(memory uint64) (*bench, error) {
 	return b, err
 }
 
-// intake is one measurement under way: memory, and a way into it.
+// intake is a measurement in progress: the memory, and the lane that fills it.
 type intake struct {
 	*bench
 	block *guest.Block
 	lane  guest.Lane
 	mem   []byte
-	data  int // data pages that came
+	data  int // number of data pages that arrived
 }
 
-// measure takes the memory in once, as the cell says. The caller's goroutine
-// has a thread to itself.
+// measure measures the cell once. The caller must have locked its thread.
 func (b *bench) measure(c Cell) (f Figures, err error) {
 	faultsBefore, err := faults(unix.RUSAGE_SELF) // threads of its own preallocate
 	if err != nil {
@@ -79,7 +78,7 @@ func (b *bench) measure(c Cell) (f Figures, err error) {
 	return f, b.pages.check(in.mem, b.groups)
 }
 
-// lane opens the cell's way into m.
+// lane opens a lane into m with the policy and the path of the cell.
 func (c Cell) lane(m *guestmem.Memory) (guest.Lane, error) {
 	var sink guest.Sink = m
 	if c.Path == Bounce {
@@ -91,7 +90,7 @@ func (c Cell) lane(m *guestmem.Memory) (guest.Lane, error) {
 	return sink.Lane()
 }
 
-// run is what is measured: the arrival of all pages, then the guest's writes.
+// run measures the arrival of all pages, and then the guest's writes.
 func (in *intake) run(f *Figures) error {
 	by := newBystander()
 	defer by.stop()
@@ -114,14 +113,14 @@ func (in *intake) run(f *Figures) error {
 	}
 	f.ArrivalMS, f.WriteMS = ms(middle.Sub(start)), ms(end.Sub(middle))
 	f.MBps = probe.MBps(len(in.mem), end.Sub(start))
-	third := in.data // as many are of each kind
+	third := in.data // each kind has the same number of pages
 	f.DataFaults, f.ZeroFaults = perThousand(data, third), perThousand(zero, third)
 	f.LaterArrivalFaults, f.LaterWriteFaults = perThousand(later, third), perThousand(atWrite, third)
 	return nil
 }
 
-// arrive takes all pages in and returns the faults of each kind. Counting is
-// two system calls for each 128 pages, which are in the time.
+// arrive fills the memory and returns the faults of each kind of page. The measured time
+// includes two system calls for each 128 pages, which count the faults.
 func (in *intake) arrive() (data, zero, later int64, err error) {
 	for _, g := range in.groups {
 		for _, step := range []struct {
@@ -132,7 +131,7 @@ func (in *intake) arrive() (data, zero, later int64, err error) {
 			{&zero, func() error { return in.lane.Zero(in.block, g.zero) }},
 			{&later, func() error { return in.lane.Zero(in.block, g.later) }},
 		} {
-			if err := counted(step.total, step.take); err != nil {
+			if err := countFaults(step.total, step.take); err != nil {
 				return 0, 0, 0, err
 			}
 		}
@@ -140,7 +139,7 @@ func (in *intake) arrive() (data, zero, later int64, err error) {
 	return data, zero, later, nil
 }
 
-// packet takes in the next data pages, at the offsets.
+// packet inflates the next data pages to the offsets.
 func (in *intake) packet(offsets []uint64) error {
 	to, err := in.lane.Pages(in.block, offsets)
 	if err != nil {
@@ -155,9 +154,9 @@ func (in *intake) packet(offsets []uint64) error {
 	return in.lane.Commit()
 }
 
-// write is the guest: a byte to each page of the last third.
+// write writes a byte to each page of the last third, as the guest does.
 func (in *intake) write() (atWrite int64, err error) {
-	err = counted(&atWrite, func() error {
+	err = countFaults(&atWrite, func() error {
 		for _, g := range in.groups {
 			for _, off := range g.later {
 				in.mem[off] = written

@@ -11,14 +11,14 @@ import (
 
 const pageSize = corpus.PageSize
 
-// distinct is how many data pages there are to choose from: 16 MiB of them,
-// more than caches hold. Larger memory has them several times.
+// distinct is the number of different data pages: 16 MiB, more than caches hold. Larger
+// memory has each page several times.
 const distinct = 4096
 
-// pages are the data pages, as they are and as a qpl packet carries them.
+// pages are the data pages, raw and in the form of a qpl packet.
 type pages struct {
-	raw    []byte   // end to end
-	packed [][]byte // page i deflated, or as it is if it does not shrink
+	raw    []byte   // consecutive pages
+	packed [][]byte // page i deflated, or raw if it does not shrink
 }
 
 func newPages(n int) (*pages, error) {
@@ -39,7 +39,7 @@ func newPages(n int) (*pages, error) {
 	return p, nil
 }
 
-// page returns page i; the pages repeat.
+// page returns raw page i. The pages repeat.
 func (p *pages) page(i int) []byte {
 	i %= len(p.packed)
 	return p.raw[i*pageSize:][:pageSize]
@@ -48,7 +48,7 @@ func (p *pages) page(i int) []byte {
 // carried returns page i in the form of a qpl packet.
 func (p *pages) carried(i int) []byte { return p.packed[i%len(p.packed)] }
 
-// inflate does what a qpl destination does with one page.
+// inflate inflates one page as a qpl destination does.
 func inflate(dec *deflate.Decoder, page, data []byte) error {
 	if len(data) == len(page) {
 		copy(page, data)
@@ -57,12 +57,11 @@ func inflate(dec *deflate.Decoder, page, data []byte) error {
 	return dec.Inflate(page, data)
 }
 
-// group is what one packet's worth of each kind of page holds: offsets of guest
-// memory, kinds in turn page by page.
+// group has the offsets in guest memory of one packet of pages of each kind.
 type group struct{ data, zero, later []uint64 }
 
-// groups deals the pages of a memory of that many bytes out. A rest of fewer
-// than three pages is left out.
+// groups divides the pages of a memory of size bytes into groups. It omits the last pages
+// if fewer than three remain.
 func groups(size uint64) []group {
 	var all []group
 	thirds := int(size / pageSize / 3)
@@ -81,13 +80,13 @@ func groups(size uint64) []group {
 	return all
 }
 
-// check says whether the memory holds what came and what the guest wrote.
+// check checks that memory holds the pages that arrived and the bytes that the guest wrote.
 func (p *pages) check(mem []byte, all []group) error {
 	data := 0
 	for _, g := range all {
 		for _, off := range g.data {
 			if !bytes.Equal(mem[off:off+pageSize], p.page(data)) {
-				return fmt.Errorf("faults: the page at %#x is not the one that came", off)
+				return fmt.Errorf("faults: the page at %#x differs from the page that arrived", off)
 			}
 			data++
 		}
@@ -98,7 +97,7 @@ func (p *pages) check(mem []byte, all []group) error {
 		}
 		for _, off := range g.later {
 			if mem[off] != written || !deflate.IsZero(mem[off+1:off+pageSize]) {
-				return fmt.Errorf("faults: the page at %#x is not what the guest wrote", off)
+				return fmt.Errorf("faults: the page at %#x differs from what the guest wrote", off)
 			}
 		}
 	}

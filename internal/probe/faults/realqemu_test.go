@@ -12,11 +12,10 @@ import (
 	"github.com/vmferry/vmferry/internal/qemutest"
 )
 
-// A kernel that shares the zero page (Debian 12's, as the guest of a QEMU) shows
-// in anonymous memory what one that does not cannot: to scan a zero page that is
-// written later costs two faults, and the received bitmap one. An emulated
-// processor is slow, but its faults are faults.
-func TestRealQEMUGuestShowsTwoFaultsBecomeOne(t *testing.T) {
+// The guest's kernel (of Debian 12) has a shared zero page. So anonymous memory shows that
+// a zero page that is written later costs two faults with scanning, and one with the
+// received bitmap. Faults do not depend on the speed of the emulated processor.
+func TestRealQEMUGuest_FaultsOncePerLateZeroPage(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	program := qemutest.Program{Name: "vmferry", Package: "github.com/vmferry/vmferry/cmd/vmferry"}

@@ -19,28 +19,29 @@ const MinMemory = 2 << 20
 
 // Options say how much to measure. The zero value is what the command uses.
 type Options struct {
-	// Memory is the guest's in bytes, a multiple of 4 KiB; 0 means 256 MiB.
+	// Memory is the size of guest memory in bytes, a multiple of 4 KiB; 0 means
+	// 256 MiB.
 	Memory uint64
-	// Runs is how often each cell is measured; 0 means 5.
+	// Runs is the number of measurements of each cell; 0 means 5.
 	Runs int
 }
 
-// Row is one cell and what it takes, or why that is not known.
+// Row is a cell with its figures.
 type Row struct {
 	Cell
 	*Figures
-	// Unavailable is why the memory of this cell cannot be had here. Then
-	// there are no figures.
+	// Unavailable is the reason why the memory of this cell is not available here.
+	// Figures is then nil.
 	Unavailable string `json:"unavailable,omitempty"`
 }
 
-// BufferRow is one source of buffers and what it takes.
+// BufferRow is a buffer cell with its figures.
 type BufferRow struct {
 	BufferCell
 	*BufferFigures
 }
 
-// Report is what Run found: medians over the runs.
+// Report is the result of Run: the medians of all runs.
 type Report struct {
 	Options
 	Rows    []Row
@@ -48,16 +49,16 @@ type Report struct {
 	NotRead []NotRead
 }
 
-// noZeroPage is for kernels on which memory of kind None does not show what
-// scanning zero pages costs elsewhere.
+// noZeroPage is reported on kernels without a shared zero page. There, memory of kind None
+// does not show the cost that scanning zero pages has on other kernels.
 var noZeroPage = NotRead{"zero_page_copies", "this kernel shares no zero page: reading a fresh page takes memory at once, and the later write of it is no second fault." +
 	" See memory " + string(PrivateFile) + " for a read and a copy"}
 
-// Run measures every cell, several times, in turn. It takes huge pages from the
-// system's pool, which it makes larger for the time if it may (root may).
+// Run measures all cells in turn, several times. It uses huge pages of the system's pool,
+// and makes the pool larger during the run if it runs as root.
 //
-// A cell whose memory cannot be had is reported as such. Run returns early with
-// ctx's error, and with an error if memory does not hold what was put there.
+// The report names cells whose memory is not available. Run returns an error if ctx ends,
+// and if memory does not hold the data that was written to it.
 func Run(ctx context.Context, opts Options) (*Report, error) {
 	if opts.Memory == 0 {
 		opts.Memory = 256 << 20
@@ -72,7 +73,7 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Faults and translations are counted by thread.
+	// The kernel counts faults and TLB misses by thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	b.tlb = newTLB()
@@ -103,7 +104,7 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	return report, nil
 }
 
-// series is the runs so far, by cell.
+// series has the figures of all runs so far, by cell.
 type series struct {
 	*bench
 	channel       *channel
@@ -117,13 +118,13 @@ type series struct {
 func (s *series) withoutHugePages(why error) {
 	for i, c := range s.cells {
 		if c.Memory == HugeTLB {
-			s.unavailable[i] = fmt.Errorf("%w (root can set them aside)", why)
+			s.unavailable[i] = fmt.Errorf("%w (root can reserve them)", why)
 		}
 	}
 }
 
-// run measures all cells once. Each run has an order of its own, so that none
-// always comes after the same one.
+// run measures all cells once. The order differs from run to run, so that no cell always
+// follows the same cell.
 func (s *series) run(ctx context.Context, run int) error {
 	if run == 0 {
 		if err := s.warmUp(); err != nil {
@@ -159,8 +160,8 @@ func (s *series) run(ctx context.Context, run int) error {
 	return nil
 }
 
-// warmUp does once what is not counted: the codec's tables and the stack fault,
-// too, the first time.
+// warmUp runs the code once without counting: the first access to the codec's tables and to
+// the stack faults too.
 func (s *series) warmUp() error {
 	if _, err := s.measure(Cell{None, ReceivedBitmap, Bounce}); err != nil {
 		return err

@@ -6,9 +6,8 @@ import (
 	"github.com/vmferry/vmferry/guestmem"
 )
 
-// scanning is a sink that looks at every zero page before it decides what to do
-// with it, whether data came for the page or not. It is what guestmem.Memory
-// exists to be better than.
+// scanning is a sink that reads every zero page in memory, and clears it if it is not zero.
+// It does so even if no data arrived for the page, which guestmem.Memory avoids.
 type scanning struct {
 	guest.Sink
 	m *guestmem.Memory
@@ -19,14 +18,14 @@ func (s scanning) Lane() (guest.Lane, error) {
 	return scanLane{lane, s.m}, err
 }
 
-// scanLane embeds the interface, so that it has no Stable, which no caller here needs.
+// scanLane embeds the interface, so it has no method Stable, which no caller here needs.
 type scanLane struct {
 	guest.Lane
 	m *guestmem.Memory
 }
 
-// Zero reads each page, which maps the kernel's own zero page where there is
-// none yet, and writes only to pages that are not zero.
+// Zero reads each page and clears it if it is not zero. Reading a page that is not present
+// maps the kernel's zero page.
 func (l scanLane) Zero(b *guest.Block, offsets []uint64) error {
 	layout := l.m.Layout()
 	mem, size := l.m.Bytes(b), uint64(layout.PageSize)

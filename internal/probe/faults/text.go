@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 )
 
-// WriteText writes the tables for people.
+// WriteText writes the report as tables of text.
 func (r *Report) WriteText(to io.Writer) error {
 	w := new(bytes.Buffer)
 	fmt.Fprintf(w, "Guest memory of %d MiB, medians of %d runs. Page faults per 1,000 pages of their kind; set-up: of all pages.\n\n",
@@ -58,14 +58,13 @@ func (r *Report) bufferTable(w *bytes.Buffer) {
 	t.Flush() // a Buffer does not fail
 }
 
-// WriteJSON writes one object a line: what was measured, in the key bench, is
-// "memory", "buffers" or, for counters that this machine does not show,
-// "not-read".
+// WriteJSON writes one object a line. The key bench is "memory", "buffers", or "not-read"
+// for counters that cannot be read on this machine.
 func (r *Report) WriteJSON(w io.Writer) error {
 	return errors.Join(writeLines(w, "memory", r.Rows), writeLines(w, "buffers", r.Buffers), writeLines(w, "not-read", r.NotRead))
 }
 
-// writeLines writes objects, with the key bench before their own.
+// writeLines writes objects with the additional key bench.
 func writeLines[T any](w io.Writer, bench string, objects []T) error {
 	for _, o := range objects {
 		text, err := json.Marshal(o)

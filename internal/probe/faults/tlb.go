@@ -9,15 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NotRead is a counter that this machine does not show.
+// NotRead is a counter that cannot be read on this machine.
 type NotRead struct {
 	Counter string `json:"counter"`
 	Reason  string `json:"reason"`
 }
 
-// tlb reads what can be read about translations, for one thread.
+// tlb reads the available counters of address translations of one thread.
 type tlb struct {
-	counted bool    // the row TLB of /proc/interrupts means something
+	counted bool    // the row TLB of /proc/interrupts counts shoot-downs
 	misses  *misses // nil if there are no counters
 	not     []NotRead
 
@@ -25,7 +25,7 @@ type tlb struct {
 	vmstat     map[string]uint64
 }
 
-// newTLB finds out what can be read, and why the rest cannot.
+// newTLB finds the available counters, and the reasons why the others are not available.
 func newTLB() *tlb {
 	t := new(tlb)
 	if err := probeShootdowns(); err != nil {
@@ -64,11 +64,11 @@ func (t *tlb) start() (err error) {
 	return err
 }
 
-// stop puts what was counted since start into f.
+// stop stores the counts since start in f.
 func (t *tlb) stop(f *Figures) error {
 	if t.misses != nil {
 		loads, stores, err := t.misses.stop()
-		if err != nil { // once is enough: medians are of all runs or of none
+		if err != nil { // do not try again: the median needs a value from every run
 			t.close()
 			t.not = append(t.not, NotRead{"dtlb_misses", err.Error()})
 		} else {
@@ -93,13 +93,11 @@ func (t *tlb) stop(f *Figures) error {
 	return nil
 }
 
-// misses counts translations that the processor had to look up, of loads
-// and of stores, in user code of one thread.
+// misses counts the TLB misses of loads and of stores in user code of one thread.
 type misses struct{ loads, stores int } // descriptors
 
-// openMisses opens the counters for the calling thread. It fails where the
-// processor has none or does not show them, as in most virtual machines, and
-// where perf_event_open is not permitted.
+// openMisses opens the counters for the calling thread. It fails if the processor has no
+// such counters, as in most virtual machines, or if perf_event_open is not permitted.
 func openMisses() (*misses, error) {
 	loads, err := openMiss(unix.PERF_COUNT_HW_CACHE_OP_READ)
 	if err != nil {
@@ -138,7 +136,7 @@ func (m *misses) close() {
 	unix.Close(m.stores)
 }
 
-// start sets both counters to 0 and lets them run.
+// start resets and starts both counters.
 func (m *misses) start() error {
 	for _, fd := range []int{m.loads, m.stores} {
 		if err := errors.Join(unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_RESET, 0), unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0)); err != nil {
@@ -148,7 +146,7 @@ func (m *misses) start() error {
 	return nil
 }
 
-// stop holds both counters and returns them.
+// stop stops both counters and returns their values.
 func (m *misses) stop() (loads, stores uint64, err error) {
 	var n [2]uint64
 	for i, fd := range []int{m.loads, m.stores} {
@@ -162,8 +160,8 @@ func (m *misses) stop() (loads, stores uint64, err error) {
 	return n[0], n[1], nil
 }
 
-// readMiss returns a counter that counted all the time. One that had to share
-// the processor's registers would be an estimate.
+// readMiss returns the value of a counter. It fails if the counter did not count all the time,
+// because its value is then an estimate.
 func readMiss(fd int) (uint64, error) {
 	var buf [24]byte
 	if n, err := unix.Read(fd, buf[:]); err != nil || n != len(buf) {

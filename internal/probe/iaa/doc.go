@@ -1,8 +1,9 @@
 // Package iaaprobe is the engine of "vmferry bench iaa": it measures how well package
-// iaa/hybrid keeps accelerators busy. It reports throughput, page faults, and the share
-// of the work done by hardware and by the processor, for one and several devices, with
-// and without prefaulted memory.
+// iaa/hybrid keeps accelerators busy. It reports throughput, page faults, and the shares of
+// the work that hardware and processor do, for one and several devices, with and without
+// prefaulted memory.
 //
-// The devices and the clock of a run are a [Stage]. [Hardware] makes stages of the
-// machine's devices, the benchmark module of a device model in virtual time.
+// A [Stage] provides the devices and the clock of a run. [Hardware] makes stages with the
+// machine's devices. The benchmark module makes stages with a model of the devices in
+// virtual time.
 package iaaprobe

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/hybrid"
 	"github.com/vmferry/vmferry/internal/corpus"
@@ -20,36 +21,38 @@ const (
 	PacketPages = 128
 )
 
-// Config says what to measure. Codec is required, everything else has a default.
+// Config configures a probe. Codec is required.
 type Config struct {
-	// Codec makes the software path of one channel.
+	// Codec makes the software codec of one channel.
 	Codec func() hybrid.Codec
-	// SetUp makes the stage of a run: the machine's own devices.
+	// SetUp makes the stage of a run; the default is Hardware with default options.
 	SetUp func(context.Context, Row) (Stage, error)
-	// Devices are the numbers of devices to measure with; none measures the
-	// processor alone.
+	// Devices are the numbers of devices to measure with. If Devices is empty, only
+	// the processor is measured.
 	Devices []int
-	// Channels is the number of channels, each with a goroutine of its own: 8.
+	// Channels is the number of channels, each with a goroutine of its own; the
+	// default is 8.
 	Channels int
-	// Packets is the number of packets a channel carries in each run: 64. Runs
-	// into absent memory carry 16 at most, since every page is new there.
+	// Packets is the number of packets of a channel in each run; the default is 64.
+	// Runs into absent memory have at most 16 packets, because each page needs new
+	// memory.
 	Packets int
-	// CPU is the processor's budget in the hybrid runs: 1, all it can get.
+	// CPU is the processor's budget in the hybrid runs; the default is 1, no limit.
 	CPU float64
 	// Huffman chooses the tables of the device.
 	Huffman iaa.Huffman
-	// Costs are what software takes for a page; what is 0 is measured.
+	// Costs are the times of software. New measures Compress and Inflate if they are 0.
 	Costs Costs
 }
 
-// Costs are what software takes.
+// Costs are the times of work in software.
 type Costs struct {
-	Compress time.Duration `json:"cpu_compress_ns"` // a page
-	Inflate  time.Duration `json:"cpu_inflate_ns"`
-	Driver   time.Duration `json:"driver_ns"` // the driver's work for a job; 0 if it is not known
+	Compress time.Duration `json:"cpu_compress_ns"` // for a page
+	Inflate  time.Duration `json:"cpu_inflate_ns"`  // for a page
+	Driver   time.Duration `json:"driver_ns"`       // of the driver for a job; 0 if it is not known
 }
 
-// Direction is what the pages undergo.
+// Direction is the operation on the pages.
 type Direction string
 
 // Directions.
@@ -58,7 +61,7 @@ const (
 	Inflate  Direction = "inflate"
 )
 
-// Mode is who works.
+// Mode says whether the processor, the devices, or both do the work.
 type Mode string
 
 // Modes.
@@ -68,17 +71,15 @@ const (
 	Hybrid       Mode = "hybrid"
 )
 
-// Memory is the state of the memory the device writes to.
+// Memory is the state of the memory that the device writes to.
 type Memory string
 
-// States: present, absent with faults reported to the driver, absent with a
-// device that waits for the kernel, and absent with pages that are inflated to
-// prefaulted buffers and copied.
+// States of memory.
 const (
 	Present Memory = "present"
-	Absent  Memory = "absent"
-	Blocked Memory = "absent, device waits"
-	Bounced Memory = "absent, bounced"
+	Absent  Memory = "absent"               // the device reports faults to the driver
+	Blocked Memory = "absent, device waits" // the device waits for the kernel
+	Bounced Memory = "absent, bounced"      // pages are inflated to prefaulted buffers and copied
 )
 
 // Row is the result of one run.
@@ -90,15 +91,15 @@ type Row struct {
 	Pages     int           `json:"pages"`
 	Elapsed   time.Duration `json:"elapsed_ns"`
 	Rate      float64       `json:"bytes_per_second"` // of uncompressed pages
-	// Busy is the part of the engines' time that was spent on jobs; 0 if unknown.
+	// Busy is the share of the engines' time that they spent on jobs; 0 if unknown.
 	Busy     float64 `json:"busy,omitempty"`
-	Faults   int64   `json:"faults"` // reported to the driver, or waited for by devices
+	Faults   int64   `json:"faults"` // that devices reported to the driver or waited for
 	Hardware float64 `json:"hardware_share"`
 	Software float64 `json:"software_share"`
 }
 
-// Report is all that was measured, and what it rests on. Its JSON keys are a contract
-// with users of the command.
+// Report has all rows, and the costs that they depend on. Its JSON keys are a contract with
+// users of the command.
 type Report struct {
 	Modelled bool `json:"modelled"`
 	Channels int  `json:"channels"`
@@ -111,11 +112,22 @@ type Probe struct {
 	Report
 	cfg     Config
 	pages   [][]byte
-	streams [][]byte // of those pages that shrink
-	plain   [][]byte // what they inflate to
+	streams [][]byte // of the pages that shrink
+	plain   [][]byte // the pages that the streams inflate to
 }
 
-// New makes the pages and streams, and measures what software costs here.
+// software is an encoder and a decoder as one codec.
+type software struct {
+	*deflate.Encoder
+	*deflate.Decoder
+}
+
+// NewSoftwareCodec returns the fast software codec, for Config.Codec.
+func NewSoftwareCodec() hybrid.Codec {
+	return software{deflate.NewEncoder(deflate.Fast), deflate.NewDecoder()}
+}
+
+// New makes the pages and streams, and measures the costs of software on this machine.
 func New(cfg Config) (*Probe, error) {
 	if cfg.Codec == nil {
 		return nil, errors.New("iaaprobe: no codec")
@@ -154,7 +166,7 @@ func New(cfg Config) (*Probe, error) {
 	measure(&b.Costs.Compress, b.pages, func(p []byte) { codec.Deflate(room, p) })
 	measure(&b.Costs.Inflate, b.streams, func(s []byte) {
 		if e := codec.Inflate(page, s); e != nil {
-			err = fmt.Errorf("iaaprobe: the codec does not read its own stream: %w", e)
+			err = fmt.Errorf("iaaprobe: the codec does not inflate its own stream: %w", e)
 		}
 	})
 	return b, err
@@ -170,11 +182,11 @@ func (b *Probe) Run(ctx context.Context) error {
 	return nil
 }
 
-// plan returns the runs in order, without results.
+// plan returns the rows of all runs, without results.
 func (b *Probe) plan() (rows []Row) {
 	for _, dir := range []Direction{Compress, Inflate} {
 		rows = append(rows, Row{Direction: dir, Mode: CPUOnly, Memory: Present})
-		memories := []Memory{Absent} // where the question is what faults cost
+		memories := []Memory{Absent} // to measure the cost of faults
 		if dir == Inflate {
 			memories = append(memories, Blocked, Bounced)
 		}
@@ -189,7 +201,7 @@ func (b *Probe) plan() (rows []Row) {
 	return rows
 }
 
-// Find returns the row of a run; it is zero if the run was not made.
+// Find returns the row of a run, or a zero Row if there is none.
 func (r *Report) Find(dir Direction, mode Mode, devices int, mem Memory) Row {
 	i := slices.IndexFunc(r.Rows, func(x Row) bool {
 		return x.Direction == dir && x.Mode == mode && x.Devices == devices && x.Memory == mem
@@ -200,8 +212,8 @@ func (r *Report) Find(dir Direction, mode Mode, devices int, mem Memory) Row {
 	return r.Rows[i]
 }
 
-// Gain is what the processor adds to the devices in hybrid mode, as a part of
-// what it does alone: 1 means that nothing is lost by working side by side.
+// Gain returns the rate that the processor adds to the devices in hybrid mode, as a share
+// of its rate alone. 1 means that both together reach the sum of their rates.
 func (r *Report) Gain(dir Direction, devices int) float64 {
 	cpu := r.Find(dir, CPUOnly, 0, Present)
 	hw, both := r.Find(dir, HardwareOnly, devices, Present), r.Find(dir, Hybrid, devices, Present)

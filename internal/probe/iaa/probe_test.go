@@ -6,19 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/iaa/hybrid"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
 )
-
-type software struct {
-	*deflate.Encoder
-	*deflate.Decoder
-}
-
-func newCodec() hybrid.Codec {
-	return software{deflate.NewEncoder(deflate.Fast), deflate.NewDecoder()}
-}
 
 // run measures all rows, and returns the report as text, too.
 func run(t *testing.T, cfg Config) (*Report, string) {
@@ -33,7 +23,7 @@ func run(t *testing.T, cfg Config) (*Report, string) {
 	return &p.Report, p.Text()
 }
 
-// TestHardware_MeasuresDevicesByTheClock has a model that runs live in place of devices.
+// TestHardware_MeasuresDevicesByTheClock uses a model that runs in real time as devices.
 func TestHardware_MeasuresDevicesByTheClock(t *testing.T) {
 	m, err := iaamodel.New(t.TempDir(), iaamodel.Uniform(2, nil))
 	if err != nil {
@@ -44,7 +34,7 @@ func TestHardware_MeasuresDevicesByTheClock(t *testing.T) {
 	if len(numbers) != 2 || numbers[0] != 1 || numbers[1] != 2 {
 		t.Fatalf("numbers of devices: %v, want 1 and 2", numbers)
 	}
-	cfg := Config{Codec: newCodec, SetUp: Hardware(m.Options()), Devices: numbers, Channels: 2, Packets: 2}
+	cfg := Config{Codec: NewSoftwareCodec, SetUp: Hardware(m.Options()), Devices: numbers, Channels: 2, Packets: 2}
 	r, text := run(t, cfg)
 	if !strings.Contains(text, "Measured on hardware") || !strings.Contains(text, "inflate, 2 devices:") {
 		t.Errorf("report:\n%s", text)
@@ -68,7 +58,7 @@ func TestHardware_MeasuresDevicesByTheClock(t *testing.T) {
 }
 
 func TestProbe_WithoutDevicesMeasuresTheProcessor(t *testing.T) {
-	r, text := run(t, Config{Codec: newCodec, Channels: 2, Packets: 2})
+	r, text := run(t, Config{Codec: NewSoftwareCodec, Channels: 2, Packets: 2})
 	if len(r.Rows) != 2 || r.Rows[0].Direction != Compress || r.Rows[1].Direction != Inflate {
 		t.Fatalf("rows %+v", r.Rows)
 	}
@@ -97,7 +87,7 @@ func TestReport_KeysAreAContract(t *testing.T) {
 func TestNew_RefusesWhatCannotBeMeasured(t *testing.T) {
 	for want, cfg := range map[string]Config{
 		"no codec":     {},
-		"1 to 4096":    {Codec: newCodec, Channels: 5000},
+		"1 to 4096":    {Codec: NewSoftwareCodec, Channels: 5000},
 		"page shrinks": {Codec: func() hybrid.Codec { return raw{} }},
 	} {
 		if _, err := New(cfg); err == nil || !regexp.MustCompile(want).MatchString(err.Error()) {

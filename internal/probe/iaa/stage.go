@@ -11,32 +11,32 @@ import (
 	"github.com/vmferry/vmferry/iaa/hybrid"
 )
 
-// Stage is what a run takes place on: devices, and time.
+// Stage provides the devices and the clock of a run.
 type Stage interface {
-	// Device is nil in a run without devices.
+	// Device returns the devices, nil in a run without devices.
 	Device() *iaa.Device
-	// Codec returns the codec that takes its time on this stage.
+	// Codec returns a codec whose work takes time on the clock of this stage.
 	Codec(hybrid.Codec) hybrid.Codec
 	Now() time.Duration
-	// Run calls all functions at once and returns when they have returned.
+	// Run calls all functions concurrently and waits for them.
 	Run(...func())
-	// Complete adds to a row with results what only the stage knows.
+	// Complete sets the fields of a measured row that only the stage can measure.
 	Complete(*Row)
 	Close() error
 }
 
-// byClock is the stage of real devices, or of none.
-type byClock struct {
+// hardwareStage is the stage of the machine's devices, or of none.
+type hardwareStage struct {
 	dev   *iaa.Device
 	start time.Time
 }
 
-func (s *byClock) Device() *iaa.Device               { return s.dev }
-func (s *byClock) Codec(c hybrid.Codec) hybrid.Codec { return c }
-func (s *byClock) Now() time.Duration                { return time.Since(s.start) }
-func (s *byClock) Complete(*Row)                     {}
+func (s *hardwareStage) Device() *iaa.Device               { return s.dev }
+func (s *hardwareStage) Codec(c hybrid.Codec) hybrid.Codec { return c }
+func (s *hardwareStage) Now() time.Duration                { return time.Since(s.start) }
+func (s *hardwareStage) Complete(*Row)                     {}
 
-func (s *byClock) Run(all ...func()) {
+func (s *hardwareStage) Run(all ...func()) {
 	var wg sync.WaitGroup
 	for _, f := range all {
 		wg.Go(f)
@@ -44,18 +44,18 @@ func (s *byClock) Run(all ...func()) {
 	wg.Wait()
 }
 
-func (s *byClock) Close() error {
+func (s *hardwareStage) Close() error {
 	if s.dev == nil {
 		return nil
 	}
 	return s.dev.Close()
 }
 
-// Hardware returns a Config.SetUp that opens as many of the machine's devices as a row
-// has.
+// Hardware returns a Config.SetUp that opens the number of the machine's devices that a row
+// needs.
 func Hardware(options iaa.Options) func(context.Context, Row) (Stage, error) {
 	return func(ctx context.Context, row Row) (Stage, error) {
-		s := &byClock{start: time.Now()}
+		s := &hardwareStage{start: time.Now()}
 		if row.Devices == 0 {
 			return s, nil
 		}
@@ -74,14 +74,14 @@ func Hardware(options iaa.Options) func(context.Context, Row) (Stage, error) {
 			return nil, err
 		}
 		if len(seen) < row.Devices {
-			return nil, errors.Join(fmt.Errorf("the machine has %d usable devices", len(seen)), s.dev.Close())
+			return nil, errors.Join(fmt.Errorf("the machine has %d usable devices (want %d)", len(seen), row.Devices), s.dev.Close())
 		}
 		return s, nil
 	}
 }
 
-// Numbers returns those of 1, 2 and 4 that the machine has devices for; none if it has
-// no usable device.
+// Numbers returns the numbers of devices to measure: those of 1, 2 and 4 that are at most the
+// number of usable devices of the machine.
 func Numbers(ctx context.Context, opts iaa.Options) []int {
 	dev, err := iaa.Open(ctx, opts)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"text/tabwriter"
 )
 
-// Text is the report for people: what it rests on, and the tables.
+// Text returns the report as text: the costs that it depends on, and the tables.
 func (b *Probe) Text() string {
 	by := "on hardware"
 	if len(b.cfg.Devices) == 0 {
@@ -15,7 +15,7 @@ func (b *Probe) Text() string {
 	return fmt.Sprintf("Measured %s. Software compresses a page in %v and inflates one in %v.\n\n", by, b.Costs.Compress, b.Costs.Inflate) + b.Tables()
 }
 
-// Tables is a table of the rows, and the gain of hybrid mode.
+// Tables returns a table of the rows, and the gain of hybrid mode.
 func (b *Probe) Tables() string {
 	var out strings.Builder
 	tw := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)

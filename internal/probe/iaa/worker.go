@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/iaa/hybrid"
 )
 
-// Measure runs a row and adds it to the report.
+// Measure measures a row and adds it to the report.
 func (b *Probe) Measure(ctx context.Context, row Row) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -21,17 +21,17 @@ func (b *Probe) Measure(ctx context.Context, row Row) (err error) {
 	defer func() { err = errors.Join(err, st.Close()) }()
 
 	workers := make([]*worker, b.cfg.Channels)
-	carry := make([]func(), len(workers))
+	transfer := make([]func(), len(workers))
 	for i := range workers {
 		w, failed := b.newWorker(st, row, i)
 		if failed != nil {
 			return failed
 		}
 		defer func() { err = errors.Join(err, w.close(ctx)) }()
-		workers[i], carry[i] = w, func() { w.err = w.carry(ctx) }
+		workers[i], transfer[i] = w, func() { w.err = w.transfer(ctx) }
 	}
 	began := st.Now()
-	st.Run(carry...)
+	st.Run(transfer...)
 	row.Elapsed = st.Now() - began
 	for _, w := range workers {
 		if w.err != nil {
@@ -56,13 +56,13 @@ func (b *Probe) Measure(ctx context.Context, row Row) (err error) {
 	return nil
 }
 
-// worker is a channel and what it carries.
+// worker is a channel with its packets.
 type worker struct {
 	ch         *hybrid.Channel
 	row        Row
 	memory     []*iaa.Memory
-	srcs, dsts [][]byte // pages or streams of some packets, carried over and over
-	want       [][]byte // what they inflate to
+	srcs, dsts [][]byte // pages or streams of the distinct packets
+	want       [][]byte // the pages that the streams inflate to
 	packets    int
 	pages      int // in all packets
 	err        error
@@ -93,14 +93,16 @@ func (b *Probe) newWorker(st Stage, row Row, index int) (*worker, error) {
 	return w, nil
 }
 
-// distinctPackets is how many packets a worker has memory for.
+// distinctPackets bounds the number of packets for which a worker has memory. A worker uses
+// them repeatedly.
 const distinctPackets = 16
 
-// distinct is the number of pages that a worker has memory for.
+// distinct returns the number of pages for which a worker has memory.
 func (w *worker) distinct() int { return min(w.packets, distinctPackets) * PacketPages }
 
-// room returns memory for n pages that devices reach, or of the heap without any.
-func (w *worker) room(st Stage, n int, p iaa.Prefault) ([]byte, error) {
+// allocate returns memory for n pages that the devices can access; without devices, it
+// returns memory of the heap.
+func (w *worker) allocate(st Stage, n int, p iaa.Prefault) ([]byte, error) {
 	if st.Device() == nil {
 		return make([]byte, n*PageSize), nil
 	}
@@ -112,9 +114,9 @@ func (w *worker) room(st Stage, n int, p iaa.Prefault) ([]byte, error) {
 	return m.Bytes(), nil
 }
 
-// fill gives the worker its pages, from page first on, or their streams.
+// fill fills the worker's memory with pages, from page first on, or with their streams.
 func (w *worker) fill(st Stage, b *Probe, first int) error {
-	in, err := w.room(st, w.distinct(), iaa.PrefaultPopulate)
+	in, err := w.allocate(st, w.distinct(), iaa.PrefaultPopulate)
 	if err != nil {
 		return err
 	}
@@ -125,7 +127,7 @@ func (w *worker) fill(st Stage, b *Probe, first int) error {
 		if w.row.Memory != Present {
 			policy = iaa.PrefaultNone
 		}
-		out, err := w.room(st, w.distinct(), policy)
+		out, err := w.allocate(st, w.distinct(), policy)
 		if err != nil {
 			return err
 		}
@@ -141,8 +143,9 @@ func (w *worker) fill(st Stage, b *Probe, first int) error {
 	return nil
 }
 
-// carry takes all packets through the channel, overlapped.
-func (w *worker) carry(ctx context.Context) error {
+// transfer compresses or inflates all packets with the channel. Each packet begins before
+// the packet before it is finished.
+func (w *worker) transfer(ctx context.Context) error {
 	var before *hybrid.Packet
 	finish := func() error {
 		if before == nil {
@@ -174,7 +177,7 @@ func (w *worker) carry(ctx context.Context) error {
 	return finish()
 }
 
-// check compares what was inflated, outside the measured time.
+// check compares the inflated pages with the originals, outside of the measured time.
 func (w *worker) check() error {
 	for i, want := range w.want {
 		if string(w.dsts[i]) != string(want) {
@@ -192,7 +195,7 @@ func (w *worker) close(ctx context.Context) error {
 	return err
 }
 
-// Split cuts memory into pages.
+// Split splits memory into pages.
 func Split(mem []byte) [][]byte {
 	out := make([][]byte, len(mem)/PageSize)
 	for i := range out {

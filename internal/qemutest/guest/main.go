@@ -1,17 +1,16 @@
-// Command guest is the workload inside the test machines: it fills memory
-// with pages that can be checked, goes on rewriting some of them, and says on
-// the console how it fares.
+// Command guest is the workload in the test machines. It fills memory with pages that it
+// can check, rewrites some of them all the time, and reports its state on the console.
 //
 //	vmferry-guest: ready fill=40 work=8 rate=4
 //	vmferry-guest: count=123 pages=4567 rounds=3 ok
 //
-// A count line comes about every 100 ms of guest time. pages is how many
-// pages were rewritten so far, rounds how often all pages were checked from
-// the first to the last. A page that is not what was last written to it gives
+// The workload prints a count line about every 100 ms of guest time. pages is the number of
+// pages rewritten so far, and rounds is the number of times that all pages were checked. If
+// a page does not hold what was last written to it, the workload prints
 //
 //	vmferry-guest: CORRUPT page=17 ...
 //
-// and from then on the count lines end in corrupt=N in place of ok.
+// and all later count lines end in corrupt=N in place of ok.
 //
 // Sizes come from the kernel's command line, in MiB and MiB a second:
 // vmferry.fill= (written once and then only checked), vmferry.work= (rewritten
@@ -29,40 +28,39 @@ const (
 	tick          = 10 * time.Millisecond
 	ticksPerCount = 10
 
-	// checksPerTick is how many pages are looked at beside those that are
-	// rewritten: 16 MiB a second.
+	// checksPerTick is the number of pages to check in a tick, besides the rewritten
+	// ones: 16 MiB a second.
 	checksPerTick = 40
 )
 
 func main() {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
-		fail(err)
+		exitFailed(err)
 	}
 	opts, err := parseOptions(string(cmdline))
 	if err != nil {
-		fail(err)
+		exitFailed(err)
 	}
 	w, err := newWorkload(opts)
 	if err != nil {
-		fail(err)
+		exitFailed(err)
 	}
-	say(os.Stdout, "ready fill=%d work=%d rate=%d", opts.fillMiB, opts.workMiB, opts.rateMiBps)
+	printLine(os.Stdout, "ready fill=%d work=%d rate=%d", opts.fillMiB, opts.workMiB, opts.rateMiBps)
 	run(w, os.Stdout, time.NewTicker(tick).C)
 }
 
-func fail(err error) {
-	say(os.Stdout, "FAILED %v", err)
+func exitFailed(err error) {
+	printLine(os.Stdout, "FAILED %v", err)
 	os.Exit(1)
 }
 
-// say prints one line. It is one write, so that the kernel's own messages do
-// not come in between.
-func say(out io.Writer, format string, args ...any) {
+// printLine prints a line in one write, so that no message of the kernel splits it.
+func printLine(out io.Writer, format string, args ...any) {
 	fmt.Fprintf(out, "vmferry-guest: "+format+"\n", args...)
 }
 
-// run works through ticks until they end.
+// run runs a step of the workload for each tick until ticks is closed.
 func run(w *workload, out io.Writer, ticks <-chan time.Time) {
 	n := 0
 	for range ticks {
@@ -72,7 +70,7 @@ func run(w *workload, out io.Writer, ticks <-chan time.Time) {
 			if w.corrupt > 0 {
 				verdict = fmt.Sprintf("corrupt=%d", w.corrupt)
 			}
-			say(out, "count=%d pages=%d rounds=%d %s", n/ticksPerCount, w.rewritten, w.rounds, verdict)
+			printLine(out, "count=%d pages=%d rounds=%d %s", n/ticksPerCount, w.rewritten, w.rounds, verdict)
 		}
 	}
 }

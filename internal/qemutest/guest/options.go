@@ -13,7 +13,7 @@ type options struct {
 	rateMiBps int
 }
 
-// parseOptions takes the vmferry. words of a kernel command line.
+// parseOptions parses the words that begin with "vmferry." of a kernel command line.
 func parseOptions(cmdline string) (options, error) {
 	var o options
 	known := map[string]*int{

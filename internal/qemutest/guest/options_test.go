@@ -2,7 +2,7 @@ package main
 
 import "testing"
 
-func TestParseOptions(t *testing.T) {
+func TestParseOptions_AcceptsKnownOptions(t *testing.T) {
 	got, err := parseOptions("console=ttyS0 quiet vmferry.fill=40 vmferry.work=8 vmferry.rate=4\n")
 	if want := (options{40, 8, 4}); err != nil || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)

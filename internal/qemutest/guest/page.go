@@ -24,7 +24,7 @@ const (
 	offBody   = 24
 )
 
-// writePage makes p the page of that number and sequence number.
+// writePage writes the page with the given number and sequence number to p.
 func writePage(p []byte, number, seq uint64) {
 	binary.LittleEndian.PutUint64(p[offNumber:], number)
 	binary.LittleEndian.PutUint64(p[offSeq:], seq)
@@ -32,8 +32,8 @@ func writePage(p []byte, number, seq uint64) {
 	binary.LittleEndian.PutUint64(p[offSum:], checksum(p))
 }
 
-// checkPage says what is wrong with a page, or nil. An older state of the
-// page, which is whole in itself, is wrong too.
+// checkPage returns an error if a page does not have the number and the sequence number, or
+// is damaged. An intact page with an older sequence number is an error too.
 func checkPage(p []byte, number, seq uint64) error {
 	if got := binary.LittleEndian.Uint64(p[offNumber:]); got != number {
 		return fmt.Errorf("page=%d holds page %d", number, got)
@@ -47,7 +47,8 @@ func checkPage(p []byte, number, seq uint64) error {
 	return nil
 }
 
-// checksum mixes all words of the page but its own, each at its place.
+// checksum returns a checksum of all words of the page except the checksum itself. It
+// depends on the order of the words.
 func checksum(p []byte) uint64 {
 	sum := uint64(0x9e3779b97f4a7c15)
 	for i := 0; i < pageSize; i += 8 {
@@ -60,7 +61,7 @@ func checksum(p []byte) uint64 {
 	return sum
 }
 
-// fillBody writes one kind of content a page: see [corpus.FillGuest].
+// fillBody fills the body of a page: see [corpus.FillGuest].
 func fillBody(b []byte, number, seq uint64) {
 	corpus.FillGuest(b, number, rand.New(rand.NewPCG(number, seq)))
 }

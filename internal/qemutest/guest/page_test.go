@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestCheckPage(t *testing.T) {
+func TestCheckPage_FindsDamage(t *testing.T) {
 	p := make([]byte, pageSize)
 	for number := range uint64(8) {
 		writePage(p, number, 3)
@@ -37,9 +37,9 @@ func TestCheckPage(t *testing.T) {
 	}
 }
 
-// Pages of one number differ from one sequence number to the next, nearly
-// everywhere: a mix of an old and a new state must not pass by chance.
-func TestStatesDiffer(t *testing.T) {
+// The contents of a page with two sequence numbers differ in both halves, so that checkPage
+// finds a mix of an old and a new content.
+func TestWritePage_ContentsDifferBySequenceNumber(t *testing.T) {
 	a, b := make([]byte, pageSize), make([]byte, pageSize)
 	for number := range uint64(4) {
 		writePage(a, number, 1)
@@ -52,8 +52,8 @@ func TestStatesDiffer(t *testing.T) {
 	}
 }
 
-// The kinds of content compress as their names promise.
-func TestCompressibility(t *testing.T) {
+// Each kind of content has its compressibility.
+func TestWritePage_Compressibility(t *testing.T) {
 	for number, bounds := range map[uint64][2]int{0: {500, 2000}, 2: {1000, 3000}, 3: {4000, 4200}} {
 		p := make([]byte, pageSize)
 		writePage(p, number, 0)

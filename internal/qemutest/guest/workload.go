@@ -11,29 +11,29 @@ const (
 	mib         = 1 << 20
 	pagesPerMiB = mib / pageSize
 
-	// maxReports bounds the CORRUPT lines; the count lines go on to tell how
-	// many there are.
+	// maxReports bounds the number of CORRUPT lines. The count lines have the number of
+	// corrupt pages.
 	maxReports = 20
 )
 
-// workload is the memory and what must be in it. Pages below fill are only
-// checked, the others are rewritten too.
+// workload is the memory and its expected content. Pages below fill are only checked; the
+// others are rewritten too.
 type workload struct {
 	mem     []byte   // pages one after the other
-	seq     []uint64 // what was last written to each page
+	seq     []uint64 // the last sequence number of each page
 	fill    int      // in pages
 	perTick float64  // pages to rewrite in a tick
 	r       *rand.Rand
 
-	owed      float64 // pages to rewrite, a fraction of one included
+	pending   float64 // pages to rewrite, a fraction of one included
 	next      int     // the next page to check in the round
 	rounds    int
 	rewritten uint64
 	corrupt   int
 }
 
-// newWorkload takes memory from the kernel, not from Go's heap, so that
-// nothing but the workload touches it, and writes all of it once.
+// newWorkload maps memory and writes all of it once. The memory is not on Go's heap, so that
+// only the workload accesses it.
 func newWorkload(o options) (*workload, error) {
 	fill, work := o.fillMiB*pagesPerMiB, o.workMiB*pagesPerMiB
 	w := &workload{
@@ -62,9 +62,9 @@ func (w *workload) page(i int) []byte { return w.mem[i*pageSize:][:pageSize] }
 // step does the work of one tick.
 func (w *workload) step(out io.Writer) {
 	if len(w.seq) > w.fill {
-		// What a tick is late with is not made up for, or a machine that was
-		// held up for long would do nothing but rewrite afterwards.
-		for w.owed += w.perTick; w.owed >= 1; w.owed-- {
+		// A late tick does not rewrite more pages: otherwise a machine that stood still
+		// for long would only rewrite pages afterwards.
+		for w.pending += w.perTick; w.pending >= 1; w.pending-- {
 			w.rewrite(w.fill+w.r.IntN(len(w.seq)-w.fill), out)
 		}
 	}
@@ -87,15 +87,15 @@ func (w *workload) rewrite(i int, out io.Writer) {
 	w.rewritten++
 }
 
-// check reports a page that is wrong and writes it anew, so that it counts
-// once.
+// check checks a page. If the page is corrupt, check reports it and rewrites it, so that it is
+// reported once.
 func (w *workload) check(i int, out io.Writer) {
 	err := checkPage(w.page(i), uint64(i), w.seq[i])
 	if err == nil {
 		return
 	}
 	if w.corrupt++; w.corrupt <= maxReports {
-		say(out, "CORRUPT %v", err)
+		printLine(out, "CORRUPT %v", err)
 	}
 	writePage(w.page(i), uint64(i), w.seq[i])
 }

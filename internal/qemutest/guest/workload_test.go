@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// play runs the workload for n ticks and gives what it said.
-func play(w *workload, n int) string {
+// runTicks runs the workload for n ticks and returns its output.
+func runTicks(w *workload, n int) string {
 	ticks := make(chan time.Time, n)
 	for range n {
 		ticks <- time.Time{}
@@ -28,9 +28,9 @@ func start(t *testing.T, o options) *workload {
 	return w
 }
 
-func TestCounting(t *testing.T) {
+func TestWorkload_Counts(t *testing.T) {
 	w := start(t, options{fillMiB: 2, workMiB: 1, rateMiBps: 5})
-	out := play(w, 100)
+	out := runTicks(w, 100)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	if len(lines) != 10 {
 		t.Fatalf("%d lines in a second, want 10:\n%s", len(lines), out)
@@ -46,21 +46,21 @@ func TestCounting(t *testing.T) {
 	}
 }
 
-func TestLowRate(t *testing.T) {
+func TestWorkload_LowRate(t *testing.T) {
 	w := start(t, options{workMiB: 1, rateMiBps: 1})
-	play(w, 50)
+	runTicks(w, 50)
 	if w.rewritten != 128 {
 		t.Errorf("%d pages rewritten in half a second at 1 MiB/s, want 128", w.rewritten)
 	}
 }
 
-func TestNothingToDo(t *testing.T) {
-	if out := play(start(t, options{rateMiBps: 3}), 10); out != "vmferry-guest: count=1 pages=0 rounds=0 ok\n" {
+func TestWorkload_WithoutPages(t *testing.T) {
+	if out := runTicks(start(t, options{rateMiBps: 3}), 10); out != "vmferry-guest: count=1 pages=0 rounds=0 ok\n" {
 		t.Errorf("got %q", out)
 	}
 }
 
-func TestCorruptionIsReportedOnce(t *testing.T) {
+func TestWorkload_ReportsCorruptionOnce(t *testing.T) {
 	for name, test := range map[string]struct {
 		damage func(w *workload)
 		want   string
@@ -73,23 +73,23 @@ func TestCorruptionIsReportedOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := start(t, options{fillMiB: 1, workMiB: 1, rateMiBps: 4})
-			play(w, 20)
+			runTicks(w, 20)
 			test.damage(w)
-			out := play(w, 100)
+			out := runTicks(w, 100)
 			if n := strings.Count(out, "CORRUPT"); n != 1 || !strings.Contains(out, test.want) {
 				t.Errorf("%d reports, want one with %q:\n%s", n, test.want, out)
 			}
 			if !strings.HasSuffix(out, " corrupt=1\n") {
-				t.Errorf("the last count line hides it:\n%s", out)
+				t.Errorf("the last count line does not end in corrupt=1:\n%s", out)
 			}
 		})
 	}
 }
 
-func TestReportsAreBounded(t *testing.T) {
+func TestWorkload_BoundsReports(t *testing.T) {
 	w := start(t, options{fillMiB: 1})
 	clear(w.mem)
-	out := play(w, 10)
+	out := runTicks(w, 10)
 	if n := strings.Count(out, "CORRUPT"); n != maxReports {
 		t.Errorf("%d reports, want %d", n, maxReports)
 	}

@@ -20,87 +20,88 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// Config is what both sides have to agree on.
+// Config configures both sides, which must have the same one.
 type Config struct {
 	Machine  machine.Config
 	Channels int
 	Method   string
-	// Bandwidth in bytes a second; 0 is no bound. Downtime, LinkTimeout and
+	// Bandwidth is in bytes a second; 0 means no limit. Downtime, LinkTimeout and
 	// Inquiry are those of live.Config.
 	Bandwidth   uint64
 	Downtime    time.Duration
 	LinkTimeout time.Duration
 	Inquiry     time.Duration
-	// StandStill is that of live.Config. The destination digests all
-	// memory meanwhile.
+	// StandStill is that of live.Config. It includes the time in which the
+	// destination hashes all memory.
 	StandStill time.Duration
-	// FollowSpeed has the writers write no faster than a fraction of what rounds
-	// turn out to send: the machine moves however slow the processor is, and
-	// stands still for longer than Downtime if nothing else helps.
+	// FollowSpeed limits the writers to a fraction of the pages a second that the
+	// rounds send, so that the migration converges on a slow processor too. If it
+	// does not converge, the machine stays paused for longer than Downtime.
 	FollowSpeed bool
-	// WarmUp is how long the source writes at least before it begins to migrate,
-	// and GoOn how long at least the side that runs at the end goes on before it
-	// is checked. In both every writer writes something.
+	// WarmUp is the least time for which the source writes before it migrates. GoOn
+	// is the least time for which the machine runs after the migration, before it is
+	// checked. Every writer writes at least one page in each of the two.
 	WarmUp, GoOn time.Duration
 
-	// The rest is for tests, and off by default. TellPaused has the source
-	// print its facts each time it was paused, which adds to the downtime.
-	TellPaused bool
+	// The fields below are for tests.
+
+	// ReportPaused makes the source report the machine's facts each time it pauses
+	// the machine, which adds to the downtime.
+	ReportPaused bool
 	// ConnectTimeout is that of migration.ReceiveConfig.
 	ConnectTimeout time.Duration
-	// StartTakes is how long the destination takes to start the machine.
+	// StartTakes delays the start of the machine at the destination.
 	StartTakes time.Duration
 }
 
-// Event is a line of JSON that a side prints.
+// Event is a line of JSON that a side writes to its standard output.
 type Event struct {
 	// Event is "listening", "ready", "round", "paused", "arrived", "starting",
 	// "running" or "ended".
 	Event string `json:"event"`
-	// Address is where the destination listens.
+	// Address is the address on which the destination listens.
 	Address string        `json:"address,omitempty"`
 	Round   *live.Round   `json:"round,omitempty"`
 	Outcome *live.Outcome `json:"outcome,omitempty"`
-	// Facts are those at the switch, or when the source was paused; Digest is
-	// how long they took to gather.
+	// Facts are the machine's facts at the handover, or when the source was paused.
+	// Digest is the time that computing them took.
 	Facts  *machine.Facts `json:"facts,omitempty"`
 	Digest time.Duration  `json:"digest_ns,omitempty"`
-	// Runs says whether this side runs at the end; Began and Counters are its
-	// writers' first and last numbers.
+	// Runs says whether the machine runs on this side at the end. Began and Counters
+	// are the first and last sequence numbers of its writers there.
 	Runs     bool     `json:"runs,omitempty"`
 	Began    []uint64 `json:"began,omitempty"`
 	Counters []uint64 `json:"counters,omitempty"`
-	// Faults are the destination's minor page faults up to the switch, and CPU
-	// its time.
+	// Faults are the minor page faults of the destination before the handover, and
+	// CPU is the processor time it used.
 	Faults int64         `json:"faults,omitempty"`
 	CPU    time.Duration `json:"cpu_ns,omitempty"`
-	// Error is why it failed, or why the migration did.
+	// Error is the error of the side or of the migration.
 	Error     string `json:"error,omitempty"`
 	Undecided bool   `json:"undecided,omitempty"`
 }
 
-// teller prints events.
-type teller struct {
+// eventWriter writes events as lines of JSON.
+type eventWriter struct {
 	mu  sync.Mutex
 	out io.Writer
 }
 
-func (t *teller) say(e Event) error {
+func (w *eventWriter) write(e Event) error {
 	text, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	_, err = t.out.Write(append(text, '\n'))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, err = w.out.Write(append(text, '\n'))
 	return err
 }
 
-// Source runs a machine and moves it to the address. It prints events to out;
-// its error is one of the demo's own. How the migration went is in the event
-// "ended".
+// Source runs a machine, migrates it to the address, and writes events to out. It returns
+// the errors of the demo itself. The event "ended" has the result of the migration.
 func Source(ctx context.Context, cfg Config, to transport.Address, out io.Writer, log *slog.Logger) error {
-	say := teller{out: out}
+	events := eventWriter{out: out}
 	method, err := multifd.MethodNamed(cfg.Method)
 	if err != nil {
 		return err
@@ -117,30 +118,30 @@ func Source(ctx context.Context, cfg Config, to transport.Address, out io.Writer
 	if err := m.Start(); err != nil {
 		return err
 	}
-	say.say(Event{Event: "ready"})
-	if err := writeFor(m, cfg.WarmUp); err != nil {
+	events.write(Event{Event: "ready"})
+	if err := awaitWrites(m, cfg.WarmUp); err != nil {
 		return err
 	}
 	mc := live.Config{
 		Wire: migration.Wire{Channels: cfg.Channels, Method: method, LinkTimeout: cfg.LinkTimeout}, Memory: m.Memory(), Dirty: tracked, Machine: "vmferry-demo",
 		Pause: func(context.Context) ([]byte, error) {
 			m.Pause()
-			if cfg.TellPaused {
+			if cfg.ReportPaused {
 				facts := m.Facts()
-				say.say(Event{Event: "paused", Facts: &facts})
+				events.write(Event{Event: "paused", Facts: &facts})
 			}
 			return m.Save()
 		},
 		Resume: m.Start, Throttle: m.Throttle,
 		Bandwidth: cfg.Bandwidth, Downtime: cfg.Downtime, StandStill: cfg.StandStill,
 		Inquiry: cfg.Inquiry, Logger: log,
-		Report: func(r live.Round) { say.say(Event{Event: "round", Round: &r}) },
+		Report: func(r live.Round) { events.write(Event{Event: "round", Round: &r}) },
 	}
 	if cfg.FollowSpeed {
 		rate := cfg.Machine.Rate
 		report := mc.Report
 		mc.Report = func(r live.Round) {
-			rate = slower(rate, cfg.Machine.Writers, &r)
+			rate = nextRate(rate, cfg.Machine.Writers, &r)
 			m.SetRate(rate)
 			report(r)
 		}
@@ -152,57 +153,57 @@ func Source(ctx context.Context, cfg Config, to transport.Address, out io.Writer
 		ended.Error = err.Error()
 	}
 	if err == nil || ended.Undecided {
-		// It stands still, as it was at the switch.
+		// The machine stays paused, in its state at the handover.
 		facts := m.Facts()
 		ended.Facts = &facts
-		return errors.Join(m.Check(), say.say(ended))
+		return errors.Join(m.Check(), events.write(ended))
 	}
-	return goOn(&say, m, cfg, ended)
+	return runAndCheck(&events, m, cfg, ended)
 }
 
-// writeFor lets the machine write for that long, and until every writer has written.
-func writeFor(m *machine.Machine, least time.Duration) error {
+// awaitWrites waits for the given time, and until every writer has written a page since
+// the machine was started.
+func awaitWrites(m *machine.Machine, least time.Duration) error {
 	time.Sleep(least)
 	before := m.Began()
 	for i := range before {
 		before[i]--
 	}
-	return m.AwaitMore(before, awaitWrites)
+	return m.AwaitMore(before, writeTimeout)
 }
 
-// awaitWrites bounds the wait for writers that only a fault can stop.
-const awaitWrites = 5 * time.Minute
+// writeTimeout bounds the wait for writers, which write unless there is a bug.
+const writeTimeout = 5 * time.Minute
 
-// slower returns the rate of each writer for the next round: that of before, or less
-// where all writers together would dirty more than a quarter of what the round sent
-// in its time.
-func slower(rate, writers int, r *live.Round) int {
+// nextRate returns the rate of each writer for the next round. It lowers the rate so that
+// all writers together dirty at most a quarter of the pages a second that the round sent.
+func nextRate(rate, writers int, r *live.Round) int {
 	pages := r.Raw + r.Compressed
 	if pages == 0 || r.Took <= 0 || writers == 0 {
 		return rate
 	}
-	follows := max(1, int(float64(pages)/r.Took.Seconds()/4/float64(writers)))
+	limit := max(1, int(float64(pages)/r.Took.Seconds()/4/float64(writers)))
 	if rate == 0 {
-		return follows
+		return limit
 	}
-	return min(rate, follows)
+	return min(rate, limit)
 }
 
-// answer is how long the destination answers a source that lost it.
-func answer(cfg Config) time.Duration { return 2*cfg.LinkTimeout + 2*cfg.Inquiry }
+// answerTimeout is how long the destination answers a source that lost its connections.
+func answerTimeout(cfg Config) time.Duration { return 2*cfg.LinkTimeout + 2*cfg.Inquiry }
 
-// goOn lets the side that runs go on, stops it, and checks it.
-func goOn(say *teller, m *machine.Machine, cfg Config, ended Event) error {
-	err := writeFor(m, cfg.GoOn)
+// runAndCheck lets the machine run for cfg.GoOn, pauses it, and checks its memory.
+func runAndCheck(events *eventWriter, m *machine.Machine, cfg Config, ended Event) error {
+	err := awaitWrites(m, cfg.GoOn)
 	m.Pause()
 	ended.Runs, ended.Began, ended.Counters = true, m.Began(), m.Counters()
-	return errors.Join(err, m.Check(), say.say(ended))
+	return errors.Join(err, m.Check(), events.write(ended))
 }
 
-// Destination takes the machine, and runs it if it is to. It prints events to
-// out.
+// Destination receives the machine, runs it if the migration completes, and writes events
+// to out.
 func Destination(ctx context.Context, cfg Config, at transport.Address, out io.Writer, log *slog.Logger) error {
-	say := teller{out: out}
+	events := eventWriter{out: out}
 	method, err := multifd.MethodNamed(cfg.Method)
 	if err != nil {
 		return err
@@ -219,33 +220,34 @@ func Destination(ctx context.Context, cfg Config, at transport.Address, out io.W
 		Wire: migration.Wire{Channels: cfg.Channels, Method: method, LinkTimeout: cfg.LinkTimeout}, Sink: memory, Logger: log,
 		ConnectTimeout: cfg.ConnectTimeout,
 		Commit: func(r *migration.Received) (err error) {
-			m, err = arrive(&say, cfg, memory, r)
+			m, err = loadMachine(&events, cfg, memory, r)
 			return err
 		}},
-		Answer: answer(cfg),
+		Answer: answerTimeout(cfg),
 		Start: func(*migration.Received) error {
 			if cfg.StartTakes > 0 {
-				say.say(Event{Event: "starting"})
+				events.write(Event{Event: "starting"})
 				time.Sleep(cfg.StartTakes)
 			}
 			if err := m.Start(); err != nil {
 				return err
 			}
-			return say.say(Event{Event: "running"})
+			return events.write(Event{Event: "running"})
 		},
 	}
-	if err := say.say(Event{Event: "listening", Address: at.String()}); err != nil {
+	if err := events.write(Event{Event: "listening", Address: at.String()}); err != nil {
 		return err
 	}
 	_, err = live.Receive(ctx, ln, rc)
 	if err != nil {
-		return say.say(Event{Event: "ended", Error: err.Error()})
+		return events.write(Event{Event: "ended", Error: err.Error()})
 	}
-	return goOn(&say, m, cfg, Event{Event: "ended"})
+	return runAndCheck(&events, m, cfg, Event{Event: "ended"})
 }
 
-// arrive makes the machine of what came, and tells what that is.
-func arrive(say *teller, cfg Config, memory *guestmem.Memory, r *migration.Received) (*machine.Machine, error) {
+// loadMachine makes the machine from the memory and the state that arrived, and reports
+// its facts.
+func loadMachine(events *eventWriter, cfg Config, memory *guestmem.Memory, r *migration.Received) (*machine.Machine, error) {
 	var usage unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
 		return nil, err
@@ -255,7 +257,7 @@ func arrive(say *teller, cfg Config, memory *guestmem.Memory, r *migration.Recei
 	if err != nil {
 		return nil, err
 	}
-	m, err := machine.On(memory, cfg.Machine)
+	m, err := machine.NewOn(memory, cfg.Machine)
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +265,7 @@ func arrive(say *teller, cfg Config, memory *guestmem.Memory, r *migration.Recei
 		return nil, err
 	}
 	facts := m.Facts()
-	return m, say.say(Event{
+	return m, events.write(Event{
 		Event: "arrived", Facts: &facts, Digest: time.Since(began), Faults: usage.Minflt,
 		CPU: time.Duration(usage.Utime.Nano() + usage.Stime.Nano()),
 	})

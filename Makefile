@@ -8,9 +8,11 @@ STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10000x
 # Only against hanging.
 TESTTIMEOUT ?= 40m
+# Many tests wait more than they compute.
+PARALLEL := -p 4 -parallel 8
 # All that has goroutines, which the page codec has not. The probes of vmferry bench are
 # left out: they measure, and what they call is here.
-RACED := ./cmd/... ./dirty ./guest ./guestmem ./iaa/... ./internal/cause ./live ./migration/... ./multifd ./pagecodec ./qemu ./qmp/... ./snapshot ./store/... ./transport ./vmstate
+RACED := . ./cmd/... ./dirty ./guest ./guestmem ./iaa/... ./internal/cause ./live ./migration/... ./multifd ./pagecodec ./qemu ./qmp/... ./snapshot ./store/... ./transport ./vmstate
 
 .PHONY: build demo test quick nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean
 
@@ -35,11 +37,11 @@ test: build
 	scripts/setup test
 	$(MAKE) lint test-unit test-noasm test-qemu test-netns test-race fuzz
 
-# What can be run after each change: no QEMU, no benchmark module.
+# What can be run after each change: no QEMU, no benchmark module, small sizes.
 quick:
 	$(GO) build ./...
 	$(GO) vet ./...
-	$(GO) test -short -timeout $(TESTTIMEOUT) ./...
+	$(GO) test -short -vet=off $(PARALLEL) -timeout $(TESTTIMEOUT) ./...
 
 # make test with long sizes, and more inputs for each fuzz target.
 nightly:
@@ -60,7 +62,7 @@ lint:
 
 # The benchmark module's tests are of its harness and engines, not of this machine.
 test-unit:
-	$(GO) test -timeout $(TESTTIMEOUT) ./...
+	$(GO) test $(PARALLEL) -timeout $(TESTTIMEOUT) ./...
 	cd bench && $(GO) test -timeout $(TESTTIMEOUT) ./...
 
 # The page codec without its assembly, which has to agree byte for byte.
@@ -69,7 +71,7 @@ test-noasm:
 
 # The race detector needs cgo, the tests do not.
 test-race:
-	CGO_ENABLED=1 $(GO) test -race -timeout $(TESTTIMEOUT) $(RACED)
+	CGO_ENABLED=1 $(GO) test -race -p 2 -parallel 8 -timeout $(TESTTIMEOUT) $(RACED)
 
 # Two packages at a time: a guest keeps one processor busy.
 test-qemu:

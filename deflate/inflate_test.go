@@ -68,12 +68,16 @@ func TestEveryLengthAndDistance(t *testing.T) {
 	noise := make([]byte, MaxPageSize)
 	corpus.Fill(noise, corpus.Random, 11)
 	const window = 32 << 10
+	lengthStep := 37
+	if testing.Short() {
+		lengthStep = 149
+	}
 	for distance := 1; distance <= window; distance++ {
 		// All lengths for distances where copying has cases, and a moving few
 		// elsewhere.
 		step := 1
 		if distance > 140 {
-			step = 37
+			step = lengthStep
 		}
 		head := distance
 		b := newBuild().raw(blockStored, 3)

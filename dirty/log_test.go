@@ -378,7 +378,11 @@ func noWriteIsMissed(t *testing.T, m *guestmem.Memory, l guest.DirtyLog, mark fu
 			copy(mirror[p[1]*4096:(p[1]+1)*4096], mem[p[1]*4096:])
 		}
 	}
-	for end := time.Now().Add(400 * time.Millisecond); time.Now().Before(end); read() {
+	writing := 400 * time.Millisecond
+	if testing.Short() {
+		writing /= 4
+	}
+	for end := time.Now().Add(writing); time.Now().Before(end); read() {
 		between()
 	}
 	stop.Store(true)

@@ -236,6 +236,7 @@ func TestUseOfSlots(t *testing.T) {
 }
 
 func TestLateJobKeepsItsSlot(t *testing.T) {
+	t.Parallel()
 	_, d := start(t, once(iaamodel.Action{Delay: 2 * time.Second}), quick)
 	s := session(t, d, iaa.SessionConfig{Slots: 1})
 	if err := s.SubmitCompress(0, textPage); err != nil {
@@ -259,6 +260,7 @@ func TestLateJobKeepsItsSlot(t *testing.T) {
 }
 
 func TestVanishedJobIsDrained(t *testing.T) {
+	t.Parallel()
 	_, d := start(t, once(iaamodel.Action{Fate: iaamodel.FateVanish}), quick)
 	s := session(t, d, iaa.SessionConfig{Slots: 1})
 	if err := s.SubmitCompress(0, textPage); err != nil {
@@ -301,6 +303,7 @@ func TestHungJobKeepsItsMemory(t *testing.T) {
 }
 
 func TestQueueIsGivenUpAfterTimeoutsInARow(t *testing.T) {
+	t.Parallel()
 	_, d := start(t, always(iaamodel.Action{Fate: iaamodel.FateVanish}), quick)
 	s := session(t, d, iaa.SessionConfig{Slots: 8})
 	for i := range 3 {
@@ -320,8 +323,10 @@ func TestQueueIsGivenUpAfterTimeoutsInARow(t *testing.T) {
 }
 
 func TestQueueDisabledMidRun(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"queue", "device"} {
 		t.Run(how, func(t *testing.T) {
+			t.Parallel()
 			cfg := iaamodel.Uniform(2, nil)
 			cfg.Script.Run = func(j iaamodel.Job) iaamodel.Action {
 				if j.Queue == "wq0.0" {

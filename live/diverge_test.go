@@ -11,6 +11,7 @@ import (
 )
 
 func TestAMachineThatDivergesStaysOrStopsAsTold(t *testing.T) {
+	t.Parallel()
 	// Two writers dirty nearly all of 512 pages in each round, for which the link
 	// takes a quarter of a second.
 	config := machine.Config{Memory: 4 << 20, Writers: 2, WorkingSet: 0.5, Seed: 7}
@@ -24,6 +25,7 @@ func TestAMachineThatDivergesStaysOrStopsAsTold(t *testing.T) {
 		return p
 	}
 	t.Run("gives up", func(t *testing.T) {
+		t.Parallel()
 		p := diverge(t)
 		out, source, destination := p.run(t.Context(), p.dial)
 		if !errors.Is(source, live.ErrDiverging) || destination == nil {
@@ -35,6 +37,7 @@ func TestAMachineThatDivergesStaysOrStopsAsTold(t *testing.T) {
 		p.checkStayed()
 	})
 	t.Run("stops anyway", func(t *testing.T) {
+		t.Parallel()
 		p := diverge(t)
 		p.cfg.Diverging = live.StopAnyway
 		out, source, destination := p.run(t.Context(), p.dial)
@@ -44,6 +47,7 @@ func TestAMachineThatDivergesStaysOrStopsAsTold(t *testing.T) {
 		p.checkMoved(out)
 	})
 	t.Run("is throttled until it converges", func(t *testing.T) {
+		t.Parallel()
 		p := diverge(t)
 		shares := []float64{0}
 		p.pace(func() int { return int(300 * (1 - shares[len(shares)-1])) }, true)
@@ -70,6 +74,7 @@ func TestAMachineThatDivergesStaysOrStopsAsTold(t *testing.T) {
 		}
 	})
 	t.Run("is unthrottled when it gives up", func(t *testing.T) {
+		t.Parallel()
 		p := diverge(t)
 		last := -1.0
 		p.cfg.Throttle = func(share float64) { last = share } // and does nothing

@@ -81,6 +81,7 @@ func (p *pair) cutting(cut func(*link, []byte) bool, refuse func() error) transp
 }
 
 func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
+	t.Parallel()
 	loseRun := func(l *link, p []byte) bool {
 		if says(p, wordRun) {
 			l.Conn.Close()
@@ -131,6 +132,7 @@ func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
 		"the answer is lost, the net for longer":      {loseAnswer, down(3), true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			p := newPair(t, "tcp", 2, multifd.None)
 			out, source, destination := p.run(t.Context(), p.cutting(tt.cut, tt.refuse))
 			if tt.moves {
@@ -150,6 +152,7 @@ func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
 		})
 	}
 	t.Run("the source's last word is lost", func(t *testing.T) {
+		t.Parallel()
 		p := newPair(t, "tcp", 1, multifd.None)
 		p.recv.Answer = 300 * time.Millisecond
 		out, source, destination := p.run(t.Context(), p.cutting(loseGone, nil))
@@ -159,6 +162,7 @@ func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
 		p.checkMoved(out)
 	})
 	t.Run("and the destination is dead", func(t *testing.T) {
+		t.Parallel()
 		p := newPair(t, "tcp", 1, multifd.None)
 		_, source, _ := p.run(t.Context(), p.cutting(loseRun, func() error { return unix.ECONNREFUSED }))
 		if source == nil || errors.Is(source, live.ErrUndecided) {
@@ -167,6 +171,7 @@ func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
 		p.checkStayed()
 	})
 	t.Run("and a refused connection proves nothing", func(t *testing.T) {
+		t.Parallel()
 		p := newPair(t, "tcp", 1, multifd.None)
 		p.cfg.Inquiry = 300 * time.Millisecond
 		p.cfg.ProvesDeath = func(error) bool { return false }
@@ -176,6 +181,7 @@ func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
 		}
 	})
 	t.Run("and nobody can be asked", func(t *testing.T) {
+		t.Parallel()
 		p := newPair(t, "tcp", 1, multifd.None)
 		p.cfg.Inquiry = 300 * time.Millisecond
 		p.recv.Answer = 100 * time.Millisecond
@@ -188,6 +194,7 @@ func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
 		}
 	})
 	t.Run("the end of the context is not obeyed any more", func(t *testing.T) {
+		t.Parallel()
 		p := newPair(t, "tcp", 1, multifd.None)
 		ctx, cancel := context.WithCancel(t.Context())
 		p.receive(t.Context())
@@ -205,6 +212,7 @@ func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
 }
 
 func TestASourceThatVanishesStartsNothingUnlessItIsKnownToBeDead(t *testing.T) {
+	t.Parallel()
 	for _, dead := range []bool{false, true} {
 		p := newPair(t, "tcp", 1, multifd.None)
 		asked := 0

@@ -43,7 +43,7 @@ type pair struct {
 }
 
 const (
-	testMemory = 24 << 20
+	testMemory = 16 << 20
 	testRate   = 3000 // and no more than roundPages in a round
 )
 
@@ -455,6 +455,7 @@ func (s sluggish) Read(p []byte) (int, error) {
 }
 
 func TestALinkThatWasSluggishAtFirstIsNotHeldAgainstTheMachine(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, "tcp", 1, multifd.None)
 	var late atomic.Bool
 	late.Store(true)
@@ -478,6 +479,7 @@ func TestALinkThatWasSluggishAtFirstIsNotHeldAgainstTheMachine(t *testing.T) {
 }
 
 func TestBandwidthIsKept(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, "tcp", 2, multifd.None)
 	p.cfg.Bandwidth = 32 << 20
 	out, source, destination := p.run(t.Context(), p.dial)
@@ -537,6 +539,7 @@ func TestAMachineThatCannotBeResumedIsAnErrorOfItsOwn(t *testing.T) {
 }
 
 func TestADestinationThatIsSlowWhileTheMachineStandsStillIsGivenUp(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, "unix", 1, multifd.None)
 	p.cfg.StandStill = 200 * time.Millisecond
 	release := make(chan struct{})

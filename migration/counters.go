@@ -2,7 +2,7 @@ package migration
 
 import "sync/atomic"
 
-// Progress are counts of a migration under way. They may be read at any time.
+// Counters are the counts of a migration under way. They may be read at any time.
 type Counters struct {
 	Bytes  atomic.Uint64 // of all channels
 	Normal atomic.Uint64 // pages with data

@@ -137,8 +137,10 @@ func ended(t *testing.T, done chan error) error {
 }
 
 func TestReceive_SilentConnectionsMakeRoomForTheSource(t *testing.T) {
+	t.Parallel()
 	for _, network := range []string{"unix", "tcp"} {
 		t.Run(network, func(t *testing.T) {
+			t.Parallel()
 			rec, log := smallRecording(t), newWarnings()
 			ln := listenOn(t, network)
 			done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.ConnectTimeout = 0 })
@@ -157,6 +159,7 @@ func TestReceive_SilentConnectionsMakeRoomForTheSource(t *testing.T) {
 
 // The timer that such a wait does without would end it at once.
 func TestReceive_NoTimeoutWaitsForTheRestOfTheSource(t *testing.T) {
+	t.Parallel()
 	rec, log := smallRecording(t), newWarnings()
 	ln := listenOn(t, "unix")
 	done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.ConnectTimeout, c.StallTimeout = 0, -1 })
@@ -181,6 +184,7 @@ func TestReceive_NoTimeoutWaitsForTheRestOfTheSource(t *testing.T) {
 }
 
 func TestReceive_SilentConnectionsAreClosedAfterAWhile(t *testing.T) {
+	t.Parallel()
 	log, ln := newWarnings(), listenOn(t, "tcp")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -213,6 +217,7 @@ func handshake(uuid [16]byte, id uint8) []byte {
 }
 
 func TestReceive_StrangersBeforeTheRunAreTurnedAway(t *testing.T) {
+	t.Parallel()
 	rec, log := smallRecording(t), newWarnings()
 	ln := listenOn(t, "tcp")
 	done := start(t, ln, rec, log, nil)

@@ -17,6 +17,7 @@ import (
 )
 
 func TestReceive_ASourceThatFallsSilentIsAStall(t *testing.T) {
+	t.Parallel()
 	for _, network := range []string{"unix", "tcp"} {
 		rec, ln := smallRecording(t), listenOn(t, network)
 		done := start(t, ln, rec, newWarnings(), func(c *ReceiveConfig) { c.StallTimeout = 200 * time.Millisecond })
@@ -34,6 +35,7 @@ func TestReceive_ASourceThatFallsSilentIsAStall(t *testing.T) {
 }
 
 func TestReceive_AHeadThatNeverComesIsAStall(t *testing.T) {
+	t.Parallel()
 	rec, ln := smallRecording(t), listenOn(t, "unix")
 	done := start(t, ln, rec, newWarnings(), func(c *ReceiveConfig) { c.StallTimeout = 100 * time.Millisecond })
 	rec.Conns[0] = rec.Conns[0][:30] // with the machine's name, without what follows
@@ -47,6 +49,7 @@ func TestReceive_AHeadThatNeverComesIsAStall(t *testing.T) {
 
 // The main channel is at its end, and waits for the channel.
 func TestReceive_AChannelThatStopsInsideAPacketIsAStall(t *testing.T) {
+	t.Parallel()
 	rec, ln := load(t, "testdata/captures/synthetic-none-2ch"), listenOn(t, "unix")
 	var progress Counters
 	done := start(t, ln, rec, newWarnings(), func(c *ReceiveConfig) {
@@ -89,6 +92,7 @@ func firstPacket(t *testing.T, channel []byte) []byte {
 }
 
 func TestReceive_WorkOfThisSideIsNoStall(t *testing.T) {
+	t.Parallel()
 	rec, ln := smallRecording(t), listenOn(t, "unix")
 	done := start(t, ln, rec, newWarnings(), func(c *ReceiveConfig) {
 		c.StallTimeout = time.Second
@@ -110,6 +114,7 @@ func TestReceive_WorkOfThisSideIsNoStall(t *testing.T) {
 // Without a bound for the source's coming, one that comes in part does not keep
 // the place of the next.
 func TestReceive_ASourceThatComesInPartIsForgotten(t *testing.T) {
+	t.Parallel()
 	rec, log, ln := smallRecording(t), newWarnings(), listenOn(t, "unix")
 	done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.ConnectTimeout, c.StallTimeout = 0, time.Second })
 	hold(t, ln, rec.Conns[0][:200])
@@ -172,6 +177,7 @@ func sendAll(t *testing.T, dial transport.Dialer, cfg SendConfig) error {
 }
 
 func TestSend_ADestinationThatStopsReadingIsAStall(t *testing.T) {
+	t.Parallel()
 	for _, network := range []string{"unix", "tcp"} {
 		dial := peer(t, network, func(net.Conn) {})
 		err := sendAll(t, dial, SendConfig{Wire: Wire{StallTimeout: 300 * time.Millisecond}})
@@ -182,6 +188,7 @@ func TestSend_ADestinationThatStopsReadingIsAStall(t *testing.T) {
 }
 
 func TestSend_ADestinationThatNeverAnswersIsAStall(t *testing.T) {
+	t.Parallel()
 	for _, network := range []string{"unix", "tcp"} {
 		dial := peer(t, network, func(conn net.Conn) { io.Copy(io.Discard, conn) })
 		err := sendAll(t, dial, SendConfig{Wire: Wire{StallTimeout: 300 * time.Millisecond}, ReturnPath: true})
@@ -192,6 +199,7 @@ func TestSend_ADestinationThatNeverAnswersIsAStall(t *testing.T) {
 }
 
 func TestSend_NoStallTimeoutWaits(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	time.AfterFunc(500*time.Millisecond, func() { close(release) })
 	dial := peer(t, "unix", func(conn net.Conn) { <-release; io.Copy(io.Discard, conn) })
@@ -203,6 +211,7 @@ func TestSend_NoStallTimeoutWaits(t *testing.T) {
 // The window of the destination is closed for several times the link's timeout,
 // and its kernel answers whether it is.
 func TestSend_ASlowReaderThatAcknowledgesIsAlive(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	time.AfterFunc(3*time.Second, func() { close(release) })
 	dial := peer(t, "tcp", func(conn net.Conn) { <-release; io.Copy(io.Discard, conn) })
@@ -241,6 +250,7 @@ func TestSend_TriesAgainUntilTheDestinationListens(t *testing.T) {
 }
 
 func TestSend_SaysForHowLongItTried(t *testing.T) {
+	t.Parallel()
 	for _, network := range []string{"unix", "tcp"} {
 		ln := listenOn(t, network)
 		addr := transport.Address{Network: network, Addr: ln.Addr().String()}

@@ -20,7 +20,7 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// warnings is a logger's handler that keeps what was turned away.
+// warnings is a logger's handler that keeps the refused connections.
 type warnings struct {
 	mu   sync.Mutex
 	said []string
@@ -195,7 +195,7 @@ func TestReceive_SilentConnectionsAreClosedAfterAWhile(t *testing.T) {
 			t.Errorf("after %q: read %d bytes, error %v", said, n, err)
 		}
 	}
-	log.await(t, "it did not say what it is within", 4)
+	log.await(t, "not identified within", 4)
 	cancel()
 	if err := ended(t, done); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
@@ -226,7 +226,7 @@ func TestReceive_StrangersBeforeTheRunAreTurnedAway(t *testing.T) {
 		hold(t, ln, said)
 	}
 	hold(t, ln, []byte("QE")).Close()
-	log.await(t, "turned a connection away", len(strangers)+1)
+	log.await(t, "refused a connection", len(strangers)+1)
 	// These stay, and are in nobody's way.
 	hold(t, ln, []byte("QEVM"))
 	hold(t, ln, handshake([16]byte{1}, 0))

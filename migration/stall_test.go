@@ -185,7 +185,7 @@ func TestSend_ADestinationThatNeverAnswersIsAStall(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		dial := peer(t, network, func(conn net.Conn) { io.Copy(io.Discard, conn) })
 		err := sendAll(t, dial, SendConfig{Wire: Wire{StallTimeout: 300 * time.Millisecond}, ReturnPath: true})
-		if !errors.Is(err, transport.ErrStalled) || !strings.Contains(err.Error(), "waiting for the destination's answer") {
+		if !errors.Is(err, transport.ErrStalled) || !strings.Contains(err.Error(), "waiting for the destination's reply") {
 			t.Errorf("%s: error %v", network, err)
 		}
 	}

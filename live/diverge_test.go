@@ -10,7 +10,7 @@ import (
 	"github.com/vmferry/vmferry/multifd"
 )
 
-func TestAMachineThatDivergesStaysOrStopsAsTold(t *testing.T) {
+func TestMigrate_DivergingMachineStaysOrStops(t *testing.T) {
 	// Two writers dirty nearly all of 512 pages in each round, for which the link
 	// takes a quarter of a second.
 	config := machine.Config{Memory: 4 << 20, Writers: 2, WorkingSet: 0.5, Seed: 7}

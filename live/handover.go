@@ -60,7 +60,7 @@ func (h *handover) run() error {
 		answer = defaultAnswer
 	}
 	h.in.SetReadDeadline(time.Now().Add(answer))
-	if shutErr == nil && h.heardGone() {
+	if shutErr == nil && h.awaitGone() {
 		return nil
 	}
 	// The machine runs here, and the source does not know yet.
@@ -72,20 +72,20 @@ func (h *handover) run() error {
 // awaitRun says that this side is prepared, and waits for the source's word. A nil
 // error means that this side runs the machine, and no other does.
 func (h *handover) awaitRun(v *verdict) error {
-	err := h.in.Pong(vmstate.WordPrepared)
+	err := h.in.Pong(vmstate.HandoverPrepared)
 	var word uint32
-	for err == nil && word != vmstate.WordRun && word != vmstate.WordAbort {
+	for err == nil && word != vmstate.HandoverRun && word != vmstate.HandoverAbort {
 		var c vmstate.Command
 		if c, err = h.in.NextCommand(); err == nil {
-			word, _ = c.Word()
+			word, _ = c.PingValue()
 		}
 	}
 	ctx := h.in.Context()
 	switch {
-	case err == nil && word == vmstate.WordAbort:
+	case err == nil && word == vmstate.HandoverAbort:
 		v.refuse()
 		return fmt.Errorf("%w: it failed on its side, and goes on there", ErrSourceGone)
-	case err != nil && !v.isOpen():
+	case err != nil && !v.isUndecided():
 	case err != nil && ctx.Err() == nil && h.cfg.SourceLost != nil && h.cfg.SourceLost(err):
 	case err != nil:
 		v.refuse()
@@ -97,14 +97,14 @@ func (h *handover) awaitRun(v *verdict) error {
 	return nil
 }
 
-// heardGone waits for the source to say that no inquiry will come.
-func (h *handover) heardGone() bool {
+// awaitGone waits for the source to say that no inquiry will come.
+func (h *handover) awaitGone() bool {
 	for {
 		c, err := h.in.NextCommand()
 		if err != nil {
 			return false
 		}
-		if word, _ := c.Word(); word == vmstate.WordGone {
+		if word, _ := c.PingValue(); word == vmstate.HandoverGone {
 			return true
 		}
 	}

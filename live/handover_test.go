@@ -80,7 +80,7 @@ func (p *pair) cutting(cut func(*link, []byte) bool, refuse func() error) transp
 	}
 }
 
-func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
+func TestMigrate_LinkBreaksDuringHandover(t *testing.T) {
 	loseRun := func(l *link, p []byte) bool {
 		if says(p, wordRun) {
 			l.Conn.Close()
@@ -204,7 +204,7 @@ func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
 	})
 }
 
-func TestASourceThatVanishesStartsNothingUnlessItIsKnownToBeDead(t *testing.T) {
+func TestReceive_LostSourceStartsOnlyIfKnownDead(t *testing.T) {
 	for _, dead := range []bool{false, true} {
 		p := newPair(t, "tcp", 1, multifd.None)
 		asked := 0
@@ -237,7 +237,7 @@ func TestASourceThatVanishesStartsNothingUnlessItIsKnownToBeDead(t *testing.T) {
 	}
 }
 
-func TestAStrangerCannotSpeakForTheSource(t *testing.T) {
+func TestInquiry_RefusesOtherMachines(t *testing.T) {
 	p := newPair(t, "tcp", 1, multifd.None)
 	hold, held := make(chan struct{}), make(chan struct{})
 	p.receive(t.Context())
@@ -269,7 +269,7 @@ func TestAStrangerCannotSpeakForTheSource(t *testing.T) {
 	p.checkMoved(out)
 }
 
-func TestStartNeedsAListenerThatCanPause(t *testing.T) {
+func TestReceive_NeedsAListenerWithDeadlines(t *testing.T) {
 	p := newPair(t, "tcp", 1, multifd.None)
 	closed := &plainListener{p.ln}
 	if _, err := live.Receive(t.Context(), closed, p.recv); err == nil {

@@ -16,21 +16,21 @@ import (
 
 // verdict is whether the machine runs at the destination. It is decided once.
 type verdict struct {
-	mu      sync.Mutex
-	open    bool
-	runs    bool
-	final   chan struct{} // closed when runs does not change any more
-	refused func()        // ends the wait for WordRun
+	mu            sync.Mutex
+	undecided     bool
+	runs          bool
+	decided       chan struct{} // closed when runs does not change any more
+	interruptWait func()        // ends the wait for WordRun
 }
 
 func newVerdict(refused func()) *verdict {
-	return &verdict{open: true, final: make(chan struct{}), refused: refused}
+	return &verdict{undecided: true, decided: make(chan struct{}), interruptWait: refused}
 }
 
-func (v *verdict) isOpen() bool {
+func (v *verdict) isUndecided() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.open
+	return v.undecided
 }
 
 // commit decides to run, unless that was decided otherwise. finish has to
@@ -38,25 +38,25 @@ func (v *verdict) isOpen() bool {
 func (v *verdict) commit() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	was := v.open
-	v.open = false
+	was := v.undecided
+	v.undecided = false
 	return was
 }
 
 // finish says how the decision to run turned out.
 func (v *verdict) finish(runs bool) {
 	v.runs = runs
-	close(v.final)
+	close(v.decided)
 }
 
 // refuse decides not to run, if nothing was decided.
 func (v *verdict) refuse() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.open {
-		v.open = false
+	if v.undecided {
+		v.undecided = false
 		v.finish(false)
-		v.refused()
+		v.interruptWait()
 	}
 }
 
@@ -64,8 +64,8 @@ func (v *verdict) refuse() {
 // connections come, the oldest is closed.
 const maxInquiries = 8
 
-// inquiryTime bounds one inquiry, on both sides.
-const inquiryTime = 10 * time.Second
+// inquiryTimeout bounds one inquiry, on both sides.
+const inquiryTimeout = 10 * time.Second
 
 // inquiries are those of a source that lost its connections. A peer that knows the
 // machine's uuid counts as the source.
@@ -123,7 +123,7 @@ func (a *answering) wait(ctx context.Context, most time.Duration) {
 
 // answerOne reads one inquiry and answers it.
 func (q *inquiries) answerOne(ctx context.Context, conn net.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, inquiryTime)
+	ctx, cancel := context.WithTimeout(ctx, inquiryTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -148,13 +148,13 @@ func (q *inquiries) answerOne(ctx context.Context, conn net.Conn) error {
 		if err != nil {
 			return err
 		}
-		if word, _ := c.Word(); word == vmstate.WordInquire {
+		if word, _ := c.PingValue(); word == vmstate.HandoverInquire {
 			break
 		}
 	}
 	q.verdict.refuse()
 	select {
-	case <-q.verdict.final:
+	case <-q.verdict.decided:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -165,7 +165,7 @@ func (q *inquiries) answerOne(ctx context.Context, conn net.Conn) error {
 // nil if it does, an error that wraps vmstate.ErrRefused if it never will, and
 // the error of the attempt otherwise.
 func inquire(ctx context.Context, dial transport.Dialer, head []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, inquiryTime)
+	ctx, cancel := context.WithTimeout(ctx, inquiryTimeout)
 	defer cancel()
 	conn, err := dial(ctx)
 	if err != nil {
@@ -176,7 +176,7 @@ func inquire(ctx context.Context, dial transport.Dialer, head []byte) error {
 	defer conn.Close()
 	w := vmstate.NewWriter(conn, nil, vmstate.SyncPerRound)
 	w.Head(head)
-	for _, c := range append(vmstate.OpenReturnPath(), vmstate.Ping(vmstate.WordInquire)) {
+	for _, c := range append(vmstate.OpenReturnPath(), vmstate.Ping(vmstate.HandoverInquire)) {
 		w.Command(c)
 	}
 	if err := w.Flush(); err != nil {
@@ -185,9 +185,9 @@ func inquire(ctx context.Context, dial transport.Dialer, head []byte) error {
 	return vmstate.AwaitShut(conn)
 }
 
-// askUntilKnown inquires until the answer is known, or time is up. It returns
+// inquireUntilKnown inquires until the answer is known, or time is up. It returns
 // whether the destination runs, or an error that wraps ErrUndecided.
-func askUntilKnown(ctx context.Context, dial transport.Dialer, head []byte, most time.Duration, proves func(error) bool) (runs bool, cause error) {
+func inquireUntilKnown(ctx context.Context, dial transport.Dialer, head []byte, most time.Duration, proves func(error) bool) (runs bool, cause error) {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {

@@ -54,7 +54,7 @@ func TestInquiry_SilentConnectionsMakeRoomForTheSource(t *testing.T) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", ln.Addr().String())
 	}
-	if runs, err := askUntilKnown(t.Context(), dial, config.Head(), 30*time.Second, func(error) bool { return false }); err != nil || !runs {
+	if runs, err := inquireUntilKnown(t.Context(), dial, config.Head(), 30*time.Second, func(error) bool { return false }); err != nil || !runs {
 		t.Errorf("runs: %v, error %v", runs, err)
 	}
 }

@@ -95,9 +95,9 @@ var ErrDiverging = errors.New("the machine is dirtied faster than it can be sent
 var ErrNotResumed = errors.New("the machine could not be resumed")
 
 const (
-	defaultDowntime   = 300 * time.Millisecond
-	defaultMaxRounds  = 30
-	defaultStandStill = 10 * time.Second
+	defaultDowntime  = 300 * time.Millisecond
+	defaultMaxRounds = 30
+	defaultMaxPause  = 10 * time.Second
 	// maxMaxRounds is bounded by the commands that a destination remembers.
 	maxMaxRounds = 500
 )
@@ -180,8 +180,8 @@ type migrator struct {
 
 	dirty, next guest.Bitmap
 	forecast    forecast
-	throttled   float64
-	polished    int   // rounds after the rest was little enough
+	throttle    float64
+	extraRounds int   // rounds after the rest was little enough
 	last        Round // the one while the machine stands still
 }
 
@@ -197,7 +197,7 @@ func (m *migrator) run(ctx context.Context) (err error) {
 	}
 	defer m.stopLog()
 	defer func() {
-		if m.throttled > 0 && (err != nil || m.cfg.Stay) {
+		if m.throttle > 0 && (err != nil || m.cfg.Stay) {
 			m.cfg.Throttle(0)
 		}
 	}()
@@ -223,12 +223,12 @@ func (m *migrator) connect(ctx context.Context) (err error) {
 		Machine: cfg.Machine, PageBits: uint32(bits.TrailingZeros(uint(l.PageSize))), UUID: cfg.UUID, HasUUID: true,
 	}
 	m.head = config.Head()
-	word := uint32(vmstate.WordAsk)
+	word := uint32(vmstate.HandoverRequest)
 	if cfg.Stay {
-		word = vmstate.WordStay
+		word = vmstate.HandoverStay
 	}
 	m.send, err = migration.Connect(ctx, m.dial, migration.SendConfig{
-		Wire: cfg.Wire, Head: m.head, Layout: l, UUID: cfg.UUID, Zero: migration.ZeroInPackets, ReturnPath: true, Words: []uint32{word},
+		Wire: cfg.Wire, Head: m.head, Layout: l, UUID: cfg.UUID, Zero: migration.ZeroInPackets, ReturnPath: true, Pings: []uint32{word},
 		Bandwidth: cfg.Bandwidth, ConnectTimeout: cfg.ConnectTimeout,
 	})
 	if err != nil {
@@ -255,11 +255,11 @@ func (m *migrator) ping(ctx context.Context) error {
 
 // precopy sends rounds until the rest fits into the downtime.
 func (m *migrator) precopy(ctx context.Context) error {
-	source, err := m.everything()
+	source, err := m.firstSource()
 	if err != nil {
 		return err
 	}
-	for watch := new(divergence); ; {
+	for watch := new(divergenceDetector); ; {
 		round, err := m.round(ctx, source)
 		if err != nil {
 			return err
@@ -268,11 +268,11 @@ func (m *migrator) precopy(ctx context.Context) error {
 		var give error
 		switch {
 		case !enough:
-			done, give = m.diverges(watch, round)
-		case m.polishes(round):
+			done, give = m.handleDivergence(watch, round)
+		case m.wantsExtraRound(round):
 			enough = false
 		}
-		round.Throttle = m.throttled
+		round.Throttle = m.throttle
 		m.report(round)
 		if enough || done || give != nil {
 			return give
@@ -285,8 +285,8 @@ func (m *migrator) precopy(ctx context.Context) error {
 	}
 }
 
-// everything is the first round's source.
-func (m *migrator) everything() (guest.Source, error) {
+// firstSource is the first round's source.
+func (m *migrator) firstSource() (guest.Source, error) {
 	log, ok := m.cfg.Dirty.(guest.AbsentLog)
 	if !ok {
 		return m.cfg.Memory.All(), nil
@@ -325,14 +325,14 @@ func (m *migrator) round(ctx context.Context, source guest.Source) (Round, error
 	return r, nil
 }
 
-// polish is how many rounds are made at most after the rest fits into the
+// maxExtraRounds is how many rounds are made at most after the rest fits into the
 // downtime. Each takes no longer than the machine was to stand still.
-const polish = 3
+const maxExtraRounds = 3
 
-// polishes says that one more round is worth its while: it promises to leave less
+// wantsExtraRound says that one more round is worth its while: it promises to leave less
 // than half of what there is to send.
-func (m *migrator) polishes(r Round) bool {
-	if m.polished == polish || r.Number >= m.cfg.MaxRounds || r.Remaining < enoughPages {
+func (m *migrator) wantsExtraRound(r Round) bool {
+	if m.extraRounds == maxExtraRounds || r.Number >= m.cfg.MaxRounds || r.Remaining < minMeasuredPages {
 		return false
 	}
 	sending := m.forecast.sending(r.Remaining) + m.rtt
@@ -340,24 +340,24 @@ func (m *migrator) polishes(r Round) bool {
 	if soon > float64(r.Remaining)/2 {
 		return false
 	}
-	m.polished++
+	m.extraRounds++
 	return true
 }
 
-// diverges decides what to do about a round that left too much: nothing yet, to
+// handleDivergence decides what to do about a round that left too much: nothing yet, to
 // throttle, to stop anyway (done), or to give up.
-func (m *migrator) diverges(watch *divergence, r Round) (done bool, give error) {
+func (m *migrator) handleDivergence(watch *divergenceDetector, r Round) (done bool, give error) {
 	over := r.Number >= m.cfg.MaxRounds
-	if !watch.stuck(r.Remaining) && !over {
+	if !watch.observe(r.Remaining) && !over {
 		return false, nil
 	}
-	if !over && m.cfg.Throttle != nil && m.throttled < maxThrottle {
-		m.throttled = nextThrottle(m.throttled)
-		m.cfg.Throttle(m.throttled)
-		watch.again()
+	if !over && m.cfg.Throttle != nil && m.throttle < maxThrottle {
+		m.throttle = nextThrottle(m.throttle)
+		m.cfg.Throttle(m.throttle)
+		watch.reset()
 		return false, nil
 	}
-	if !over && !watch.forLong() {
+	if !over && !watch.exceeded() {
 		return false, nil
 	}
 	if m.cfg.Diverging == StopAnyway {

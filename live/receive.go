@@ -53,9 +53,9 @@ func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*migratio
 			}
 		}
 		switch {
-		case r.Heard(vmstate.WordStay):
+		case r.HasPing(vmstate.HandoverStay):
 			return fmt.Errorf("%w: its machine stays there, and this side was to start it", ErrSourceGone)
-		case r.Heard(vmstate.WordAsk):
+		case r.HasPing(vmstate.HandoverRequest):
 			return nil
 		}
 		return cfg.Start(r)

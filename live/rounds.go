@@ -139,14 +139,14 @@ type forecast struct {
 	perPage time.Duration // of pages with data; 0 while unknown
 }
 
-// enoughPages is how many pages a round has to have for its speed to count: of
+// minMeasuredPages is how many pages a round has to have for its speed to count: of
 // fewer, the way there and back is all that is seen.
-const enoughPages = 256
+const minMeasuredPages = 256
 
 // learn takes the speed of a round.
 func (f *forecast) learn(r *Round, rtt time.Duration) {
 	pages := r.Raw + r.Compressed
-	if pages < enoughPages && (f.perPage > 0 || pages == 0) {
+	if pages < minMeasuredPages && (f.perPage > 0 || pages == 0) {
 		return
 	}
 	took := max(r.Took-rtt, time.Microsecond)
@@ -158,15 +158,15 @@ func (f *forecast) learn(r *Round, rtt time.Duration) {
 	f.perPage = (f.perPage + now) / 2
 }
 
-// unknownPage is what a page takes as long as nothing is known: 4 KiB at 100 MB
+// defaultPerPage is what a page takes as long as nothing is known: 4 KiB at 100 MB
 // a second.
-const unknownPage = 40 * time.Microsecond
+const defaultPerPage = 40 * time.Microsecond
 
 // sending is how long it takes to send that many pages.
 func (f *forecast) sending(pages uint64) time.Duration {
 	perPage := f.perPage
 	if perPage == 0 {
-		perPage = unknownPage
+		perPage = defaultPerPage
 	}
 	return time.Duration(pages) * perPage
 }
@@ -177,29 +177,29 @@ func (f *forecast) downtime(pages uint64, scan, rtt time.Duration) time.Duration
 	return scan + f.sending(pages) + 2*rtt
 }
 
-// divergence watches whether rounds get smaller.
-type divergence struct {
-	before uint64
-	rounds int // that did not, in a row
-	known  bool
+// divergenceDetector watches whether rounds get smaller.
+type divergenceDetector struct {
+	lastRemaining uint64
+	rounds        int // that did not, in a row
+	hasLast       bool
 }
 
 const (
-	// shrinks is by how much what remains has to shrink from round to round.
-	shrinks = 0.9
-	// patience is how many rounds may not shrink before the machine counts as
+	// minShrink is by how much what remains has to shrink from round to round.
+	minShrink = 0.9
+	// maxStuckRounds is how many rounds may not shrink before the machine counts as
 	// one that does not converge.
-	patience = 3
+	maxStuckRounds = 3
 
 	firstThrottle = 0.2
-	moreThrottle  = 0.15
+	throttleStep  = 0.15
 	maxThrottle   = 0.95
 )
 
-// stuck takes what a round left and says whether that is no progress.
-func (d *divergence) stuck(remaining uint64) bool {
-	grew := d.known && float64(remaining) >= shrinks*float64(d.before)
-	d.before, d.known = remaining, true
+// observe takes what a round left and says whether that is no progress.
+func (d *divergenceDetector) observe(remaining uint64) bool {
+	grew := d.hasLast && float64(remaining) >= minShrink*float64(d.lastRemaining)
+	d.lastRemaining, d.hasLast = remaining, true
 	if grew {
 		d.rounds++
 	} else {
@@ -208,15 +208,15 @@ func (d *divergence) stuck(remaining uint64) bool {
 	return grew
 }
 
-// forLong says that patience is at an end.
-func (d *divergence) forLong() bool { return d.rounds >= patience }
+// exceeded says that patience is at an end.
+func (d *divergenceDetector) exceeded() bool { return d.rounds >= maxStuckRounds }
 
-// again gives a change time to show.
-func (d *divergence) again() { d.rounds, d.known = 0, false }
+// reset gives a change time to show.
+func (d *divergenceDetector) reset() { d.rounds, d.hasLast = 0, false }
 
 func nextThrottle(now float64) float64 {
 	if now == 0 {
 		return firstThrottle
 	}
-	return min(now+moreThrottle, maxThrottle)
+	return min(now+throttleStep, maxThrottle)
 }

@@ -18,7 +18,7 @@ func (m *migrator) switchOver(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("pausing the machine: %w", err)
 	}
-	runs, err := m.standStill(ctx, state)
+	runs, err := m.sendPaused(ctx, state)
 	m.out.Downtime = time.Since(paused)
 	if m.last.Last {
 		m.report(m.last) // not while the machine stood still
@@ -32,12 +32,12 @@ func (m *migrator) switchOver(ctx context.Context) error {
 	return err
 }
 
-// standStill does what has to be done while the machine stands still. It returns
+// sendPaused does what has to be done while the machine stands still. It returns
 // whether the destination has taken it.
-func (m *migrator) standStill(ctx context.Context, state []byte) (runs bool, err error) {
+func (m *migrator) sendPaused(ctx context.Context, state []byte) (runs bool, err error) {
 	limit := m.cfg.StandStill
 	if limit <= 0 {
-		limit = defaultStandStill + 3*m.out.Rounds[len(m.out.Rounds)-1].ExpectedDowntime
+		limit = defaultMaxPause + 3*m.out.Rounds[len(m.out.Rounds)-1].ExpectedDowntime
 	}
 	slow := fmt.Errorf("the destination was not ready within %v, so the machine goes on here", limit)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, slow)
@@ -57,7 +57,7 @@ func (m *migrator) standStill(ctx context.Context, state []byte) (runs bool, err
 	}
 	ready := time.Now()
 	defer func() { m.out.Switch.Start = time.Since(ready) }()
-	return m.letRun(context.WithoutCancel(ctx))
+	return m.runDestination(context.WithoutCancel(ctx))
 }
 
 // sendRest sends the last round, the state and the end.
@@ -82,7 +82,7 @@ func (m *migrator) sendRest(ctx context.Context, state []byte) error {
 		return err
 	}
 	r := meter.read(len(m.out.Rounds) + 1)
-	r.Last, r.Scan, r.Throttle = true, scanned, m.throttled
+	r.Last, r.Scan, r.Throttle = true, scanned, m.throttle
 	r.Took -= scanned
 	m.out.Switch.Collect, m.out.Switch.Send = scanned, r.Took
 	m.last = r
@@ -96,13 +96,13 @@ func (m *migrator) awaitPrepared(ctx context.Context) (bool, error) {
 	for {
 		select {
 		case word := <-back.Pongs():
-			if word == vmstate.WordPrepared && !m.cfg.Stay {
+			if word == vmstate.HandoverPrepared && !m.cfg.Stay {
 				return true, nil
 			}
 		case <-back.Ended():
 			// Prepared and the end may have come together.
 			for len(back.Pongs()) > 0 {
-				if word := <-back.Pongs(); word == vmstate.WordPrepared && !m.cfg.Stay {
+				if word := <-back.Pongs(); word == vmstate.HandoverPrepared && !m.cfg.Stay {
 					return true, nil
 				}
 			}
@@ -117,21 +117,21 @@ func (m *migrator) awaitPrepared(ctx context.Context) (bool, error) {
 // If it cannot be told, it will see that it was not let run.
 func (m *migrator) abort() {
 	m.send.SetWriteDeadline(time.Now().Add(time.Second))
-	m.send.Say(vmstate.Ping(vmstate.WordAbort))
+	m.send.SendCommand(vmstate.Ping(vmstate.HandoverAbort))
 }
 
-// startTime is how long a destination may take to start the machine before it
+// startWait is how long a destination may take to start the machine before it
 // is asked for the outcome over a new connection.
-const startTime = 10 * time.Second
+const startWait = 10 * time.Second
 
-// letRun tells the destination to run. From here on the machine may run there,
+// runDestination tells the destination to run. From here on the machine may run there,
 // and goes on here only if it is known that it does not.
-func (m *migrator) letRun(ctx context.Context) (runs bool, err error) {
+func (m *migrator) runDestination(ctx context.Context) (runs bool, err error) {
 	back := m.send.ReturnPath()
-	m.send.SetWriteDeadline(time.Now().Add(startTime))
-	sendErr := m.send.Say(vmstate.Ping(vmstate.WordRun))
+	m.send.SetWriteDeadline(time.Now().Add(startWait))
+	sendErr := m.send.SendCommand(vmstate.Ping(vmstate.HandoverRun))
 	if sendErr == nil {
-		timer := time.NewTimer(startTime)
+		timer := time.NewTimer(startWait)
 		defer timer.Stop()
 		select {
 		case <-back.Ended():
@@ -141,7 +141,7 @@ func (m *migrator) letRun(ctx context.Context) (runs bool, err error) {
 		m.send.CloseConnections() // so that the return path ends too
 		<-back.Ended()
 	}
-	lost := fmt.Errorf("%v passed without a word", startTime)
+	lost := fmt.Errorf("%v passed without a word", startWait)
 	select {
 	case <-back.Ended():
 		lost = back.Err()
@@ -149,7 +149,7 @@ func (m *migrator) letRun(ctx context.Context) (runs bool, err error) {
 	}
 	if lost == nil {
 		m.out.Verified = true
-		m.send.Say(vmstate.Ping(vmstate.WordGone)) // it finds out by itself if this fails
+		m.send.SendCommand(vmstate.Ping(vmstate.HandoverGone)) // it finds out by itself if this fails
 		return true, nil
 	}
 	if errors.Is(lost, vmstate.ErrRefused) {
@@ -157,7 +157,7 @@ func (m *migrator) letRun(ctx context.Context) (runs bool, err error) {
 	}
 	m.cfg.Logger.Warn("lost the destination in the moment of the handover; asking it whether it runs", "error", errors.Join(lost, sendErr))
 	m.send.CloseConnections()
-	runs, err = askUntilKnown(ctx, m.dial, m.head, m.cfg.Inquiry, m.cfg.ProvesDeath)
+	runs, err = inquireUntilKnown(ctx, m.dial, m.head, m.cfg.Inquiry, m.cfg.ProvesDeath)
 	m.out.Verified = runs
 	if err != nil {
 		err = fmt.Errorf("%w (%w)", err, lost)

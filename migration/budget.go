@@ -14,20 +14,20 @@ const defaultStates = 1 << 30
 // comes by. What is taken before memory is cannot become more than the bound by
 // many channels that each take a little.
 type stateBudget struct {
-	most uint64
-	held atomic.Uint64
+	limit uint64
+	taken atomic.Uint64
 }
 
 func newStateBudget(most uint64) *stateBudget {
 	if most == 0 {
 		most = defaultStates
 	}
-	return &stateBudget{most: most}
+	return &stateBudget{limit: most}
 }
 
 func (b *stateBudget) take(bytes int) error {
-	if b.held.Add(uint64(bytes)) > b.most {
-		return fmt.Errorf("%w: more than %d bytes of device state on all channels together", vmstate.ErrMalformed, b.most)
+	if b.taken.Add(uint64(bytes)) > b.limit {
+		return fmt.Errorf("%w: more than %d bytes of device state on all channels together", vmstate.ErrMalformed, b.limit)
 	}
 	return nil
 }

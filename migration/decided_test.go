@@ -15,7 +15,7 @@ import (
 
 // What was committed stays, and the source goes by it: what a channel carries then
 // can be no error any more.
-func TestReceive_PagesBehindTheEndAreNoErrorOnceAllWasCommitted(t *testing.T) {
+func TestReceive_PagesAfterTheEndAreNoErrorAfterCommit(t *testing.T) {
 	s := newWholeScript(t, []byte{0x02, 0xff})
 	channel := s.conns[1]
 	whole := channel.Len()

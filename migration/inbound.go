@@ -19,24 +19,24 @@ import (
 // runPhases. A handover (ReceiveConfig.Handover) takes part in the last one by the
 // exported methods.
 type Inbound struct {
-	cfg      *ReceiveConfig
-	ctx      context.Context
-	acc      *transport.Acceptor
-	conns    *transport.Connections
-	watch    *transport.Watch
-	refused  chan error   // how RefuseMore ended
-	release  func() error // ends the accelerator's use of guest memory
-	meet     *rendezvous
-	main     *vmstate.Destination
-	mainLane guest.Lane
-	named    *namedPages // nil where nothing depends on whether all pages came
-	channels []*channel
-	one      [1]uint64   // for pages that come by the main channel
-	done     atomic.Bool // all has arrived: how a channel ends does not count any more
-	closed   sync.Once   // of the acceptor
-	decision decision
-	received *Received
-	answered bool // SHUT was written
+	cfg           *ReceiveConfig
+	ctx           context.Context
+	acc           *transport.Acceptor
+	conns         *transport.Connections
+	watch         *transport.Watch
+	acceptResult  chan error   // how RefuseMore ended
+	releaseMemory func() error // ends the accelerator's use of guest memory
+	rendezvous    *rendezvous
+	main          *vmstate.Destination
+	mainLane      guest.Lane
+	namedPages    *namedPages // nil where nothing depends on whether all pages came
+	channels      []*channel
+	oneOffset     [1]uint64   // for pages that come by the main channel
+	allReceived   atomic.Bool // all has arrived: how a channel ends does not count any more
+	closed        sync.Once   // of the acceptor
+	decision      decision
+	received      *Received
+	shutSent      bool // SHUT was written
 
 	mu     sync.Mutex
 	states []multifd.DeviceState
@@ -58,35 +58,35 @@ func (in *Inbound) runPhases() error {
 		{"all pages named", in.checkComplete},
 		{"decision", in.decide},
 		{"commit", in.commit},
-		{"answer", in.answer},
+		{"answer", in.reportSuccess},
 	}
 	for _, p := range phases {
 		in.cfg.Logger.Debug("inbound migration", "phase", p.name)
 		if err := p.run(); err != nil {
-			in.refuse()
+			in.reportFailure()
 			return err
 		}
 	}
 	return nil
 }
 
-// heard tells whether the source has sent a PING of that value.
-func (in *Inbound) heard(word uint32) bool { return heard(in.main.Commands(), word) }
+// hasPing tells whether the source has sent a PING of that value.
+func (in *Inbound) hasPing(word uint32) bool { return hasPing(in.main.Commands(), word) }
 
 // endAccept returns how the accepting of connections ended: one channel more of the
 // source is an error.
 func (in *Inbound) endAccept() error {
 	in.closeAccept()
-	return <-in.refused
+	return <-in.acceptResult
 }
 
 // closeLanes closes the lanes: no page comes after it. Then all is known that came.
 func (in *Inbound) closeLanes() error {
-	in.meet.end(errMainDone)
+	in.rendezvous.end(errNoSyncPoint)
 	var first error
 	for _, c := range in.channels {
-		in.await(c.mu.Lock) // a channel that is inside a packet
-		c.over = true
+		in.waitForOthers(c.mu.Lock) // a channel that is inside a packet
+		c.ended = true
 		if c.lane != nil {
 			if err := c.lane.Close(); err != nil && first == nil {
 				first = err
@@ -107,12 +107,12 @@ func (in *Inbound) closeLanes() error {
 // guest memory.
 func (in *Inbound) checkComplete() error {
 	switch {
-	case !in.heard(vmstate.WordAsk):
+	case !in.hasPing(vmstate.HandoverRequest):
 		return nil
-	case in.named == nil:
+	case in.namedPages == nil:
 		return fmt.Errorf("%w: the source asked for a handover after its memory had begun to come, so that what came is not known", ErrIncomplete)
 	}
-	return in.named.complete()
+	return in.namedPages.complete()
 }
 
 func (in *Inbound) commit() error {
@@ -122,10 +122,10 @@ func (in *Inbound) commit() error {
 	return in.cfg.Commit(in.received)
 }
 
-// answer tells the source that all is well, or hands over.
-func (in *Inbound) answer() error {
-	if in.cfg.Handover != nil && in.heard(vmstate.WordAsk) {
-		in.done.Store(true)
+// reportSuccess tells the source that all is well, or hands over.
+func (in *Inbound) reportSuccess() error {
+	if in.cfg.Handover != nil && in.hasPing(vmstate.HandoverRequest) {
+		in.allReceived.Store(true)
 		err := in.cfg.Handover(in)
 		if err != nil {
 			in.awaitPeerClose()
@@ -135,31 +135,31 @@ func (in *Inbound) answer() error {
 	if err := in.Shut(true); err != nil {
 		return fmt.Errorf("telling the source that all has arrived: %w", err)
 	}
-	if late := in.awaitPeerClose(); late > 0 && in.main.EndedSilent() {
+	if late := in.awaitPeerClose(); late > 0 && in.main.EndedBySilence() {
 		return fmt.Errorf("%w: the source sent %d bytes more of device state behind what looked like its end: what was received is not complete", vmstate.ErrNoDescription, late)
 	}
 	return nil
 }
 
-// refuse tells the source that the migration failed, if it was not told anything yet.
-func (in *Inbound) refuse() {
-	if in.answered {
+// reportFailure tells the source that the migration failed, if it was not told anything yet.
+func (in *Inbound) reportFailure() {
+	if in.shutSent {
 		return
 	}
 	in.Shut(false) // the error that led here counts
 }
 
-// grace is how long the source may take to close its channels after the end.
-const grace = 2 * time.Second
+// closeWait is how long the source may take to close its channels after the end.
+const closeWait = 2 * time.Second
 
 // awaitPeerClose waits a little for the source to close its connections, and returns how much
 // it still sent.
 func (in *Inbound) awaitPeerClose() (late int64) {
-	in.done.Store(true)
+	in.allReceived.Store(true)
 	// Let the source close first: one that finds its channels gone may take
 	// it for a failure.
 	for _, conn := range append([]net.Conn{in.conns.Main}, in.conns.Channels...) {
-		conn.SetReadDeadline(time.Now().Add(grace))
+		conn.SetReadDeadline(time.Now().Add(closeWait))
 	}
 	if in.main.ReturnPath() {
 		late, _ = io.Copy(io.Discard, in.conns.Main)
@@ -179,7 +179,7 @@ func (in *Inbound) collect() *Received {
 	in.mu.Unlock()
 	for _, c := range in.channels {
 		c.mu.Lock()
-		r.ExtraSyncs += c.extra
+		r.ExtraSyncs += c.extraSyncs
 		c.mu.Unlock()
 	}
 	if r.ExtraSyncs > 0 {
@@ -190,10 +190,10 @@ func (in *Inbound) collect() *Received {
 
 // unregister is called when the channels are closed: no job is left.
 func (in *Inbound) unregister() {
-	if in.release == nil {
+	if in.releaseMemory == nil {
 		return
 	}
-	if err := in.release(); err != nil {
+	if err := in.releaseMemory(); err != nil {
 		in.cfg.Logger.Warn("taking guest memory back from the accelerator", "error", err)
 	}
 }
@@ -217,7 +217,7 @@ func (in *Inbound) Pong(value uint32) error { return in.main.Pong(value) }
 
 // Shut tells the source how the migration went. It is the last answer.
 func (in *Inbound) Shut(ok bool) error {
-	in.answered = true
+	in.shutSent = true
 	return in.main.Shut(ok)
 }
 

@@ -13,8 +13,8 @@ func (in *Inbound) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 	if err := in.cfg.Sink.Setup(l); err != nil {
 		return err
 	}
-	if in.cfg.Handover != nil || in.heard(vmstate.WordAsk) {
-		in.named = newNamedPages(l)
+	if in.cfg.Handover != nil || in.hasPing(vmstate.HandoverRequest) {
+		in.namedPages = newNamedPages(l)
 	}
 	// Speed only: the device copies pages into memory that is not registered.
 	if mem, ok := in.cfg.Sink.(*guestmem.Memory); ok && in.cfg.Method == multifd.QPL {
@@ -26,7 +26,7 @@ func (in *Inbound) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 		if err != nil {
 			return err
 		}
-		in.release = release
+		in.releaseMemory = release
 	}
 	lane, err := in.cfg.Sink.Lane()
 	if err != nil {
@@ -47,20 +47,20 @@ func (in *Inbound) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 	return nil
 }
 
-// await does something that waits for a channel, and so for the source.
-func (in *Inbound) await(f func()) {
+// waitForOthers does something that waits for a channel, and so for the source.
+func (in *Inbound) waitForOthers(f func()) {
 	defer in.watch.Main().WaitForOthers()()
 	f()
 }
 
 func (in *Inbound) SyncPoint() (err error) {
-	if in.await(func() { err = in.meet.wait(in.ctx, numbers{}) }); err != nil {
+	if in.waitForOthers(func() { err = in.rendezvous.wait(in.ctx, packetNumbers{}) }); err != nil {
 		return err
 	}
-	if err := in.meet.check(); err != nil {
+	if err := in.rendezvous.checkPackets(); err != nil {
 		return err
 	}
-	if in.cfg.Counters.SyncPoints.Add(1); in.cfg.Handover != nil && in.heard(vmstate.WordAsk) {
+	if in.cfg.Counters.SyncPoints.Add(1); in.cfg.Handover != nil && in.hasPing(vmstate.HandoverRequest) {
 		go in.closeAccept() // which endAccept waits for
 	}
 	return nil
@@ -71,21 +71,21 @@ func (in *Inbound) SyncPoint() (err error) {
 // come while its machine stands still.
 func (in *Inbound) closeAccept() { in.closed.Do(in.acc.CloseAccept) }
 
-func (in *Inbound) at(offset uint64) []uint64 {
-	in.one[0] = offset
-	return in.one[:]
+func (in *Inbound) offsetSlice(offset uint64) []uint64 {
+	in.oneOffset[0] = offset
+	return in.oneOffset[:]
 }
 
 func (in *Inbound) Zero(b *guest.Block, offset uint64) error {
 	in.cfg.Counters.Zero.Add(1)
-	in.named.add(b, in.at(offset))
-	return in.mainLane.Zero(b, in.at(offset))
+	in.namedPages.add(b, in.offsetSlice(offset))
+	return in.mainLane.Zero(b, in.offsetSlice(offset))
 }
 
 func (in *Inbound) Page(b *guest.Block, offset uint64, data []byte) error {
 	in.cfg.Counters.Normal.Add(1)
-	in.named.add(b, in.at(offset))
-	pages, err := in.mainLane.Pages(b, in.at(offset))
+	in.namedPages.add(b, in.offsetSlice(offset))
+	pages, err := in.mainLane.Pages(b, in.offsetSlice(offset))
 	if err != nil {
 		return err
 	}

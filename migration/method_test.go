@@ -35,7 +35,7 @@ func (m plainMethod) SetupReceive(cfg multifd.ChannelConfig) (multifd.ReceiveSta
 }
 
 // Packets overlap for speed: who wraps a method loses that and no page.
-func TestMethod_OneThatIsWrappedLosesNoPage(t *testing.T) {
+func TestMethod_WrapperLosesNoPage(t *testing.T) {
 	cfg := iaamodel.Uniform(2, nil)
 	cfg.Mapped = true
 	m, err := iaamodel.New(t.TempDir(), cfg)

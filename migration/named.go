@@ -64,15 +64,15 @@ func (n *namedPages) set(b *guest.Block, word, mask uint64) {
 		return
 	}
 	const words = namedLeaf / 64
-	leaves := made(&n.blocks[b.Index][word/words/namedBranch])
-	leaf := made(&leaves[word/words%namedBranch])
+	leaves := getOrCreate(&n.blocks[b.Index][word/words/namedBranch])
+	leaf := getOrCreate(&leaves[word/words%namedBranch])
 	if w := &leaf[word%words]; w.Load()&mask != mask {
 		w.Or(mask)
 	}
 }
 
-// made returns what p points to, and makes it first if nobody has.
-func made[T any](p *atomic.Pointer[T]) *T {
+// getOrCreate returns what p points to, and makes it first if nobody has.
+func getOrCreate[T any](p *atomic.Pointer[T]) *T {
 	if v := p.Load(); v != nil {
 		return v
 	}

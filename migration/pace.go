@@ -20,9 +20,9 @@ func newLimiter(bandwidth uint64) *rate.Limiter {
 // Pace bounds how fast Receive reads the multifd channels, all together, so that
 // the source cannot send faster. A nil Pace bounds nothing.
 type Pace struct {
-	limit  *rate.Limiter
-	lift   sync.Once
-	lifted chan struct{}
+	limit    *rate.Limiter
+	liftOnce sync.Once
+	lifted   chan struct{}
 }
 
 // NewPace returns a bound of so many bytes a second; nil if that is 0.
@@ -36,7 +36,7 @@ func NewPace(bandwidth uint64) *Pace {
 // Lift takes the bound away for good, and ends all waiting for it.
 func (p *Pace) Lift() {
 	if p != nil {
-		p.lift.Do(func() { close(p.lifted) })
+		p.liftOnce.Do(func() { close(p.lifted) })
 	}
 }
 
@@ -59,8 +59,8 @@ func (p *Pace) wait(ctx context.Context, n uint64) error {
 	return nil
 }
 
-// pace waits until n bytes more may have been sent.
-func pace(ctx context.Context, limit *rate.Limiter, n uint64) error {
+// waitLimit waits until n bytes more may have been sent.
+func waitLimit(ctx context.Context, limit *rate.Limiter, n uint64) error {
 	for limit != nil && n > 0 {
 		part := min(n, uint64(limit.Burst()))
 		if err := limit.WaitN(ctx, int(part)); err != nil {

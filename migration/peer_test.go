@@ -180,7 +180,7 @@ func TestReceive_NoTimeoutWaitsForTheRestOfTheSource(t *testing.T) {
 	}
 }
 
-func TestReceive_SilentConnectionsAreClosedAfterAWhile(t *testing.T) {
+func TestReceive_SilentConnectionsTimeOut(t *testing.T) {
 	log, ln := newWarnings(), listenOn(t, "tcp")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -212,7 +212,7 @@ func handshake(uuid [16]byte, id uint8) []byte {
 	return multifd.Handshake{UUID: uuid, ID: id}.Append(nil)
 }
 
-func TestReceive_StrangersBeforeTheRunAreTurnedAway(t *testing.T) {
+func TestReceive_RefusesOtherPeersWhileGathering(t *testing.T) {
 	rec, log := smallRecording(t), newWarnings()
 	ln := listenOn(t, "tcp")
 	done := start(t, ln, rec, log, nil)
@@ -249,7 +249,7 @@ func underWay(t *testing.T, ln net.Listener, rec Recording) (goOn func()) {
 	}
 }
 
-func TestReceive_StrangersDuringTheRunAreTurnedAway(t *testing.T) {
+func TestReceive_RefusesOtherPeersDuringTheMigration(t *testing.T) {
 	rec, log := smallRecording(t), newWarnings()
 	ln := listenOn(t, "unix")
 	var progress Counters
@@ -283,7 +283,7 @@ func awaitBytes(t *testing.T, p *Counters, n uint64) {
 }
 
 // What goes over a channel more than this side was told of would be missing.
-func TestReceive_OneChannelMoreOfTheSourceIsAnError(t *testing.T) {
+func TestReceive_AdditionalChannelOfTheSourceIsAnError(t *testing.T) {
 	for _, first := range []bool{true, false} {
 		rec, log := smallRecording(t), newWarnings()
 		ln := listenOn(t, "unix")
@@ -317,7 +317,7 @@ func (l *pressed) Accept() (net.Conn, error) {
 	return l.Listener.Accept()
 }
 
-func TestReceive_ErrorsOfAcceptingThatPassAreWaitedOut(t *testing.T) {
+func TestReceive_RetriesAfterTransientAcceptErrors(t *testing.T) {
 	rec, log := smallRecording(t), newWarnings()
 	var errs []error
 	for _, errno := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ECONNABORTED, unix.ENOBUFS} {

@@ -30,7 +30,7 @@ func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*Received
 		return nil, err
 	}
 	defer conns.Close()
-	in := &Inbound{cfg: &cfg, acc: acc, conns: conns, meet: newRendezvous(cfg.Channels), refused: make(chan error, 1)}
+	in := &Inbound{cfg: &cfg, acc: acc, conns: conns, rendezvous: newRendezvous(cfg.Channels), acceptResult: make(chan error, 1)}
 	return in.receive(ctx)
 }
 
@@ -95,7 +95,7 @@ func (in *Inbound) receive(ctx context.Context) (*Received, error) {
 	}
 	group.Go(func() error {
 		err := in.acc.RefuseMore(ctx, in.conns.UUID)
-		in.refused <- err
+		in.acceptResult <- err
 		return err
 	})
 	group.Go(func() error {
@@ -105,7 +105,7 @@ func (in *Inbound) receive(ctx context.Context) (*Received, error) {
 	})
 	err := group.Wait()
 	if errors.Is(err, transport.ErrStalled) {
-		return nil, stalled(err, ends)
+		return nil, stallError(err, ends)
 	}
 	if err != nil {
 		return nil, cause.Of(ctx, err, nil, "")

@@ -32,12 +32,12 @@ type Received struct {
 // package live.
 func (r *Received) OwnerState() ([]byte, error) { return vmstate.ParseOwnerState(r.Devices) }
 
-// Heard tells whether the source sent a PING of that value.
-func (r *Received) Heard(word uint32) bool { return heard(r.Commands, word) }
+// HasPing tells whether the source sent a PING of that value.
+func (r *Received) HasPing(word uint32) bool { return hasPing(r.Commands, word) }
 
-func heard(commands []vmstate.Command, word uint32) bool {
+func hasPing(commands []vmstate.Command, word uint32) bool {
 	for _, c := range commands {
-		if w, ok := c.Word(); ok && w == word {
+		if w, ok := c.PingValue(); ok && w == word {
 			return true
 		}
 	}

@@ -11,46 +11,46 @@ import (
 // sync point is in place before anything sent after it, whichever channel it
 // came by.
 type rendezvous struct {
-	mu      sync.Mutex
-	parties int
-	arrived int
-	met     chan struct{} // closed when all are there
-	broken  error
-	stop    chan struct{} // closed when broken
-	passed  uint64
+	mu         sync.Mutex
+	parties    int
+	arrived    int
+	allArrived chan struct{} // closed when all are there
+	broken     error
+	stopped    chan struct{} // closed when broken
+	passed     uint64
 	// packets are those from before the last sync point, and coming those of
 	// the parties that are at the next.
-	packets, coming numbers
+	packets, nextPackets packetNumbers
 }
 
 func newRendezvous(channels int) *rendezvous {
-	return &rendezvous{parties: channels + 1, met: make(chan struct{}), stop: make(chan struct{})}
+	return &rendezvous{parties: channels + 1, allArrived: make(chan struct{}), stopped: make(chan struct{})}
 }
 
 // wait returns when everybody is at the sync point. The caller has seen these
 // packets since its last one.
-func (r *rendezvous) wait(ctx context.Context, packets numbers) error {
+func (r *rendezvous) wait(ctx context.Context, packets packetNumbers) error {
 	r.mu.Lock()
 	if err := r.broken; err != nil {
 		r.mu.Unlock()
 		return err
 	}
-	met := r.met
-	r.coming.merge(packets)
+	met := r.allArrived
+	r.nextPackets.merge(packets)
 	if r.arrived++; r.arrived == r.parties {
 		r.arrived = 0
 		r.passed++
 		r.packets.late = 0 // the channels have said anew
-		r.packets.merge(r.coming)
-		r.coming = numbers{}
-		r.met = make(chan struct{})
+		r.packets.merge(r.nextPackets)
+		r.nextPackets = packetNumbers{}
+		r.allArrived = make(chan struct{})
 		close(met)
 	}
 	r.mu.Unlock()
 	select {
 	case <-met:
 		return nil
-	case <-r.stop:
+	case <-r.stopped:
 		// It may have been met and left in the same moment.
 		select {
 		case <-met:
@@ -65,8 +65,8 @@ func (r *rendezvous) wait(ctx context.Context, packets numbers) error {
 	}
 }
 
-// check says whether packets from before the last sync point are missing.
-func (r *rendezvous) check() error {
+// checkPackets says whether packets from before the last sync point are missing.
+func (r *rendezvous) checkPackets() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.packets.check(r.parties - 1); err != nil {
@@ -75,14 +75,14 @@ func (r *rendezvous) check() error {
 	return nil
 }
 
-// leave says that a party will come to no more sync points, and why that is
+// fail says that a party will come to no more sync points, and why that is
 // wrong for those who wait or will.
-func (r *rendezvous) leave(why error) {
+func (r *rendezvous) fail(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.broken == nil {
 		r.broken = fmt.Errorf("sync point %d: %w", r.passed+1, why)
-		close(r.stop)
+		close(r.stopped)
 	}
 }
 
@@ -91,7 +91,7 @@ func (r *rendezvous) end(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.broken == nil {
-		close(r.stop)
+		close(r.stopped)
 	}
 	r.broken = why
 }

@@ -56,13 +56,13 @@ func readReturnPath(r io.Reader) *ReturnPath {
 	return b
 }
 
-// lastWordWithin is how long the destination's reason may take after the loss of a
+// lastReplyWait is how long the destination's reason may take after the loss of a
 // connection.
-const lastWordWithin = time.Second
+const lastReplyWait = time.Second
 
-// endsBeside tells whether the return path has ended. If the destination broke a
+// hasEndedAfter tells whether the return path has ended. If the destination broke a
 // connection, its reason can still be on the way.
-func (b *ReturnPath) endsBeside(ctx context.Context, err error) bool {
+func (b *ReturnPath) hasEndedAfter(ctx context.Context, err error) bool {
 	if !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		select {
 		case <-b.ended:
@@ -75,7 +75,7 @@ func (b *ReturnPath) endsBeside(ctx context.Context, err error) bool {
 	case <-b.ended:
 		return true
 	case <-ctx.Done():
-	case <-time.After(lastWordWithin):
+	case <-time.After(lastReplyWait):
 	}
 	return false
 }
@@ -86,14 +86,14 @@ var errNoReturnPath = errors.New("the migration has no return path")
 // Ping asks the destination to say that all that was sent before is in place,
 // and waits until it does. It returns how long that took.
 func (s *Sender) Ping(ctx context.Context) (time.Duration, error) {
-	if s.back == nil {
+	if s.returnPath == nil {
 		return 0, errNoReturnPath
 	}
-	defer s.closeOn(ctx)()
+	defer s.closeWhenDone(ctx)()
 	s.pings++
 	value, asked := pingBase+s.pings, time.Now()
-	if err := s.Say(vmstate.Ping(value)); err != nil {
-		return 0, s.explain(ctx, err)
+	if err := s.SendCommand(vmstate.Ping(value)); err != nil {
+		return 0, s.failure(ctx, err)
 	}
 	err := s.awaitPong(ctx, value)
 	return time.Since(asked), err
@@ -103,8 +103,8 @@ func (s *Sender) Ping(ctx context.Context) (time.Duration, error) {
 // path, and from the words of the handover.
 const pingBase = 0x1000
 
-// Say writes a command at once.
-func (s *Sender) Say(c vmstate.Command) error {
+// SendCommand writes a command at once.
+func (s *Sender) SendCommand(c vmstate.Command) error {
 	if err := s.main.Command(c); err != nil {
 		return err
 	}
@@ -116,15 +116,15 @@ func (s *Sender) awaitPong(ctx context.Context, value uint32) error {
 	defer s.watch.AwaitReply()()
 	for {
 		select {
-		case got := <-s.back.pongs:
+		case got := <-s.returnPath.pongs:
 			if got == value {
 				return nil
 			}
-		case <-s.back.ended:
-			if s.back.err == nil {
+		case <-s.returnPath.ended:
+			if s.returnPath.err == nil {
 				return fmt.Errorf("return path: %w: the destination says that it is done before the source is", vmstate.ErrMalformed)
 			}
-			return cause.Of(ctx, s.back.err, nil, "")
+			return cause.Of(ctx, s.returnPath.err, nil, "")
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

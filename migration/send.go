@@ -52,30 +52,30 @@ type SendConfig struct {
 	// ConnectTimeout is how long a destination that does not listen yet is
 	// tried again; 0 tries once.
 	ConnectTimeout time.Duration
-	// Words are the values of PINGs with which the stream begins, if ReturnPath is
+	// Pings are the values of PINGs with which the stream begins, if ReturnPath is
 	// set: see vmstate.WordAsk.
-	Words []uint32
+	Pings []uint32
 }
 
 // Sender is the source of one migration. Its calls are Connect, Round any
 // number of times, DeviceState, Finish; and Close in any case.
 type Sender struct {
-	cfg      SendConfig
-	mainConn net.Conn
-	connsMu  sync.Mutex // a context that ends closes while channels are opened
-	conns    []*transport.Link
-	watch    *transport.Watch
-	closed   bool
-	senders  []*multifd.Sender
-	batches  [][2]*guest.Batch
-	num      atomic.Uint64
+	cfg       SendConfig
+	mainConn  net.Conn
+	connsMu   sync.Mutex // a context that ends closes while channels are opened
+	conns     []*transport.Link
+	watch     *transport.Watch
+	closed    bool
+	senders   []*multifd.Sender
+	batches   [][2]*guest.Batch
+	packetNum atomic.Uint64
 
 	mu   sync.Mutex // main is written by all channels in ZeroInMain
 	main *vmstate.Writer
 
-	limit *rate.Limiter // nil without a bound
-	back  *ReturnPath   // nil without one
-	pings uint32
+	limit      *rate.Limiter // nil without a bound
+	returnPath *ReturnPath   // nil without one
+	pings      uint32
 }
 
 // Connect opens the main channel first and then the multifd channels, in
@@ -93,7 +93,7 @@ func Connect(ctx context.Context, dial transport.Dialer, cfg SendConfig) (_ *Sen
 	// The method is set up before anything is connected: what it lacks shows
 	// before a byte is sent.
 	for id := range cfg.Channels {
-		if err := s.setUp(id); err != nil {
+		if err := s.setUpChannel(id); err != nil {
 			return nil, err
 		}
 	}
@@ -104,33 +104,33 @@ func Connect(ctx context.Context, dial transport.Dialer, cfg SendConfig) (_ *Sen
 		return nil, err
 	}
 	s.main = vmstate.NewWriter(s.mainConn, cfg.Layout, cfg.SyncMode)
-	defer s.closeOn(ctx)()
-	if err := s.begin(); err != nil {
-		return nil, s.explain(ctx, err)
+	defer s.closeWhenDone(ctx)()
+	if err := s.sendHead(); err != nil {
+		return nil, s.failure(ctx, err)
 	}
 	for id := range cfg.Channels {
 		if err := s.openChannel(ctx, dial, id); err != nil {
-			return nil, s.explain(ctx, err)
+			return nil, s.failure(ctx, err)
 		}
 	}
 	if err := s.main.Setup(); err != nil {
-		return nil, s.explain(ctx, err)
+		return nil, s.failure(ctx, err)
 	}
 	if err := s.sync(); err != nil {
-		return nil, s.explain(ctx, err)
+		return nil, s.failure(ctx, err)
 	}
 	return s, nil
 }
 
-// begin writes the head, so that a destination that tells its connections
+// sendHead writes the head, so that a destination that tells its connections
 // apart by their first bytes has them, and opens the return path.
-func (s *Sender) begin() error {
+func (s *Sender) sendHead() error {
 	if err := s.main.Head(s.cfg.Head); err != nil {
 		return err
 	}
 	if s.cfg.ReturnPath {
 		commands := vmstate.OpenReturnPath()
-		for _, word := range s.cfg.Words {
+		for _, word := range s.cfg.Pings {
 			commands = append(commands, vmstate.Ping(word))
 		}
 		for _, c := range commands {
@@ -138,14 +138,14 @@ func (s *Sender) begin() error {
 				return err
 			}
 		}
-		s.back = readReturnPath(s.mainConn)
+		s.returnPath = readReturnPath(s.mainConn)
 	}
 	return s.main.Flush()
 }
 
-// setUp readies the method for one channel.
-func (s *Sender) setUp(id int) error {
-	sender, err := multifd.NewSender(nil, s.cfg.Method, &s.num, multifd.ChannelConfig{
+// setUpChannel readies the method for one channel.
+func (s *Sender) setUpChannel(id int) error {
+	sender, err := multifd.NewSender(nil, s.cfg.Method, &s.packetNum, multifd.ChannelConfig{
 		Channel: id, PageSize: s.cfg.Layout.PageSize, Level: s.cfg.Level, Accelerator: s.cfg.Accelerator,
 	})
 	if err != nil {
@@ -186,9 +186,9 @@ func (s *Sender) openChannel(ctx context.Context, dial transport.Dialer, id int)
 	return s.senders[id].Handshake(s.cfg.UUID)
 }
 
-// closeOn closes all connections when ctx ends, which ends all writing. The
+// closeWhenDone closes all connections when ctx ends, which ends all writing. The
 // returned function takes that back.
-func (s *Sender) closeOn(ctx context.Context) func() {
+func (s *Sender) closeWhenDone(ctx context.Context) func() {
 	stop := context.AfterFunc(ctx, s.CloseConnections)
 	return func() { stop() }
 }
@@ -206,18 +206,18 @@ func (s *Sender) sync() error {
 
 // Round sends all pages that the source yields, and a sync point.
 func (s *Sender) Round(ctx context.Context, src guest.Source) error {
-	defer s.closeOn(ctx)()
+	defer s.closeWhenDone(ctx)()
 	if err := s.main.BeginSection(false); err != nil {
-		return s.explain(ctx, err)
+		return s.failure(ctx, err)
 	}
 	group, running := errgroup.WithContext(ctx)
 	for i, sender := range s.senders {
 		group.Go(func() error { return s.runChannel(running, sender, s.batches[i], src) })
 	}
 	if err := group.Wait(); err != nil {
-		return s.explain(ctx, err)
+		return s.failure(ctx, err)
 	}
-	return s.explain(ctx, s.syncPoint())
+	return s.failure(ctx, s.syncPoint())
 }
 
 // syncPoint ends a section. The SYNCs and the main channel's record are
@@ -253,7 +253,7 @@ func (s *Sender) runChannel(ctx context.Context, sender *multifd.Sender, batches
 		sent := sender.Bytes() - before
 		s.cfg.Counters.Bytes.Add(sent)
 		before += sent
-		if err := pace(ctx, s.limit, sent); err != nil {
+		if err := waitLimit(ctx, s.limit, sent); err != nil {
 			return err
 		}
 	}
@@ -279,21 +279,21 @@ func (s *Sender) sendZero(b *guest.Batch) error {
 // DeviceState sends a device-state packet on the first channel. Device states
 // belong behind the last round.
 func (s *Sender) DeviceState(ctx context.Context, d multifd.DeviceState) error {
-	defer s.closeOn(ctx)()
-	return s.explain(ctx, s.senders[0].SendDeviceState(&d))
+	defer s.closeWhenDone(ctx)()
+	return s.failure(ctx, s.senders[0].SendDeviceState(&d))
 }
 
 // Finish ends RAM, sends the device state with the end of the stream, and with
 // a return path waits until the destination says how it went.
 func (s *Sender) Finish(ctx context.Context, devices []byte) error {
-	if err := s.End(ctx, devices); err != nil || s.back == nil {
+	if err := s.End(ctx, devices); err != nil || s.returnPath == nil {
 		return err
 	}
-	defer s.closeOn(ctx)()
+	defer s.closeWhenDone(ctx)()
 	defer s.watch.AwaitReply()()
 	select {
-	case <-s.back.ended:
-		return cause.Of(ctx, s.back.err, nil, "")
+	case <-s.returnPath.ended:
+		return cause.Of(ctx, s.returnPath.err, nil, "")
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -302,24 +302,24 @@ func (s *Sender) Finish(ctx context.Context, devices []byte) error {
 // End ends RAM and sends the device state with the end of the stream. It does not wait
 // for the destination: see Finish.
 func (s *Sender) End(ctx context.Context, devices []byte) error {
-	defer s.closeOn(ctx)()
+	defer s.closeWhenDone(ctx)()
 	if err := s.main.BeginSection(true); err != nil {
-		return s.explain(ctx, err)
+		return s.failure(ctx, err)
 	}
 	if err := s.syncPoint(); err != nil {
-		return s.explain(ctx, err)
+		return s.failure(ctx, err)
 	}
-	return s.explain(ctx, s.main.Devices(devices))
+	return s.failure(ctx, s.main.Devices(devices))
 }
 
-// explain returns the error that explains why sending failed: see cause.Of.
-func (s *Sender) explain(ctx context.Context, err error) error {
+// failure returns the error that explains why sending failed: see cause.Of.
+func (s *Sender) failure(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
 	var said error
-	if s.back != nil && s.back.endsBeside(ctx, err) {
-		if said = s.back.err; errors.Is(said, net.ErrClosed) || errors.Is(said, transport.ErrStalled) {
+	if s.returnPath != nil && s.returnPath.hasEndedAfter(ctx, err) {
+		if said = s.returnPath.err; errors.Is(said, net.ErrClosed) || errors.Is(said, transport.ErrStalled) {
 			said = nil
 		}
 	}
@@ -342,14 +342,14 @@ func (s *Sender) Close() error {
 		sender.Close()
 	}
 	s.senders = nil
-	if s.back != nil {
-		<-s.back.ended // its reader sees the closing
+	if s.returnPath != nil {
+		<-s.returnPath.ended // its reader sees the closing
 	}
 	return nil
 }
 
 // ReturnPath returns what the destination says; nil without a return path.
-func (s *Sender) ReturnPath() *ReturnPath { return s.back }
+func (s *Sender) ReturnPath() *ReturnPath { return s.returnPath }
 
 // SetWriteDeadline bounds the writing of the main channel.
 func (s *Sender) SetWriteDeadline(t time.Time) error { return s.mainConn.SetWriteDeadline(t) }

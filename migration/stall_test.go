@@ -16,7 +16,7 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-func TestReceive_ASourceThatFallsSilentIsAStall(t *testing.T) {
+func TestReceive_SilentSourceIsAStall(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		rec, ln := smallRecording(t), listenOn(t, network)
 		done := start(t, ln, rec, newWarnings(), func(c *ReceiveConfig) { c.StallTimeout = 200 * time.Millisecond })
@@ -33,7 +33,7 @@ func TestReceive_ASourceThatFallsSilentIsAStall(t *testing.T) {
 	}
 }
 
-func TestReceive_AHeadThatNeverComesIsAStall(t *testing.T) {
+func TestReceive_MissingHeadIsAStall(t *testing.T) {
 	rec, ln := smallRecording(t), listenOn(t, "unix")
 	done := start(t, ln, rec, newWarnings(), func(c *ReceiveConfig) { c.StallTimeout = 100 * time.Millisecond })
 	rec.Conns[0] = rec.Conns[0][:30] // with the machine's name, without what follows
@@ -46,7 +46,7 @@ func TestReceive_AHeadThatNeverComesIsAStall(t *testing.T) {
 }
 
 // The main channel is at its end, and waits for the channel.
-func TestReceive_AChannelThatStopsInsideAPacketIsAStall(t *testing.T) {
+func TestReceive_ChannelStoppedInAPacketIsAStall(t *testing.T) {
 	rec, ln := load(t, "testdata/captures/synthetic-none-2ch"), listenOn(t, "unix")
 	var progress Counters
 	done := start(t, ln, rec, newWarnings(), func(c *ReceiveConfig) {
@@ -109,7 +109,7 @@ func TestReceive_WorkOfThisSideIsNoStall(t *testing.T) {
 
 // Without a bound for the source's coming, one that comes in part does not keep
 // the place of the next.
-func TestReceive_ASourceThatComesInPartIsForgotten(t *testing.T) {
+func TestReceive_IncompleteSourceIsDropped(t *testing.T) {
 	rec, log, ln := smallRecording(t), newWarnings(), listenOn(t, "unix")
 	done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.ConnectTimeout, c.StallTimeout = 0, time.Second })
 	hold(t, ln, rec.Conns[0][:200])
@@ -171,7 +171,7 @@ func sendAll(t *testing.T, dial transport.Dialer, cfg SendConfig) error {
 	return s.Finish(t.Context(), devices)
 }
 
-func TestSend_ADestinationThatStopsReadingIsAStall(t *testing.T) {
+func TestSender_DestinationThatStopsReadingIsAStall(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		dial := peer(t, network, func(net.Conn) {})
 		err := sendAll(t, dial, SendConfig{Wire: Wire{StallTimeout: 300 * time.Millisecond}})
@@ -181,7 +181,7 @@ func TestSend_ADestinationThatStopsReadingIsAStall(t *testing.T) {
 	}
 }
 
-func TestSend_ADestinationThatNeverAnswersIsAStall(t *testing.T) {
+func TestSender_DestinationThatNeverRepliesIsAStall(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		dial := peer(t, network, func(conn net.Conn) { io.Copy(io.Discard, conn) })
 		err := sendAll(t, dial, SendConfig{Wire: Wire{StallTimeout: 300 * time.Millisecond}, ReturnPath: true})
@@ -191,7 +191,7 @@ func TestSend_ADestinationThatNeverAnswersIsAStall(t *testing.T) {
 	}
 }
 
-func TestSend_NoStallTimeoutWaits(t *testing.T) {
+func TestSender_NegativeStallTimeoutWaits(t *testing.T) {
 	release := make(chan struct{})
 	time.AfterFunc(500*time.Millisecond, func() { close(release) })
 	dial := peer(t, "unix", func(conn net.Conn) { <-release; io.Copy(io.Discard, conn) })
@@ -202,7 +202,7 @@ func TestSend_NoStallTimeoutWaits(t *testing.T) {
 
 // The window of the destination is closed for several times the link's timeout,
 // and its kernel answers whether it is.
-func TestSend_ASlowReaderThatAcknowledgesIsAlive(t *testing.T) {
+func TestSender_SlowDestinationThatAcknowledgesIsAlive(t *testing.T) {
 	release := make(chan struct{})
 	time.AfterFunc(3*time.Second, func() { close(release) })
 	dial := peer(t, "tcp", func(conn net.Conn) { <-release; io.Copy(io.Discard, conn) })
@@ -211,7 +211,7 @@ func TestSend_ASlowReaderThatAcknowledgesIsAlive(t *testing.T) {
 	}
 }
 
-func TestSend_TriesAgainUntilTheDestinationListens(t *testing.T) {
+func TestConnect_RetriesUntilTheDestinationListens(t *testing.T) {
 	ln := listenOn(t, "unix")
 	addr := transport.Address{Network: "unix", Addr: ln.Addr().String()}
 	ln.Close() // and removes the socket
@@ -240,7 +240,7 @@ func TestSend_TriesAgainUntilTheDestinationListens(t *testing.T) {
 	}
 }
 
-func TestSend_SaysForHowLongItTried(t *testing.T) {
+func TestConnect_ErrorNamesTheConnectTimeout(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		ln := listenOn(t, network)
 		addr := transport.Address{Network: network, Addr: ln.Addr().String()}

@@ -10,9 +10,9 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// where says how far the readers of a migration that stalled had come, by the
+// readerPositions says how far the readers of a migration that stalled had come, by the
 // errors that they ended with.
-func where(errs []error) string {
+func readerPositions(errs []error) string {
 	var places []string
 	for _, err := range errs {
 		var stream *vmstate.StreamError
@@ -32,8 +32,8 @@ func where(errs []error) string {
 	return strings.Join(places, "; ")
 }
 
-// stalled is the error of a migration that stalled, with where its readers were.
-func stalled(err error, ends []error) error {
+// stallError is the error of a migration that stalled, with where its readers were.
+func stallError(err error, ends []error) error {
 	for _, end := range append([]error{err}, ends...) {
 		var stream *vmstate.StreamError
 		var channel *multifd.ChannelError
@@ -47,7 +47,7 @@ func stalled(err error, ends []error) error {
 		}
 		break
 	}
-	if places := where(ends); places != "" {
+	if places := readerPositions(ends); places != "" {
 		return fmt.Errorf("%w: %s", err, places)
 	}
 	return err

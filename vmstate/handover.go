@@ -1,29 +1,31 @@
 package vmstate
 
-// The words of the verified handover between two Go programs (package live), as values
-// of PINGs on the main channel and of PONGs on the return path. To other destinations
-// they mean nothing, and are answered by a PONG of the same value.
+// The handover codes: values of PINGs on the main channel, and of PONGs on the return
+// path, by which two Go programs (package live) hand a machine over. They are vmferry's
+// own. Other destinations answer them like any PING.
 //
-//	source                             destination
-//	WordAsk, with the return path ──►  knows that a handover will come
-//	all pages, the device state   ──►  has everything in place
-//	                              ◄──  WordPrepared
-//	WordRun                       ──►  may start the machine, once
-//	                              ◄──  SHUT 0: the machine runs
-//	WordGone                      ──►  no inquiry will come
+//	source                                  destination
+//	HandoverRequest, after opening
+//	the return path                    ──►  expects a handover
+//	all pages, the device state        ──►  has loaded everything
+//	                                   ◄──  HandoverPrepared
+//	HandoverRun                        ──►  starts the machine, once
+//	                                   ◄──  SHUT 0: the machine runs
+//	HandoverGone                       ──►  expects no inquiry
 //
-// Up to WordRun a source that fails goes on running, and the destination never starts.
-// After WordRun a source that loses its connections does not know whether the
-// destination runs: it connects again and says WordInquire. A destination that has not
-// had WordRun then refuses it for good. The answer is SHUT 0 (the machine runs) or
-// SHUT 1 (the machine never runs there).
+// Before it sends HandoverRun, a source that fails keeps running the machine, and the
+// destination never starts it. After HandoverRun, a source that loses its connections
+// does not know whether the destination runs the machine: it connects again and sends
+// HandoverInquire. A destination that has not received HandoverRun by then never runs
+// the machine. The answer is SHUT 0 (the machine runs there) or SHUT 1 (the machine
+// never runs there).
 const (
-	WordAsk      = 0x56464830 // "VFH0"
-	WordPrepared = 0x56464831
-	WordRun      = 0x56464832
-	WordGone     = 0x56464833
-	WordAbort    = 0x56464834
-	WordInquire  = 0x56464835
-	// WordStay, with the return path, says that the machine stays at the source.
-	WordStay = 0x56464836
+	HandoverRequest  = 0x56464830 // "VFH0"
+	HandoverPrepared = 0x56464831
+	HandoverRun      = 0x56464832
+	HandoverGone     = 0x56464833
+	HandoverAbort    = 0x56464834
+	HandoverInquire  = 0x56464835
+	// HandoverStay replaces HandoverRequest when the machine stays at the source.
+	HandoverStay = 0x56464836
 )

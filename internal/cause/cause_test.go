@@ -50,7 +50,7 @@ func TestOf_ChoosesTheErrorThatExplains(t *testing.T) {
 	}
 }
 
-func TestConnectionEnded_TellsEndsFromReasons(t *testing.T) {
+func TestConnectionEnded_DistinguishesEndsFromReasons(t *testing.T) {
 	for _, err := range []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, unix.ECONNRESET, unix.EPIPE, multifd.ErrTruncated, vmstate.ErrTruncated,
 		&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")}} {
 		if !ConnectionEnded(fmt.Errorf("channel 1: %w", err)) {

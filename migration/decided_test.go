@@ -51,12 +51,12 @@ func TestReceive_PagesAfterTheEndAreNoErrorAfterCommit(t *testing.T) {
 		t.Fatalf("nothing was committed: %v", err)
 	}
 	if err != nil {
-		t.Errorf("all was committed, and then: %v", err)
+		t.Errorf("error after Commit: %v", err)
 	}
-	if !strings.Contains(log.String(), "behind the end") {
+	if !strings.Contains(log.String(), "after the end of the migration") {
 		t.Errorf("no warning of the pages that came too late: %s", log.String())
 	}
 	if bytes.Equal(mem.Bytes(mem.Layout().Blocks[0])[:4096], late) {
-		t.Error("a page that came behind the end is in the memory")
+		t.Error("a page that arrived after the end is in memory")
 	}
 }

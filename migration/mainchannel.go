@@ -7,8 +7,9 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// Setup, SyncPoint, Zero and Page make Inbound a vmstate.Handler.
+// The methods Setup, SyncPoint, Zero and Page implement vmstate.Handler.
 
+// Setup implements vmstate.Handler.
 func (in *Inbound) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 	if err := in.cfg.Sink.Setup(l); err != nil {
 		return err
@@ -16,7 +17,7 @@ func (in *Inbound) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 	if in.cfg.Handover != nil || in.hasPing(vmstate.HandoverRequest) {
 		in.namedPages = newNamedPages(l)
 	}
-	// Speed only: the device copies pages into memory that is not registered.
+	// For speed only: the device copies the pages of unregistered memory.
 	if mem, ok := in.cfg.Sink.(*guestmem.Memory); ok && in.cfg.Method == multifd.QPL {
 		blocks := make([][]byte, len(l.Blocks))
 		for i, b := range l.Blocks {
@@ -33,8 +34,8 @@ func (in *Inbound) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 		return err
 	}
 	in.mainLane = lane
-	// The channels wait at the first sync point, or have nothing to read
-	// before it; they see this once they are past it.
+	// No channel has pages before the first sync point, and each waits there; so
+	// all see their lane.
 	for _, c := range in.channels {
 		lane, err := in.cfg.Sink.Lane()
 		if err != nil {
@@ -47,12 +48,13 @@ func (in *Inbound) Setup(l *guest.Layout, _ vmstate.SyncMode) error {
 	return nil
 }
 
-// waitForOthers does something that waits for a channel, and so for the source.
+// waitForOthers calls f, which waits for a multifd channel and so for the source.
 func (in *Inbound) waitForOthers(f func()) {
 	defer in.watch.Main().WaitForOthers()()
 	f()
 }
 
+// SyncPoint implements vmstate.Handler.
 func (in *Inbound) SyncPoint() (err error) {
 	if in.waitForOthers(func() { err = in.rendezvous.wait(in.ctx, packetNumbers{}) }); err != nil {
 		return err
@@ -61,14 +63,14 @@ func (in *Inbound) SyncPoint() (err error) {
 		return err
 	}
 	if in.cfg.Counters.SyncPoints.Add(1); in.cfg.Handover != nil && in.hasPing(vmstate.HandoverRequest) {
-		go in.closeAccept() // which endAccept waits for
+		go in.closeAccept() // endAccept waits for its end
 	}
 	return nil
 }
 
-// closeAccept ends the accepting. A source that hands over makes all its connections
-// before its first sync point, so that the last look for more of them need not
-// come while its machine stands still.
+// closeAccept stops accepting. A source that hands over makes all its connections
+// before its first sync point, so the last wait for connections need not extend its
+// downtime.
 func (in *Inbound) closeAccept() { in.closed.Do(in.acc.CloseAccept) }
 
 func (in *Inbound) offsetSlice(offset uint64) []uint64 {
@@ -76,12 +78,14 @@ func (in *Inbound) offsetSlice(offset uint64) []uint64 {
 	return in.oneOffset[:]
 }
 
+// Zero implements vmstate.Handler.
 func (in *Inbound) Zero(b *guest.Block, offset uint64) error {
 	in.cfg.Counters.Zero.Add(1)
 	in.namedPages.add(b, in.offsetSlice(offset))
 	return in.mainLane.Zero(b, in.offsetSlice(offset))
 }
 
+// Page implements vmstate.Handler.
 func (in *Inbound) Page(b *guest.Block, offset uint64, data []byte) error {
 	in.cfg.Counters.Normal.Add(1)
 	in.namedPages.add(b, in.offsetSlice(offset))

@@ -7,17 +7,17 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// packetNumbers are those of packets. A source numbers the packets of all its channels
-// together, without a gap: what is missing at a sync point went over a channel
-// that is not here.
+// packetNumbers summarize the numbers of packets. A source numbers the packets of all
+// its channels in one sequence without gaps. A number that is missing at a sync point
+// belongs to a channel that this side does not have.
 //
-// A QEMU before 9.0 that reaches a sync point with a packet not yet sent puts the
-// SYNC into that one, and sends an empty one behind it. Such a channel may be late
-// by one packet.
+// A QEMU before 9.0 that reaches a sync point with an unsent packet puts the SYNC into
+// that packet and sends an empty packet after it. Such a channel may be late by one
+// packet.
 type packetNumbers struct {
 	count           uint64
-	lowest, highest uint64 // of count, if that is not 0
-	late            uint64 // how many may still come
+	lowest, highest uint64 // number, if count is not 0
+	late            uint64 // packets that may still arrive
 }
 
 func (n *packetNumbers) add(p *multifd.Packet) {
@@ -27,7 +27,7 @@ func (n *packetNumbers) add(p *multifd.Packet) {
 	}
 }
 
-// afterSync are those after a sync point.
+// afterSync returns the initial value after a sync point.
 func (n *packetNumbers) afterSync() packetNumbers { return packetNumbers{late: n.late} }
 
 func (n *packetNumbers) merge(o packetNumbers) {
@@ -43,11 +43,11 @@ func (n *packetNumbers) merge(o packetNumbers) {
 	n.late = late
 }
 
-// check says whether some are missing.
+// check returns an error that wraps transport.ErrChannels if numbers are missing.
 func (n *packetNumbers) check(channels int) error {
 	if n.count == 0 || n.highest-n.lowest < n.count+n.late {
 		return nil
 	}
-	return fmt.Errorf("%w: of the packets %d to %d only %d came: the source uses more than %d channels (set the same multifd-channels on both)",
+	return fmt.Errorf("%w: of the packets %d to %d only %d arrived: the source uses more than %d channels (set the same multifd-channels on both sides)",
 		transport.ErrChannels, n.lowest, n.highest, n.count, channels)
 }

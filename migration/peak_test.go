@@ -73,7 +73,7 @@ func TestReceive_MemoryFollowsReceivedBytes(t *testing.T) {
 		"device-state packets that claim much": {send: func(s *Sender) error { return sendStates(s, 100<<10, 64<<20) },
 			want: multifd.ErrTruncated, says: "data"},
 		"device-state packets beyond the bound, together": {send: func(s *Sender) error { return sendStates(s, 1<<20, 1<<20) },
-			cfg: ReceiveConfig{Main: vmstate.DestinationOptions{MaxDevices: some / 2}}, want: vmstate.ErrMalformed, says: "on all channels together"},
+			cfg: ReceiveConfig{Main: vmstate.DestinationOptions{MaxDevices: some / 2}}, want: vmstate.ErrMalformed, says: "on all channels"},
 		"a machine that is too large": {length: 20 << 40, want: vmstate.ErrTooLarge, says: "20 TiB (21990232555520 bytes), above the limit of 16 TiB"},
 		"a machine that is larger than asked for": {length: 2 << 30, cfg: ReceiveConfig{MaxMemory: 1 << 30},
 			want: vmstate.ErrTooLarge, says: "--max-memory"},

@@ -149,8 +149,8 @@ func TestReceive_SilentConnectionsMakeRoomForTheSource(t *testing.T) {
 			if err := ended(t, done); err != nil {
 				t.Fatal(err)
 			}
-			log.await(t, "needed its place", 1)
-			log.await(t, "within 2s, and the migration is at its end", 1)
+			log.await(t, "evicted by a newer connection", 1)
+			log.await(t, "within 2s at the end of the migration", 1)
 		})
 	}
 }
@@ -163,7 +163,7 @@ func TestReceive_NoTimeoutWaitsForTheRestOfTheSource(t *testing.T) {
 	main := hold(t, ln, rec.Conns[0][:100])
 	// A stranger takes a moment, in which the main channel stands alone.
 	hold(t, ln, []byte("GET / HTTP/1.1\r\n"))
-	log.await(t, "neither a migration's main channel", 1)
+	log.await(t, "neither a main channel", 1)
 	var written sync.WaitGroup
 	for _, data := range rec.Conns[1:] {
 		channel := hold(t, ln, nil)
@@ -264,9 +264,9 @@ func TestReceive_RefusesOtherPeersDuringTheMigration(t *testing.T) {
 	hold(t, ln, handshake(other, 2))
 	log.await(t, "of another machine", 1)
 	hold(t, ln, handshake(uuid, 1))
-	log.await(t, "once more", 1)
+	log.await(t, "duplicate multifd channel", 1)
 	hold(t, ln, []byte("GET / HTTP/1.1\r\n\r\n"))
-	log.await(t, "neither a migration's main channel", 1)
+	log.await(t, "neither a main channel", 1)
 	goOn()
 	if err := ended(t, done); err != nil {
 		t.Fatal(err)
@@ -329,7 +329,7 @@ func TestReceive_RetriesAfterTransientAcceptErrors(t *testing.T) {
 	if err := ended(t, done); err != nil {
 		t.Fatal(err)
 	}
-	if log.count("is tried again") != 1 {
+	if log.count("retrying") != 1 {
 		t.Errorf("said %q", log.said)
 	}
 	broken := errors.New("the listener is broken")

@@ -6,20 +6,19 @@ import (
 	"sync"
 )
 
-// rendezvous is where the main channel and all multifd channels meet at each
-// sync point. Nobody goes on before all are there: what was sent before a
-// sync point is in place before anything sent after it, whichever channel it
-// came by.
+// rendezvous is a barrier for the main channel and all multifd channels at each sync
+// point. No party continues before all have arrived. So everything that was sent before
+// a sync point is in place before anything that was sent after it, on any channel.
 type rendezvous struct {
 	mu         sync.Mutex
 	parties    int
 	arrived    int
-	allArrived chan struct{} // closed when all are there
+	allArrived chan struct{} // closed when all parties have arrived
 	broken     error
 	stopped    chan struct{} // closed when broken
 	passed     uint64
-	// packets are those from before the last sync point, and coming those of
-	// the parties that are at the next.
+	// packets are from before the last sync point, nextPackets are from the parties
+	// that have arrived at the next one.
 	packets, nextPackets packetNumbers
 }
 
@@ -27,8 +26,8 @@ func newRendezvous(channels int) *rendezvous {
 	return &rendezvous{parties: channels + 1, allArrived: make(chan struct{}), stopped: make(chan struct{})}
 }
 
-// wait returns when everybody is at the sync point. The caller has seen these
-// packets since its last one.
+// wait returns when all parties have arrived at the sync point. packets are those of
+// the caller since its last sync point.
 func (r *rendezvous) wait(ctx context.Context, packets packetNumbers) error {
 	r.mu.Lock()
 	if err := r.broken; err != nil {
@@ -40,7 +39,7 @@ func (r *rendezvous) wait(ctx context.Context, packets packetNumbers) error {
 	if r.arrived++; r.arrived == r.parties {
 		r.arrived = 0
 		r.passed++
-		r.packets.late = 0 // the channels have said anew
+		r.packets.late = 0 // nextPackets has the current value
 		r.packets.merge(r.nextPackets)
 		r.nextPackets = packetNumbers{}
 		r.allArrived = make(chan struct{})
@@ -51,7 +50,7 @@ func (r *rendezvous) wait(ctx context.Context, packets packetNumbers) error {
 	case <-met:
 		return nil
 	case <-r.stopped:
-		// It may have been met and left in the same moment.
+		// All may have arrived just before the failure.
 		select {
 		case <-met:
 			return nil
@@ -65,7 +64,7 @@ func (r *rendezvous) wait(ctx context.Context, packets packetNumbers) error {
 	}
 }
 
-// checkPackets says whether packets from before the last sync point are missing.
+// checkPackets returns an error if packets from before the last sync point are missing.
 func (r *rendezvous) checkPackets() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,8 +74,8 @@ func (r *rendezvous) checkPackets() error {
 	return nil
 }
 
-// fail says that a party will come to no more sync points, and why that is
-// wrong for those who wait or will.
+// fail records that a party will not arrive any more. Present and later calls of wait
+// return the error why.
 func (r *rendezvous) fail(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -86,7 +85,8 @@ func (r *rendezvous) fail(why error) {
 	}
 }
 
-// end says that there are no more sync points, for whoever still comes.
+// end records that there are no more sync points. Later calls of wait return the error
+// why.
 func (r *rendezvous) end(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -114,7 +114,7 @@ func TestReceive_IncompleteSourceIsDropped(t *testing.T) {
 	done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.ConnectTimeout, c.StallTimeout = 0, time.Second })
 	hold(t, ln, rec.Conns[0][:200])
 	hold(t, ln, rec.Conns[1][:64])
-	log.await(t, "2 of 3 connections came, and no other for 1s", 1)
+	log.await(t, "2 of 3 connections arrived, and no other for 1s", 1)
 	Replay(t, ln, rec.Conns)
 	if err := ended(t, done); err != nil {
 		t.Error(err)

@@ -10,8 +10,8 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// readerPositions says how far the readers of a migration that stalled had come, by the
-// errors that they ended with.
+// readerPositions describes the positions of the readers of a stalled migration, from
+// the errors that they returned.
 func readerPositions(errs []error) string {
 	var places []string
 	for _, err := range errs {
@@ -32,7 +32,8 @@ func readerPositions(errs []error) string {
 	return strings.Join(places, "; ")
 }
 
-// stallError is the error of a migration that stalled, with where its readers were.
+// stallError returns the error of a stalled migration with the positions of its
+// readers.
 func stallError(err error, ends []error) error {
 	for _, end := range append([]error{err}, ends...) {
 		var stream *vmstate.StreamError

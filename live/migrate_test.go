@@ -272,10 +272,10 @@ func TestMigrate_MovesARunningMachineOverTLS(t *testing.T) {
 		return func(ctx context.Context) (net.Conn, error) { return p.address.Dial(ctx, config) }
 	}
 	p.receive(t.Context())
-	// Whom the destination does not know moves nothing there, and whoever
-	// comes after him can.
+	// The destination refuses a peer with another certificate, and accepts the
+	// next source.
 	if _, err := live.Migrate(t.Context(), dialAs(certtest.Stranger), p.cfg); err == nil {
-		t.Error("a stranger's machine was moved")
+		t.Error("the machine of an unknown source was moved")
 	}
 	if p.started.Load() != 0 {
 		t.Fatal("a stranger's machine was started")
@@ -319,8 +319,8 @@ func (p *pair) giveUpConnecting(made int) {
 	}
 }
 
-// A source without a return path may have sent all and gone before this side
-// looks: it is told from one that gave up by having come later.
+// A source without a return path may have sent everything and closed its connections
+// before this side reads. It differs from an aborted source by its later connections.
 func TestMigrate_SourceRetriesAndAbortsAgain(t *testing.T) {
 	for made := range 3 {
 		p := newPair(t, "unix", 2, multifd.None)
@@ -436,11 +436,10 @@ func TestMigrate_ReportsRounds(t *testing.T) {
 	}
 }
 
-// lateness is much, so that a machine that is slow by itself is told from a link
-// that is.
+// lateness is large compared with the delays of a slow test machine.
 const lateness = 300 * time.Millisecond
 
-// sluggish answers late for as long as late says so.
+// sluggish delays replies while late is set.
 type sluggish struct {
 	net.Conn
 	late *atomic.Bool
@@ -558,16 +557,15 @@ func TestMigrate_RefusesInvalidConfigs(t *testing.T) {
 		"no blocks":       func(c *live.Config) { c.Memory = new(guestmem.Memory) },
 		"no log":          func(c *live.Config) { c.Dirty = nil },
 		"no pause":        func(c *live.Config) { c.Pause = nil },
-		"no method":       func(c *live.Config) { c.Method = nil },
 		"too many rounds": func(c *live.Config) { c.MaxRounds = 501 },
-		"no channels":     func(c *live.Config) { c.Channels = 0 },
+		"no channels":     func(c *live.Config) { c.Channels = -1 },
 	} {
 		cfg := p.cfg
 		change(&cfg)
 		out, err := live.Migrate(t.Context(), func(context.Context) (net.Conn, error) {
-			return nil, errors.New("dialled")
+			return nil, errors.New("dialed")
 		}, cfg)
-		if err == nil || out == nil || strings.Contains(err.Error(), "dialled") {
+		if err == nil || out == nil || strings.Contains(err.Error(), "dialed") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

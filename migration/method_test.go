@@ -16,7 +16,7 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// plainMethod forwards what Method and its states have to have, and nothing else.
+// plainMethod forwards the methods of Method and its states, and no optional ones.
 type plainMethod struct{ multifd.Method }
 
 type (

@@ -76,7 +76,7 @@ func uuidOf(t *testing.T, rec Recording) (uuid [16]byte) {
 	return uuid
 }
 
-// hold connects and says something. The connection stays open.
+// hold connects and sends bytes. The connection stays open.
 func hold(t *testing.T, ln net.Listener, said []byte) net.Conn {
 	t.Helper()
 	conn, err := net.Dial(ln.Addr().Network(), ln.Addr().String())
@@ -161,7 +161,7 @@ func TestReceive_NoTimeoutWaitsForTheRestOfTheSource(t *testing.T) {
 	ln := listenOn(t, "unix")
 	done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.ConnectTimeout, c.StallTimeout = 0, -1 })
 	main := hold(t, ln, rec.Conns[0][:100])
-	// A stranger takes a moment, in which the main channel stands alone.
+	// Until the refusal of another peer only the main channel is connected.
 	hold(t, ln, []byte("GET / HTTP/1.1\r\n"))
 	log.await(t, "neither a main channel", 1)
 	var written sync.WaitGroup
@@ -227,7 +227,7 @@ func TestReceive_RefusesOtherPeersWhileGathering(t *testing.T) {
 	}
 	hold(t, ln, []byte("QE")).Close()
 	log.await(t, "refused a connection", len(strangers)+1)
-	// These stay, and are in nobody's way.
+	// These connections stay open and delay no other.
 	hold(t, ln, []byte("QEVM"))
 	hold(t, ln, handshake([16]byte{1}, 0))
 	hold(t, ln, handshake([16]byte{2}, 200))
@@ -282,7 +282,7 @@ func awaitBytes(t *testing.T, p *Counters, n uint64) {
 	}
 }
 
-// What goes over a channel more than this side was told of would be missing.
+// Pages sent over an additional channel would be missing.
 func TestReceive_AdditionalChannelOfTheSourceIsAnError(t *testing.T) {
 	for _, first := range []bool{true, false} {
 		rec, log := smallRecording(t), newWarnings()

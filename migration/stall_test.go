@@ -121,7 +121,7 @@ func TestReceive_IncompleteSourceIsDropped(t *testing.T) {
 	}
 }
 
-// peer is a destination that does with each connection as it is told.
+// peer is a destination that handles each connection with a function.
 func peer(t *testing.T, network string, serve func(net.Conn)) transport.Dialer {
 	t.Helper()
 	ln := listenOn(t, network)

@@ -26,7 +26,7 @@ func (c counted) Write(b []byte) (int, error) {
 	return n, err
 }
 
-func TestCancelAtAnyMomentLeavesTheSourceUnharmed(t *testing.T) {
+func TestMigrate_CanceledAtAnyMomentLeavesTheSourceRunning(t *testing.T) {
 	why := errors.New("the operator thought better of it")
 	type trial struct {
 		*pair

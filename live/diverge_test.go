@@ -10,7 +10,7 @@ import (
 	"github.com/vmferry/vmferry/multifd"
 )
 
-func TestAMachineThatDivergesStaysOrStopsAsTold(t *testing.T) {
+func TestMigrate_DivergingMachineStaysOrStops(t *testing.T) {
 	t.Parallel()
 	// Two writers dirty nearly all of 512 pages in each round, for which the link
 	// takes a quarter of a second.

@@ -1,12 +1,12 @@
-// Package live moves memory of a Go program while the program goes on writing to it:
-// rounds of what was dirtied, a pause when the rest is small, and a handover after
-// which exactly one side runs.
+// Package live moves memory of a Go program while the program continues to write to it:
+// rounds of dirty pages, a pause when few pages remain, and a handover after which
+// exactly one side runs.
 //
 // It is for VMMs and other programs that hold guest memory. [Migrate] is the source,
-// [Receive] the destination. Both are built on package migration, whose wire is that of
-// QEMU: a source can also move into a snapshot, and a destination takes a QEMU. The
-// words of the handover are in package vmstate. docs/live.md describes the whole.
+// [Receive] the destination. Both use package migration and QEMU's wire format: a source
+// can also send to a snapshot, and a destination can receive a QEMU machine. Package
+// vmstate has the handover codes. docs/live.md describes the protocol.
 //
 // Traps: after an error that wraps [ErrUndecided] the machine may run at the
-// destination. Look there before you resume it.
+// destination. Check the destination before you resume the source.
 package live

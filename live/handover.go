@@ -12,14 +12,14 @@ import (
 )
 
 var (
-	// ErrUndecided is wrapped when the source told the destination to run, and
-	// then could neither learn that it does nor that it does not. The machine
-	// stands still at the source, whole: look at the destination, and resume
-	// the source if that does not run.
-	ErrUndecided = errors.New("handover: unknown whether the machine runs at the destination")
-	// ErrSourceGone is wrapped when the source went away, or took the machine
-	// back, before it let the destination run.
-	ErrSourceGone = errors.New("the source did not hand over")
+	// ErrUndecided is wrapped when the source has sent HandoverRun and cannot find
+	// out whether the destination runs the machine. The machine is paused and
+	// complete at the source: check the destination, and resume the source if the
+	// destination does not run the machine.
+	ErrUndecided = errors.New("live: unknown whether the machine runs at the destination")
+	// ErrSourceGone is wrapped when the source disconnects or aborts before it sends
+	// HandoverRun.
+	ErrSourceGone = errors.New("live: the source did not hand over the machine")
 )
 
 const (
@@ -27,19 +27,19 @@ const (
 	defaultInquiry = 2 * time.Minute
 )
 
-// handover is the destination's side of one.
+// handover is the destination's side of a handover.
 type handover struct {
 	cfg *ReceiveConfig
 	in  *migration.Inbound
 	log *slog.Logger
 }
 
-// run starts the machine when the source gives it up, and answers the source.
+// run starts the machine after the source's HandoverRun, and reports the result.
 func (h *handover) run() error {
 	v := newVerdict(func() { h.in.SetReadDeadline(time.Unix(1, 0)) })
 	serve, err := h.in.Reopen(maxInquiries)
 	if err != nil {
-		h.log.Warn("a source that loses its connections now cannot ask here", "error", err)
+		h.log.Warn("accepting inquiries failed: a source that loses its connections cannot inquire", "error", err)
 	}
 	inquiries := inquiries{uuid: h.in.Received().UUID, tls: h.cfg.TLS, log: h.log, verdict: v}
 	answering := inquiries.answer(h.in.Context(), serve)
@@ -60,51 +60,51 @@ func (h *handover) run() error {
 		answer = defaultAnswer
 	}
 	h.in.SetReadDeadline(time.Now().Add(answer))
-	if shutErr == nil && h.heardGone() {
+	if shutErr == nil && h.awaitGone() {
 		return nil
 	}
-	// The machine runs here, and the source does not know yet.
-	h.log.Warn("the machine runs here, but the source is gone; an inquiry of the source is answered")
+	// The machine runs here, and the source may not know.
+	h.log.Warn("the machine runs here and the source has disconnected, waiting for its inquiry")
 	answering.wait(h.in.Context(), answer)
 	return nil
 }
 
-// awaitRun says that this side is prepared, and waits for the source's word. A nil
-// error means that this side runs the machine, and no other does.
+// awaitRun sends HandoverPrepared and waits for HandoverRun. After a nil error this
+// side must run the machine, and the source does not.
 func (h *handover) awaitRun(v *verdict) error {
-	err := h.in.Pong(vmstate.WordPrepared)
-	var word uint32
-	for err == nil && word != vmstate.WordRun && word != vmstate.WordAbort {
+	err := h.in.Pong(vmstate.HandoverPrepared)
+	var code uint32
+	for err == nil && code != vmstate.HandoverRun && code != vmstate.HandoverAbort {
 		var c vmstate.Command
 		if c, err = h.in.NextCommand(); err == nil {
-			word, _ = c.Word()
+			code, _ = c.PingValue()
 		}
 	}
 	ctx := h.in.Context()
 	switch {
-	case err == nil && word == vmstate.WordAbort:
+	case err == nil && code == vmstate.HandoverAbort:
 		v.refuse()
-		return fmt.Errorf("%w: it failed on its side, and goes on there", ErrSourceGone)
-	case err != nil && !v.isOpen():
+		return fmt.Errorf("%w: the source aborted, and keeps running the machine", ErrSourceGone)
+	case err != nil && !v.isUndecided():
 	case err != nil && ctx.Err() == nil && h.cfg.SourceLost != nil && h.cfg.SourceLost(err):
 	case err != nil:
 		v.refuse()
-		return cause.Of(ctx, fmt.Errorf("%w: everything had arrived when its connection broke: %w", ErrSourceGone, err), nil, "")
+		return cause.Of(ctx, fmt.Errorf("%w: the connection broke after everything had arrived: %w", ErrSourceGone, err), nil, "")
 	}
 	if !v.commit() {
-		return fmt.Errorf("%w: it asked over a new connection, and the answer was that this side does not run", ErrSourceGone)
+		return fmt.Errorf("%w: an inquiry of the source was answered that the machine does not run here", ErrSourceGone)
 	}
 	return nil
 }
 
-// heardGone waits for the source to say that no inquiry will come.
-func (h *handover) heardGone() bool {
+// awaitGone waits for HandoverGone. It returns false if reading fails.
+func (h *handover) awaitGone() bool {
 	for {
 		c, err := h.in.NextCommand()
 		if err != nil {
 			return false
 		}
-		if word, _ := c.Word(); word == vmstate.WordGone {
+		if code, _ := c.PingValue(); code == vmstate.HandoverGone {
 			return true
 		}
 	}

@@ -18,10 +18,10 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// The words of the handover, as they are on the wire.
+// The handover codes on the wire.
 const (
-	wordRun  = 0x56464832
-	wordGone = 0x56464833
+	codeRun  = 0x56464832
+	codeGone = 0x56464833
 )
 
 // link is a connection of the source that can break.
@@ -56,9 +56,9 @@ func (l *link) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// says says whether what is written is that word.
-func says(p []byte, word uint32) bool {
-	return bytes.Equal(p, append([]byte{8, 0, 2, 0, 4}, binary.BigEndian.AppendUint32(nil, word)...))
+// isCode reports whether the written bytes are that handover code.
+func isCode(p []byte, code uint32) bool {
+	return bytes.Equal(p, append([]byte{8, 0, 2, 0, 4}, binary.BigEndian.AppendUint32(nil, code)...))
 }
 
 // cutting dials with a cut of the first connection, the main channel. refuse
@@ -80,30 +80,30 @@ func (p *pair) cutting(cut func(*link, []byte) bool, refuse func() error) transp
 	}
 }
 
-func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
+func TestMigrate_LinkBreaksDuringHandover(t *testing.T) {
 	t.Parallel()
 	loseRun := func(l *link, p []byte) bool {
-		if says(p, wordRun) {
+		if isCode(p, codeRun) {
 			l.Conn.Close()
 			return false
 		}
 		return true
 	}
 	loseAll := func(l *link, p []byte) bool {
-		if says(p, wordRun) {
+		if isCode(p, codeRun) {
 			l.dead.Store(true)
 			return false
 		}
 		return true
 	}
 	loseAnswer := func(l *link, p []byte) bool {
-		if says(p, wordRun) {
+		if isCode(p, codeRun) {
 			l.deaf.Store(true)
 		}
 		return true
 	}
 	loseGone := func(l *link, p []byte) bool {
-		if says(p, wordGone) {
+		if isCode(p, codeGone) {
 			l.Conn.Close()
 			return false
 		}
@@ -122,14 +122,14 @@ func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
 		cut    func(*link, []byte) bool
 		refuse func() error
 		moves  bool
-		asked  bool // the destination says that it does not run
+		asked  bool // the destination reports that it does not run
 	}{
-		"the word to run is lost":                     {loseRun, nil, false, false},
-		"the word to run is lost, the net for longer": {loseRun, down(3), false, false},
-		"the link is dead, and the word lost":         {loseAll, nil, false, true},
-		"the link is dead, and the net for longer":    {loseAll, down(3), false, true},
-		"the answer is lost":                          {loseAnswer, nil, true, true},
-		"the answer is lost, the net for longer":      {loseAnswer, down(3), true, true},
+		"run is lost":                              {loseRun, nil, false, false},
+		"run is lost, the net for longer":          {loseRun, down(3), false, false},
+		"the link is dead, and the code lost":      {loseAll, nil, false, true},
+		"the link is dead, and the net for longer": {loseAll, down(3), false, true},
+		"the answer is lost":                       {loseAnswer, nil, true, true},
+		"the answer is lost, the net for longer":   {loseAnswer, down(3), true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -151,7 +151,7 @@ func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
 			p.checkStayed()
 		})
 	}
-	t.Run("the source's last word is lost", func(t *testing.T) {
+	t.Run("gone is lost", func(t *testing.T) {
 		t.Parallel()
 		p := newPair(t, "tcp", 1, multifd.None)
 		p.recv.Answer = 300 * time.Millisecond
@@ -199,7 +199,7 @@ func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		p.receive(t.Context())
 		out, source := live.Migrate(ctx, p.cutting(func(l *link, b []byte) bool {
-			if says(b, wordRun) {
+			if isCode(b, codeRun) {
 				cancel()
 			}
 			return true
@@ -211,21 +211,20 @@ func TestALinkThatBreaksInTheMomentOfTheHandover(t *testing.T) {
 	})
 }
 
-func TestASourceThatVanishesStartsNothingUnlessItIsKnownToBeDead(t *testing.T) {
+func TestReceive_LostSourceStartsOnlyIfKnownDead(t *testing.T) {
 	t.Parallel()
 	for _, dead := range []bool{false, true} {
 		p := newPair(t, "tcp", 1, multifd.None)
 		asked := 0
 		p.recv.SourceLost = func(error) bool { asked++; return dead }
 		p.recv.Answer = 100 * time.Millisecond
-		// It is killed when it hears that the destination is prepared, which
-		// here is when it says so.
+		// The source is killed when the destination reports that it is prepared.
 		p.receive(t.Context())
 		died := errors.New("killed")
 		func() {
 			defer func() { recover() }()
 			live.Migrate(t.Context(), p.cutting(func(l *link, b []byte) bool {
-				if says(b, wordRun) {
+				if isCode(b, codeRun) {
 					l.Conn.(*net.TCPConn).CloseWrite()
 					panic(died) // nothing of it runs on
 				}
@@ -245,7 +244,7 @@ func TestASourceThatVanishesStartsNothingUnlessItIsKnownToBeDead(t *testing.T) {
 	}
 }
 
-func TestAStrangerCannotSpeakForTheSource(t *testing.T) {
+func TestInquiry_RefusesOtherMachines(t *testing.T) {
 	p := newPair(t, "tcp", 1, multifd.None)
 	hold, held := make(chan struct{}), make(chan struct{})
 	p.receive(t.Context())
@@ -265,7 +264,7 @@ func TestAStrangerCannotSpeakForTheSource(t *testing.T) {
 		close(hold)
 	}()
 	out, source := live.Migrate(t.Context(), p.cutting(func(l *link, b []byte) bool {
-		if says(b, wordRun) {
+		if isCode(b, codeRun) {
 			close(held)
 			<-hold
 		}
@@ -277,7 +276,7 @@ func TestAStrangerCannotSpeakForTheSource(t *testing.T) {
 	p.checkMoved(out)
 }
 
-func TestStartNeedsAListenerThatCanPause(t *testing.T) {
+func TestReceive_NeedsAListenerWithDeadlines(t *testing.T) {
 	p := newPair(t, "tcp", 1, multifd.None)
 	closed := &plainListener{p.ln}
 	if _, err := live.Receive(t.Context(), closed, p.recv); err == nil {

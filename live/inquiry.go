@@ -14,61 +14,61 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// verdict is whether the machine runs at the destination. It is decided once.
+// verdict is the decision whether the machine runs at the destination. It is made once.
 type verdict struct {
-	mu      sync.Mutex
-	open    bool
-	runs    bool
-	final   chan struct{} // closed when runs does not change any more
-	refused func()        // ends the wait for WordRun
+	mu            sync.Mutex
+	undecided     bool
+	runs          bool
+	decided       chan struct{} // closed when runs is final
+	interruptWait func()        // ends the wait for HandoverRun
 }
 
 func newVerdict(refused func()) *verdict {
-	return &verdict{open: true, final: make(chan struct{}), refused: refused}
+	return &verdict{undecided: true, decided: make(chan struct{}), interruptWait: refused}
 }
 
-func (v *verdict) isOpen() bool {
+func (v *verdict) isUndecided() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.open
+	return v.undecided
 }
 
-// commit decides to run, unless that was decided otherwise. finish has to
-// follow.
+// commit decides to run, and returns false if the opposite was decided before. After
+// true the caller must call finish.
 func (v *verdict) commit() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	was := v.open
-	v.open = false
+	was := v.undecided
+	v.undecided = false
 	return was
 }
 
-// finish says how the decision to run turned out.
+// finish records whether the machine runs.
 func (v *verdict) finish(runs bool) {
 	v.runs = runs
-	close(v.final)
+	close(v.decided)
 }
 
-// refuse decides not to run, if nothing was decided.
+// refuse decides not to run, unless a decision was made before.
 func (v *verdict) refuse() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.open {
-		v.open = false
+	if v.undecided {
+		v.undecided = false
 		v.finish(false)
-		v.refused()
+		v.interruptWait()
 	}
 }
 
-// maxInquiries is how many inquiries are read at a time. A source makes one; if more
-// connections come, the oldest is closed.
+// maxInquiries is the number of inquiries that are read concurrently. A source makes
+// one; a further connection evicts the oldest.
 const maxInquiries = 8
 
-// inquiryTime bounds one inquiry, on both sides.
-const inquiryTime = 10 * time.Second
+// inquiryTimeout bounds one inquiry, on both sides.
+const inquiryTimeout = 10 * time.Second
 
-// inquiries are those of a source that lost its connections. A peer that knows the
-// machine's uuid counts as the source.
+// inquiries answers inquiries of a source that lost its connections. A peer that knows
+// the machine's UUID counts as the source.
 type inquiries struct {
 	uuid    [16]byte
 	tls     *tls.Config
@@ -76,14 +76,14 @@ type inquiries struct {
 	verdict *verdict
 }
 
-// answering answers inquiries until it is stopped.
+// answering answers inquiries until stop is called.
 type answering struct {
 	cancel   context.CancelFunc
 	loop     sync.WaitGroup
-	answered chan struct{} // gets a value when the source has an answer
+	answered chan struct{} // receives a value after an inquiry was answered
 }
 
-// answer begins to answer, where the migration came in.
+// answer starts to answer inquiries on the migration's listener.
 func (q *inquiries) answer(ctx context.Context, serve transport.Serve) *answering {
 	ctx, cancel := context.WithCancel(ctx)
 	a := &answering{cancel: cancel, answered: make(chan struct{}, 1)}
@@ -93,7 +93,7 @@ func (q *inquiries) answer(ctx context.Context, serve transport.Serve) *answerin
 	a.loop.Go(func() {
 		serve(ctx, func(ctx context.Context, conn net.Conn) {
 			if err := q.answerOne(ctx, conn); err != nil {
-				q.log.Warn("turned a connection away", "error", err)
+				q.log.Warn("refused a connection", "error", err)
 				return
 			}
 			select {
@@ -110,9 +110,9 @@ func (a *answering) stop() {
 	a.loop.Wait()
 }
 
-// wait returns when an inquiry was answered, or after the time given.
-func (a *answering) wait(ctx context.Context, most time.Duration) {
-	timer := time.NewTimer(most)
+// wait returns when an inquiry was answered, or after timeout.
+func (a *answering) wait(ctx context.Context, timeout time.Duration) {
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
 	case <-a.answered:
@@ -123,7 +123,7 @@ func (a *answering) wait(ctx context.Context, most time.Duration) {
 
 // answerOne reads one inquiry and answers it.
 func (q *inquiries) answerOne(ctx context.Context, conn net.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, inquiryTime)
+	ctx, cancel := context.WithTimeout(ctx, inquiryTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -141,31 +141,31 @@ func (q *inquiries) answerOne(ctx context.Context, conn net.Conn) error {
 		return err
 	}
 	if !head.HasUUID || head.UUID != q.uuid {
-		return fmt.Errorf("%w: an inquiry about the machine %x (this is %x)", transport.ErrChannels, head.UUID, q.uuid)
+		return fmt.Errorf("%w: inquiry for the machine %x (want %x)", transport.ErrChannels, head.UUID, q.uuid)
 	}
 	for {
 		c, err := r.NextCommand()
 		if err != nil {
 			return err
 		}
-		if word, _ := c.Word(); word == vmstate.WordInquire {
+		if code, _ := c.PingValue(); code == vmstate.HandoverInquire {
 			break
 		}
 	}
 	q.verdict.refuse()
 	select {
-	case <-q.verdict.final:
+	case <-q.verdict.decided:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	return r.Shut(q.verdict.runs)
 }
 
-// inquire asks the destination, over a new connection, whether it runs. It is
-// nil if it does, an error that wraps vmstate.ErrRefused if it never will, and
-// the error of the attempt otherwise.
+// inquire asks the destination over a new connection whether it runs the machine. It
+// returns nil if the machine runs there, an error that wraps vmstate.ErrRefused if it
+// never runs there, and the error of the attempt otherwise.
 func inquire(ctx context.Context, dial transport.Dialer, head []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, inquiryTime)
+	ctx, cancel := context.WithTimeout(ctx, inquiryTimeout)
 	defer cancel()
 	conn, err := dial(ctx)
 	if err != nil {
@@ -176,7 +176,7 @@ func inquire(ctx context.Context, dial transport.Dialer, head []byte) error {
 	defer conn.Close()
 	w := vmstate.NewWriter(conn, nil, vmstate.SyncPerRound)
 	w.Head(head)
-	for _, c := range append(vmstate.OpenReturnPath(), vmstate.Ping(vmstate.WordInquire)) {
+	for _, c := range append(vmstate.OpenReturnPath(), vmstate.Ping(vmstate.HandoverInquire)) {
 		w.Command(c)
 	}
 	if err := w.Flush(); err != nil {
@@ -185,10 +185,10 @@ func inquire(ctx context.Context, dial transport.Dialer, head []byte) error {
 	return vmstate.AwaitShut(conn)
 }
 
-// askUntilKnown inquires until the answer is known, or time is up. It returns
-// whether the destination runs, or an error that wraps ErrUndecided.
-func askUntilKnown(ctx context.Context, dial transport.Dialer, head []byte, most time.Duration, proves func(error) bool) (runs bool, cause error) {
-	ctx, cancel := context.WithTimeout(ctx, most)
+// inquireUntilKnown inquires until the answer is known, for up to timeout. It returns
+// whether the machine runs at the destination, or an error that wraps ErrUndecided.
+func inquireUntilKnown(ctx context.Context, dial transport.Dialer, head []byte, timeout time.Duration, provesDeath func(error) bool) (runs bool, cause error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		err := inquire(ctx, dial, head)
@@ -197,13 +197,13 @@ func askUntilKnown(ctx context.Context, dial transport.Dialer, head []byte, most
 			return true, nil
 		case errors.Is(err, vmstate.ErrRefused):
 			return false, err
-		case proves(err):
+		case provesDeath(err):
 			return false, fmt.Errorf("the destination is dead: %w", err)
 		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return false, fmt.Errorf("%w: asking for %v: %w", ErrUndecided, most, err)
+			return false, fmt.Errorf("%w: no answer to inquiries for %v: %w", ErrUndecided, timeout, err)
 		}
 	}
 }

@@ -20,8 +20,8 @@ func listenTCP(t *testing.T) net.Listener {
 	return ln
 }
 
-// A destination that has had the word to run answers its source beside connections
-// that say nothing.
+// A destination that has received run answers its source's inquiry despite silent
+// connections.
 func TestInquiry_SilentConnectionsMakeRoomForTheSource(t *testing.T) {
 	ln := listenTCP(t)
 	uuid := [16]byte{7}
@@ -54,7 +54,7 @@ func TestInquiry_SilentConnectionsMakeRoomForTheSource(t *testing.T) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", ln.Addr().String())
 	}
-	if runs, err := askUntilKnown(t.Context(), dial, config.Head(), 30*time.Second, func(error) bool { return false }); err != nil || !runs {
+	if runs, err := inquireUntilKnown(t.Context(), dial, config.Head(), 30*time.Second, func(error) bool { return false }); err != nil || !runs {
 		t.Errorf("runs: %v, error %v", runs, err)
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 // Pages change under the device while it works on them: whatever it makes of
 // one has to inflate, and the page comes again.
-func TestTheAcceleratorMovesAMachineThatIsWrittenTo(t *testing.T) {
+func TestMigrate_AcceleratorMovesARunningMachine(t *testing.T) {
 	for name, level := range map[string]int{"fixed codes": 1, "dynamic codes": multifd.LevelDense} {
 		for _, cpu := range []float64{0, 0.5} {
 			t.Run(name, func(t *testing.T) {

@@ -16,89 +16,90 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// Config says what Migrate sends, and how its owner takes part.
+// Config configures Migrate. Memory, Dirty, Pause and Resume are required. Migrate
+// calls the functions one at a time, from the goroutine of its caller.
 type Config struct {
 	migration.Wire
-	// Memory is what goes. Its owner keeps writing to it until Pause.
+	// Memory is the memory to move. Its owner may write to it until Pause returns.
 	Memory *guestmem.Memory
-	// Dirty knows what the owner writes. Migrate starts and stops it.
+	// Dirty logs the owner's writes. Migrate starts and stops it.
 	Dirty guest.DirtyLog
-	// Pause stops all writing to the memory and returns the owner's state,
-	// which is all that the destination needs besides memory. When it fails,
-	// the machine has to be as it was. After that it stands still until
-	// Resume, or for good.
+	// Pause stops all writes to the memory and returns the owner's state, which is
+	// everything that the destination needs besides memory. If it fails, the
+	// machine must continue as before. If it succeeds, the machine stays paused
+	// until Resume is called, if ever.
 	Pause func(ctx context.Context) (state []byte, err error)
-	// Resume lets writing go on after Pause: the machine stays here.
+	// Resume lets the machine, which stays at the source, continue after Pause.
 	Resume func() error
-	// Throttle, if not nil, slows the writers of a machine that is dirtied
-	// faster than it can be sent: they are to lose that share of their time, 0
-	// (none, again) to 0.99.
+	// Throttle, if not nil, slows the writers of a machine that is dirtied faster
+	// than it can be sent. share is the share of time that the writers must sleep,
+	// 0 (not throttled) to 0.95.
 	Throttle func(share float64)
 
-	// Machine names the kind of machine, for whoever looks at the stream; ""
-	// is "vmferry". UUID is the machine's; one is made up if it is zero.
+	// Machine is the machine type in the stream; "" is "vmferry".
 	Machine string
-	UUID    [16]byte
+	// UUID is the machine's UUID; if zero, Migrate chooses a random one.
+	UUID [16]byte
 
-	// Bandwidth bounds the bytes a second, also while the machine stands
-	// still; 0 is no bound.
+	// Bandwidth limits the bytes per second, also while the machine is paused; 0 is
+	// no limit.
 	Bandwidth uint64
-	// Downtime is how long the machine may stand still, as far as that can be
-	// foreseen; 0 is 300 ms.
+	// Downtime is the longest expected downtime with which Migrate pauses the
+	// machine; 0 is 300 ms.
 	Downtime time.Duration
-	// MaxRounds is after how many the machine counts as one that does not
-	// converge; 0 is 30.
+	// MaxRounds is the number of rounds after which the machine counts as
+	// diverging, 1 to 500; 0 is 30.
 	MaxRounds int
-	// Diverging says what then happens.
+	// Diverging selects what happens to a diverging machine.
 	Diverging Diverging
-	// Stay has the machine run on here when the destination has everything:
+	// Stay resumes the machine at the source when the destination has everything,
 	// for a destination that stores it.
 	Stay bool
 
-	// ConnectTimeout is that of migration.SendConfig.
+	// ConnectTimeout is migration.SendConfig.ConnectTimeout.
 	ConnectTimeout time.Duration
-	// StandStill is how long the machine waits for a destination that is slow
-	// while it stands still, before it goes on here; 0 is 10 s and three times
-	// what was foreseen.
+	// StandStill is how long the paused machine waits for the destination to be
+	// prepared, before it is resumed at the source; 0 is 10 s plus three times the
+	// expected downtime.
 	StandStill time.Duration
-	// Inquiry is how long Migrate goes on asking a destination that it lost in
-	// the moment of the handover; 0 is two minutes.
+	// Inquiry is how long Migrate inquires at a destination whose connections it
+	// lost during the handover; 0 is 2 minutes.
 	Inquiry time.Duration
-	// ProvesDeath says whether the error of such a connection proves that the
-	// destination is dead, so that the machine may go on here. Nil takes a
-	// refused connection for proof, which behind a proxy it is not.
+	// ProvesDeath reports whether a dialing error of an inquiry proves that the
+	// destination is dead, so that the machine may be resumed at the source. Nil is
+	// transport.NoListener, which is no proof with a proxy in between.
 	ProvesDeath func(error) bool
 
 	// Report, if not nil, is called after every round.
 	Report func(Round)
-	// Logger, if not nil, gets what is odd but no error.
+	// Logger, if not nil, receives warnings.
 	Logger *slog.Logger
 }
 
-// Diverging is what happens to a machine that is dirtied faster than it can be
-// sent, throttled as far as that goes.
+// Diverging selects what happens to a machine that is dirtied faster than it can be
+// sent, even with the strongest throttling.
 type Diverging uint8
 
 const (
-	// GiveUp has it run on here. It is the default.
+	// GiveUp fails the migration; the machine continues at the source. It is the
+	// default.
 	GiveUp Diverging = iota
-	// StopAnyway has it stand still for as long as it takes.
+	// StopAnyway pauses the machine for as long as the rest takes.
 	StopAnyway
 )
 
-// ErrDiverging is wrapped when the machine is dirtied faster than it can be
-// sent. It runs on at the source.
-var ErrDiverging = errors.New("the machine is dirtied faster than it can be sent")
+// ErrDiverging is wrapped when the machine is dirtied faster than it can be sent. The
+// machine continues at the source.
+var ErrDiverging = errors.New("live: the machine is dirtied faster than it can be sent")
 
-// ErrNotResumed is wrapped when Resume failed: the machine stands still at the
-// source.
-var ErrNotResumed = errors.New("the machine could not be resumed")
+// ErrNotResumed is wrapped when Resume failed. The machine is paused at the source.
+var ErrNotResumed = errors.New("live: cannot resume the machine")
 
 const (
-	defaultDowntime   = 300 * time.Millisecond
-	defaultMaxRounds  = 30
-	defaultStandStill = 10 * time.Second
-	// maxMaxRounds is bounded by the commands that a destination remembers.
+	defaultDowntime  = 300 * time.Millisecond
+	defaultMaxRounds = 30
+	defaultMaxPause  = 10 * time.Second
+	// maxMaxRounds keeps the PINGs below the commands that a destination keeps.
 	maxMaxRounds = 500
 )
 
@@ -116,7 +117,7 @@ func (c *Config) check() error {
 	return nil
 }
 
-// withDefaults fills in what is not set.
+// withDefaults returns c with defaults in place of zero values.
 func (c Config) withDefaults() Config {
 	if c.Machine == "" {
 		c.Machine = "vmferry"
@@ -142,19 +143,19 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Migrate moves a machine that runs to a destination (Receive with Start). It
-// sends all memory, then what was dirtied meanwhile, again and again, until the
-// rest fits into Downtime; then it pauses the machine and sends the rest and its
-// state.
+// Migrate moves a running machine to a destination (Receive). It sends all memory, then
+// rounds of the pages dirtied meanwhile, until the rest can be sent within Downtime. It
+// then pauses the machine and sends the rest and the owner's state.
 //
-// With a nil error the machine runs at the destination, and stands still here
-// for good. (Under Stay it runs here, and the destination has it.) With an error
-// that wraps ErrUndecided it stands still here, and may run there. With any
-// other error it runs here, as if nothing had been: when ctx ends, the link
-// breaks, or the destination dies or refuses. Once the destination was told to
-// run, the end of ctx is no longer obeyed.
+// After a nil error the machine runs at the destination, and stays paused at the
+// source; with Stay it runs at the source, and the destination has a copy. After an
+// error that wraps ErrUndecided it is paused at the source, and may run at the
+// destination. After an error that wraps ErrNotResumed it is paused at the source.
+// After any other error it runs at the source as before: for example if ctx ends, the
+// link breaks, or the destination dies or reports a failure. Once Migrate has sent
+// HandoverRun, the end of ctx has no effect.
 //
-// The outcome is not nil even with an error.
+// The Outcome is not nil, even with an error.
 func Migrate(ctx context.Context, dial transport.Dialer, cfg Config) (*Outcome, error) {
 	if err := cfg.check(); err != nil {
 		return new(Outcome), err
@@ -168,7 +169,7 @@ func Migrate(ctx context.Context, dial transport.Dialer, cfg Config) (*Outcome, 
 	return &m.out, err
 }
 
-// migrator is a migration on its way out.
+// migrator is one outbound live migration.
 type migrator struct {
 	cfg   Config
 	dial  transport.Dialer
@@ -180,9 +181,9 @@ type migrator struct {
 
 	dirty, next guest.Bitmap
 	forecast    forecast
-	throttled   float64
-	polished    int   // rounds after the rest was little enough
-	last        Round // the one while the machine stands still
+	throttle    float64
+	extraRounds int   // rounds after the rest fits into Downtime
+	last        Round // the round while the machine is paused
 }
 
 func (m *migrator) run(ctx context.Context) (err error) {
@@ -197,7 +198,7 @@ func (m *migrator) run(ctx context.Context) (err error) {
 	}
 	defer m.stopLog()
 	defer func() {
-		if m.throttled > 0 && (err != nil || m.cfg.Stay) {
+		if m.throttle > 0 && (err != nil || m.cfg.Stay) {
 			m.cfg.Throttle(0)
 		}
 	}()
@@ -207,34 +208,34 @@ func (m *migrator) run(ctx context.Context) (err error) {
 	return m.switchOver(ctx)
 }
 
-// stopLog ends the dirty log, when the machine runs where it is to run.
+// stopLog stops the dirty log. By then the machine runs at one side.
 func (m *migrator) stopLog() {
 	began := time.Now()
 	if err := m.cfg.Dirty.Stop(); err != nil {
-		m.cfg.Logger.Warn("stopping the dirty log", "error", err)
+		m.cfg.Logger.Warn("stopping the dirty log failed", "error", err)
 	}
 	m.out.StopLog = time.Since(began)
 }
 
-// connect makes the connections and measures the way there and back.
+// connect makes the connections and measures the round-trip time.
 func (m *migrator) connect(ctx context.Context) (err error) {
 	cfg, l := &m.cfg, m.cfg.Memory.Layout()
 	config := vmstate.Configuration{
 		Machine: cfg.Machine, PageBits: uint32(bits.TrailingZeros(uint(l.PageSize))), UUID: cfg.UUID, HasUUID: true,
 	}
 	m.head = config.Head()
-	word := uint32(vmstate.WordAsk)
+	code := uint32(vmstate.HandoverRequest)
 	if cfg.Stay {
-		word = vmstate.WordStay
+		code = vmstate.HandoverStay
 	}
 	m.send, err = migration.Connect(ctx, m.dial, migration.SendConfig{
-		Wire: cfg.Wire, Head: m.head, Layout: l, UUID: cfg.UUID, Zero: migration.ZeroInPackets, ReturnPath: true, Words: []uint32{word},
+		Wire: cfg.Wire, Head: m.head, Layout: l, UUID: cfg.UUID, Zero: migration.ZeroInPackets, ReturnPath: true, Pings: []uint32{code},
 		Bandwidth: cfg.Bandwidth, ConnectTimeout: cfg.ConnectTimeout,
 	})
 	if err != nil {
 		return err
 	}
-	// The first answer comes late: the destination sets its memory up.
+	// The first reply is late, because the destination first maps its memory.
 	m.rtt = time.Hour
 	for range 3 {
 		if err := m.ping(ctx); err != nil {
@@ -245,8 +246,8 @@ func (m *migrator) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// ping waits until all that was sent is in place. The shortest wait is the way
-// there and back.
+// ping waits until the destination has processed everything. The shortest wait is the
+// round-trip time.
 func (m *migrator) ping(ctx context.Context) error {
 	took, err := m.send.Ping(ctx)
 	m.rtt = min(m.rtt, took)
@@ -255,27 +256,27 @@ func (m *migrator) ping(ctx context.Context) error {
 
 // precopy sends rounds until the rest fits into the downtime.
 func (m *migrator) precopy(ctx context.Context) error {
-	source, err := m.everything()
+	source, err := m.firstSource()
 	if err != nil {
 		return err
 	}
-	for watch := new(divergence); ; {
+	for detector := new(divergenceDetector); ; {
 		round, err := m.round(ctx, source)
 		if err != nil {
 			return err
 		}
 		enough, done := round.ExpectedDowntime <= m.cfg.Downtime, false
-		var give error
+		var giveUp error
 		switch {
 		case !enough:
-			done, give = m.diverges(watch, round)
-		case m.polishes(round):
+			done, giveUp = m.handleDivergence(detector, round)
+		case m.wantsExtraRound(round):
 			enough = false
 		}
-		round.Throttle = m.throttled
+		round.Throttle = m.throttle
 		m.report(round)
-		if enough || done || give != nil {
-			return give
+		if enough || done || giveUp != nil {
+			return giveUp
 		}
 		m.dirty, m.next = m.next, m.dirty
 		m.next.Clear()
@@ -285,8 +286,8 @@ func (m *migrator) precopy(ctx context.Context) error {
 	}
 }
 
-// everything is the first round's source.
-func (m *migrator) everything() (guest.Source, error) {
+// firstSource returns the first round's source: all memory, with absent pages as zero.
+func (m *migrator) firstSource() (guest.Source, error) {
 	log, ok := m.cfg.Dirty.(guest.AbsentLog)
 	if !ok {
 		return m.cfg.Memory.All(), nil
@@ -298,15 +299,15 @@ func (m *migrator) everything() (guest.Source, error) {
 	return m.cfg.Memory.AllBut(absent)
 }
 
-// round sends a round, waits until it is in place, and looks at what was
-// dirtied meanwhile: m.next.
+// round sends a round, waits until the destination has processed it, and collects the
+// pages dirtied meanwhile in m.next.
 func (m *migrator) round(ctx context.Context, source guest.Source) (Round, error) {
 	meter := startMeter(m.send)
 	if err := m.send.Round(ctx, source); err != nil {
 		return Round{}, err
 	}
-	// What is written is not yet there: without the answer the buffers on the
-	// way would count as the link's speed, and be in the way of the rest.
+	// Wait for the PONG: otherwise the measurement would include filling the
+	// buffers on the way, and those buffers would delay the last round.
 	if err := m.ping(ctx); err != nil {
 		return Round{}, err
 	}
@@ -325,45 +326,45 @@ func (m *migrator) round(ctx context.Context, source guest.Source) (Round, error
 	return r, nil
 }
 
-// polish is how many rounds are made at most after the rest fits into the
-// downtime. Each takes no longer than the machine was to stand still.
-const polish = 3
+// maxExtraRounds bounds the rounds after the rest fits into Downtime. Each takes no
+// longer than the expected downtime.
+const maxExtraRounds = 3
 
-// polishes says that one more round is worth its while: it promises to leave less
-// than half of what there is to send.
-func (m *migrator) polishes(r Round) bool {
-	if m.polished == polish || r.Number >= m.cfg.MaxRounds || r.Remaining < enoughPages {
+// wantsExtraRound reports whether one more round is expected to halve the remaining
+// pages, and counts it.
+func (m *migrator) wantsExtraRound(r Round) bool {
+	if m.extraRounds == maxExtraRounds || r.Number >= m.cfg.MaxRounds || r.Remaining < minMeasuredPages {
 		return false
 	}
 	sending := m.forecast.sending(r.Remaining) + m.rtt
-	soon := r.DirtyRate * sending.Seconds() / float64(m.cfg.Memory.Layout().PageSize)
-	if soon > float64(r.Remaining)/2 {
+	expected := r.DirtyRate * sending.Seconds() / float64(m.cfg.Memory.Layout().PageSize)
+	if expected > float64(r.Remaining)/2 {
 		return false
 	}
-	m.polished++
+	m.extraRounds++
 	return true
 }
 
-// diverges decides what to do about a round that left too much: nothing yet, to
-// throttle, to stop anyway (done), or to give up.
-func (m *migrator) diverges(watch *divergence, r Round) (done bool, give error) {
+// handleDivergence handles a round after which too many pages remain: it continues,
+// throttles, returns done to pause the machine anyway, or returns an error to give up.
+func (m *migrator) handleDivergence(detector *divergenceDetector, r Round) (done bool, giveUp error) {
 	over := r.Number >= m.cfg.MaxRounds
-	if !watch.stuck(r.Remaining) && !over {
+	if !detector.observe(r.Remaining) && !over {
 		return false, nil
 	}
-	if !over && m.cfg.Throttle != nil && m.throttled < maxThrottle {
-		m.throttled = nextThrottle(m.throttled)
-		m.cfg.Throttle(m.throttled)
-		watch.again()
+	if !over && m.cfg.Throttle != nil && m.throttle < maxThrottle {
+		m.throttle = nextThrottle(m.throttle)
+		m.cfg.Throttle(m.throttle)
+		detector.reset()
 		return false, nil
 	}
-	if !over && !watch.forLong() {
+	if !over && !detector.exceeded() {
 		return false, nil
 	}
 	if m.cfg.Diverging == StopAnyway {
 		return true, nil
 	}
-	return false, fmt.Errorf("%w: %d pages were left after round %d, which would mean %v of downtime, %v of it for the handover itself; %v is allowed (allow more, throttle, or stop anyway)",
+	return false, fmt.Errorf("%w: %d pages remain after round %d, with an expected downtime of %v, of which the handover takes %v; the limit is %v (raise Downtime, set Throttle, or set Diverging to StopAnyway)",
 		ErrDiverging, r.Remaining, r.Number, r.ExpectedDowntime.Round(100*time.Microsecond), (r.Scan + 2*m.rtt).Round(100*time.Microsecond), m.cfg.Downtime)
 }
 

@@ -199,7 +199,7 @@ func (p *pair) checkStayed() {
 	}
 }
 
-func TestAMachineMovesWhileItIsWrittenTo(t *testing.T) {
+func TestMigrate_MovesARunningMachine(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		for _, method := range multifd.Methods() {
 			for _, channels := range []int{1, 4} {
@@ -229,7 +229,7 @@ func TestAMachineMovesWhileItIsWrittenTo(t *testing.T) {
 	}
 }
 
-func TestAMachineMovesByTheMarksOfItsWriters(t *testing.T) {
+func TestMigrate_MovesARunningMachineByMarks(t *testing.T) {
 	for _, method := range []multifd.Method{multifd.None, multifd.QPL} {
 		t.Run(method.Name(), func(t *testing.T) {
 			p := newPairOf(t, machine.Config{Memory: testMemory, Writers: 3, Rate: testRate, Seed: 8, Log: machine.Marks}, "tcp", 2, method)
@@ -246,7 +246,7 @@ func TestAMachineMovesByTheMarksOfItsWriters(t *testing.T) {
 	}
 }
 
-func TestAMachineMovesBehindTLS(t *testing.T) {
+func TestMigrate_MovesARunningMachineOverTLS(t *testing.T) {
 	ca, err := certtest.NewAuthority()
 	if err != nil {
 		t.Fatal(err)
@@ -272,10 +272,10 @@ func TestAMachineMovesBehindTLS(t *testing.T) {
 		return func(ctx context.Context) (net.Conn, error) { return p.address.Dial(ctx, config) }
 	}
 	p.receive(t.Context())
-	// Whom the destination does not know moves nothing there, and whoever
-	// comes after him can.
+	// The destination refuses a peer with another certificate, and accepts the
+	// next source.
 	if _, err := live.Migrate(t.Context(), dialAs(certtest.Stranger), p.cfg); err == nil {
-		t.Error("a stranger's machine was moved")
+		t.Error("the machine of an unknown source was moved")
 	}
 	if p.started.Load() != 0 {
 		t.Fatal("a stranger's machine was started")
@@ -287,7 +287,7 @@ func TestAMachineMovesBehindTLS(t *testing.T) {
 	p.checkMoved(out)
 }
 
-func TestASourceThatGaveUpConnectingCanTryAgain(t *testing.T) {
+func TestMigrate_SourceRetriesAfterAbortedConnect(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		for made := range 3 { // of 3 connections
 			t.Run(fmt.Sprintf("%s/%d", network, made), func(t *testing.T) {
@@ -319,9 +319,9 @@ func (p *pair) giveUpConnecting(made int) {
 	}
 }
 
-// A source without a return path may have sent all and gone before this side
-// looks: it is told from one that gave up by having come later.
-func TestASourceThatGaveUpCameAgainAndWent(t *testing.T) {
+// A source without a return path may have sent everything and closed its connections
+// before this side reads. It differs from an aborted source by its later connections.
+func TestMigrate_SourceRetriesAndAbortsAgain(t *testing.T) {
 	for made := range 3 {
 		p := newPair(t, "unix", 2, multifd.None)
 		p.source.Pause()
@@ -370,7 +370,7 @@ func (l slowLog) Stop() error {
 	return l.DirtyLog.Stop()
 }
 
-func TestStoppingTheLogKeepsNobodyWaiting(t *testing.T) {
+func TestMigrate_StopLogDelaysNoSide(t *testing.T) {
 	p := newPair(t, "tcp", 2, multifd.None)
 	p.cfg.Dirty = slowLog{p.cfg.Dirty}
 	began := time.Now()
@@ -385,7 +385,7 @@ func TestStoppingTheLogKeepsNobodyWaiting(t *testing.T) {
 	}
 }
 
-func TestADialingThatHangsIsBounded(t *testing.T) {
+func TestMigrate_HangingDialIsBounded(t *testing.T) {
 	p := newPair(t, "tcp", 1, multifd.None)
 	p.cfg.LinkTimeout = 50 * time.Millisecond
 	hangs := func(ctx context.Context) (net.Conn, error) {
@@ -399,7 +399,7 @@ func TestADialingThatHangsIsBounded(t *testing.T) {
 	p.checkStayed()
 }
 
-func TestRoundsSayHowItGoes(t *testing.T) {
+func TestMigrate_ReportsRounds(t *testing.T) {
 	p := newPair(t, "tcp", 2, multifd.QPL)
 	p.cfg.Downtime = time.Nanosecond // never reached
 	p.cfg.MaxRounds = 4
@@ -436,11 +436,10 @@ func TestRoundsSayHowItGoes(t *testing.T) {
 	}
 }
 
-// lateness is much, so that a machine that is slow by itself is told from a link
-// that is.
+// lateness is large compared with the delays of a slow test machine.
 const lateness = 300 * time.Millisecond
 
-// sluggish answers late for as long as late says so.
+// sluggish delays replies while late is set.
 type sluggish struct {
 	net.Conn
 	late *atomic.Bool
@@ -454,7 +453,7 @@ func (s sluggish) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func TestALinkThatWasSluggishAtFirstIsNotHeldAgainstTheMachine(t *testing.T) {
+func TestMigrate_SlowFirstRoundIsNoDivergence(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, "tcp", 1, multifd.None)
 	var late atomic.Bool
@@ -478,7 +477,7 @@ func TestALinkThatWasSluggishAtFirstIsNotHeldAgainstTheMachine(t *testing.T) {
 	p.checkMoved(out)
 }
 
-func TestBandwidthIsKept(t *testing.T) {
+func TestMigrate_KeepsTheBandwidth(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, "tcp", 2, multifd.None)
 	p.cfg.Bandwidth = 32 << 20
@@ -493,7 +492,7 @@ func TestBandwidthIsKept(t *testing.T) {
 	}
 }
 
-func TestADestinationThatFailsSendsTheMachineBack(t *testing.T) {
+func TestMigrate_DestinationFailureResumesTheSource(t *testing.T) {
 	broken := errors.New("no vCPU left")
 	for name, change := range map[string]func(*live.ReceiveConfig){
 		"when it loads":  func(c *live.ReceiveConfig) { c.Commit = func(*migration.Received) error { return broken } },
@@ -514,7 +513,7 @@ func TestADestinationThatFailsSendsTheMachineBack(t *testing.T) {
 	}
 }
 
-func TestASourceThatCannotPauseGoesOn(t *testing.T) {
+func TestMigrate_PauseFailureKeepsTheSourceRunning(t *testing.T) {
 	stuck := errors.New("a device does not answer")
 	p := newPair(t, "unix", 1, multifd.None)
 	p.cfg.Pause = func(context.Context) ([]byte, error) { return nil, stuck }
@@ -528,7 +527,7 @@ func TestASourceThatCannotPauseGoesOn(t *testing.T) {
 	p.checkStayed()
 }
 
-func TestAMachineThatCannotBeResumedIsAnErrorOfItsOwn(t *testing.T) {
+func TestMigrate_ResumeFailureIsErrNotResumed(t *testing.T) {
 	p := newPair(t, "unix", 1, multifd.None)
 	p.recv.Commit = func(*migration.Received) error { return errors.New("no") }
 	p.cfg.Resume = func() error { return errors.New("it will not") }
@@ -538,7 +537,7 @@ func TestAMachineThatCannotBeResumedIsAnErrorOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestADestinationThatIsSlowWhileTheMachineStandsStillIsGivenUp(t *testing.T) {
+func TestMigrate_SlowDestinationDuringPauseIsAbandoned(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, "unix", 1, multifd.None)
 	p.cfg.StandStill = 200 * time.Millisecond
@@ -554,7 +553,7 @@ func TestADestinationThatIsSlowWhileTheMachineStandsStillIsGivenUp(t *testing.T)
 	p.checkStayed()
 }
 
-func TestMisuseIsRefused(t *testing.T) {
+func TestMigrate_RefusesInvalidConfigs(t *testing.T) {
 	p := newPair(t, "unix", 1, multifd.None)
 	for name, change := range map[string]func(*live.Config){
 		"no memory":       func(c *live.Config) { c.Memory = nil },
@@ -567,9 +566,9 @@ func TestMisuseIsRefused(t *testing.T) {
 		cfg := p.cfg
 		change(&cfg)
 		out, err := live.Migrate(t.Context(), func(context.Context) (net.Conn, error) {
-			return nil, errors.New("dialled")
+			return nil, errors.New("dialed")
 		}, cfg)
-		if err == nil || out == nil || strings.Contains(err.Error(), "dialled") {
+		if err == nil || out == nil || strings.Contains(err.Error(), "dialed") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -12,33 +12,35 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// ReceiveConfig says what is expected, where it goes, and how its machine starts.
+// ReceiveConfig configures Receive. Sink and Start are required. ReceiveConfig.Handover
+// is ignored.
 type ReceiveConfig struct {
 	migration.ReceiveConfig
-	// Start starts the machine, after Commit. It is called once, when the source
-	// will not run any more unless this side says that it failed; an error says so.
+	// Start starts the machine, after Commit. It is called at most once, when the
+	// source no longer runs the machine. Its error is reported to the source, which
+	// then resumes the machine.
 	Start func(*migration.Received) error
-	// SourceLost is asked when the source has vanished without a word after
-	// everything had arrived, before it let this side run. The source may be dead,
-	// and its machine with it; or it may run, behind a link that broke. Return true
-	// only if the source is known to be dead (fenced): the machine starts here. Nil
-	// never starts.
+	// SourceLost is called when the source disconnects after everything has arrived
+	// and before it sends HandoverRun. The source may be dead, or it may run the
+	// machine behind a broken link. SourceLost must return true only if the source
+	// is known to be dead (fenced): Receive then starts the machine. Nil never
+	// starts it.
 	SourceLost func(cause error) bool
-	// Answer is how long this side answers a source that lost its connections in
-	// the last moment; 0 is ten minutes. It has to be longer than the source's
-	// Inquiry and LinkTimeout together. Receive returns after that at the latest,
-	// or at once where the source saw the machine run.
+	// Answer is how long, after Start, Receive answers inquiries of a source that
+	// lost its connections; 0 is 10 minutes. It must be longer than the source's
+	// Inquiry and LinkTimeout together. Receive returns earlier if the source has
+	// learned that the machine runs.
 	Answer time.Duration
 }
 
-// Receive takes one migration from a listener, which it closes, and starts its
-// machine. A source that asks for a handover (Migrate) gives its machine up only when
-// it knows that the machine runs here. The machine of another source, such as a QEMU,
-// starts when everything has arrived.
+// Receive receives one migration on ln, closes ln, and starts the machine. The machine
+// of a source that requests a handover (Migrate) is started after HandoverRun, that of
+// another source, such as a QEMU, when everything has arrived. After a nil error the machine runs here. Errors are those of
+// migration.Receive, the error of Start, or wrap ErrSourceGone.
 func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*migration.Received, error) {
 	if cfg.Start == nil {
 		ln.Close()
-		return nil, errors.New("receiving a machine to run: Start has to be set")
+		return nil, errors.New("live: receiving needs ReceiveConfig.Start")
 	}
 	log := cfg.Logger
 	if log == nil {
@@ -53,9 +55,9 @@ func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*migratio
 			}
 		}
 		switch {
-		case r.Heard(vmstate.WordStay):
-			return fmt.Errorf("%w: its machine stays there, and this side was to start it", ErrSourceGone)
-		case r.Heard(vmstate.WordAsk):
+		case r.HasPing(vmstate.HandoverStay):
+			return fmt.Errorf("%w: the machine stays at the source, and this side would start it (use migration.Receive to store it)", ErrSourceGone)
+		case r.HasPing(vmstate.HandoverRequest):
 			return nil
 		}
 		return cfg.Start(r)

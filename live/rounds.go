@@ -8,57 +8,56 @@ import (
 	"github.com/vmferry/vmferry/migration"
 )
 
-// Round is what Migrate says of a round.
+// Round is Migrate's report of a round.
 type Round struct {
-	// Number counts from 1. Last says that the machine stood still.
+	// Number counts from 1. Last is set for the round while the machine was paused.
 	Number int  `json:"round"`
 	Last   bool `json:"last,omitempty"`
-	// Took is from the first page to the destination's word that all are in
-	// place, Scan how long it then took to collect what was dirtied meanwhile.
+	// Took is the time from the first page to the destination's PONG, Scan the time
+	// to collect the pages dirtied meanwhile.
 	Took time.Duration `json:"took_ns"`
 	Scan time.Duration `json:"scan_ns"`
-	// Zero, Raw and Compressed are the pages sent, by how.
+	// Zero, Raw and Compressed count the pages sent, by encoding.
 	Zero       uint64 `json:"zero_pages"`
 	Raw        uint64 `json:"raw_pages"`
 	Compressed uint64 `json:"compressed_pages"`
-	// Bytes is what all channels carried, and Channels the bytes a second of
-	// each.
+	// Bytes is the number of bytes on all channels, Channels the bytes per second of
+	// each channel.
 	Bytes    uint64    `json:"bytes"`
 	Channels []float64 `json:"channel_bytes_per_second"`
-	// Remaining are the pages that are dirty now, DirtyRate the bytes of
-	// memory dirtied a second; a page that was written twice counts once.
+	// Remaining is the number of dirty pages after the round, DirtyRate the bytes of
+	// memory dirtied per second. A page that was written twice counts once.
 	Remaining uint64  `json:"remaining_pages"`
 	DirtyRate float64 `json:"dirty_bytes_per_second"`
-	// ExpectedDowntime is how long it would take to send what remains, if the
-	// machine stood still from now on.
+	// ExpectedDowntime is the downtime if the machine were paused after this round.
 	ExpectedDowntime time.Duration `json:"expected_downtime_ns"`
-	// Throttle is the share of their time that the writers lose.
+	// Throttle is the share passed to Config.Throttle, 0 to 0.95.
 	Throttle float64 `json:"throttle,omitempty"`
-	// CPU and the page faults are those of the whole process, the machine
-	// included.
+	// CPU and the page faults are those of the whole process, including the
+	// machine.
 	CPU         time.Duration `json:"cpu_ns"`
 	MinorFaults int64         `json:"minor_faults"`
 	MajorFaults int64         `json:"major_faults"`
 }
 
-// Pages returns how many pages were sent.
+// Pages returns the number of pages sent.
 func (r *Round) Pages() uint64 { return r.Zero + r.Raw + r.Compressed }
 
-// Outcome is what Migrate did.
+// Outcome is Migrate's report of a migration.
 type Outcome struct {
 	Rounds []Round `json:"rounds"`
-	// Total is the whole migration, until the machine runs at one side for
-	// good. StopLog is how long it then took to stop the dirty log.
+	// Total is the duration of the migration without StopLog, StopLog the time to
+	// stop the dirty log after it.
 	Total   time.Duration `json:"total_ns"`
 	StopLog time.Duration `json:"stop_log_ns"`
-	// Downtime is from the call of Pause to the destination's word that it
-	// runs, or, if the machine went on here, to the call of Resume. 0 means
-	// that it never stood still.
+	// Downtime is the time from the call of Pause to the destination's SHUT, or, if
+	// the machine stays at the source, to the call of Resume. 0 means that the
+	// machine was never paused.
 	Downtime time.Duration `json:"downtime_ns"`
-	// Switch is what the downtime was made of.
+	// Switch has the parts of the downtime.
 	Switch Switch `json:"switch"`
-	// Verified says that the destination took part in the handover. One that
-	// did not, such as vmferry receive, has everything all the same.
+	// Verified is set if the destination took part in the handover. A destination
+	// that does not, such as vmferry receive, has everything nevertheless.
 	Verified bool `json:"verified"`
 
 	Zero        uint64        `json:"zero_pages"`
@@ -70,11 +69,11 @@ type Outcome struct {
 	MajorFaults int64         `json:"major_faults"`
 }
 
-// Switch are the parts of the downtime, in their order.
+// Switch has the consecutive parts of the downtime.
 type Switch struct {
-	// Pause is the owner's, Collect the last look into the dirty log, Send the
-	// rest with the state, Prepare until the destination had all of it and had
-	// loaded it, Start until it ran.
+	// Pause is the time of Config.Pause, Collect of the last collection of dirty
+	// pages, Send of sending the rest and the state. Prepare is the time until the
+	// destination has loaded everything, Start until it runs the machine.
 	Pause   time.Duration `json:"pause_ns"`
 	Collect time.Duration `json:"collect_ns"`
 	Send    time.Duration `json:"send_ns"`
@@ -134,19 +133,19 @@ func perSecond(n uint64, d time.Duration) float64 {
 	return float64(n) / d.Seconds()
 }
 
-// forecast foresees how long pages take to send.
+// forecast estimates how long pages take to send.
 type forecast struct {
 	perPage time.Duration // of pages with data; 0 while unknown
 }
 
-// enoughPages is how many pages a round has to have for its speed to count: of
-// fewer, the way there and back is all that is seen.
-const enoughPages = 256
+// minMeasuredPages is the number of pages from which a round's speed is measured: a
+// smaller round shows only the round-trip time.
+const minMeasuredPages = 256
 
-// learn takes the speed of a round.
+// learn updates the estimate with the speed of a round.
 func (f *forecast) learn(r *Round, rtt time.Duration) {
 	pages := r.Raw + r.Compressed
-	if pages < enoughPages && (f.perPage > 0 || pages == 0) {
+	if pages < minMeasuredPages && (f.perPage > 0 || pages == 0) {
 		return
 	}
 	took := max(r.Took-rtt, time.Microsecond)
@@ -158,48 +157,48 @@ func (f *forecast) learn(r *Round, rtt time.Duration) {
 	f.perPage = (f.perPage + now) / 2
 }
 
-// unknownPage is what a page takes as long as nothing is known: 4 KiB at 100 MB
-// a second.
-const unknownPage = 40 * time.Microsecond
+// defaultPerPage is the time of a page before any measurement: 4 KiB at 100 MB/s.
+const defaultPerPage = 40 * time.Microsecond
 
-// sending is how long it takes to send that many pages.
+// sending estimates the time to send a number of pages.
 func (f *forecast) sending(pages uint64) time.Duration {
 	perPage := f.perPage
 	if perPage == 0 {
-		perPage = unknownPage
+		perPage = defaultPerPage
 	}
 	return time.Duration(pages) * perPage
 }
 
-// downtime is how long it takes to find and send that many pages and to hand
-// over, which is two ways there and back.
+// downtime estimates the time to collect and send a number of pages and to hand over,
+// which takes two round trips.
 func (f *forecast) downtime(pages uint64, scan, rtt time.Duration) time.Duration {
 	return scan + f.sending(pages) + 2*rtt
 }
 
-// divergence watches whether rounds get smaller.
-type divergence struct {
-	before uint64
-	rounds int // that did not, in a row
-	known  bool
+// divergenceDetector detects rounds that do not shrink.
+type divergenceDetector struct {
+	lastRemaining uint64
+	rounds        int // consecutive rounds that did not shrink
+	hasLast       bool
 }
 
 const (
-	// shrinks is by how much what remains has to shrink from round to round.
-	shrinks = 0.9
-	// patience is how many rounds may not shrink before the machine counts as
-	// one that does not converge.
-	patience = 3
+	// minShrink is the factor below which the remaining pages must shrink per round.
+	minShrink = 0.9
+	// maxStuckRounds is the number of consecutive rounds without shrinking after
+	// which the machine counts as diverging.
+	maxStuckRounds = 3
 
 	firstThrottle = 0.2
-	moreThrottle  = 0.15
+	throttleStep  = 0.15
 	maxThrottle   = 0.95
 )
 
-// stuck takes what a round left and says whether that is no progress.
-func (d *divergence) stuck(remaining uint64) bool {
-	grew := d.known && float64(remaining) >= shrinks*float64(d.before)
-	d.before, d.known = remaining, true
+// observe records the remaining pages after a round, and reports whether the round made
+// no progress.
+func (d *divergenceDetector) observe(remaining uint64) bool {
+	grew := d.hasLast && float64(remaining) >= minShrink*float64(d.lastRemaining)
+	d.lastRemaining, d.hasLast = remaining, true
 	if grew {
 		d.rounds++
 	} else {
@@ -208,15 +207,15 @@ func (d *divergence) stuck(remaining uint64) bool {
 	return grew
 }
 
-// forLong says that patience is at an end.
-func (d *divergence) forLong() bool { return d.rounds >= patience }
+// exceeded reports whether maxStuckRounds is reached.
+func (d *divergenceDetector) exceeded() bool { return d.rounds >= maxStuckRounds }
 
-// again gives a change time to show.
-func (d *divergence) again() { d.rounds, d.known = 0, false }
+// reset forgets the previous rounds, after the throttle changed.
+func (d *divergenceDetector) reset() { d.rounds, d.hasLast = 0, false }
 
 func nextThrottle(now float64) float64 {
 	if now == 0 {
 		return firstThrottle
 	}
-	return min(now+moreThrottle, maxThrottle)
+	return min(now+throttleStep, maxThrottle)
 }

@@ -32,7 +32,7 @@ func (p *pair) stored() *store.Dir {
 	return dir
 }
 
-func TestASnapshotOfAMachineThatStays(t *testing.T) {
+func TestMigrate_StayTakesASnapshot(t *testing.T) {
 	for _, method := range []multifd.Method{multifd.None, multifd.QPL} {
 		p := newPair(t, "unix", 2, method)
 		load := p.recv.Commit
@@ -77,7 +77,7 @@ func TestASnapshotOfAMachineThatStays(t *testing.T) {
 	}
 }
 
-func TestAMachineCanMoveIntoASnapshot(t *testing.T) {
+func TestMigrate_MovesIntoASnapshot(t *testing.T) {
 	p := newPair(t, "unix", 2, multifd.Zstd)
 	p.stored()
 	out, source, destination := p.run(t.Context(), p.dial)
@@ -89,7 +89,7 @@ func TestAMachineCanMoveIntoASnapshot(t *testing.T) {
 	}
 }
 
-func TestAMachineThatStaysIsNotStartedElsewhere(t *testing.T) {
+func TestMigrate_StayIsRefusedByAStartingDestination(t *testing.T) {
 	p := newPair(t, "unix", 1, multifd.None)
 	p.cfg.Stay = true
 	_, source, destination := p.run(t.Context(), p.dial)

@@ -18,10 +18,10 @@ func (m *migrator) switchOver(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("pausing the machine: %w", err)
 	}
-	runs, err := m.standStill(ctx, state)
+	runs, err := m.sendPaused(ctx, state)
 	m.out.Downtime = time.Since(paused)
 	if m.last.Last {
-		m.report(m.last) // not while the machine stood still
+		m.report(m.last) // after the pause, so that Report adds no downtime
 	}
 	if runs && !m.cfg.Stay || errors.Is(err, ErrUndecided) {
 		return err
@@ -32,14 +32,14 @@ func (m *migrator) switchOver(ctx context.Context) error {
 	return err
 }
 
-// standStill does what has to be done while the machine stands still. It returns
-// whether the destination has taken it.
-func (m *migrator) standStill(ctx context.Context, state []byte) (runs bool, err error) {
+// sendPaused sends the rest and hands over while the machine is paused. It returns
+// whether the destination has taken the machine.
+func (m *migrator) sendPaused(ctx context.Context, state []byte) (runs bool, err error) {
 	limit := m.cfg.StandStill
 	if limit <= 0 {
-		limit = defaultStandStill + 3*m.out.Rounds[len(m.out.Rounds)-1].ExpectedDowntime
+		limit = defaultMaxPause + 3*m.out.Rounds[len(m.out.Rounds)-1].ExpectedDowntime
 	}
-	slow := fmt.Errorf("the destination was not ready within %v, so the machine goes on here", limit)
+	slow := fmt.Errorf("the destination was not ready within %v: the machine continues at the source", limit)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, slow)
 	defer cancel()
 	if err := m.sendRest(ctx, state); err != nil {
@@ -52,15 +52,15 @@ func (m *migrator) standStill(ctx context.Context, state []byte) (runs bool, err
 		m.abort()
 		return false, err
 	}
-	if !prepared { // it has everything, and wants no more talk
+	if !prepared { // the destination has everything and takes no part in a handover
 		return true, nil
 	}
 	ready := time.Now()
 	defer func() { m.out.Switch.Start = time.Since(ready) }()
-	return m.letRun(context.WithoutCancel(ctx))
+	return m.runDestination(context.WithoutCancel(ctx))
 }
 
-// sendRest sends the last round, the state and the end.
+// sendRest sends the last round, the owner's state and the end of the stream.
 func (m *migrator) sendRest(ctx context.Context, state []byte) error {
 	devices, err := vmstate.OwnerState(state, m.cfg.Memory.Layout().PageSize)
 	if err != nil {
@@ -82,27 +82,27 @@ func (m *migrator) sendRest(ctx context.Context, state []byte) error {
 		return err
 	}
 	r := meter.read(len(m.out.Rounds) + 1)
-	r.Last, r.Scan, r.Throttle = true, scanned, m.throttled
+	r.Last, r.Scan, r.Throttle = true, scanned, m.throttle
 	r.Took -= scanned
 	m.out.Switch.Collect, m.out.Switch.Send = scanned, r.Took
 	m.last = r
 	return nil
 }
 
-// awaitPrepared waits until the destination has everything. It returns false
-// for one that takes no part in the handover, and is done.
+// awaitPrepared waits until the destination has loaded everything. It returns false for
+// a destination that takes no part in the handover.
 func (m *migrator) awaitPrepared(ctx context.Context) (bool, error) {
 	back := m.send.ReturnPath()
 	for {
 		select {
-		case word := <-back.Pongs():
-			if word == vmstate.WordPrepared && !m.cfg.Stay {
+		case code := <-back.Pongs():
+			if code == vmstate.HandoverPrepared && !m.cfg.Stay {
 				return true, nil
 			}
 		case <-back.Ended():
-			// Prepared and the end may have come together.
+			// HandoverPrepared and the end may have arrived together.
 			for len(back.Pongs()) > 0 {
-				if word := <-back.Pongs(); word == vmstate.WordPrepared && !m.cfg.Stay {
+				if code := <-back.Pongs(); code == vmstate.HandoverPrepared && !m.cfg.Stay {
 					return true, nil
 				}
 			}
@@ -113,35 +113,36 @@ func (m *migrator) awaitPrepared(ctx context.Context) (bool, error) {
 	}
 }
 
-// abort tells a destination that has everything that the machine goes on here.
-// If it cannot be told, it will see that it was not let run.
+// abort sends HandoverAbort: the machine stays at the source. If sending fails, the
+// destination does not start the machine either, because it has no HandoverRun.
 func (m *migrator) abort() {
 	m.send.SetWriteDeadline(time.Now().Add(time.Second))
-	m.send.Say(vmstate.Ping(vmstate.WordAbort))
+	m.send.SendCommand(vmstate.Ping(vmstate.HandoverAbort))
 }
 
-// startTime is how long a destination may take to start the machine before it
-// is asked for the outcome over a new connection.
-const startTime = 10 * time.Second
+// startWait is how long a destination may take to start the machine before the source
+// inquires over a new connection.
+const startWait = 10 * time.Second
 
-// letRun tells the destination to run. From here on the machine may run there,
-// and goes on here only if it is known that it does not.
-func (m *migrator) letRun(ctx context.Context) (runs bool, err error) {
+// runDestination sends HandoverRun and awaits the result. From then on the machine may
+// run at the destination, and may be resumed at the source only if it is known not to
+// run at the destination.
+func (m *migrator) runDestination(ctx context.Context) (runs bool, err error) {
 	back := m.send.ReturnPath()
-	m.send.SetWriteDeadline(time.Now().Add(startTime))
-	sendErr := m.send.Say(vmstate.Ping(vmstate.WordRun))
+	m.send.SetWriteDeadline(time.Now().Add(startWait))
+	sendErr := m.send.SendCommand(vmstate.Ping(vmstate.HandoverRun))
 	if sendErr == nil {
-		timer := time.NewTimer(startTime)
+		timer := time.NewTimer(startWait)
 		defer timer.Stop()
 		select {
 		case <-back.Ended():
 		case <-timer.C:
 		}
 	} else {
-		m.send.CloseConnections() // so that the return path ends too
+		m.send.CloseConnections() // ends the return path too
 		<-back.Ended()
 	}
-	lost := fmt.Errorf("%v passed without a word", startTime)
+	lost := fmt.Errorf("no reply within %v", startWait)
 	select {
 	case <-back.Ended():
 		lost = back.Err()
@@ -149,15 +150,15 @@ func (m *migrator) letRun(ctx context.Context) (runs bool, err error) {
 	}
 	if lost == nil {
 		m.out.Verified = true
-		m.send.Say(vmstate.Ping(vmstate.WordGone)) // it finds out by itself if this fails
+		m.send.SendCommand(vmstate.Ping(vmstate.HandoverGone)) // best effort: without it the destination waits for an inquiry
 		return true, nil
 	}
 	if errors.Is(lost, vmstate.ErrRefused) {
 		return false, lost
 	}
-	m.cfg.Logger.Warn("lost the destination in the moment of the handover; asking it whether it runs", "error", errors.Join(lost, sendErr))
+	m.cfg.Logger.Warn("lost the destination during the handover, inquiring whether the machine runs there", "error", errors.Join(lost, sendErr))
 	m.send.CloseConnections()
-	runs, err = askUntilKnown(ctx, m.dial, m.head, m.cfg.Inquiry, m.cfg.ProvesDeath)
+	runs, err = inquireUntilKnown(ctx, m.dial, m.head, m.cfg.Inquiry, m.cfg.ProvesDeath)
 	m.out.Verified = runs
 	if err != nil {
 		err = fmt.Errorf("%w (%w)", err, lost)

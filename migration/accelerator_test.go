@@ -112,7 +112,7 @@ func throughAccelerator(t *testing.T, acc *pagecodec.Accelerator, got *guestmem.
 	return sent
 }
 
-func TestAcceleratorCarriesAMigration(t *testing.T) {
+func TestAccelerator_CarriesAMigration(t *testing.T) {
 	tests := []struct {
 		name string
 		opts pagecodec.Options
@@ -145,7 +145,7 @@ func TestAcceleratorCarriesAMigration(t *testing.T) {
 
 var testHead = (&vmstate.Configuration{Machine: "pc-q35-10.0"}).Head()
 
-func TestAcceleratorRequiredAndMissingFailsBeforeAByteIsSent(t *testing.T) {
+func TestAccelerator_RequiredAndMissingFailsBeforeSending(t *testing.T) {
 	acc := pagecodec.NewAccelerator(pagecodec.Options{Policy: pagecodec.Require, Device: iaa.Options{SysfsRoot: t.TempDir(), DevRoot: t.TempDir()}})
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 1 << 20}})
 	if err != nil {
@@ -172,7 +172,7 @@ func checkRequired(t *testing.T, err error) {
 	}
 }
 
-func TestAcceleratorInAutoFallsBackToSoftware(t *testing.T) {
+func TestAccelerator_AutoFallsBackToSoftware(t *testing.T) {
 	acc := pagecodec.NewAccelerator(pagecodec.Options{Policy: pagecodec.Auto, Device: iaa.Options{SysfsRoot: t.TempDir(), DevRoot: t.TempDir()}})
 	got := new(guestmem.Memory)
 	defer got.Close()
@@ -185,7 +185,7 @@ func TestAcceleratorInAutoFallsBackToSoftware(t *testing.T) {
 	}
 }
 
-func TestAcceleratorTakesRecordedMigrations(t *testing.T) {
+func TestAccelerator_ReceivesRecordedMigrations(t *testing.T) {
 	for name, rec := range migration.Recordings(t) {
 		if rec.Method != multifd.QPL {
 			continue
@@ -208,7 +208,7 @@ func TestAcceleratorTakesRecordedMigrations(t *testing.T) {
 	}
 }
 
-func TestAcceleratorDeflatesASnapshot(t *testing.T) {
+func TestAccelerator_DeflatesASnapshot(t *testing.T) {
 	for _, store := range []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense} {
 		t.Run(string(store), func(t *testing.T) {
 			rec := migration.Recordings(t)["synthetic-none-2ch"]

@@ -56,7 +56,7 @@ func sendBare(t *testing.T, noDescription bool, late string) (devices []byte, so
 	return devices, source, destination
 }
 
-func TestReceive_NoDescriptionAndAReturnPath(t *testing.T) {
+func TestReceive_NoDescriptionWithReturnPath(t *testing.T) {
 	_, source, destination := sendBare(t, false, "")
 	if !errors.Is(source, vmstate.ErrRefused) || !errors.Is(destination, vmstate.ErrNoDescription) {
 		t.Errorf("refused: source: %v; destination: %v", source, destination)

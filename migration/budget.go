@@ -7,32 +7,32 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// defaultStates bounds the device state that is kept in memory.
+// defaultStates is the default limit for the bytes of device state of a migration.
 const defaultStates = 1 << 30
 
-// stateBudget bounds the device state of one migration, whichever channel it
-// comes by. What is taken before memory is cannot become more than the bound by
-// many channels that each take a little.
+// stateBudget bounds the device state of one migration over all channels. A channel
+// calls take before it allocates, so that many channels together cannot exceed the
+// limit.
 type stateBudget struct {
-	most uint64
-	held atomic.Uint64
+	limit uint64
+	taken atomic.Uint64
 }
 
 func newStateBudget(most uint64) *stateBudget {
 	if most == 0 {
 		most = defaultStates
 	}
-	return &stateBudget{most: most}
+	return &stateBudget{limit: most}
 }
 
 func (b *stateBudget) take(bytes int) error {
-	if b.held.Add(uint64(bytes)) > b.most {
-		return fmt.Errorf("%w: more than %d bytes of device state on all channels together", vmstate.ErrMalformed, b.most)
+	if b.taken.Add(uint64(bytes)) > b.limit {
+		return fmt.Errorf("%w: more than %d bytes of device state on all channels", vmstate.ErrMalformed, b.limit)
 	}
 	return nil
 }
 
-// destinationOptions are those of the main channel.
+// destinationOptions returns the options of the main channel.
 func destinationOptions(cfg *ReceiveConfig, states *stateBudget) vmstate.DestinationOptions {
 	opts := cfg.Main
 	if cfg.MaxMemory != 0 {

@@ -11,19 +11,19 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// channel is one multifd channel. mu is held while a packet is put into the
-// lane, so that the end does not come in between.
+// channel is one multifd channel. mu is held while a packet is put into the lane, so
+// that the lane is not closed meanwhile.
 type channel struct {
 	id      int
 	recv    *multifd.Receiver
 	link    *transport.Link
 	bytes   uint64
-	packets numbers // since its last sync point
+	packets packetNumbers // since the channel's last sync point
 
-	mu    sync.Mutex
-	lane  guest.Lane
-	over  bool // the main channel is at its end: no more pages
-	extra int
+	mu         sync.Mutex
+	lane       guest.Lane
+	ended      bool // the main channel has ended: no more pages
+	extraSyncs int
 }
 
 func (in *Inbound) closeChannels() {
@@ -32,7 +32,7 @@ func (in *Inbound) closeChannels() {
 	}
 }
 
-var errMainDone = errors.New("the main channel has none for this SYNC")
+var errNoSyncPoint = errors.New("the main channel has no sync point for this SYNC")
 
 // readChannel reads one multifd channel to its end.
 func (in *Inbound) readChannel(c *channel) error {
@@ -46,13 +46,13 @@ func (in *Inbound) readChannel(c *channel) error {
 		}
 		switch {
 		case err == io.EOF:
-			// Right at the end; wrong if a sync point is still to come.
-			in.meet.leave(&multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "SYNC",
-				Err: fmt.Errorf("%w: the peer closed the connection while the main channel goes on", multifd.ErrTruncated)})
+			// Correct at the end; an error if a sync point follows.
+			in.rendezvous.fail(&multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "SYNC",
+				Err: fmt.Errorf("%w: the source closed the channel before the end of the main channel", multifd.ErrTruncated)})
 			return nil
 		case err != nil:
-			if in.done.Load() {
-				return nil // the deadline of the grace, or the closing
+			if in.allReceived.Load() {
+				return nil // the deadline of closeWait, or this side closed the channel
 			}
 			return err
 		case state != nil:
@@ -88,35 +88,35 @@ func (in *Inbound) takePages(c *channel, p *multifd.Packet) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.over {
+	if c.ended {
 		return &multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "normal_pages",
 			Err: fmt.Errorf("%w: pages after the last sync point", multifd.ErrMalformed)}
 	}
 	if err := c.recv.Receive(c.lane); err != nil {
 		return err
 	}
-	in.named.add(p.Block, p.Normal)
-	in.named.add(p.Block, p.Zero)
+	in.namedPages.add(p.Block, p.Normal)
+	in.namedPages.add(p.Block, p.Zero)
 	in.cfg.Counters.Normal.Add(uint64(len(p.Normal)))
 	in.cfg.Counters.Zero.Add(uint64(len(p.Zero)))
 	return nil
 }
 
-// meetChannel waits at a SYNC for all others.
+// meetChannel waits at a SYNC for all other channels.
 func (in *Inbound) meetChannel(c *channel) error {
 	resume := c.link.WaitForOthers()
-	err := in.meet.wait(in.ctx, c.packets)
+	err := in.rendezvous.wait(in.ctx, c.packets)
 	resume()
-	c.packets = c.packets.next()
-	if errors.Is(err, errMainDone) {
+	c.packets = c.packets.afterSync()
+	if errors.Is(err, errNoSyncPoint) {
 		c.mu.Lock()
-		c.extra++
+		c.extraSyncs++
 		c.mu.Unlock()
 		return nil
 	}
 	var ce *multifd.ChannelError
 	if err != nil && errors.As(err, &ce) {
-		return err // another channel has left: it is named
+		return err // names another channel, which has failed
 	}
 	if err != nil {
 		return &multifd.ChannelError{Channel: c.id, Packet: c.recv.Count(), Field: "SYNC", Err: err}
@@ -124,7 +124,7 @@ func (in *Inbound) meetChannel(c *channel) error {
 	return nil
 }
 
-// keepState keeps a packet that the budget has room for.
+// keepState keeps a device-state packet, which the budget has allowed.
 func (in *Inbound) keepState(s *multifd.DeviceState) {
 	in.mu.Lock()
 	defer in.mu.Unlock()

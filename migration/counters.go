@@ -2,11 +2,10 @@ package migration
 
 import "sync/atomic"
 
-// Counters are the counts of a migration under way. They may be read at any time.
+// Counters count the progress of a migration. They may be read concurrently.
 type Counters struct {
-	Bytes  atomic.Uint64 // of all channels
-	Normal atomic.Uint64 // pages with data
-	Zero   atomic.Uint64 // pages that are zero
-	// SyncPoints are those passed.
-	SyncPoints atomic.Uint64
+	Bytes      atomic.Uint64 // of all multifd channels
+	Normal     atomic.Uint64 // pages with data
+	Zero       atomic.Uint64 // zero pages
+	SyncPoints atomic.Uint64 // that the migration has passed
 }

@@ -7,17 +7,17 @@ import (
 	"github.com/vmferry/vmferry/multifd"
 )
 
-// decision is the moment from which a migration has arrived, whatever its channels
-// carry later: Commit, a handover and the answer to the source go by it. A channel that fails
-// before it is an error; one that fails behind it comes too late to be one, because
-// the machine may run here already and nowhere else.
+// decision is the point from which a migration counts as received. Commit, a handover
+// and the final SHUT follow it. A channel that fails before the decision fails the
+// migration. A later failure is ignored, because the machine may already run here and
+// at no other place.
 type decision struct {
 	mu     sync.Mutex
 	taken  bool
-	failed error // of the first channel that failed before
+	failed error // of the first channel that failed before the decision
 }
 
-// decide takes the decision, or returns how a channel failed.
+// decide takes the decision, or returns the error of a channel that failed before.
 func (in *Inbound) decide() error {
 	in.decision.mu.Lock()
 	defer in.decision.mu.Unlock()
@@ -25,7 +25,8 @@ func (in *Inbound) decide() error {
 	return in.decision.failed
 }
 
-// unlessDecided returns err, how a channel ended, if the decision was not taken before.
+// unlessDecided returns err, the result of a channel, or nil if the decision has been
+// taken.
 func (in *Inbound) unlessDecided(err error) error {
 	in.decision.mu.Lock()
 	defer in.decision.mu.Unlock()
@@ -36,7 +37,7 @@ func (in *Inbound) unlessDecided(err error) error {
 		return err
 	}
 	if errors.Is(err, multifd.ErrMalformed) {
-		in.cfg.Logger.Warn("a channel carried something behind the end of the migration, which is left out", "error", err)
+		in.cfg.Logger.Warn("ignored data on a channel after the end of the migration", "error", err)
 	}
 	return nil
 }

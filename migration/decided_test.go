@@ -15,7 +15,7 @@ import (
 
 // What was committed stays, and the source goes by it: what a channel carries then
 // can be no error any more.
-func TestReceive_PagesBehindTheEndAreNoErrorOnceAllWasCommitted(t *testing.T) {
+func TestReceive_PagesAfterTheEndAreNoErrorAfterCommit(t *testing.T) {
 	s := newWholeScript(t, []byte{0x02, 0xff})
 	channel := s.conns[1]
 	whole := channel.Len()
@@ -51,12 +51,12 @@ func TestReceive_PagesBehindTheEndAreNoErrorOnceAllWasCommitted(t *testing.T) {
 		t.Fatalf("nothing was committed: %v", err)
 	}
 	if err != nil {
-		t.Errorf("all was committed, and then: %v", err)
+		t.Errorf("error after Commit: %v", err)
 	}
-	if !strings.Contains(log.String(), "behind the end") {
+	if !strings.Contains(log.String(), "after the end of the migration") {
 		t.Errorf("no warning of the pages that came too late: %s", log.String())
 	}
 	if bytes.Equal(mem.Bytes(mem.Layout().Blocks[0])[:4096], late) {
-		t.Error("a page that came behind the end is in the memory")
+		t.Error("a page that arrived after the end is in memory")
 	}
 }

@@ -19,9 +19,9 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// TestSendSnapshot_AChangedObjectEndsItBeforeTheMachineStarts changes a byte that
+// TestSend_CorruptObjectFailsBeforeTheMachineStarts changes a byte that
 // no checksum covers: that of an extent which a later round replaced.
-func TestSendSnapshot_AChangedObjectEndsItBeforeTheMachineStarts(t *testing.T) {
+func TestSend_CorruptObjectFailsBeforeTheMachineStarts(t *testing.T) {
 	l, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 16 * 4096}, {Name: "vga.vram", Length: 4096}})
 	if err != nil {
 		t.Fatal(err)

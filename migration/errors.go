@@ -2,6 +2,6 @@ package migration
 
 import "errors"
 
-// ErrIncomplete is wrapped when a destination's memory has pages that the source did
-// not name, with data or as zero.
-var ErrIncomplete = errors.New("the memory is not complete")
+// ErrIncomplete is wrapped when the source did not send all pages of the destination's
+// memory, with data or as zero.
+var ErrIncomplete = errors.New("migration: memory incomplete")

@@ -15,41 +15,42 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// Inbound is one migration on its way in. Its phases, in their order, are the table in
-// runPhases. A handover (ReceiveConfig.Handover) takes part in the last one by the
-// exported methods.
+// Inbound is one inbound migration. runPhases has the table of its phases. A handover
+// (ReceiveConfig.Handover) runs in the last phase and uses the exported methods other
+// than those of vmstate.Handler.
 type Inbound struct {
-	cfg      *ReceiveConfig
-	ctx      context.Context
-	acc      *transport.Acceptor
-	conns    *transport.Connections
-	watch    *transport.Watch
-	refused  chan error   // how RefuseMore ended
-	release  func() error // ends the accelerator's use of guest memory
-	meet     *rendezvous
-	main     *vmstate.Destination
-	mainLane guest.Lane
-	named    *namedPages // nil where nothing depends on whether all pages came
-	channels []*channel
-	one      [1]uint64   // for pages that come by the main channel
-	done     atomic.Bool // all has arrived: how a channel ends does not count any more
-	closed   sync.Once   // of the acceptor
-	decision decision
-	received *Received
-	answered bool // SHUT was written
+	cfg           *ReceiveConfig
+	ctx           context.Context
+	acc           *transport.Acceptor
+	conns         *transport.Connections
+	watch         *transport.Watch
+	acceptResult  chan error   // the result of RefuseMore
+	releaseMemory func() error // unregisters guest memory from the accelerator
+	rendezvous    *rendezvous
+	main          *vmstate.Destination
+	mainLane      guest.Lane
+	namedPages    *namedPages // nil if no check needs it
+	channels      []*channel
+	oneOffset     [1]uint64   // for pages of the main channel
+	allReceived   atomic.Bool // the results of the channels no longer matter
+	closed        sync.Once   // guards acc.CloseAccept
+	decision      decision
+	received      *Received
+	shutSent      bool // SHUT was sent
 
 	mu     sync.Mutex
 	states []multifd.DeviceState
 }
 
-// phase is a step of an inbound migration, behind the gathering of its connections.
+// phase is a step of an inbound migration after its connections are gathered.
 type phase struct {
 	name string // for the log
 	run  func() error
 }
 
-// runPhases runs the phases of the main channel, which are those of the migration. The
-// multifd channels are read beside the first. The source learns of the first failure.
+// runPhases runs the phases of the migration in the goroutine of the main channel.
+// Other goroutines read the multifd channels during the first phase. The first failure
+// is reported to the source.
 func (in *Inbound) runPhases() error {
 	phases := []phase{
 		{"memory and device state", func() error { return in.main.Run(in) }},
@@ -58,35 +59,35 @@ func (in *Inbound) runPhases() error {
 		{"all pages named", in.checkComplete},
 		{"decision", in.decide},
 		{"commit", in.commit},
-		{"answer", in.answer},
+		{"answer", in.reportSuccess},
 	}
 	for _, p := range phases {
 		in.cfg.Logger.Debug("inbound migration", "phase", p.name)
 		if err := p.run(); err != nil {
-			in.refuse()
+			in.reportFailure()
 			return err
 		}
 	}
 	return nil
 }
 
-// heard tells whether the source has sent a PING of that value.
-func (in *Inbound) heard(word uint32) bool { return heard(in.main.Commands(), word) }
+// hasPing reports whether the source has sent a PING of that value.
+func (in *Inbound) hasPing(value uint32) bool { return hasPing(in.main.Commands(), value) }
 
-// endAccept returns how the accepting of connections ended: one channel more of the
-// source is an error.
+// endAccept stops accepting connections. It fails if the source has opened an
+// additional channel.
 func (in *Inbound) endAccept() error {
 	in.closeAccept()
-	return <-in.refused
+	return <-in.acceptResult
 }
 
-// closeLanes closes the lanes: no page comes after it. Then all is known that came.
+// closeLanes closes the lanes, after which no page is accepted, and sets received.
 func (in *Inbound) closeLanes() error {
-	in.meet.end(errMainDone)
+	in.rendezvous.end(errNoSyncPoint)
 	var first error
 	for _, c := range in.channels {
-		in.await(c.mu.Lock) // a channel that is inside a packet
-		c.over = true
+		in.waitForOthers(c.mu.Lock) // the channel may be within a packet
+		c.ended = true
 		if c.lane != nil {
 			if err := c.lane.Close(); err != nil && first == nil {
 				first = err
@@ -103,16 +104,16 @@ func (in *Inbound) closeLanes() error {
 	return first
 }
 
-// checkComplete checks that a source that asks for a handover named every page of
-// guest memory.
+// checkComplete fails if a source that requests a handover has not sent every page of
+// guest memory, with data or as zero.
 func (in *Inbound) checkComplete() error {
 	switch {
-	case !in.heard(vmstate.WordAsk):
+	case !in.hasPing(vmstate.HandoverRequest):
 		return nil
-	case in.named == nil:
-		return fmt.Errorf("%w: the source asked for a handover after its memory had begun to come, so that what came is not known", ErrIncomplete)
+	case in.namedPages == nil:
+		return fmt.Errorf("%w: the source requested the handover after its memory began to arrive, so the pages before are unknown", ErrIncomplete)
 	}
-	return in.named.complete()
+	return in.namedPages.complete()
 }
 
 func (in *Inbound) commit() error {
@@ -122,10 +123,10 @@ func (in *Inbound) commit() error {
 	return in.cfg.Commit(in.received)
 }
 
-// answer tells the source that all is well, or hands over.
-func (in *Inbound) answer() error {
-	if in.cfg.Handover != nil && in.heard(vmstate.WordAsk) {
-		in.done.Store(true)
+// reportSuccess runs the handover, or sends SHUT 0 and waits for the source to close.
+func (in *Inbound) reportSuccess() error {
+	if in.cfg.Handover != nil && in.hasPing(vmstate.HandoverRequest) {
+		in.allReceived.Store(true)
 		err := in.cfg.Handover(in)
 		if err != nil {
 			in.awaitPeerClose()
@@ -133,33 +134,33 @@ func (in *Inbound) answer() error {
 		return err
 	}
 	if err := in.Shut(true); err != nil {
-		return fmt.Errorf("telling the source that all has arrived: %w", err)
+		return fmt.Errorf("reporting success to the source: %w", err)
 	}
-	if late := in.awaitPeerClose(); late > 0 && in.main.EndedSilent() {
-		return fmt.Errorf("%w: the source sent %d bytes more of device state behind what looked like its end: what was received is not complete", vmstate.ErrNoDescription, late)
+	if late := in.awaitPeerClose(); late > 0 && in.main.EndedBySilence() {
+		return fmt.Errorf("%w: the source sent %d more bytes of device state after a pause that was taken for the end: the received state is incomplete", vmstate.ErrNoDescription, late)
 	}
 	return nil
 }
 
-// refuse tells the source that the migration failed, if it was not told anything yet.
-func (in *Inbound) refuse() {
-	if in.answered {
+// reportFailure sends SHUT 1 to the source, unless a SHUT was sent before.
+func (in *Inbound) reportFailure() {
+	if in.shutSent {
 		return
 	}
-	in.Shut(false) // the error that led here counts
+	in.Shut(false) // the caller returns the migration's error
 }
 
-// grace is how long the source may take to close its channels after the end.
-const grace = 2 * time.Second
+// closeWait bounds the wait for the source to close its channels after the end.
+const closeWait = 2 * time.Second
 
-// awaitPeerClose waits a little for the source to close its connections, and returns how much
-// it still sent.
+// awaitPeerClose waits up to closeWait for the source to close its connections, and
+// returns the number of bytes that it still sent on the main channel.
 func (in *Inbound) awaitPeerClose() (late int64) {
-	in.done.Store(true)
-	// Let the source close first: one that finds its channels gone may take
-	// it for a failure.
+	in.allReceived.Store(true)
+	// Let the source close first: a source may take the loss of its channels for
+	// a failure.
 	for _, conn := range append([]net.Conn{in.conns.Main}, in.conns.Channels...) {
-		conn.SetReadDeadline(time.Now().Add(grace))
+		conn.SetReadDeadline(time.Now().Add(closeWait))
 	}
 	if in.main.ReturnPath() {
 		late, _ = io.Copy(io.Discard, in.conns.Main)
@@ -167,7 +168,7 @@ func (in *Inbound) awaitPeerClose() (late int64) {
 	return late
 }
 
-// collect gathers what came besides pages.
+// collect returns everything that was received except pages.
 func (in *Inbound) collect() *Received {
 	r := &Received{
 		Head: in.main.Head(), Devices: in.main.Devices(), Config: in.main.Configuration(),
@@ -179,31 +180,32 @@ func (in *Inbound) collect() *Received {
 	in.mu.Unlock()
 	for _, c := range in.channels {
 		c.mu.Lock()
-		r.ExtraSyncs += c.extra
+		r.ExtraSyncs += c.extraSyncs
 		c.mu.Unlock()
 	}
 	if r.ExtraSyncs > 0 {
-		in.cfg.Logger.Warn("channels carried SYNCs that the main channel had no sync point for", "count", r.ExtraSyncs)
+		in.cfg.Logger.Warn("channels sent SYNCs without a sync point of the main channel", "count", r.ExtraSyncs)
 	}
 	return r
 }
 
-// unregister is called when the channels are closed: no job is left.
+// unregister unregisters guest memory from the accelerator. The channels must be
+// closed, so that no job remains.
 func (in *Inbound) unregister() {
-	if in.release == nil {
+	if in.releaseMemory == nil {
 		return
 	}
-	if err := in.release(); err != nil {
-		in.cfg.Logger.Warn("taking guest memory back from the accelerator", "error", err)
+	if err := in.releaseMemory(); err != nil {
+		in.cfg.Logger.Warn("unregistering guest memory from the accelerator failed", "error", err)
 	}
 }
 
 // The methods below are for a handover.
 
-// Received returns what came besides pages.
+// Received returns everything that was received except pages.
 func (in *Inbound) Received() *Received { return in.received }
 
-// Context ends when the migration is to end, or a channel fails.
+// Context returns the migration's context, which also ends when a channel fails.
 func (in *Inbound) Context() context.Context { return in.ctx }
 
 // NextCommand waits for the source's next command. SetReadDeadline bounds the wait.
@@ -212,14 +214,15 @@ func (in *Inbound) NextCommand() (vmstate.Command, error) { return in.main.NextC
 // SetReadDeadline bounds the reading of the main channel.
 func (in *Inbound) SetReadDeadline(t time.Time) error { return in.conns.Main.SetReadDeadline(t) }
 
-// Pong writes a PONG that no PING asked for.
+// Pong sends a PONG, without a PING of that value.
 func (in *Inbound) Pong(value uint32) error { return in.main.Pong(value) }
 
-// Shut tells the source how the migration went. It is the last answer.
+// Shut sends SHUT, the last message: whether the migration succeeded.
 func (in *Inbound) Shut(ok bool) error {
-	in.answered = true
+	in.shutSent = true
 	return in.main.Shut(ok)
 }
 
-// Reopen accepts connections again, for a source that lost its own: most at a time.
-func (in *Inbound) Reopen(most int) (transport.Serve, error) { return in.acc.Reopen(most) }
+// Reopen accepts connections again, at most limit at a time, for a source that lost its
+// connections.
+func (in *Inbound) Reopen(limit int) (transport.Serve, error) { return in.acc.Reopen(limit) }

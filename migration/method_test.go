@@ -16,7 +16,7 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// plainMethod forwards what Method and its states have to have, and nothing else.
+// plainMethod forwards the methods of Method and its states, and no optional ones.
 type plainMethod struct{ multifd.Method }
 
 type (
@@ -35,7 +35,7 @@ func (m plainMethod) SetupReceive(cfg multifd.ChannelConfig) (multifd.ReceiveSta
 }
 
 // Packets overlap for speed: who wraps a method loses that and no page.
-func TestMethod_OneThatIsWrappedLosesNoPage(t *testing.T) {
+func TestMethod_WrapperLosesNoPage(t *testing.T) {
 	cfg := iaamodel.Uniform(2, nil)
 	cfg.Mapped = true
 	m, err := iaamodel.New(t.TempDir(), cfg)

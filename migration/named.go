@@ -8,14 +8,13 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// namedPages knows which pages of a layout a source has named, with data or as
-// zero. The destination keeps it itself and asks no sink: a check that decides
-// whether a machine may start does not depend on what a sink, or a wrapper around
-// one, can answer.
+// namedPages is the set of pages that a source has sent, with data or as zero. The
+// destination keeps it, not the sink: the check whether a machine may start must not
+// depend on a sink or a wrapper around one.
 //
-// Memory follows what was named, not the size that the source claims: a leaf has
-// the bits of namedLeaf pages, a branch namedBranch leaves, and each is made with
-// the first of its pages.
+// Its memory is proportional to the pages that were sent, not to the size that the
+// source claims: a leaf has the bits of namedLeaf pages, a branch has namedBranch
+// leaves, and each is allocated with its first page.
 type namedPages struct {
 	layout *guest.Layout
 	blocks [][]atomic.Pointer[namedLeaves]
@@ -40,8 +39,8 @@ func newNamedPages(l *guest.Layout) *namedPages {
 	return n
 }
 
-// add notes the pages at the offsets of b, which were checked. Several
-// goroutines may call it. A nil *namedPages notes nothing.
+// add adds the pages at the offsets of b, which the caller has checked. It may be
+// called concurrently. On a nil *namedPages it does nothing.
 func (n *namedPages) add(b *guest.Block, offsets []uint64) {
 	if n == nil {
 		return
@@ -64,15 +63,15 @@ func (n *namedPages) set(b *guest.Block, word, mask uint64) {
 		return
 	}
 	const words = namedLeaf / 64
-	leaves := made(&n.blocks[b.Index][word/words/namedBranch])
-	leaf := made(&leaves[word/words%namedBranch])
+	leaves := getOrCreate(&n.blocks[b.Index][word/words/namedBranch])
+	leaf := getOrCreate(&leaves[word/words%namedBranch])
 	if w := &leaf[word%words]; w.Load()&mask != mask {
 		w.Or(mask)
 	}
 }
 
-// made returns what p points to, and makes it first if nobody has.
-func made[T any](p *atomic.Pointer[T]) *T {
+// getOrCreate returns the value that p points to, and creates it if p is nil.
+func getOrCreate[T any](p *atomic.Pointer[T]) *T {
 	if v := p.Load(); v != nil {
 		return v
 	}
@@ -80,7 +79,8 @@ func made[T any](p *atomic.Pointer[T]) *T {
 	return p.Load()
 }
 
-// complete returns an error that wraps ErrIncomplete if a page was not named.
+// complete returns an error that wraps ErrIncomplete if a page of the layout is not in
+// the set.
 func (n *namedPages) complete() error {
 	for i, b := range n.layout.Blocks {
 		missing := n.layout.Pages(b)
@@ -90,7 +90,7 @@ func (n *namedPages) complete() error {
 			}
 		}
 		if missing > 0 {
-			return fmt.Errorf("%w: %d of the %d pages of RAM block %q never came", ErrIncomplete, missing, n.layout.Pages(b), b.Name)
+			return fmt.Errorf("%w: %d of the %d pages of RAM block %q were not sent", ErrIncomplete, missing, n.layout.Pages(b), b.Name)
 		}
 	}
 	return nil

@@ -72,7 +72,7 @@ func sinksOfTheTree(t *testing.T) map[string]func() guest.Sink {
 	}
 }
 
-func TestReceive_SinkOfAnyKindWithPagesMissingIsNotStarted(t *testing.T) {
+func TestReceive_MissingPagesPreventStartWithEverySink(t *testing.T) {
 	wrappers := map[string]func(guest.Sink) guest.Sink{
 		"as it is":      func(s guest.Sink) guest.Sink { return s },
 		"wrapped":       func(s guest.Sink) guest.Sink { return plainSink{s} },
@@ -116,7 +116,7 @@ func moveSome(t *testing.T, sink guest.Sink, pages uint64) (started bool, err er
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	select {
-	case <-source.back.ended:
+	case <-source.returnPath.ended:
 	case <-ctx.Done():
 		t.Error("the destination does not say how it went")
 	}
@@ -143,7 +143,7 @@ func sourceOf(t *testing.T, ln net.Listener, pages uint64) *Sender {
 	config := vmstate.Configuration{Machine: "some", PageBits: 12, HasUUID: true}
 	s, err := Connect(t.Context(), func(context.Context) (net.Conn, error) { return net.Dial("tcp", ln.Addr().String()) }, SendConfig{
 		Wire: Wire{Channels: 2, Method: multifd.None}, Head: config.Head(), Layout: layout, Zero: ZeroInPackets, ReturnPath: true,
-		Words: []uint32{vmstate.WordAsk},
+		Pings: []uint32{vmstate.HandoverRequest},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +167,7 @@ func sourceOf(t *testing.T, ln net.Listener, pages uint64) *Sender {
 	return s
 }
 
-func TestNamedPages_MemoryFollowsWhatWasNamed(t *testing.T) {
+func TestNamedPages_MemoryFollowsNamedPages(t *testing.T) {
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "a", Length: 2 << 30}, {Name: "b", Length: 3 * 4096}})
 	if err != nil {
 		t.Fatal(err)

@@ -7,30 +7,30 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// numbers are those of packets. A source numbers the packets of all its channels
-// together, without a gap: what is missing at a sync point went over a channel
-// that is not here.
+// packetNumbers summarize the numbers of packets. A source numbers the packets of all
+// its channels in one sequence without gaps. A number that is missing at a sync point
+// belongs to a channel that this side does not have.
 //
-// A QEMU before 9.0 that reaches a sync point with a packet not yet sent puts the
-// SYNC into that one, and sends an empty one behind it. Such a channel may be late
-// by one packet.
-type numbers struct {
+// A QEMU before 9.0 that reaches a sync point with an unsent packet puts the SYNC into
+// that packet and sends an empty packet after it. Such a channel may be late by one
+// packet.
+type packetNumbers struct {
 	count           uint64
-	lowest, highest uint64 // of count, if that is not 0
-	late            uint64 // how many may still come
+	lowest, highest uint64 // number, if count is not 0
+	late            uint64 // packets that may still arrive
 }
 
-func (n *numbers) add(p *multifd.Packet) {
-	n.merge(numbers{count: 1, lowest: p.Num, highest: p.Num})
+func (n *packetNumbers) add(p *multifd.Packet) {
+	n.merge(packetNumbers{count: 1, lowest: p.Num, highest: p.Num})
 	if p.Sync() && len(p.Normal)+len(p.Zero) > 0 {
 		n.late = 1
 	}
 }
 
-// next are those after a sync point.
-func (n *numbers) next() numbers { return numbers{late: n.late} }
+// afterSync returns the initial value after a sync point.
+func (n *packetNumbers) afterSync() packetNumbers { return packetNumbers{late: n.late} }
 
-func (n *numbers) merge(o numbers) {
+func (n *packetNumbers) merge(o packetNumbers) {
 	late := n.late + o.late
 	switch {
 	case o.count == 0:
@@ -43,11 +43,11 @@ func (n *numbers) merge(o numbers) {
 	n.late = late
 }
 
-// check says whether some are missing.
-func (n *numbers) check(channels int) error {
+// check returns an error that wraps transport.ErrChannels if numbers are missing.
+func (n *packetNumbers) check(channels int) error {
 	if n.count == 0 || n.highest-n.lowest < n.count+n.late {
 		return nil
 	}
-	return fmt.Errorf("%w: of the packets %d to %d only %d came: the source uses more than %d channels (set the same multifd-channels on both)",
+	return fmt.Errorf("%w: of the packets %d to %d only %d arrived: the source uses more than %d channels (set the same multifd-channels on both sides)",
 		transport.ErrChannels, n.lowest, n.highest, n.count, channels)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-func TestNumbersThatAreMissingAreNoticed(t *testing.T) {
+func TestPacketNumbers_DetectMissingPackets(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		channels [][]uint64
@@ -29,9 +29,9 @@ func TestNumbersThatAreMissingAreNoticed(t *testing.T) {
 		{"every other one", [][]uint64{{0, 2, 4, 6}}, false, true},
 		{"nearly all that there could be", [][]uint64{{0, math.MaxUint64}}, false, true},
 	} {
-		var all numbers
+		var all packetNumbers
 		for i, channel := range tt.channels {
-			var one numbers
+			var one packetNumbers
 			for j, n := range channel {
 				p := &multifd.Packet{Num: n}
 				if last := j == len(channel)-1; last {
@@ -50,10 +50,10 @@ func TestNumbersThatAreMissingAreNoticed(t *testing.T) {
 	}
 }
 
-func TestAChannelThatWasLateOnceMayBeAgain(t *testing.T) {
-	var n numbers
+func TestPacketNumbers_LateChannelMayBeLateAgain(t *testing.T) {
+	var n packetNumbers
 	n.add(&multifd.Packet{Num: 1, Flags: multifd.FlagSync, Zero: []uint64{0}})
-	n = n.next()
+	n = n.afterSync()
 	n.add(&multifd.Packet{Num: 2, Flags: multifd.FlagSync})
 	if n.late != 1 || n.count != 1 || n.lowest != 2 {
 		t.Errorf("%+v", n)

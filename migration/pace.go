@@ -8,8 +8,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// newLimiter makes what bounds the bytes a second of all channels together; nil
-// for no bound. A fiftieth of a second's worth may come at once.
+// newLimiter returns a limiter of bytes per second for all channels together, nil if
+// bandwidth is 0. Its burst is the bytes of 20 ms.
 func newLimiter(bandwidth uint64) *rate.Limiter {
 	if bandwidth == 0 {
 		return nil
@@ -17,15 +17,16 @@ func newLimiter(bandwidth uint64) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(bandwidth), int(min(max(bandwidth/50, 1), 1<<30)))
 }
 
-// Pace bounds how fast Receive reads the multifd channels, all together, so that
-// the source cannot send faster. A nil Pace bounds nothing.
+// Pace limits the rate at which Receive reads all multifd channels together, and so the
+// rate at which the source sends. A nil *Pace does not limit. Its methods may be called
+// concurrently.
 type Pace struct {
-	limit  *rate.Limiter
-	lift   sync.Once
-	lifted chan struct{}
+	limit    *rate.Limiter
+	liftOnce sync.Once
+	lifted   chan struct{}
 }
 
-// NewPace returns a bound of so many bytes a second; nil if that is 0.
+// NewPace returns a limit of bandwidth bytes per second, nil if bandwidth is 0.
 func NewPace(bandwidth uint64) *Pace {
 	if bandwidth == 0 {
 		return nil
@@ -33,14 +34,14 @@ func NewPace(bandwidth uint64) *Pace {
 	return &Pace{limit: newLimiter(bandwidth), lifted: make(chan struct{})}
 }
 
-// Lift takes the bound away for good, and ends all waiting for it.
+// Lift removes the limit permanently and ends all waits.
 func (p *Pace) Lift() {
 	if p != nil {
-		p.lift.Do(func() { close(p.lifted) })
+		p.liftOnce.Do(func() { close(p.lifted) })
 	}
 }
 
-// wait waits until n bytes more may have been read.
+// wait delays the caller after it has read n bytes.
 func (p *Pace) wait(ctx context.Context, n uint64) error {
 	for p != nil && n > 0 {
 		part := min(n, uint64(p.limit.Burst()))
@@ -59,8 +60,8 @@ func (p *Pace) wait(ctx context.Context, n uint64) error {
 	return nil
 }
 
-// pace waits until n bytes more may have been sent.
-func pace(ctx context.Context, limit *rate.Limiter, n uint64) error {
+// waitLimit delays the caller after it has sent n bytes.
+func waitLimit(ctx context.Context, limit *rate.Limiter, n uint64) error {
 	for limit != nil && n > 0 {
 		part := min(n, uint64(limit.Burst()))
 		if err := limit.WaitN(ctx, int(part)); err != nil {

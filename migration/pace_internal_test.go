@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-func TestPace_BytesTakeTheirTime(t *testing.T) {
+func TestPace_DelaysByTheRate(t *testing.T) {
 	const bandwidth, bytes = 100_000, 20_000
 	p := NewPace(bandwidth)
 	began := time.Now()
@@ -22,7 +22,7 @@ func TestPace_BytesTakeTheirTime(t *testing.T) {
 	}
 }
 
-func TestPace_LiftEndsAllWaiting(t *testing.T) {
+func TestPace_LiftEndsAllWaits(t *testing.T) {
 	p := NewPace(1)
 	const waiting = 8
 	done := make(chan error, waiting)
@@ -46,7 +46,7 @@ func TestPace_LiftEndsAllWaiting(t *testing.T) {
 	}
 }
 
-func TestPace_ContextEndsTheWaitingWithItsCause(t *testing.T) {
+func TestPace_ContextEndsTheWaitWithItsCause(t *testing.T) {
 	cause := errors.New("the cause")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
@@ -55,7 +55,7 @@ func TestPace_ContextEndsTheWaitingWithItsCause(t *testing.T) {
 	}
 }
 
-func TestPace_NoneBoundsNothing(t *testing.T) {
+func TestPace_NilDoesNotLimit(t *testing.T) {
 	p := NewPace(0)
 	p.Lift()
 	if err := p.wait(t.Context(), 1<<60); err != nil {

@@ -36,7 +36,7 @@ const (
 	peakFixed = 24 << 20
 )
 
-func TestReceive_MemoryFollowsTheBytesThatCame(t *testing.T) {
+func TestReceive_MemoryFollowsReceivedBytes(t *testing.T) {
 	section := func(name string, data []byte) []byte {
 		b := binary.BigEndian.AppendUint32([]byte{4}, 7)
 		b = append(b, byte(len(name)))
@@ -73,8 +73,8 @@ func TestReceive_MemoryFollowsTheBytesThatCame(t *testing.T) {
 		"device-state packets that claim much": {send: func(s *Sender) error { return sendStates(s, 100<<10, 64<<20) },
 			want: multifd.ErrTruncated, says: "data"},
 		"device-state packets beyond the bound, together": {send: func(s *Sender) error { return sendStates(s, 1<<20, 1<<20) },
-			cfg: ReceiveConfig{Main: vmstate.DestinationOptions{MaxDevices: some / 2}}, want: vmstate.ErrMalformed, says: "on all channels together"},
-		"a machine that is too large": {length: 20 << 40, want: vmstate.ErrTooLarge, says: "20 TiB (21990232555520 bytes), which takes the machine over the bound of 16 TiB"},
+			cfg: ReceiveConfig{Main: vmstate.DestinationOptions{MaxDevices: some / 2}}, want: vmstate.ErrMalformed, says: "on all channels"},
+		"a machine that is too large": {length: 20 << 40, want: vmstate.ErrTooLarge, says: "20 TiB (21990232555520 bytes), above the limit of 16 TiB"},
 		"a machine that is larger than asked for": {length: 2 << 30, cfg: ReceiveConfig{MaxMemory: 1 << 30},
 			want: vmstate.ErrTooLarge, says: "--max-memory"},
 		"a large machine with a page here and there": {length: 1 << 40, send: func(s *Sender) error {
@@ -122,9 +122,9 @@ func (c *peakCase) run(t *testing.T) {
 		ended <- err
 	}()
 	head := vmstate.Configuration{Machine: "some", PageBits: 12, HasUUID: true}
-	// Whatever the source runs into: the destination has turned it away.
+	// The error of the source does not matter: the destination has refused it.
 	s, err := Connect(t.Context(), func(context.Context) (net.Conn, error) { return net.Dial("tcp", ln.Addr().String()) }, SendConfig{
-		Wire: Wire{Channels: 4, Method: multifd.None}, Head: head.Head(), Layout: layout, Zero: ZeroInMain, ReturnPath: true, Words: []uint32{vmstate.WordAsk},
+		Wire: Wire{Channels: 4, Method: multifd.None}, Head: head.Head(), Layout: layout, Zero: ZeroInMain, ReturnPath: true, Pings: []uint32{vmstate.HandoverRequest},
 	})
 	var sent uint64
 	if err == nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// warnings is a logger's handler that keeps what was turned away.
+// warnings is a logger's handler that keeps the refused connections.
 type warnings struct {
 	mu   sync.Mutex
 	said []string
@@ -76,7 +76,7 @@ func uuidOf(t *testing.T, rec Recording) (uuid [16]byte) {
 	return uuid
 }
 
-// hold connects and says something. The connection stays open.
+// hold connects and sends bytes. The connection stays open.
 func hold(t *testing.T, ln net.Listener, said []byte) net.Conn {
 	t.Helper()
 	conn, err := net.Dial(ln.Addr().Network(), ln.Addr().String())
@@ -151,8 +151,8 @@ func TestReceive_SilentConnectionsMakeRoomForTheSource(t *testing.T) {
 			if err := ended(t, done); err != nil {
 				t.Fatal(err)
 			}
-			log.await(t, "needed its place", 1)
-			log.await(t, "within 2s, and the migration is at its end", 1)
+			log.await(t, "evicted by a newer connection", 1)
+			log.await(t, "within 2s at the end of the migration", 1)
 		})
 	}
 }
@@ -164,9 +164,9 @@ func TestReceive_NoTimeoutWaitsForTheRestOfTheSource(t *testing.T) {
 	ln := listenOn(t, "unix")
 	done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.ConnectTimeout, c.StallTimeout = 0, -1 })
 	main := hold(t, ln, rec.Conns[0][:100])
-	// A stranger takes a moment, in which the main channel stands alone.
+	// Until the refusal of another peer only the main channel is connected.
 	hold(t, ln, []byte("GET / HTTP/1.1\r\n"))
-	log.await(t, "neither a migration's main channel", 1)
+	log.await(t, "neither a main channel", 1)
 	var written sync.WaitGroup
 	for _, data := range rec.Conns[1:] {
 		channel := hold(t, ln, nil)
@@ -183,7 +183,7 @@ func TestReceive_NoTimeoutWaitsForTheRestOfTheSource(t *testing.T) {
 	}
 }
 
-func TestReceive_SilentConnectionsAreClosedAfterAWhile(t *testing.T) {
+func TestReceive_SilentConnectionsTimeOut(t *testing.T) {
 	t.Parallel()
 	log, ln := newWarnings(), listenOn(t, "tcp")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -199,7 +199,7 @@ func TestReceive_SilentConnectionsAreClosedAfterAWhile(t *testing.T) {
 			t.Errorf("after %q: read %d bytes, error %v", said, n, err)
 		}
 	}
-	log.await(t, "it did not say what it is within", 4)
+	log.await(t, "not identified within", 4)
 	cancel()
 	if err := ended(t, done); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
@@ -216,7 +216,7 @@ func handshake(uuid [16]byte, id uint8) []byte {
 	return multifd.Handshake{UUID: uuid, ID: id}.Append(nil)
 }
 
-func TestReceive_StrangersBeforeTheRunAreTurnedAway(t *testing.T) {
+func TestReceive_RefusesOtherPeersWhileGathering(t *testing.T) {
 	t.Parallel()
 	rec, log := smallRecording(t), newWarnings()
 	ln := listenOn(t, "tcp")
@@ -231,8 +231,8 @@ func TestReceive_StrangersBeforeTheRunAreTurnedAway(t *testing.T) {
 		hold(t, ln, said)
 	}
 	hold(t, ln, []byte("QE")).Close()
-	log.await(t, "turned a connection away", len(strangers)+1)
-	// These stay, and are in nobody's way.
+	log.await(t, "refused a connection", len(strangers)+1)
+	// These connections stay open and delay no other.
 	hold(t, ln, []byte("QEVM"))
 	hold(t, ln, handshake([16]byte{1}, 0))
 	hold(t, ln, handshake([16]byte{2}, 200))
@@ -254,7 +254,7 @@ func underWay(t *testing.T, ln net.Listener, rec Recording) (goOn func()) {
 	}
 }
 
-func TestReceive_StrangersDuringTheRunAreTurnedAway(t *testing.T) {
+func TestReceive_RefusesOtherPeersDuringTheMigration(t *testing.T) {
 	rec, log := smallRecording(t), newWarnings()
 	ln := listenOn(t, "unix")
 	var progress Counters
@@ -269,9 +269,9 @@ func TestReceive_StrangersDuringTheRunAreTurnedAway(t *testing.T) {
 	hold(t, ln, handshake(other, 2))
 	log.await(t, "of another machine", 1)
 	hold(t, ln, handshake(uuid, 1))
-	log.await(t, "once more", 1)
+	log.await(t, "duplicate multifd channel", 1)
 	hold(t, ln, []byte("GET / HTTP/1.1\r\n\r\n"))
-	log.await(t, "neither a migration's main channel", 1)
+	log.await(t, "neither a main channel", 1)
 	goOn()
 	if err := ended(t, done); err != nil {
 		t.Fatal(err)
@@ -287,8 +287,8 @@ func awaitBytes(t *testing.T, p *Counters, n uint64) {
 	}
 }
 
-// What goes over a channel more than this side was told of would be missing.
-func TestReceive_OneChannelMoreOfTheSourceIsAnError(t *testing.T) {
+// Pages sent over an additional channel would be missing.
+func TestReceive_AdditionalChannelOfTheSourceIsAnError(t *testing.T) {
 	for _, first := range []bool{true, false} {
 		rec, log := smallRecording(t), newWarnings()
 		ln := listenOn(t, "unix")
@@ -322,7 +322,7 @@ func (l *pressed) Accept() (net.Conn, error) {
 	return l.Listener.Accept()
 }
 
-func TestReceive_ErrorsOfAcceptingThatPassAreWaitedOut(t *testing.T) {
+func TestReceive_RetriesAfterTransientAcceptErrors(t *testing.T) {
 	rec, log := smallRecording(t), newWarnings()
 	var errs []error
 	for _, errno := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ECONNABORTED, unix.ENOBUFS} {
@@ -334,7 +334,7 @@ func TestReceive_ErrorsOfAcceptingThatPassAreWaitedOut(t *testing.T) {
 	if err := ended(t, done); err != nil {
 		t.Fatal(err)
 	}
-	if log.count("is tried again") != 1 {
+	if log.count("retrying") != 1 {
 		t.Errorf("said %q", log.said)
 	}
 	broken := errors.New("the listener is broken")

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Task is what a Progress is about.
+// Task is the task that a Progress reports.
 type Task string
 
 // The tasks that report their progress.
@@ -17,24 +17,23 @@ const (
 	TaskVerify  Task = "verify"
 )
 
-// Progress is how far a task is. A task sets the fields that its JSON has: see
-// MarshalJSON. Counts of bytes are bytes, those of pages target pages.
+// Progress reports how far a task has come. A task sets the fields that its JSON has:
+// see MarshalJSON. Pages are target pages.
 type Progress struct {
 	Task Task
-	// Phase is that of a save: "connect", "memory", "paused" or "finish". Round
-	// counts its passes over the dirty pages.
+	// Phase is the phase of a save: "connect", "memory", "paused" or "finish". Round
+	// counts the passes over the dirty pages.
 	Phase string
 	Round uint64
-	// Sent and Received are what the connections carried, Stored the pages that a
-	// snapshot has, superseded ones included.
+	// Sent and Received are bytes on the connections. Stored is the bytes of pages in
+	// the snapshot, including superseded ones.
 	Sent, Received uint64
 	Stored         int64
-	// Normal are the pages with data, Zero the pages that are zero, and TotalPages
-	// the pages with data that there are.
+	// Normal counts the pages with data, Zero the zero pages, so far. TotalPages is
+	// the number of pages with data in the snapshot.
 	Normal, Zero, TotalPages uint64
-	// Bytes of TotalBytes are done: of a snapshot that is verified. Of a save,
-	// TotalBytes is the guest memory, and Remaining what is still to come in this
-	// round.
+	// A verification has read Bytes of TotalBytes. For a save, TotalBytes is the
+	// guest memory, and Remaining the bytes that remain in this round.
 	Bytes                 int64
 	TotalBytes, Remaining uint64
 	DirtyPagesPerSecond   uint64

@@ -15,9 +15,11 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// Receive takes one migration from a listener, which it closes. A source that gives up
-// while it connects may try again: its connections that are closed are forgotten, if
-// they are syscall.Conns (those of package net are).
+// Receive receives one migration on ln, and closes ln. A source that aborts while it
+// connects may connect again: Receive drops the closed connections, if they are
+// syscall.Conns as those of package net are. Errors wrap those of packages transport,
+// multifd and vmstate, ErrIncomplete, errors of Sink, Commit and Handover, or the cause
+// of ctx.
 func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*Received, error) {
 	if err := cfg.check(ln); err != nil {
 		ln.Close()
@@ -30,24 +32,24 @@ func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*Received
 		return nil, err
 	}
 	defer conns.Close()
-	in := &Inbound{cfg: &cfg, acc: acc, conns: conns, meet: newRendezvous(cfg.Channels), refused: make(chan error, 1)}
+	in := &Inbound{cfg: &cfg, acc: acc, conns: conns, rendezvous: newRendezvous(cfg.Channels), acceptResult: make(chan error, 1)}
 	return in.receive(ctx)
 }
 
-// check fills in defaults, and refuses a configuration that cannot work, before a source
-// is let in.
+// check sets defaults and rejects an unusable configuration before a source can
+// connect.
 func (c *ReceiveConfig) check(ln net.Listener) (err error) {
 	if c.Wire, err = c.Wire.WithDefaults(); err != nil {
 		return err
 	}
 	if c.Handover != nil && !transport.CanReopen(ln) {
-		return fmt.Errorf("receiving with a handover needs a listener that has SetDeadline, as those of package net have; %T has not (TLS goes into ReceiveConfig)", ln)
+		return fmt.Errorf("migration: a handover needs a listener with the method SetDeadline, as those of package net; %T has none (set TLS in ReceiveConfig)", ln)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Method == multifd.QPL {
-		// Before the source is let in, and so before a byte is sent.
+		// Fail before the source can connect, so before it sends a byte.
 		if err := c.Accelerator.Ready(); err != nil {
 			return fmt.Errorf("multifd channel 0: setting up to receive %s: %w", c.Method.Name(), err)
 		}
@@ -55,7 +57,7 @@ func (c *ReceiveConfig) check(ln net.Listener) (err error) {
 	return nil
 }
 
-// connections is the part of the configuration that concerns the transport.
+// connections returns the configuration of the Acceptor.
 func (c *ReceiveConfig) connections() *transport.AcceptConfig {
 	return &transport.AcceptConfig{
 		Channels: c.Channels, UUID: c.UUID, TLS: c.TLS, ConnectTimeout: c.ConnectTimeout, LinkTimeout: c.LinkTimeout,
@@ -63,7 +65,7 @@ func (c *ReceiveConfig) connections() *transport.AcceptConfig {
 	}
 }
 
-// receive reads all channels side by side until the migration has ended.
+// receive reads all channels concurrently until the migration has ended.
 func (in *Inbound) receive(ctx context.Context) (*Received, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, in.conns.Close) // ends all reading
@@ -73,7 +75,7 @@ func (in *Inbound) receive(ctx context.Context) (*Received, error) {
 	defer in.watch.Stop()
 	var begin []func()
 	for _, l := range in.conns.Links[1:] {
-		begin = append(begin, l.WaitForOthers()) // until its goroutine reads
+		begin = append(begin, l.WaitForOthers()) // until the channel's goroutine reads
 	}
 	states := newStateBudget(in.cfg.Main.MaxDevices)
 	if err := in.openMain(states); err != nil {
@@ -95,7 +97,7 @@ func (in *Inbound) receive(ctx context.Context) (*Received, error) {
 	}
 	group.Go(func() error {
 		err := in.acc.RefuseMore(ctx, in.conns.UUID)
-		in.refused <- err
+		in.acceptResult <- err
 		return err
 	})
 	group.Go(func() error {
@@ -105,7 +107,7 @@ func (in *Inbound) receive(ctx context.Context) (*Received, error) {
 	})
 	err := group.Wait()
 	if errors.Is(err, transport.ErrStalled) {
-		return nil, stalled(err, ends)
+		return nil, stallError(err, ends)
 	}
 	if err != nil {
 		return nil, cause.Of(ctx, err, nil, "")
@@ -121,12 +123,12 @@ func (in *Inbound) openMain(states *stateBudget) error {
 		return err
 	}
 	if head.HasUUID && head.UUID != in.conns.UUID {
-		return fmt.Errorf("%w: the main channel has the uuid %x, the others %x", transport.ErrChannels, head.UUID, in.conns.UUID)
+		return fmt.Errorf("%w: the main channel has UUID %x, the multifd channels %x", transport.ErrChannels, head.UUID, in.conns.UUID)
 	}
 	return nil
 }
 
-// openChannels readies the method for each multifd channel.
+// openChannels creates the receiver of each multifd channel.
 func (in *Inbound) openChannels(states *stateBudget) error {
 	size := in.main.Configuration().PageSize()
 	for id, conn := range in.conns.Channels {

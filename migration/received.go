@@ -6,38 +6,38 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// Received is what came besides pages.
+// Received is everything that was received except pages.
 type Received struct {
-	// Head is the stream's header and configuration, and Devices all from the
-	// first device section on, byte for byte.
+	// Head is the stream's header and configuration. Devices is the rest of the
+	// stream from the first device section on. Both are unchanged bytes.
 	Head, Devices []byte
-	// States are the device-state packets in the order in which they came,
-	// each channel's in its own.
+	// States are the device-state packets. Those of one channel are in its order.
 	States   []multifd.DeviceState
 	Config   *vmstate.Configuration
 	Layout   *guest.Layout
 	SyncMode vmstate.SyncMode
 	Commands []vmstate.Command
 	UUID     [16]byte
-	// ReturnPath says that the source waits to be told how it went.
+	// ReturnPath is set if the source opened the return path and so waits for SHUT.
 	ReturnPath bool
-	// Verified says that the source knows that this side runs: see package live.
+	// Verified is set if a handover ended with the machine running at this side: see
+	// package live.
 	Verified bool
-	// ExtraSyncs are SYNCs that the main channel had no sync point for. No
+	// ExtraSyncs is the number of SYNCs without a sync point of the main channel. No
 	// page followed them.
 	ExtraSyncs int
 }
 
-// OwnerState returns the state that the owner of a Go program's memory sent: see
-// package live.
+// OwnerState returns the state that a Go program sent with its memory (package live).
+// Its errors are those of vmstate.ParseOwnerState.
 func (r *Received) OwnerState() ([]byte, error) { return vmstate.ParseOwnerState(r.Devices) }
 
-// Heard tells whether the source sent a PING of that value.
-func (r *Received) Heard(word uint32) bool { return heard(r.Commands, word) }
+// HasPing reports whether the source sent a PING of that value.
+func (r *Received) HasPing(value uint32) bool { return hasPing(r.Commands, value) }
 
-func heard(commands []vmstate.Command, word uint32) bool {
+func hasPing(commands []vmstate.Command, value uint32) bool {
 	for _, c := range commands {
-		if w, ok := c.Word(); ok && w == word {
+		if v, ok := c.PingValue(); ok && v == value {
 			return true
 		}
 	}

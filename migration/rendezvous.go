@@ -6,52 +6,51 @@ import (
 	"sync"
 )
 
-// rendezvous is where the main channel and all multifd channels meet at each
-// sync point. Nobody goes on before all are there: what was sent before a
-// sync point is in place before anything sent after it, whichever channel it
-// came by.
+// rendezvous is a barrier for the main channel and all multifd channels at each sync
+// point. No party continues before all have arrived. So everything that was sent before
+// a sync point is in place before anything that was sent after it, on any channel.
 type rendezvous struct {
-	mu      sync.Mutex
-	parties int
-	arrived int
-	met     chan struct{} // closed when all are there
-	broken  error
-	stop    chan struct{} // closed when broken
-	passed  uint64
-	// packets are those from before the last sync point, and coming those of
-	// the parties that are at the next.
-	packets, coming numbers
+	mu         sync.Mutex
+	parties    int
+	arrived    int
+	allArrived chan struct{} // closed when all parties have arrived
+	broken     error
+	stopped    chan struct{} // closed when broken
+	passed     uint64
+	// packets are from before the last sync point, nextPackets are from the parties
+	// that have arrived at the next one.
+	packets, nextPackets packetNumbers
 }
 
 func newRendezvous(channels int) *rendezvous {
-	return &rendezvous{parties: channels + 1, met: make(chan struct{}), stop: make(chan struct{})}
+	return &rendezvous{parties: channels + 1, allArrived: make(chan struct{}), stopped: make(chan struct{})}
 }
 
-// wait returns when everybody is at the sync point. The caller has seen these
-// packets since its last one.
-func (r *rendezvous) wait(ctx context.Context, packets numbers) error {
+// wait returns when all parties have arrived at the sync point. packets are those of
+// the caller since its last sync point.
+func (r *rendezvous) wait(ctx context.Context, packets packetNumbers) error {
 	r.mu.Lock()
 	if err := r.broken; err != nil {
 		r.mu.Unlock()
 		return err
 	}
-	met := r.met
-	r.coming.merge(packets)
+	met := r.allArrived
+	r.nextPackets.merge(packets)
 	if r.arrived++; r.arrived == r.parties {
 		r.arrived = 0
 		r.passed++
-		r.packets.late = 0 // the channels have said anew
-		r.packets.merge(r.coming)
-		r.coming = numbers{}
-		r.met = make(chan struct{})
+		r.packets.late = 0 // nextPackets has the current value
+		r.packets.merge(r.nextPackets)
+		r.nextPackets = packetNumbers{}
+		r.allArrived = make(chan struct{})
 		close(met)
 	}
 	r.mu.Unlock()
 	select {
 	case <-met:
 		return nil
-	case <-r.stop:
-		// It may have been met and left in the same moment.
+	case <-r.stopped:
+		// All may have arrived just before the failure.
 		select {
 		case <-met:
 			return nil
@@ -65,8 +64,8 @@ func (r *rendezvous) wait(ctx context.Context, packets numbers) error {
 	}
 }
 
-// check says whether packets from before the last sync point are missing.
-func (r *rendezvous) check() error {
+// checkPackets returns an error if packets from before the last sync point are missing.
+func (r *rendezvous) checkPackets() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.packets.check(r.parties - 1); err != nil {
@@ -75,23 +74,24 @@ func (r *rendezvous) check() error {
 	return nil
 }
 
-// leave says that a party will come to no more sync points, and why that is
-// wrong for those who wait or will.
-func (r *rendezvous) leave(why error) {
+// fail records that a party will not arrive any more. Present and later calls of wait
+// return the error why.
+func (r *rendezvous) fail(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.broken == nil {
 		r.broken = fmt.Errorf("sync point %d: %w", r.passed+1, why)
-		close(r.stop)
+		close(r.stopped)
 	}
 }
 
-// end says that there are no more sync points, for whoever still comes.
+// end records that there are no more sync points. Later calls of wait return the error
+// why.
 func (r *rendezvous) end(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.broken == nil {
-		close(r.stop)
+		close(r.stopped)
 	}
 	r.broken = why
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-func TestRecordedMigrationsArriveInMemory(t *testing.T) {
+func TestReceive_RecordedMigrationsIntoMemory(t *testing.T) {
 	for name, rec := range migration.Recordings(t) {
 		t.Run(name, func(t *testing.T) {
 			mem := new(guestmem.Memory)
@@ -51,7 +51,7 @@ func TestRecordedMigrationsArriveInMemory(t *testing.T) {
 
 // What went over a channel that this side does not know of would be missing, and
 // the channel itself may be late.
-func TestAChannelThatNeverComesIsMissed(t *testing.T) {
+func TestReceive_DetectsAMissingChannel(t *testing.T) {
 	for name, rec := range migration.Recordings(t) {
 		rec.Conns = [][]byte{rec.Conns[0], channelZero(t, rec)}
 		mem := new(guestmem.Memory)
@@ -79,7 +79,7 @@ func channelZero(t *testing.T, rec migration.Recording) []byte {
 	return nil
 }
 
-func TestRecordedMigrationsAreKeptAndSentAgain(t *testing.T) {
+func TestReceive_RecordedMigrationsAreStoredAndSentAgain(t *testing.T) {
 	for name, rec := range migration.Recordings(t) {
 		for _, store := range []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense, snapshot.StoreZstd, snapshot.StoreRaw} {
 			if testing.Short() && len(methodsFor(rec, store)) == 1 && store != snapshot.StoreFast {

@@ -13,22 +13,23 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// ReturnPath is what the destination says to the source. A goroutine reads it until the
-// SHUT, or until the connection is closed.
+// ReturnPath has the messages from the destination to the source. A goroutine reads
+// them up to SHUT, or until the connection is closed.
 type ReturnPath struct {
 	pongs chan uint32
-	ended chan struct{} // closed at the end; err is then how it went
+	ended chan struct{} // closed at the end, when err is set
 	err   error
 }
 
-// Pongs gets the values of the PONGs.
+// Pongs returns a channel that receives the values of PONGs. When 16 values are
+// unread, further values are dropped.
 func (b *ReturnPath) Pongs() <-chan uint32 { return b.pongs }
 
-// Ended is closed at the end of the return path.
+// Ended returns a channel that is closed at the end of the return path.
 func (b *ReturnPath) Ended() <-chan struct{} { return b.ended }
 
-// Err is how the return path ended: nil for the SHUT of a success. It may be called when
-// Ended is closed.
+// Err returns the result of the migration: nil after a SHUT of success. It must not be
+// called before Ended is closed.
 func (b *ReturnPath) Err() error { return b.err }
 
 func readReturnPath(r io.Reader) *ReturnPath {
@@ -49,20 +50,21 @@ func readReturnPath(r io.Reader) *ReturnPath {
 			}
 			select {
 			case b.pongs <- reply.Value:
-			default: // nobody waits for that many
+			default: // no wait needs more values than the buffer has
 			}
 		}
 	}()
 	return b
 }
 
-// lastWordWithin is how long the destination's reason may take after the loss of a
+// lastReplyWait bounds the wait for the destination's SHUT after the loss of a
 // connection.
-const lastWordWithin = time.Second
+const lastReplyWait = time.Second
 
-// endsBeside tells whether the return path has ended. If the destination broke a
-// connection, its reason can still be on the way.
-func (b *ReturnPath) endsBeside(ctx context.Context, err error) bool {
+// hasEndedAfter reports whether the return path has ended. After an error by which the
+// destination may have closed a connection, it waits for the destination's SHUT, which
+// can still be in flight.
+func (b *ReturnPath) hasEndedAfter(ctx context.Context, err error) bool {
 	if !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		select {
 		case <-b.ended:
@@ -75,36 +77,35 @@ func (b *ReturnPath) endsBeside(ctx context.Context, err error) bool {
 	case <-b.ended:
 		return true
 	case <-ctx.Done():
-	case <-time.After(lastWordWithin):
+	case <-time.After(lastReplyWait):
 	}
 	return false
 }
 
-// errNoReturnPath is a mistake of this package's user.
-var errNoReturnPath = errors.New("the migration has no return path")
+var errNoReturnPath = errors.New("migration: no return path (set SendConfig.ReturnPath)")
 
-// Ping asks the destination to say that all that was sent before is in place,
-// and waits until it does. It returns how long that took.
+// Ping waits until the destination has processed everything that was sent before, and
+// returns the duration of the wait. It needs SendConfig.ReturnPath.
 func (s *Sender) Ping(ctx context.Context) (time.Duration, error) {
-	if s.back == nil {
+	if s.returnPath == nil {
 		return 0, errNoReturnPath
 	}
-	defer s.closeOn(ctx)()
+	defer s.closeWhenDone(ctx)()
 	s.pings++
-	value, asked := pingBase+s.pings, time.Now()
-	if err := s.Say(vmstate.Ping(value)); err != nil {
-		return 0, s.explain(ctx, err)
+	value, began := pingBase+s.pings, time.Now()
+	if err := s.SendCommand(vmstate.Ping(value)); err != nil {
+		return 0, s.failure(ctx, err)
 	}
 	err := s.awaitPong(ctx, value)
-	return time.Since(asked), err
+	return time.Since(began), err
 }
 
-// pingBase sets the values of Ping apart from the one that opens the return
-// path, and from the words of the handover.
+// pingBase separates the values of Ping from the one that opens the return path and
+// from the handover codes.
 const pingBase = 0x1000
 
-// Say writes a command at once.
-func (s *Sender) Say(c vmstate.Command) error {
+// SendCommand writes a command and flushes the main channel.
+func (s *Sender) SendCommand(c vmstate.Command) error {
 	if err := s.main.Command(c); err != nil {
 		return err
 	}
@@ -116,15 +117,15 @@ func (s *Sender) awaitPong(ctx context.Context, value uint32) error {
 	defer s.watch.AwaitReply()()
 	for {
 		select {
-		case got := <-s.back.pongs:
+		case got := <-s.returnPath.pongs:
 			if got == value {
 				return nil
 			}
-		case <-s.back.ended:
-			if s.back.err == nil {
-				return fmt.Errorf("return path: %w: the destination says that it is done before the source is", vmstate.ErrMalformed)
+		case <-s.returnPath.ended:
+			if s.returnPath.err == nil {
+				return fmt.Errorf("return path: %w: SHUT before the end of the migration", vmstate.ErrMalformed)
 			}
-			return cause.Of(ctx, s.back.err, nil, "")
+			return cause.Of(ctx, s.returnPath.err, nil, "")
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -20,66 +20,68 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// ZeroPages is how a source tells of pages that are zero.
+// ZeroPages is how a source sends zero pages.
 type ZeroPages uint8
 
 const (
-	// ZeroInMain sends a record on the main channel, which every QEMU knows
-	// and which makes the page zero whatever it was.
+	// ZeroInMain sends a record on the main channel. Every QEMU supports it and
+	// clears the page.
 	ZeroInMain ZeroPages = iota
-	// ZeroInPackets names them in the packets, which a QEMU knows from 9.0.
-	// From 9.1 on it takes a page that did not come before to be zero.
+	// ZeroInPackets lists zero pages in the packets, which QEMU supports from 9.0.
+	// From 9.1 on QEMU assumes that a page which it receives first is zero already.
 	ZeroInPackets
 )
 
-// SendConfig says what is sent and how.
+// SendConfig configures a Sender. Head and Layout are required.
 type SendConfig struct {
 	Wire
-	// Head is the stream's header and configuration: of a machine that was
-	// received, or made by vmstate.Configuration.
+	// Head is the stream's header and configuration: Received.Head, or the result
+	// of vmstate.Configuration.Head.
 	Head   []byte
 	Layout *guest.Layout
-	// SyncMode has to be that of the destination's machine type.
+	// SyncMode must be that of the destination's machine type.
 	SyncMode vmstate.SyncMode
-	UUID     [16]byte
+	UUID     [16]byte // of the machine
 	Zero     ZeroPages
-	// ReturnPath asks the destination to say how it went. Finish then waits
-	// for that.
+	// ReturnPath opens the return path, on which the destination reports the
+	// result. Finish waits for the result.
 	ReturnPath bool
-	// Bandwidth bounds the bytes a second of all channels together; 0 is no
-	// bound.
+	// Bandwidth limits the bytes per second of all channels together; 0 is no
+	// limit.
 	Bandwidth uint64
-	// ConnectTimeout is how long a destination that does not listen yet is
-	// tried again; 0 tries once.
+	// ConnectTimeout is how long Connect retries while no process listens at the
+	// destination; 0 tries once.
 	ConnectTimeout time.Duration
-	// Words are the values of PINGs with which the stream begins, if ReturnPath is
-	// set: see vmstate.WordAsk.
-	Words []uint32
+	// Pings are the values of PINGs that follow the opening of the return path: see
+	// vmstate.HandoverRequest. They need ReturnPath.
+	Pings []uint32
 }
 
-// Sender is the source of one migration. Its calls are Connect, Round any
-// number of times, DeviceState, Finish; and Close in any case.
+// Sender is the source of one migration. The order of calls is: Connect, Round any
+// number of times, DeviceState, Finish; then Close, also after an error. The methods
+// other than CloseConnections must not be called concurrently. When the context of a
+// call ends, the Sender's connections are closed.
 type Sender struct {
-	cfg      SendConfig
-	mainConn net.Conn
-	connsMu  sync.Mutex // a context that ends closes while channels are opened
-	conns    []*transport.Link
-	watch    *transport.Watch
-	closed   bool
-	senders  []*multifd.Sender
-	batches  [][2]*guest.Batch
-	num      atomic.Uint64
+	cfg       SendConfig
+	mainConn  net.Conn
+	connsMu   sync.Mutex // guards conns and closed: a context can end during Connect
+	conns     []*transport.Link
+	watch     *transport.Watch
+	closed    bool
+	senders   []*multifd.Sender
+	batches   [][2]*guest.Batch
+	packetNum atomic.Uint64
 
-	mu   sync.Mutex // main is written by all channels in ZeroInMain
+	mu   sync.Mutex // guards main, which all channels write in ZeroInMain
 	main *vmstate.Writer
 
-	limit *rate.Limiter // nil without a bound
-	back  *ReturnPath   // nil without one
-	pings uint32
+	limit      *rate.Limiter // nil without a limit
+	returnPath *ReturnPath   // nil without one
+	pings      uint32
 }
 
-// Connect opens the main channel first and then the multifd channels, in
-// order, and sends the setup.
+// Connect opens the main channel, then the multifd channels in order, and sends the
+// setup and the first sync point.
 func Connect(ctx context.Context, dial transport.Dialer, cfg SendConfig) (_ *Sender, err error) {
 	if cfg.Wire, err = cfg.Wire.WithDefaults(); err != nil {
 		return nil, err
@@ -90,10 +92,9 @@ func Connect(ctx context.Context, dial transport.Dialer, cfg SendConfig) (_ *Sen
 			s.Close()
 		}
 	}()
-	// The method is set up before anything is connected: what it lacks shows
-	// before a byte is sent.
+	// Set the method up first: a missing requirement fails before a byte is sent.
 	for id := range cfg.Channels {
-		if err := s.setUp(id); err != nil {
+		if err := s.setUpChannel(id); err != nil {
 			return nil, err
 		}
 	}
@@ -104,48 +105,48 @@ func Connect(ctx context.Context, dial transport.Dialer, cfg SendConfig) (_ *Sen
 		return nil, err
 	}
 	s.main = vmstate.NewWriter(s.mainConn, cfg.Layout, cfg.SyncMode)
-	defer s.closeOn(ctx)()
-	if err := s.begin(); err != nil {
-		return nil, s.explain(ctx, err)
+	defer s.closeWhenDone(ctx)()
+	if err := s.sendHead(); err != nil {
+		return nil, s.failure(ctx, err)
 	}
 	for id := range cfg.Channels {
 		if err := s.openChannel(ctx, dial, id); err != nil {
-			return nil, s.explain(ctx, err)
+			return nil, s.failure(ctx, err)
 		}
 	}
 	if err := s.main.Setup(); err != nil {
-		return nil, s.explain(ctx, err)
+		return nil, s.failure(ctx, err)
 	}
 	if err := s.sync(); err != nil {
-		return nil, s.explain(ctx, err)
+		return nil, s.failure(ctx, err)
 	}
 	return s, nil
 }
 
-// begin writes the head, so that a destination that tells its connections
-// apart by their first bytes has them, and opens the return path.
-func (s *Sender) begin() error {
+// sendHead writes the head, opens the return path, and flushes: a destination
+// identifies connections by their first bytes.
+func (s *Sender) sendHead() error {
 	if err := s.main.Head(s.cfg.Head); err != nil {
 		return err
 	}
 	if s.cfg.ReturnPath {
 		commands := vmstate.OpenReturnPath()
-		for _, word := range s.cfg.Words {
-			commands = append(commands, vmstate.Ping(word))
+		for _, value := range s.cfg.Pings {
+			commands = append(commands, vmstate.Ping(value))
 		}
 		for _, c := range commands {
 			if err := s.main.Command(c); err != nil {
 				return err
 			}
 		}
-		s.back = readReturnPath(s.mainConn)
+		s.returnPath = readReturnPath(s.mainConn)
 	}
 	return s.main.Flush()
 }
 
-// setUp readies the method for one channel.
-func (s *Sender) setUp(id int) error {
-	sender, err := multifd.NewSender(nil, s.cfg.Method, &s.num, multifd.ChannelConfig{
+// setUpChannel creates the sender and the batches of one channel.
+func (s *Sender) setUpChannel(id int) error {
+	sender, err := multifd.NewSender(nil, s.cfg.Method, &s.packetNum, multifd.ChannelConfig{
 		Channel: id, PageSize: s.cfg.Layout.PageSize, Level: s.cfg.Level, Accelerator: s.cfg.Accelerator,
 	})
 	if err != nil {
@@ -160,7 +161,7 @@ func (s *Sender) setUp(id int) error {
 	return nil
 }
 
-// open makes a connection that closeConns closes.
+// open makes a connection that CloseConnections closes.
 func (s *Sender) open(ctx context.Context, dial func(context.Context) (*transport.Link, error)) (net.Conn, error) {
 	l, err := dial(ctx)
 	if err != nil {
@@ -186,15 +187,15 @@ func (s *Sender) openChannel(ctx context.Context, dial transport.Dialer, id int)
 	return s.senders[id].Handshake(s.cfg.UUID)
 }
 
-// closeOn closes all connections when ctx ends, which ends all writing. The
-// returned function takes that back.
-func (s *Sender) closeOn(ctx context.Context) func() {
+// closeWhenDone closes all connections when ctx ends, which ends all reads and writes.
+// The returned function cancels that.
+func (s *Sender) closeWhenDone(ctx context.Context) func() {
 	stop := context.AfterFunc(ctx, s.CloseConnections)
 	return func() { stop() }
 }
 
-// sync sends a SYNC on every channel, at once: a destination may want them all
-// before it reads on.
+// sync sends a SYNC on all channels concurrently: a destination may wait for all SYNCs
+// before it continues to read.
 func (s *Sender) sync() error {
 	var group errgroup.Group
 	for _, sender := range s.senders {
@@ -204,24 +205,25 @@ func (s *Sender) sync() error {
 	return group.Wait()
 }
 
-// Round sends all pages that the source yields, and a sync point.
+// Round sends all pages that src yields, then a sync point. The channels call src.Next
+// concurrently.
 func (s *Sender) Round(ctx context.Context, src guest.Source) error {
-	defer s.closeOn(ctx)()
+	defer s.closeWhenDone(ctx)()
 	if err := s.main.BeginSection(false); err != nil {
-		return s.explain(ctx, err)
+		return s.failure(ctx, err)
 	}
 	group, running := errgroup.WithContext(ctx)
 	for i, sender := range s.senders {
 		group.Go(func() error { return s.runChannel(running, sender, s.batches[i], src) })
 	}
 	if err := group.Wait(); err != nil {
-		return s.explain(ctx, err)
+		return s.failure(ctx, err)
 	}
-	return s.explain(ctx, s.syncPoint())
+	return s.failure(ctx, s.syncPoint())
 }
 
-// syncPoint ends a section. The SYNCs and the main channel's record are
-// written side by side: the destination may be waiting for either.
+// syncPoint ends a section. It writes the SYNCs and the main channel's record
+// concurrently, because the destination may wait for either.
 func (s *Sender) syncPoint() error {
 	var group errgroup.Group
 	group.Go(s.sync)
@@ -253,14 +255,14 @@ func (s *Sender) runChannel(ctx context.Context, sender *multifd.Sender, batches
 		sent := sender.Bytes() - before
 		s.cfg.Counters.Bytes.Add(sent)
 		before += sent
-		if err := pace(ctx, s.limit, sent); err != nil {
+		if err := waitLimit(ctx, s.limit, sent); err != nil {
 			return err
 		}
 	}
 }
 
-// sendZero takes the zero pages out of the batch if they go by the main
-// channel.
+// sendZero sends the zero pages of the batch on the main channel, and removes them from
+// the batch, in the mode ZeroInMain.
 func (s *Sender) sendZero(b *guest.Batch) error {
 	if s.cfg.Zero != ZeroInMain || len(b.Zero) == 0 {
 		return nil
@@ -276,57 +278,58 @@ func (s *Sender) sendZero(b *guest.Batch) error {
 	return nil
 }
 
-// DeviceState sends a device-state packet on the first channel. Device states
-// belong behind the last round.
+// DeviceState sends a device-state packet on the first channel. It must be called after
+// the last Round.
 func (s *Sender) DeviceState(ctx context.Context, d multifd.DeviceState) error {
-	defer s.closeOn(ctx)()
-	return s.explain(ctx, s.senders[0].SendDeviceState(&d))
+	defer s.closeWhenDone(ctx)()
+	return s.failure(ctx, s.senders[0].SendDeviceState(&d))
 }
 
-// Finish ends RAM, sends the device state with the end of the stream, and with
-// a return path waits until the destination says how it went.
+// Finish calls End. With a return path it then waits for the destination's result,
+// which is an error that wraps vmstate.ErrRefused if the destination failed.
 func (s *Sender) Finish(ctx context.Context, devices []byte) error {
-	if err := s.End(ctx, devices); err != nil || s.back == nil {
+	if err := s.End(ctx, devices); err != nil || s.returnPath == nil {
 		return err
 	}
-	defer s.closeOn(ctx)()
+	defer s.closeWhenDone(ctx)()
 	defer s.watch.AwaitReply()()
 	select {
-	case <-s.back.ended:
-		return cause.Of(ctx, s.back.err, nil, "")
+	case <-s.returnPath.ended:
+		return cause.Of(ctx, s.returnPath.err, nil, "")
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-// End ends RAM and sends the device state with the end of the stream. It does not wait
-// for the destination: see Finish.
+// End ends RAM and sends the device state, which includes the end of the stream. It
+// does not wait for the destination: see Finish.
 func (s *Sender) End(ctx context.Context, devices []byte) error {
-	defer s.closeOn(ctx)()
+	defer s.closeWhenDone(ctx)()
 	if err := s.main.BeginSection(true); err != nil {
-		return s.explain(ctx, err)
+		return s.failure(ctx, err)
 	}
 	if err := s.syncPoint(); err != nil {
-		return s.explain(ctx, err)
+		return s.failure(ctx, err)
 	}
-	return s.explain(ctx, s.main.Devices(devices))
+	return s.failure(ctx, s.main.Devices(devices))
 }
 
-// explain returns the error that explains why sending failed: see cause.Of.
-func (s *Sender) explain(ctx context.Context, err error) error {
+// failure returns the error that explains err, an error of sending: see cause.Of.
+func (s *Sender) failure(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	var said error
-	if s.back != nil && s.back.endsBeside(ctx, err) {
-		if said = s.back.err; errors.Is(said, net.ErrClosed) || errors.Is(said, transport.ErrStalled) {
-			said = nil
+	var peer error
+	if s.returnPath != nil && s.returnPath.hasEndedAfter(ctx, err) {
+		if peer = s.returnPath.err; errors.Is(peer, net.ErrClosed) || errors.Is(peer, transport.ErrStalled) {
+			peer = nil
 		}
 	}
-	return cause.Of(ctx, err, transport.AdviseAlert(said), "while sending")
+	return cause.Of(ctx, err, transport.AdviseAlert(peer), "while sending")
 }
 
-// CloseConnections ends all reading and writing.
+// CloseConnections closes all connections, which ends all reads and writes. It may be
+// called concurrently with the other methods.
 func (s *Sender) CloseConnections() {
 	s.connsMu.Lock()
 	defer s.connsMu.Unlock()
@@ -334,7 +337,7 @@ func (s *Sender) CloseConnections() {
 	transport.CloseAll(s.conns)
 }
 
-// Close closes the connections and frees what the method holds.
+// Close closes the connections and the senders, and waits for the Sender's goroutines.
 func (s *Sender) Close() error {
 	s.CloseConnections()
 	s.watch.Stop()
@@ -342,25 +345,25 @@ func (s *Sender) Close() error {
 		sender.Close()
 	}
 	s.senders = nil
-	if s.back != nil {
-		<-s.back.ended // its reader sees the closing
+	if s.returnPath != nil {
+		<-s.returnPath.ended // CloseConnections ends its reader
 	}
 	return nil
 }
 
-// ReturnPath returns what the destination says; nil without a return path.
-func (s *Sender) ReturnPath() *ReturnPath { return s.back }
+// ReturnPath returns the messages of the destination, nil without a return path.
+func (s *Sender) ReturnPath() *ReturnPath { return s.returnPath }
 
-// SetWriteDeadline bounds the writing of the main channel.
+// SetWriteDeadline sets the deadline of writes on the main channel.
 func (s *Sender) SetWriteDeadline(t time.Time) error { return s.mainConn.SetWriteDeadline(t) }
 
-// Sent is what each channel has carried.
+// Sent counts what the multifd channels have sent.
 type Sent struct {
 	Pages multifd.SentPages // of all channels
 	Bytes []uint64          // of each channel
 }
 
-// Sent returns what was sent so far. No Round may be under way.
+// Sent returns the counts so far. It must not be called during Round.
 func (s *Sender) Sent() (sum Sent) {
 	for _, c := range s.senders {
 		p := c.Pages()

@@ -258,7 +258,7 @@ func (s *schedule) receive(sink guest.Sink) (*migration.Received, error) {
 // schedules is how many orders of arrival are tried.
 func schedules() uint64 { return uint64(soak.Times(300, 5000)) }
 
-func TestNewestWriteWinsInEveryOrderOfArrival(t *testing.T) {
+func TestReceive_NewestWriteWinsInEveryOrderOfArrival(t *testing.T) {
 	for seed := range schedules() {
 		s := newSchedule(t, seed)
 		mem := new(guestmem.Memory)
@@ -274,7 +274,7 @@ func TestNewestWriteWinsInEveryOrderOfArrival(t *testing.T) {
 	}
 }
 
-func TestNewestWriteWinsInASnapshot(t *testing.T) {
+func TestReceive_NewestWriteWinsInASnapshot(t *testing.T) {
 	stores := []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense, snapshot.StoreZstd, snapshot.StoreRaw}
 	for seed := range schedules() / 5 {
 		s := newSchedule(t, seed)

@@ -16,7 +16,7 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-func TestReceive_ASourceThatFallsSilentIsAStall(t *testing.T) {
+func TestReceive_SilentSourceIsAStall(t *testing.T) {
 	t.Parallel()
 	for _, network := range []string{"unix", "tcp"} {
 		rec, ln := smallRecording(t), listenOn(t, network)
@@ -34,7 +34,7 @@ func TestReceive_ASourceThatFallsSilentIsAStall(t *testing.T) {
 	}
 }
 
-func TestReceive_AHeadThatNeverComesIsAStall(t *testing.T) {
+func TestReceive_MissingHeadIsAStall(t *testing.T) {
 	t.Parallel()
 	rec, ln := smallRecording(t), listenOn(t, "unix")
 	done := start(t, ln, rec, newWarnings(), func(c *ReceiveConfig) { c.StallTimeout = 100 * time.Millisecond })
@@ -48,7 +48,7 @@ func TestReceive_AHeadThatNeverComesIsAStall(t *testing.T) {
 }
 
 // The main channel is at its end, and waits for the channel.
-func TestReceive_AChannelThatStopsInsideAPacketIsAStall(t *testing.T) {
+func TestReceive_ChannelStoppedInAPacketIsAStall(t *testing.T) {
 	t.Parallel()
 	rec, ln := load(t, "testdata/captures/synthetic-none-2ch"), listenOn(t, "unix")
 	var progress Counters
@@ -113,20 +113,20 @@ func TestReceive_WorkOfThisSideIsNoStall(t *testing.T) {
 
 // Without a bound for the source's coming, one that comes in part does not keep
 // the place of the next.
-func TestReceive_ASourceThatComesInPartIsForgotten(t *testing.T) {
+func TestReceive_IncompleteSourceIsDropped(t *testing.T) {
 	t.Parallel()
 	rec, log, ln := smallRecording(t), newWarnings(), listenOn(t, "unix")
 	done := start(t, ln, rec, log, func(c *ReceiveConfig) { c.ConnectTimeout, c.StallTimeout = 0, time.Second })
 	hold(t, ln, rec.Conns[0][:200])
 	hold(t, ln, rec.Conns[1][:64])
-	log.await(t, "2 of 3 connections came, and no other for 1s", 1)
+	log.await(t, "2 of 3 connections arrived, and no other for 1s", 1)
 	Replay(t, ln, rec.Conns)
 	if err := ended(t, done); err != nil {
 		t.Error(err)
 	}
 }
 
-// peer is a destination that does with each connection as it is told.
+// peer is a destination that handles each connection with a function.
 func peer(t *testing.T, network string, serve func(net.Conn)) transport.Dialer {
 	t.Helper()
 	ln := listenOn(t, network)
@@ -176,7 +176,7 @@ func sendAll(t *testing.T, dial transport.Dialer, cfg SendConfig) error {
 	return s.Finish(t.Context(), devices)
 }
 
-func TestSend_ADestinationThatStopsReadingIsAStall(t *testing.T) {
+func TestSender_DestinationThatStopsReadingIsAStall(t *testing.T) {
 	t.Parallel()
 	for _, network := range []string{"unix", "tcp"} {
 		dial := peer(t, network, func(net.Conn) {})
@@ -187,18 +187,18 @@ func TestSend_ADestinationThatStopsReadingIsAStall(t *testing.T) {
 	}
 }
 
-func TestSend_ADestinationThatNeverAnswersIsAStall(t *testing.T) {
+func TestSender_DestinationThatNeverRepliesIsAStall(t *testing.T) {
 	t.Parallel()
 	for _, network := range []string{"unix", "tcp"} {
 		dial := peer(t, network, func(conn net.Conn) { io.Copy(io.Discard, conn) })
 		err := sendAll(t, dial, SendConfig{Wire: Wire{StallTimeout: 300 * time.Millisecond}, ReturnPath: true})
-		if !errors.Is(err, transport.ErrStalled) || !strings.Contains(err.Error(), "waiting for the destination's answer") {
+		if !errors.Is(err, transport.ErrStalled) || !strings.Contains(err.Error(), "waiting for the destination's reply") {
 			t.Errorf("%s: error %v", network, err)
 		}
 	}
 }
 
-func TestSend_NoStallTimeoutWaits(t *testing.T) {
+func TestSender_NegativeStallTimeoutWaits(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	time.AfterFunc(500*time.Millisecond, func() { close(release) })
@@ -210,7 +210,7 @@ func TestSend_NoStallTimeoutWaits(t *testing.T) {
 
 // The window of the destination is closed for several times the link's timeout,
 // and its kernel answers whether it is.
-func TestSend_ASlowReaderThatAcknowledgesIsAlive(t *testing.T) {
+func TestSender_SlowDestinationThatAcknowledgesIsAlive(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	time.AfterFunc(3*time.Second, func() { close(release) })
@@ -220,7 +220,7 @@ func TestSend_ASlowReaderThatAcknowledgesIsAlive(t *testing.T) {
 	}
 }
 
-func TestSend_TriesAgainUntilTheDestinationListens(t *testing.T) {
+func TestConnect_RetriesUntilTheDestinationListens(t *testing.T) {
 	ln := listenOn(t, "unix")
 	addr := transport.Address{Network: "unix", Addr: ln.Addr().String()}
 	ln.Close() // and removes the socket
@@ -249,7 +249,7 @@ func TestSend_TriesAgainUntilTheDestinationListens(t *testing.T) {
 	}
 }
 
-func TestSend_SaysForHowLongItTried(t *testing.T) {
+func TestConnect_ErrorNamesTheConnectTimeout(t *testing.T) {
 	t.Parallel()
 	for _, network := range []string{"unix", "tcp"} {
 		ln := listenOn(t, network)

@@ -10,9 +10,9 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// where says how far the readers of a migration that stalled had come, by the
-// errors that they ended with.
-func where(errs []error) string {
+// readerPositions describes the positions of the readers of a stalled migration, from
+// the errors that they returned.
+func readerPositions(errs []error) string {
 	var places []string
 	for _, err := range errs {
 		var stream *vmstate.StreamError
@@ -32,8 +32,9 @@ func where(errs []error) string {
 	return strings.Join(places, "; ")
 }
 
-// stalled is the error of a migration that stalled, with where its readers were.
-func stalled(err error, ends []error) error {
+// stallError returns the error of a stalled migration with the positions of its
+// readers.
+func stallError(err error, ends []error) error {
 	for _, end := range append([]error{err}, ends...) {
 		var stream *vmstate.StreamError
 		var channel *multifd.ChannelError
@@ -47,7 +48,7 @@ func stalled(err error, ends []error) error {
 		}
 		break
 	}
-	if places := where(ends); places != "" {
+	if places := readerPositions(ends); places != "" {
 		return fmt.Errorf("%w: %s", err, places)
 	}
 	return err

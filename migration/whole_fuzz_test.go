@@ -27,7 +27,7 @@ const (
 	wholeMemory = 64 << 20
 	// wholeHang is when a Receive counts as one that never ends.
 	wholeHang = 2 * time.Minute
-	// wholeSilence is how long a source that says nothing is waited for.
+	// wholeSilence bounds the wait for a silent source.
 	wholeSilence = 30 * time.Millisecond
 )
 

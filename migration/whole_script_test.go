@@ -33,7 +33,7 @@ type wholeScript struct {
 	writes  []wholeWrite
 	faulty  bool // the script broke the protocol: an error is as right as success
 	altered bool // bytes were changed, and the model does not hold
-	silent  bool // a connection stays open and says nothing
+	silent  bool // a connection stays open and sends nothing
 }
 
 // wholeConn is what one connection carries. syncs are its sync points so far.
@@ -366,7 +366,7 @@ func (s *wholeScript) alter(c *wholeConn, back int, to byte) {
 	}
 }
 
-// connect makes a connection more: a stranger's, or one that is there already.
+// connect makes an additional connection: another peer's, or a duplicate.
 func (s *wholeScript) connect(kind byte) {
 	c := new(wholeConn)
 	switch kind % 5 {

@@ -9,33 +9,34 @@ import (
 	"github.com/vmferry/vmferry/transport"
 )
 
-// Wire says how a migration goes over its connections. It is part of every
-// configuration of a migration, of either side. The zero value is ready for use.
+// Wire configures the connections of a migration. It is part of the configurations of
+// both sides. The zero value is ready for use.
 type Wire struct {
 	// Channels is the number of multifd channels, 1 to multifd.MaxChannels; 0 is 2.
-	// Both sides need the same.
+	// Both sides need the same number.
 	Channels int
-	// Method carries the pages; nil is multifd.None. Both sides need the same.
+	// Method is the compression method; nil is multifd.None. Both sides need the
+	// same method.
 	Method multifd.Method
-	// Level is the method's compression level, of a source; 0 is its default.
+	// Level is the source's compression level; 0 is the default of the method.
 	Level int
-	// Accelerator is what qpl uses; nil is software. Its owner closes it when the
-	// migration has ended.
+	// Accelerator is used by the method qpl; nil is software. The caller closes it
+	// after the migration.
 	Accelerator *pagecodec.Accelerator
-	// LinkTimeout is how long a TCP peer may acknowledge nothing, and how long
-	// dialing a connection may take; 0 is 30 s. A peer that acknowledges is alive.
+	// LinkTimeout is the longest time without an acknowledgement from a TCP peer,
+	// and the longest time that dialing a connection may take; 0 is 30 s.
 	LinkTimeout time.Duration
 	// StallTimeout is how long no byte may move on any connection while this side
-	// waits for the other, before that is an error that wraps
-	// transport.ErrStalled; 0 is 2 minutes, less than 0 is forever. The work of this
-	// side does not count.
+	// waits for the peer, before the migration fails with an error that wraps
+	// transport.ErrStalled; 0 is 2 minutes, a negative value is forever. Time in
+	// which this side works does not count.
 	StallTimeout time.Duration
-	// Counters, if not nil, are kept up to date.
+	// Counters, if not nil, are updated during the migration.
 	Counters *Counters
 }
 
-// WithDefaults returns w with the defaults in place of zero values. It fails for values
-// that no migration can have.
+// WithDefaults returns w with defaults in place of zero values. It returns an error
+// that wraps transport.ErrChannels if Channels is out of range.
 func (w Wire) WithDefaults() (Wire, error) {
 	if w.Channels == 0 {
 		w.Channels = 2

@@ -15,107 +15,109 @@ import (
 )
 
 var (
-	// ErrNobody is wrapped when the source did not connect in time.
-	ErrNoSource = errors.New("no source connected")
-	// ErrChannels is wrapped when the source's channels are not those that
-	// were expected.
-	ErrChannels = errors.New("the source's channels do not match")
+	// ErrNoSource is wrapped when no source connects within
+	// AcceptConfig.ConnectTimeout.
+	ErrNoSource = errors.New("transport: no source connected")
+	// ErrChannels is wrapped when the source's multifd channels differ from the
+	// expected ones in number, UUID or id.
+	ErrChannels = errors.New("transport: multifd channels do not match")
 )
 
-// AcceptConfig says which connections make up a migration, and how long they are
-// waited for.
+// AcceptConfig describes the connections of a migration and bounds the wait for
+// them.
 type AcceptConfig struct {
 	// Channels is the number of multifd channels.
 	Channels int
-	// UUID, if not all zero, is the source's machine's.
+	// UUID, if not all zero, is the required UUID of the source's machine.
 	UUID [16]byte
 	// TLS, if not nil, is required of every connection.
 	TLS *tls.Config
 	// ConnectTimeout bounds the wait for the source's connections; 0 waits
 	// forever.
 	ConnectTimeout time.Duration
-	// LinkTimeout is how long a TCP peer may acknowledge nothing; 0 is 30 s.
+	// LinkTimeout is the longest time without an acknowledgement from a TCP peer;
+	// 0 is 30 s.
 	LinkTimeout time.Duration
-	// StallTimeout is how long connections of a migration are kept while the others
-	// do not come; 0 is 2 minutes, less than 0 is forever.
+	// StallTimeout is how long an incomplete set of connections is kept while no
+	// further connection arrives; 0 is 2 minutes, a negative value is forever.
 	StallTimeout time.Duration
-	// Logger gets the connections that are refused.
+	// Logger receives the connections that are refused.
 	Logger *slog.Logger
 
-	// IdentifyWithin is how long a connection may take to say what it is, TLS
-	// included; 0 is 10 s.
+	// IdentifyWithin bounds the time from accepting a connection to reading the
+	// bytes that identify it, including the TLS handshake; 0 is 10 s.
 	IdentifyWithin time.Duration
 }
 
-// arrival is a connection that has said what it is.
+// arrival is an identified connection.
 type arrival struct {
 	conn      net.Conn
 	link      *Link // below conn
 	main      bool
 	handshake multifd.Handshake
-	number    uint64 // in the order of accepting, which is that of connecting
-	err       error  // of the listener: there are no more connections
+	number    uint64 // counts accepted connections, in the order of connecting
+	err       error  // the listener failed: no more connections follow
 }
 
-// Acceptor accepts connections for as long as a migration lasts: a source that
-// has more channels than this side expects must not go unnoticed, because
-// what it sends over them would be missing.
+// Acceptor accepts connections during the whole migration. A source with more
+// channels than expected must be detected, because the pages that it sends over
+// the additional channels would be missing.
 type Acceptor struct {
-	ln       net.Listener
-	cfg      *AcceptConfig
-	arrivals chan arrival
-	cancel   context.CancelFunc
-	loop     sync.WaitGroup // acceptLoop and what it started
+	ln         net.Listener
+	cfg        *AcceptConfig
+	arrivals   chan arrival
+	cancel     context.CancelFunc
+	goroutines sync.WaitGroup // acceptLoop and the goroutines that it started
 
-	// pending are connections that were accepted and have not arrived. idle
-	// has something in it after there were fewer.
-	pending newcomers
-	idle    chan struct{}
+	// pending are the accepted connections that are not delivered yet. pendingLeft
+	// receives a value after a connection left pending.
+	pending     pendingConns
+	pendingLeft chan struct{}
 
-	mu       sync.Mutex
-	stranger error // why a connection was turned away last
+	mu          sync.Mutex
+	lastRefusal error // the reason for the most recent refusal
 }
 
-// NewAcceptor begins to accept connections. Stop has to be called in the end.
+// NewAcceptor starts to accept connections from ln. The caller must call Stop.
 func NewAcceptor(ctx context.Context, ln net.Listener, cfg *AcceptConfig) *Acceptor {
 	ctx, cancel := context.WithCancel(ctx)
-	a := &Acceptor{ln: ln, cfg: cfg, arrivals: make(chan arrival), cancel: cancel, idle: make(chan struct{}, 1)}
-	// A peer that only connects cannot make this side hold more than a few
-	// connections.
-	a.pending.most = cfg.Channels + 16
-	a.loop.Go(func() { a.acceptLoop(ctx) })
+	a := &Acceptor{ln: ln, cfg: cfg, arrivals: make(chan arrival), cancel: cancel, pendingLeft: make(chan struct{}, 1)}
+	// The limit bounds the connections of peers that connect and send nothing.
+	a.pending.limit = cfg.Channels + 16
+	a.goroutines.Go(func() { a.acceptLoop(ctx) })
 	return a
 }
 
-// Stop ends the accepting and closes the listener.
+// Stop closes the listener and waits until the Acceptor's goroutines have ended.
 func (a *Acceptor) Stop() {
 	a.cancel()
 	a.ln.Close()
-	a.loop.Wait()
+	a.goroutines.Wait()
 }
 
-// turnAway says that a connection was closed because it is not the migration's.
-func (a *Acceptor) turnAway(why error) {
+// logRefusal records why a connection was refused.
+func (a *Acceptor) logRefusal(why error) {
 	a.mu.Lock()
-	a.stranger = why
+	a.lastRefusal = why
 	a.mu.Unlock()
-	a.cfg.Logger.Warn("turned a connection away", "error", why)
+	a.cfg.Logger.Warn("refused a connection", "error", why)
 }
 
-// quoteStranger adds to an error why a connection was turned away last: the
-// source may have been behind it.
-func (a *Acceptor) quoteStranger(err error) error {
+// withLastRefusal adds the reason for the most recent refusal to err, because the
+// refused connection may have been the source's.
+func (a *Acceptor) withLastRefusal(err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.stranger == nil {
+	if a.lastRefusal == nil {
 		return err
 	}
-	return fmt.Errorf("%w (the last connection that was turned away: %w)", err, a.stranger)
+	return fmt.Errorf("%w (the last refused connection: %w)", err, a.lastRefusal)
 }
 
-// RefuseMore waits for connections beyond those that were gathered, until ctx
-// ends or CloseAccept has looked for the last time. One more channel of the source is
-// an error: what the source sends over it is missing. Others are strangers'.
+// RefuseMore refuses all connections that arrive after Gather, until ctx ends or
+// CloseAccept returns. It returns an error that wraps ErrChannels if the source,
+// identified by uuid, opens an additional channel, because the pages sent over that
+// channel would be missing.
 func (a *Acceptor) RefuseMore(ctx context.Context, uuid [16]byte) error {
 	for {
 		select {
@@ -124,20 +126,20 @@ func (a *Acceptor) RefuseMore(ctx context.Context, uuid [16]byte) error {
 				return nil
 			}
 			if c.err != nil {
-				a.cfg.Logger.Warn("no more connections can be looked at", "error", c.err)
+				a.cfg.Logger.Warn("no further connections can be accepted", "error", c.err)
 				continue
 			}
 			socketOf(c.conn).Close()
 			id := int(c.handshake.ID)
 			switch {
 			case c.main:
-				a.turnAway(fmt.Errorf("a connection from %v begins a second main channel while the migration is under way", c.link.RemoteAddr()))
+				a.logRefusal(fmt.Errorf("connection from %v: a second main channel during the migration", c.link.RemoteAddr()))
 			case c.handshake.UUID != uuid:
-				a.turnAway(fmt.Errorf("a connection from %v is a multifd channel of another machine, %x (this is %x)", c.link.RemoteAddr(), c.handshake.UUID, uuid))
+				a.logRefusal(fmt.Errorf("connection from %v: multifd channel of another machine, UUID %x (want %x)", c.link.RemoteAddr(), c.handshake.UUID, uuid))
 			case id < a.cfg.Channels:
-				a.turnAway(fmt.Errorf("a connection from %v is multifd channel %d once more", c.link.RemoteAddr(), id))
+				a.logRefusal(fmt.Errorf("connection from %v: duplicate multifd channel %d", c.link.RemoteAddr(), id))
 			default:
-				return tooMany(id, a.cfg.Channels)
+				return tooManyChannels(id, a.cfg.Channels)
 			}
 		case <-ctx.Done():
 			return nil
@@ -145,80 +147,80 @@ func (a *Acceptor) RefuseMore(ctx context.Context, uuid [16]byte) error {
 	}
 }
 
-// tooMany is the error of a source with more channels than this side expects.
-func tooMany(id, channels int) error {
+// tooManyChannels returns the error for a source with more channels than expected.
+func tooManyChannels(id, channels int) error {
 	return &multifd.ChannelError{Channel: id, Field: "id",
 		Err: fmt.Errorf("%w: the source uses more than %d channels, 0 to %d: set the same multifd-channels on both", ErrChannels, channels, channels-1)}
 }
 
 const (
-	// lastLook is how long CloseAccept waits for a connection that the kernel has
-	// and the accepting goroutine has not taken yet.
-	lastLook = 10 * time.Millisecond
-	// identifyAtEnd is how long an accepted connection may take to say what it
-	// is, once the migration waits for nothing else.
+	// lastAcceptWait is how long CloseAccept waits for connections in the kernel's
+	// queue that acceptLoop has not accepted yet.
+	lastAcceptWait = 10 * time.Millisecond
+	// identifyAtEnd replaces AcceptConfig.IdentifyWithin when the migration waits
+	// for nothing else.
 	identifyAtEnd = 2 * time.Second
 )
 
-// CloseAccept makes sure that every connection that was made before it was called
-// has been looked at; refuseMore then returns.
+// CloseAccept stops accepting. It returns when every connection that was made before
+// the call has been delivered or refused; RefuseMore then returns.
 func (a *Acceptor) CloseAccept() {
-	if d, ok := a.ln.(deadliner); ok {
-		d.SetDeadline(time.Now().Add(lastLook))
+	if d, ok := a.ln.(deadlineListener); ok {
+		d.SetDeadline(time.Now().Add(lastAcceptWait))
 	} else {
 		a.ln.Close()
 	}
-	// A connection that is there and says nothing is not waited for.
-	a.pending.hurry()
+	// Do not wait for silent connections.
+	a.pending.limitWait()
 	slow := time.AfterFunc(identifyAtEnd, a.cancel)
-	a.loop.Wait()
+	a.goroutines.Wait()
 	slow.Stop()
 	close(a.arrivals)
 }
 
-// acceptLoop accepts until ctx ends. Each connection is looked at by a
-// goroutine of its own: a source may say nothing on one before it has made
+// acceptLoop accepts until ctx ends. A goroutine per connection identifies the
+// connection, because a source may send nothing on one connection before it has made
 // the others.
 func (a *Acceptor) acceptLoop(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() { a.ln.Close() })
 	defer stop()
-	said := false
-	busy := func(err error) {
-		if a.pending.makeRoom(); !said {
-			said = true
-			a.cfg.Logger.Warn("accepting connections fails for now, and is tried again", "error", err)
+	logged := false
+	onRetry := func(err error) {
+		if a.pending.evictOldest(); !logged {
+			logged = true
+			a.cfg.Logger.Warn("accepting a connection failed, retrying", "error", err)
 		}
 	}
 	for number := uint64(0); ; number++ {
-		conn, err := acceptNext(ctx, a.ln, busy)
+		conn, err := acceptNext(ctx, a.ln, onRetry)
 		if err != nil {
 			if ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
 				a.deliver(ctx, arrival{err: fmt.Errorf("accepting connections: %w", err)})
 			}
 			return
 		}
-		own, here := a.pending.add(ctx)
-		a.loop.Go(func() {
-			a.look(own, here, newLink(conn), number)
-			a.pending.remove(here)
+		connCtx, p := a.pending.add(ctx)
+		a.goroutines.Go(func() {
+			a.identifyConn(connCtx, p, newLink(conn), number)
+			a.pending.remove(p)
 			select {
-			case a.idle <- struct{}{}:
+			case a.pendingLeft <- struct{}{}:
 			default:
 			}
 		})
 	}
 }
 
-// look finds out what a connection is, and delivers it or turns it away.
-func (a *Acceptor) look(ctx context.Context, here *newcomer, l *Link, number uint64) {
+// identifyConn identifies a connection, and delivers or refuses it.
+func (a *Acceptor) identifyConn(ctx context.Context, p *pendingConn, l *Link, number uint64) {
 	c, err := identify(ctx, l, a.cfg)
 	if err != nil {
-		if !errors.Is(context.Cause(ctx), context.Canceled) { // not when the accepting ends
-			a.turnAway(err)
+		if !errors.Is(context.Cause(ctx), context.Canceled) { // the Acceptor has not been stopped
+			a.logRefusal(err)
 		}
 		return
 	}
-	a.pending.identified(here)
+	a.pending.markIdentified(p)
 	c.number = number
 	a.deliver(ctx, c)
 }

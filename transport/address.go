@@ -12,15 +12,17 @@ import (
 	"time"
 )
 
-// ErrAddress is wrapped by errors about addresses that cannot be used.
-var ErrAddress = errors.New("unusable address")
+// ErrAddress is wrapped when an address cannot be parsed or used.
+var ErrAddress = errors.New("transport: unusable address")
 
-// Address is where a migration goes: "unix:PATH" or "tcp:HOST:PORT".
+// Address is the address of a migration's destination: "unix:PATH" or
+// "tcp:HOST:PORT".
 type Address struct {
-	Network, Addr string
+	Network string // "unix" or "tcp"
+	Addr    string // PATH or HOST:PORT
 }
 
-// ParseAddress reads an address.
+// ParseAddress parses an address. Its errors wrap ErrAddress.
 func ParseAddress(s string) (Address, error) {
 	network, addr, ok := strings.Cut(s, ":")
 	if !ok || addr == "" || network != "unix" && network != "tcp" {
@@ -40,8 +42,8 @@ func ParseAddress(s string) (Address, error) {
 
 func (a Address) String() string { return a.Network + ":" + a.Addr }
 
-// Listen listens on the address. A unix socket can be opened by its owner
-// only, and is removed when the listener is closed.
+// Listen listens on the address. A unix socket has mode 0600 and is removed when
+// the listener is closed. Listen replaces a unix socket on which no process listens.
 func (a Address) Listen(ctx context.Context) (ln net.Listener, err error) {
 	if a.Network == "unix" {
 		ln, err = listenUnix(ctx, a.Addr)
@@ -55,7 +57,9 @@ func (a Address) Listen(ctx context.Context) (ln net.Listener, err error) {
 	return ln, nil
 }
 
-// Dial connects to the address, with TLS if cfg is not nil.
+// Dial connects to the address, with TLS if cfg is not nil. ctx bounds the TLS
+// handshake too. If cfg has no ServerName, the host of the address is used. ctx bounds the TLS
+// handshake too. If cfg has no ServerName, the host of the address is used.
 func (a Address) Dial(ctx context.Context, cfg *tls.Config) (conn net.Conn, err error) {
 	if a.Network == "unix" {
 		conn, err = dialUnix(ctx, a.Addr)
@@ -66,7 +70,7 @@ func (a Address) Dial(ctx context.Context, cfg *tls.Config) (conn net.Conn, err 
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %v: %w", a, err)
 	}
-	tune(conn)
+	enableKeepAlive(conn)
 	if cfg == nil {
 		return conn, nil
 	}
@@ -82,17 +86,17 @@ func (a Address) Dial(ctx context.Context, cfg *tls.Config) (conn net.Conn, err 
 	return t, nil
 }
 
-// tune makes a TCP connection on which nothing is sent notice within half a minute
-// or so that the other side is gone, which without a word from it takes the kernel
-// hours.
-func tune(conn net.Conn) { setLinkTimeout(conn, 0) }
+// enableKeepAlive enables keep-alive probes on an idle TCP connection, so that the
+// loss of the peer is detected within about 30 s. The kernel's default is hours.
+func enableKeepAlive(conn net.Conn) { setLinkTimeout(conn, 0) }
 
-// defaultLinkTimeout is how long a link may be dead.
+// defaultLinkTimeout is the default of the LinkTimeout fields.
 const defaultLinkTimeout = 30 * time.Second
 
-// setLinkTimeout is tune with another time. It sets no TCP_USER_TIMEOUT: the kernel
-// counts by it also while a peer that acknowledges does not read. What was sent and
-// is not acknowledged is the watch's, see unanswered.
+// setLinkTimeout is enableKeepAlive with another timeout. It sets no
+// TCP_USER_TIMEOUT, because the kernel applies that one also to a peer that
+// acknowledges but does not read. Watch detects data that is not acknowledged: see
+// ackState.
 func setLinkTimeout(conn net.Conn, timeout time.Duration) {
 	if timeout <= 0 {
 		timeout = defaultLinkTimeout
@@ -104,17 +108,17 @@ func setLinkTimeout(conn net.Conn, timeout time.Duration) {
 	}
 }
 
-// TLSFiles are the PEM files of one side: its certificate and key, and the
-// authority that the other side's certificate has to come from.
+// TLSFiles are the paths of one side's PEM files: its certificate, its key, and the
+// certificates of the authorities that must sign the peer's certificate.
 type TLSFiles struct {
 	Cert, Key, CA string
 }
 
-// Load makes a configuration for either side of a migration: both show a
-// certificate and both check the other's.
+// Load returns a TLS configuration for the source or the destination. Each side
+// presents a certificate and verifies the peer's. The minimum version is TLS 1.2.
 func (f TLSFiles) Load() (*tls.Config, error) {
 	if f.Cert == "" || f.Key == "" || f.CA == "" {
-		return nil, errors.New("TLS needs a certificate, its key and the authority's certificate")
+		return nil, errors.New("TLS: certificate, key and authority certificate are all required")
 	}
 	cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
 	if err != nil {

@@ -11,14 +11,14 @@ import (
 )
 
 // ErrNoConnection is wrapped when dialing takes longer than the link timeout.
-var ErrNoConnection = errors.New("no connection to the destination")
+var ErrNoConnection = errors.New("transport: no connection to the destination")
 
-// Dialer makes a connection to the destination. The context bounds the dialing and
-// ends with it: as with net.Dialer, the connection outlives the context.
+// Dialer connects to the destination. As with net.Dialer, the context bounds only the
+// dialing: the end of the context does not close the connection.
 type Dialer func(ctx context.Context) (net.Conn, error)
 
-// Link makes one connection. Dialing takes no longer than the link timeout; 0 is
-// 30 s.
+// Link dials once. Dialing fails with an error that wraps ErrNoConnection after
+// timeout; 0 is 30 s.
 func (dial Dialer) Link(ctx context.Context, timeout time.Duration) (*Link, error) {
 	if timeout <= 0 {
 		timeout = defaultLinkTimeout
@@ -36,18 +36,18 @@ func (dial Dialer) Link(ctx context.Context, timeout time.Duration) (*Link, erro
 	return newLink(conn), nil
 }
 
-// LinkOnceListening makes a connection. While no process listens there, it tries
-// again for up to the time in patience.
-func (dial Dialer) LinkOnceListening(ctx context.Context, timeout, patience time.Duration) (*Link, error) {
+// LinkOnceListening dials. While no process listens at the destination, it dials
+// again, for up to wait; 0 dials once.
+func (dial Dialer) LinkOnceListening(ctx context.Context, timeout, wait time.Duration) (*Link, error) {
 	began := time.Now()
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		l, err := dial.Link(ctx, timeout)
-		if err == nil || patience <= 0 || !NoListener(err) {
+		if err == nil || wait <= 0 || !NoListener(err) {
 			return l, err
 		}
-		left := patience - time.Since(began)
+		left := wait - time.Since(began)
 		if left <= 0 {
-			return nil, fmt.Errorf("%w (no process listened there for %v: start the destination, or raise --connect-timeout)", err, patience)
+			return nil, fmt.Errorf("%w (no process listened there for %v: start the destination, or raise --connect-timeout)", err, wait)
 		}
 		select {
 		case <-time.After(min(pause, left)):
@@ -57,8 +57,9 @@ func (dial Dialer) LinkOnceListening(ctx context.Context, timeout, patience time
 	}
 }
 
-// NoListener tells whether an error of connecting proves that no process listens
-// there any more. Behind a proxy, which listens itself, it proves nothing.
+// NoListener reports whether a dialing error proves that no process listens at the
+// address: connection refused, or no such socket. With a proxy in between it proves
+// nothing about the destination.
 func NoListener(err error) bool {
 	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT)
 }

@@ -1,15 +1,16 @@
 // Package transport makes the connections of a migration: addresses, TLS, dialing,
-// accepting, and the watch that notices a peer that is gone or stands still.
+// accepting, and a watch that detects dead links and stalled migrations.
 //
-// It is for package migration, and for programs that stand between a source and a
-// destination, such as a relay.
+// It is for package migration, and for programs between a source and a destination,
+// such as a relay.
 //
-// A destination listens at an [Address] and makes an [Acceptor], whose Gather returns
-// the [Connections] of one source: its main channel and all multifd channels, in any
-// order of arrival. Connections of other peers are refused, and are bounded in number
-// and in time. A source dials by a [Dialer]. A [Watch] looks at the [Link] below each
-// connection. [RequirePeer] bounds whom TLS takes.
+// A destination listens on an [Address] and creates an [Acceptor]. Gather returns the
+// [Connections] of one source: its main channel and all its multifd channels, which
+// may arrive in any order. The Acceptor refuses connections of other peers, and bounds
+// their number and their time. A source connects with a [Dialer]. A [Watch] observes
+// the [Link] below each connection. [RequirePeer] restricts the names of the peer's
+// certificate.
 //
-// Traps: a Link counts reads and writes of the descriptor too, so a user of the
-// descriptor has to take it from Link.SyscallConn. A listener is closed by its Acceptor.
+// Traps: a Link also counts reads and writes of its file descriptor, so users of the
+// descriptor must obtain it from Link.SyscallConn. The Acceptor closes its listener.
 package transport

@@ -38,7 +38,7 @@ func Example() {
 	// Output: gathered a main channel and 2 multifd channels
 }
 
-// dial connects, and says what the connection is.
+// dial connects and sends the bytes that identify the connection.
 func dial(ln net.Listener, first []byte) net.Conn {
 	conn, err := net.Dial("tcp", ln.Addr().String())
 	check(err)

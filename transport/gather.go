@@ -9,32 +9,33 @@ import (
 	"time"
 )
 
-// Connections are those of one migration.
+// Connections are the connections of one migration.
 type Connections struct {
 	Main     net.Conn
-	Channels []net.Conn
-	Links    []*Link // below main, and below each channel
-	UUID     [16]byte
+	Channels []net.Conn // indexed by channel id
+	Links    []*Link    // the link below Main, then the link below each channel
+	UUID     [16]byte   // of the source's machine
 }
 
+// All returns the main channel, then the multifd channels.
 func (c *Connections) All() []net.Conn { return append([]net.Conn{c.Main}, c.Channels...) }
 
+// Close closes all connections concurrently.
 func (c *Connections) Close() { CloseAll(c.All()) }
 
-// gathering is what has arrived of a migration. Which channels belong to the
-// source shows when they are complete: until then those of each machine are kept
-// apart.
+// gathering collects the connections of a migration. The source is the machine whose
+// channels are complete first; until then the channels are kept per machine UUID.
 type gathering struct {
 	acc      *Acceptor
 	main     *arrival
 	machines []*machineChannels // oldest first
 }
 
-// machineChannels are the channels that came with one uuid.
+// machineChannels are the channels with the same machine UUID.
 type machineChannels struct {
 	uuid     [16]byte
 	channels []*arrival
-	beyond   *arrival // one more than this side expects
+	excess   *arrival // a channel with an id beyond the expected ones
 }
 
 func (m *machineChannels) count() (n int) {
@@ -46,15 +47,15 @@ func (m *machineChannels) count() (n int) {
 	return n
 }
 
-func (m *machineChannels) All() []*arrival {
+func (m *machineChannels) all() []*arrival {
 	all := slices.DeleteFunc(slices.Clone(m.channels), func(c *arrival) bool { return c == nil })
-	if m.beyond != nil {
-		all = append(all, m.beyond)
+	if m.excess != nil {
+		all = append(all, m.excess)
 	}
 	return all
 }
 
-// fullest returns the machine with the most channels, nil if none came.
+// fullest returns the machine with the most channels, nil if there is none.
 func (g *gathering) fullest() (most *machineChannels) {
 	for _, m := range g.machines {
 		if most == nil || m.count() > most.count() {
@@ -64,7 +65,7 @@ func (g *gathering) fullest() (most *machineChannels) {
 	return most
 }
 
-// count returns how many connections of one migration there are at most.
+// count returns the number of connections of the most complete migration.
 func (g *gathering) count() (n int) {
 	if m := g.fullest(); m != nil {
 		n = m.count()
@@ -75,25 +76,27 @@ func (g *gathering) count() (n int) {
 	return n
 }
 
-func (g *gathering) whole() bool { return g.main != nil && g.count() == g.acc.cfg.Channels+1 }
+func (g *gathering) complete() bool { return g.main != nil && g.count() == g.acc.cfg.Channels+1 }
 
-func (g *gathering) All() (all []*arrival) {
+func (g *gathering) all() (all []*arrival) {
 	if g.main != nil {
 		all = append(all, g.main)
 	}
 	for _, m := range g.machines {
-		all = append(all, m.All()...)
+		all = append(all, m.all()...)
 	}
 	return all
 }
 
-// anyDead says whether the source has hung up on one of what is whole. One that has
-// sent all may well have.
-func (g *gathering) anyDead() bool {
-	return hungUp(g.main.conn) || slices.ContainsFunc(g.fullest().All(), func(c *arrival) bool { return hungUp(c.conn) })
+// anyClosedByPeer reports whether the source has closed one of the complete set of
+// connections. A source that has sent everything may have done so too.
+func (g *gathering) anyClosedByPeer() bool {
+	return peerClosed(g.main.conn) || slices.ContainsFunc(g.fullest().all(), func(c *arrival) bool { return peerClosed(c.conn) })
 }
 
-// Gather takes one main connection and the multifd channels, in any order.
+// Gather returns the main channel and the multifd channels of one source, which may
+// arrive in any order. It fails with an error that wraps ErrNoSource or ErrChannels
+// after AcceptConfig.ConnectTimeout, and with the cause of ctx when ctx ends.
 func (a *Acceptor) Gather(ctx context.Context) (*Connections, error) {
 	cfg := a.cfg
 	if cfg.ConnectTimeout > 0 {
@@ -102,119 +105,121 @@ func (a *Acceptor) Gather(ctx context.Context) (*Connections, error) {
 		defer cancel()
 	}
 	g := &gathering{acc: a}
-	err := g.wait(ctx)
+	err := g.awaitComplete(ctx)
 	if err == nil {
-		return g.choose()
+		return g.takeComplete()
 	}
-	g.giveUp()
+	g.closeAll()
 	return nil, err
 }
 
-// wait returns nil when all that a migration needs is there.
-func (g *gathering) wait(ctx context.Context) error {
+// awaitComplete returns nil when all connections of a migration have arrived.
+func (g *gathering) awaitComplete(ctx context.Context) error {
 	a := g.acc
-	var patience <-chan time.Time
+	var replacementWait <-chan time.Time
 	quiet := newQuietTimer(a.cfg.StallTimeout)
 	defer quiet.Stop()
-	begin := func() { // without a stall timeout the timer stays stopped
+	restartQuiet := func() { // without a stall timeout the timer stays stopped
 		if most := stallTimeout(a.cfg.StallTimeout); most > 0 {
 			quiet.Reset(most)
 		}
 	}
 	for {
-		if g.whole() {
-			// What is dead may be of a source that gave up connecting. If it
-			// came again, what replaces it has been accepted.
-			if !g.anyDead() || a.pending.count() == 0 {
+		if g.complete() {
+			// A closed connection may belong to a source that aborted its attempt
+			// to connect. If the source connected again, the replacement is in
+			// pending.
+			if !g.anyClosedByPeer() || a.pending.count() == 0 {
 				return nil
 			}
-			if patience == nil {
-				patience = time.After(identifyAtEnd)
+			if replacementWait == nil {
+				replacementWait = time.After(identifyAtEnd)
 			}
 		}
 		select {
 		case c := <-a.arrivals:
-			begin()
-			if c.err != nil && !g.whole() {
+			restartQuiet()
+			if c.err != nil && !g.complete() {
 				return c.err
 			}
 			if c.err == nil {
-				g.sortIn(&c)
+				g.place(&c)
 			}
-		case <-a.idle:
+		case <-a.pendingLeft:
 		case <-quiet.C:
-			begin()
-			if have := g.count(); have > 0 && !g.whole() && a.cfg.ConnectTimeout <= 0 {
-				a.turnAway(fmt.Errorf("%w: %d of %d connections came, and no other for %v", ErrChannels, have, a.cfg.Channels+1, stallTimeout(a.cfg.StallTimeout)))
-				g.giveUp()
+			restartQuiet()
+			if have := g.count(); have > 0 && !g.complete() && a.cfg.ConnectTimeout <= 0 {
+				a.logRefusal(fmt.Errorf("%w: %d of %d connections arrived, and no other for %v", ErrChannels, have, a.cfg.Channels+1, stallTimeout(a.cfg.StallTimeout)))
+				g.closeAll()
 			}
-		case <-patience:
-			if g.whole() {
+		case <-replacementWait:
+			if g.complete() {
 				return nil
 			}
-			patience = nil
+			replacementWait = nil
 		case <-ctx.Done():
-			if g.whole() {
+			if g.complete() {
 				return nil
 			}
-			return g.explain(context.Cause(ctx))
+			return g.timeoutError(context.Cause(ctx))
 		}
 	}
 }
 
-// explain says what was there when the time for connecting was over.
-func (g *gathering) explain(err error) error {
+// timeoutError adds to ErrNoSource which connections had arrived.
+func (g *gathering) timeoutError(err error) error {
 	if !errors.Is(err, ErrNoSource) {
 		return err
 	}
 	cfg := g.acc.cfg
-	if m := g.fullest(); m != nil && m.beyond != nil {
-		return tooMany(int(m.beyond.handshake.ID), cfg.Channels)
+	if m := g.fullest(); m != nil && m.excess != nil {
+		return tooManyChannels(int(m.excess.handshake.ID), cfg.Channels)
 	}
 	if have := g.count(); have > 0 {
-		err = fmt.Errorf("%w: %d of %d connections came within %v (does the source have multifd on, with %d channels?)",
+		err = fmt.Errorf("%w: %d of %d connections arrived within %v (enable multifd at the source, with %d channels)",
 			ErrChannels, have, cfg.Channels+1, cfg.ConnectTimeout, cfg.Channels)
 	}
-	return g.acc.quoteStranger(err)
+	return g.acc.withLastRefusal(err)
 }
 
-// sortIn puts a connection in its place, or turns it away. Of two in one place the older
-// one may be of a source that gave up connecting and came again.
-func (g *gathering) sortIn(c *arrival) {
-	conflict := g.add(c)
+// place adds a connection, or refuses it. If the position is taken, the older
+// connection may belong to an earlier attempt of the same source: place drops the
+// connections that their peer has closed and tries again.
+func (g *gathering) place(c *arrival) {
+	conflict := g.addArrival(c)
 	if conflict != nil {
-		g.dropDead(c.number)
-		conflict = g.add(c)
+		g.dropClosedByPeer(c.number)
+		conflict = g.addArrival(c)
 	}
 	if conflict != nil {
 		socketOf(c.conn).Close()
-		g.acc.turnAway(fmt.Errorf("a connection from %v: %w", c.link.RemoteAddr(), conflict))
+		g.acc.logRefusal(fmt.Errorf("connection from %v: %w", c.link.RemoteAddr(), conflict))
 	}
-	g.makeRoom(c)
+	g.evictOldestMachine(c)
 }
 
-// add sorts in one connection, if its place is free.
-func (g *gathering) add(c *arrival) error {
+// addArrival adds a connection if its position is free.
+func (g *gathering) addArrival(c *arrival) error {
 	if c.main {
 		if g.main != nil {
-			return errors.New("a second main channel, while the first is open")
+			return errors.New("a second main channel while the first is open")
 		}
 		g.main = c
 		return nil
 	}
 	cfg := g.acc.cfg
 	if cfg.UUID != ([16]byte{}) && c.handshake.UUID != cfg.UUID {
-		return fmt.Errorf("%w: the source's machine has the uuid %x (want %x)", ErrChannels, c.handshake.UUID, cfg.UUID)
+		return fmt.Errorf("%w: the source's machine has UUID %x (want %x)", ErrChannels, c.handshake.UUID, cfg.UUID)
 	}
 	m := g.machine(c.handshake.UUID)
-	place := &m.beyond
+	slot := &m.excess
 	if id := int(c.handshake.ID); id < cfg.Channels {
-		place = &m.channels[id]
+		slot = &m.channels[id]
 	}
-	if *place != nil {
-		return fmt.Errorf("%w: multifd channel %d of machine %x came twice", ErrChannels, c.handshake.ID, m.uuid)
+	if *slot != nil {
+		return fmt.Errorf("%w: duplicate multifd channel %d of machine %x", ErrChannels, c.handshake.ID, m.uuid)
 	}
-	*place = c
+	*slot = c
 	return nil
 }
 
@@ -229,73 +234,74 @@ func (g *gathering) machine(uuid [16]byte) *machineChannels {
 	return m
 }
 
-// makeRoom bounds how many connections are held: twice what a migration needs
-// and a few. The oldest machine other than the newest connection's has to go.
-func (g *gathering) makeRoom(newest *arrival) {
-	if len(g.All()) <= 2*(g.acc.cfg.Channels+1)+16 {
+// evictOldestMachine bounds the number of held connections to twice those of a
+// migration and 16. Above that it refuses the oldest machine that newest does not
+// belong to.
+func (g *gathering) evictOldestMachine(newest *arrival) {
+	if len(g.all()) <= 2*(g.acc.cfg.Channels+1)+16 {
 		return
 	}
 	for i, m := range g.machines {
 		if m.uuid != newest.handshake.UUID || newest.main {
-			g.turnAway(m, errors.New("its channels did not become complete, and newer connections needed their place"))
+			g.refuseMachine(m, errors.New("incomplete, and evicted by newer connections"))
 			g.machines = slices.Delete(g.machines, i, i+1)
 			return
 		}
 	}
 }
 
-func (g *gathering) turnAway(m *machineChannels, why error) {
-	for _, c := range m.All() {
+func (g *gathering) refuseMachine(m *machineChannels, why error) {
+	for _, c := range m.all() {
 		socketOf(c.conn).Close()
 	}
-	g.acc.turnAway(fmt.Errorf("%d channels of machine %x: %w", len(m.All()), m.uuid, why))
+	g.acc.logRefusal(fmt.Errorf("%d channels of machine %x: %w", len(m.all()), m.uuid, why))
 }
 
-// dropDead closes and forgets the connections from before one that the source has
-// hung up on.
-func (g *gathering) dropDead(before uint64) {
-	dead := func(c *arrival) bool {
-		if c == nil || c.number > before || !hungUp(c.conn) {
+// dropClosedByPeer drops the connections with a number up to before that their peer
+// has closed.
+func (g *gathering) dropClosedByPeer(before uint64) {
+	drop := func(c *arrival) bool {
+		if c == nil || c.number > before || !peerClosed(c.conn) {
 			return false
 		}
 		socketOf(c.conn).Close()
-		g.acc.cfg.Logger.Warn("forgot a connection that its source has closed, for one that came after it")
+		g.acc.cfg.Logger.Warn("dropped a connection that its source closed, in favor of a newer one")
 		return true
 	}
-	if dead(g.main) {
+	if drop(g.main) {
 		g.main = nil
 	}
 	for _, m := range g.machines {
 		for i, c := range m.channels {
-			if dead(c) {
+			if drop(c) {
 				m.channels[i] = nil
 			}
 		}
-		if dead(m.beyond) {
-			m.beyond = nil
+		if drop(m.excess) {
+			m.excess = nil
 		}
 	}
-	g.machines = slices.DeleteFunc(g.machines, func(m *machineChannels) bool { return len(m.All()) == 0 })
+	g.machines = slices.DeleteFunc(g.machines, func(m *machineChannels) bool { return len(m.all()) == 0 })
 }
 
-// giveUp closes all.
-func (g *gathering) giveUp() {
-	for _, c := range g.All() {
+// closeAll closes and forgets all connections.
+func (g *gathering) closeAll() {
+	for _, c := range g.all() {
 		socketOf(c.conn).Close()
 	}
 	g.main, g.machines = nil, nil
 }
 
-// choose returns the connections of the machine whose channels are complete.
-func (g *gathering) choose() (*Connections, error) {
+// takeComplete returns the connections of the complete machine and refuses the others.
+func (g *gathering) takeComplete() (*Connections, error) {
 	chosen := g.fullest()
-	if chosen.beyond != nil {
-		g.giveUp()
-		return nil, tooMany(int(chosen.beyond.handshake.ID), g.acc.cfg.Channels)
+	if chosen.excess != nil {
+		g.closeAll()
+		return nil, tooManyChannels(int(chosen.excess.handshake.ID), g.acc.cfg.Channels)
 	}
 	for _, m := range g.machines {
 		if m != chosen {
-			g.turnAway(m, errors.New("another machine's channels were complete first"))
+			g.refuseMachine(m, errors.New("another machine's channels were complete first"))
 		}
 	}
 	conns := &Connections{Main: g.main.conn, Links: []*Link{g.main.link}, UUID: chosen.uuid}

@@ -7,17 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hungUp says that the other side of a connection will write no more. What it
-// wrote before may still be unread. There is no telling of a connection that gives
-// no syscall.Conn.
-func hungUp(conn net.Conn) bool {
+// peerClosed reports whether the peer has closed the connection for writing. Earlier
+// bytes may still be unread. It is false for a connection that is no syscall.Conn.
+func peerClosed(conn net.Conn) bool {
 	sc, ok := socketOf(conn).(syscall.Conn)
 	if !ok {
 		return false
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return true // it is closed here
+		return true // closed by this side
 	}
 	const gone = unix.POLLRDHUP | unix.POLLHUP | unix.POLLERR
 	poll := []unix.PollFd{{Events: unix.POLLRDHUP}}

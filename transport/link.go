@@ -12,26 +12,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Link is one connection of a migration, which a watch looks at: it counts what
-// moves, and knows whether its user waits in it. Reads and writes of the
-// descriptor (readv, writev) go through its RawConn, so that they count too.
+// Link is one connection of a migration, observed by a Watch. It counts reads and
+// writes that transferred bytes, and knows whether a read or write is blocked in it.
+// Reads and writes of the descriptor (readv, writev) go through its RawConn and are
+// counted too.
 type Link struct {
 	net.Conn
-	moved atomic.Uint64 // reads and writes that moved something
-	reads atomic.Int32  // how many wait for the peer to send
-	sends atomic.Int32  // how many wait for the peer to read
-	// aside counts the reasons why the link's user needs nothing of this side's
-	// own work: the user waits for another link's, or has ended.
-	aside atomic.Int32
+	moved atomic.Uint64 // reads and writes that transferred bytes
+	reads atomic.Int32  // reads that wait for the peer to send
+	sends atomic.Int32  // writes that wait for the peer to read
+	// waitingForOthers is not zero while the link's user does no work of its own: it
+	// waits for the user of another link, or has ended.
+	waitingForOthers atomic.Int32
 
-	failed atomic.Pointer[error]
-	acks   unanswered
+	failed   atomic.Pointer[error]
+	ackState ackState
 }
 
 func newLink(conn net.Conn) *Link { return &Link{Conn: conn} }
 
-// maxWrite is the most that one write to a connection gets, so that a slow peer
-// shows as one that moves.
+// maxWrite bounds one write to a connection, so that a slow peer still counts as
+// making progress.
 const maxWrite = 64 << 10
 
 func (l *Link) Read(p []byte) (int, error) {
@@ -41,7 +42,7 @@ func (l *Link) Read(p []byte) (int, error) {
 	if n > 0 {
 		l.moved.Add(1)
 	}
-	return n, l.explain(err)
+	return n, l.closeReason(err)
 }
 
 func (l *Link) Write(p []byte) (written int, err error) {
@@ -55,12 +56,13 @@ func (l *Link) Write(p []byte) (written int, err error) {
 			l.moved.Add(1)
 		}
 		if err != nil || written == len(p) {
-			return written, l.explain(err)
+			return written, l.closeReason(err)
 		}
 	}
 }
 
-// SyscallConn gives the descriptor, if the connection has one.
+// SyscallConn implements syscall.Conn. It returns errors.ErrUnsupported if the
+// connection has no file descriptor.
 func (l *Link) SyscallConn() (syscall.RawConn, error) {
 	sc, ok := l.Conn.(syscall.Conn)
 	if !ok {
@@ -73,8 +75,8 @@ func (l *Link) SyscallConn() (syscall.RawConn, error) {
 	return &rawLink{RawConn: raw, link: l}, nil
 }
 
-// rawLink counts each read and write of the descriptor. Its users return from
-// one when something moved.
+// rawLink counts each read and write of the descriptor. The functions of its users
+// return true only after bytes were transferred.
 type rawLink struct {
 	syscall.RawConn
 	link *Link
@@ -87,7 +89,7 @@ func (r *rawLink) Read(f func(fd uintptr) bool) error {
 	if err == nil {
 		r.link.moved.Add(1)
 	}
-	return r.link.explain(err)
+	return r.link.closeReason(err)
 }
 
 func (r *rawLink) Write(f func(fd uintptr) bool) error {
@@ -97,17 +99,17 @@ func (r *rawLink) Write(f func(fd uintptr) bool) error {
 	if err == nil {
 		r.link.moved.Add(1)
 	}
-	return r.link.explain(err)
+	return r.link.closeReason(err)
 }
 
-// fail closes the connection. Who reads or writes gets why.
-func (l *Link) fail(why error) {
+// closeWith closes the connection. Its reads and writes fail with the error why.
+func (l *Link) closeWith(why error) {
 	if l.failed.CompareAndSwap(nil, &why) {
 		socketOf(l.Conn).Close()
 	}
 }
 
-func (l *Link) explain(err error) error {
+func (l *Link) closeReason(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -117,7 +119,7 @@ func (l *Link) explain(err error) error {
 	return err
 }
 
-// socketOf returns the connection below TLS, whose closing waits for nobody.
+// socketOf returns the connection below TLS. Closing that one does not block.
 func socketOf(conn net.Conn) net.Conn {
 	for {
 		switch c := conn.(type) {
@@ -133,8 +135,8 @@ func socketOf(conn net.Conn) net.Conn {
 	}
 }
 
-// CloseAll closes connections side by side: TLS takes leave of a peer that does
-// not read for 5 s.
+// CloseAll closes connections concurrently, because closing a TLS connection blocks
+// for up to 5 s if the peer does not read.
 func CloseAll[C net.Conn](conns []C) {
 	var all sync.WaitGroup
 	for _, conn := range conns {
@@ -143,39 +145,39 @@ func CloseAll[C net.Conn](conns []C) {
 	all.Wait()
 }
 
-// unanswered is what a TCP peer leaves unanswered that the kernel sends again: data,
-// or the question whether the peer is there or reads again.
-type unanswered struct {
-	heard time.Time // when the last acknowledgement came, by the last look
-	asked int       // the kernel's count at that time
-	since time.Time // since when there has been more than that
+// ackState tracks the segments that the kernel sends and a TCP peer does not
+// acknowledge: retransmitted data, keep-alive probes and zero-window probes.
+type ackState struct {
+	lastAck time.Time // the last acknowledgement, at the previous check
+	probes  int       // the kernel's count of unacknowledged probes at that time
+	since   time.Time // when the count first exceeded probes
 }
 
-// dead says whether the peer has acknowledged nothing for most of the timeout
-// while this side asked. A peer that does not read, but acknowledges, is alive.
-func (u *unanswered) dead(conn net.Conn, now time.Time, timeout time.Duration) bool {
+// timedOut reports whether the peer has acknowledged nothing for most of the timeout
+// although this side sent probes. A peer that acknowledges but does not read is alive.
+func (u *ackState) timedOut(conn net.Conn, now time.Time, timeout time.Duration) bool {
 	info := tcpInfo(socketOf(conn))
 	if info == nil {
 		return false
 	}
-	const imprecise = 20 * time.Millisecond // of the kernel's clock ticks
-	asked := int(info.Retransmits) + int(info.Probes)
-	heard := now.Add(-time.Duration(info.Last_ack_recv) * time.Millisecond)
-	if heard.Sub(u.heard) > imprecise || asked < u.asked {
-		u.heard, u.asked, u.since = heard, asked, time.Time{}
+	const imprecision = 20 * time.Millisecond // of the kernel's clock ticks
+	probes := int(info.Retransmits) + int(info.Probes)
+	lastAck := now.Add(-time.Duration(info.Last_ack_recv) * time.Millisecond)
+	if lastAck.Sub(u.lastAck) > imprecision || probes < u.probes {
+		u.lastAck, u.probes, u.since = lastAck, probes, time.Time{}
 	}
-	if asked == u.asked {
+	if probes == u.probes {
 		return false
 	}
 	if u.since.IsZero() {
 		u.since = now
 	}
-	// The kernel of a peer that is alive leaves one question in half a second
-	// unanswered, and a packet can be lost: one alone says nothing.
-	return asked-u.asked >= 2 && now.Sub(u.since) >= timeout-timeout/linkLooks
+	// A live kernel answers at most one probe in 0.5 s, and a packet can be lost: a
+	// single unanswered probe proves nothing.
+	return probes-u.probes >= 2 && now.Sub(u.since) >= timeout-timeout/linkChecks
 }
 
-// tcpInfo is what the kernel says of a TCP connection, nil of another one.
+// tcpInfo returns the kernel's TCP_INFO of a connection, nil if it is not TCP.
 func tcpInfo(conn net.Conn) *unix.TCPInfo {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {

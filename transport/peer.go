@@ -16,117 +16,115 @@ import (
 	"github.com/vmferry/vmferry/multifd"
 )
 
-// identifyWithin is how long a connection may take to say what it is, TLS
-// included.
+// identifyWithin is the default of AcceptConfig.IdentifyWithin.
 const identifyWithin = 10 * time.Second
 
 var (
-	errSilent    = fmt.Errorf("it did not say what it is within %v", identifyWithin)
-	errHurried   = fmt.Errorf("it did not say what it is within %v, and the migration is at its end", identifyAtEnd)
-	errDisplaced = errors.New("it did not say what it is, and a newer connection needed its place")
+	errSilent      = fmt.Errorf("not identified within %v", identifyWithin)
+	errSilentAtEnd = fmt.Errorf("not identified within %v at the end of the migration", identifyAtEnd)
+	errEvicted     = errors.New("not identified, and evicted by a newer connection")
 )
 
-// newcomers are the connections that have not been taken in yet. There are only
-// so many of them: where one more comes, the oldest that has not said what it is
-// has to go.
-type newcomers struct {
-	mu      sync.Mutex
-	most    int
-	list    []*newcomer // oldest first
-	hurried bool
+// pendingConns are the accepted connections that are not delivered yet. Their number
+// is bounded: a new connection evicts the oldest one that is not identified.
+type pendingConns struct {
+	mu    sync.Mutex
+	limit int
+	list  []*pendingConn // oldest first
+	atEnd bool
 }
 
-type newcomer struct {
-	since time.Time
-	known bool
-	drop  context.CancelCauseFunc
+type pendingConn struct {
+	since      time.Time
+	identified bool
+	drop       context.CancelCauseFunc
 }
 
-// add takes a connection in. The context that it returns ends when the connection
-// is to be dropped, with the reason as its cause.
-func (n *newcomers) add(ctx context.Context) (context.Context, *newcomer) {
+// add adds a connection. The returned context ends when the connection must be
+// dropped; its cause is the reason.
+func (n *pendingConns) add(ctx context.Context) (context.Context, *pendingConn) {
 	ctx, drop := context.WithCancelCause(ctx)
-	c := &newcomer{since: time.Now(), drop: drop}
+	c := &pendingConn{since: time.Now(), drop: drop}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.list) >= n.most {
-		n.dropOldest()
+	if len(n.list) >= n.limit {
+		n.evictOldestLocked()
 	}
 	n.list = append(n.list, c)
-	if n.hurried {
-		c.hurry()
+	if n.atEnd {
+		c.limitWait()
 	}
 	return ctx, c
 }
 
-func (n *newcomers) remove(c *newcomer) {
+func (n *pendingConns) remove(c *pendingConn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.forget(c)
+	n.removeLocked(c)
 	c.drop(nil)
 }
 
-func (n *newcomers) forget(c *newcomer) {
-	n.list = slices.DeleteFunc(n.list, func(other *newcomer) bool { return other == c })
+func (n *pendingConns) removeLocked(c *pendingConn) {
+	n.list = slices.DeleteFunc(n.list, func(other *pendingConn) bool { return other == c })
 }
 
-// identified says that a connection has said what it is.
-func (n *newcomers) identified(c *newcomer) {
+// markIdentified records that a connection is identified.
+func (n *pendingConns) markIdentified(c *pendingConn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c.known = true
+	c.identified = true
 }
 
-// makeRoom drops the oldest.
-func (n *newcomers) makeRoom() {
+// evictOldest drops the oldest connection, preferably one that is not identified.
+func (n *pendingConns) evictOldest() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.dropOldest()
+	n.evictOldestLocked()
 }
 
-func (n *newcomers) dropOldest() {
+func (n *pendingConns) evictOldestLocked() {
 	if len(n.list) == 0 {
 		return
 	}
 	oldest := n.list[0]
-	if i := slices.IndexFunc(n.list, func(c *newcomer) bool { return !c.known }); i >= 0 {
+	if i := slices.IndexFunc(n.list, func(c *pendingConn) bool { return !c.identified }); i >= 0 {
 		oldest = n.list[i]
 	}
-	n.forget(oldest)
-	oldest.drop(errDisplaced)
+	n.removeLocked(oldest)
+	oldest.drop(errEvicted)
 }
 
-// count returns how many there are.
-func (n *newcomers) count() int {
+// count returns the number of pending connections.
+func (n *pendingConns) count() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.list)
 }
 
-// hurry drops each that is here for identifyAtEnd or longer, and the others when
-// they are.
-func (n *newcomers) hurry() {
+// limitWait drops each connection, present or future, once it has been pending for
+// identifyAtEnd.
+func (n *pendingConns) limitWait() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.hurried = true
+	n.atEnd = true
 	for _, c := range n.list {
-		c.hurry()
+		c.limitWait()
 	}
 }
 
-func (c *newcomer) hurry() {
-	time.AfterFunc(identifyAtEnd-time.Since(c.since), func() { c.drop(errHurried) })
+func (c *pendingConn) limitWait() {
+	time.AfterFunc(identifyAtEnd-time.Since(c.since), func() { c.drop(errSilentAtEnd) })
 }
 
-// acceptNext accepts a connection. A failure that passes, such as the want of
-// descriptors, is waited out; busy is told of it.
-func acceptNext(ctx context.Context, ln net.Listener, busy func(error)) (net.Conn, error) {
+// acceptNext accepts a connection. It retries after a transient failure, such as a
+// lack of file descriptors, and calls onRetry before.
+func acceptNext(ctx context.Context, ln net.Listener, onRetry func(error)) (net.Conn, error) {
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		conn, err := ln.Accept()
-		if err == nil || !passes(err) || ctx.Err() != nil {
+		if err == nil || !isTransient(err) || ctx.Err() != nil {
 			return conn, err
 		}
-		busy(err)
+		onRetry(err)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -135,9 +133,9 @@ func acceptNext(ctx context.Context, ln net.Listener, busy func(error)) (net.Con
 	}
 }
 
-// passes says whether an error of accepting is not one of the listener: of the
-// connection that came, of the network below, or of this process's limits.
-func passes(err error) bool {
+// isTransient reports whether accepting can succeed later: the error concerns the
+// accepted connection, the network or a limit of this process, not the listener.
+func isTransient(err error) bool {
 	for _, errno := range []unix.Errno{
 		unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EPERM,
 		unix.ECONNABORTED, unix.ECONNRESET, unix.EPROTO, unix.ENOPROTOOPT, unix.EOPNOTSUPP,
@@ -152,8 +150,8 @@ func passes(err error) bool {
 	return errors.As(err, &temporary) && temporary.Temporary() && !(errors.As(err, &timeout) && timeout.Timeout())
 }
 
-// identify finds out what a connection is by its first bytes. The connection is
-// closed when that fails, or ctx ends first.
+// identify identifies a connection by its first bytes. It closes the connection if
+// that fails, or if ctx ends first.
 func identify(ctx context.Context, l *Link, cfg *AcceptConfig) (arrival, error) {
 	within := identifyWithin
 	if cfg.IdentifyWithin > 0 {
@@ -164,11 +162,11 @@ func identify(ctx context.Context, l *Link, cfg *AcceptConfig) (arrival, error) 
 	stop := context.AfterFunc(ctx, func() { l.SetDeadline(time.Unix(1, 0)) })
 	c, err := readIdentity(ctx, l, cfg)
 	if !stop() {
-		err = context.Cause(ctx) // the deadline would end what comes, too
+		err = context.Cause(ctx) // the deadline is set and would fail later reads
 	}
 	if err != nil {
 		socketOf(l).Close()
-		return arrival{}, fmt.Errorf("a connection from %v: %w", l.RemoteAddr(), err)
+		return arrival{}, fmt.Errorf("connection from %v: %w", l.RemoteAddr(), err)
 	}
 	return c, nil
 }
@@ -186,10 +184,10 @@ func readIdentity(ctx context.Context, l *Link, cfg *AcceptConfig) (arrival, err
 	peeked := &peekedConn{Conn: conn}
 	first, err := peeked.peek(4)
 	if err != nil {
-		return arrival{}, fmt.Errorf("closed before it said what it is: %w", err)
+		return arrival{}, fmt.Errorf("closed before it was identified: %w", err)
 	}
 	if cfg.TLS == nil && beginsTLS(first) {
-		return arrival{}, fmt.Errorf("it begins with a TLS handshake, and this side uses no TLS (use --tls-cert, --tls-key and --tls-ca on both sides, or --insecure on both) (%w)", multifd.ErrMalformed)
+		return arrival{}, fmt.Errorf("the peer begins a TLS handshake, and this side uses no TLS (use --tls-cert, --tls-key and --tls-ca on both sides, or --insecure on both) (%w)", multifd.ErrMalformed)
 	}
 	switch magic := binary.BigEndian.Uint32(first); magic {
 	case qemuMagic:
@@ -202,43 +200,42 @@ func readIdentity(ctx context.Context, l *Link, cfg *AcceptConfig) (arrival, err
 		if err != nil {
 			return arrival{}, err
 		}
-		return arrival{conn: conn, link: l, handshake: h}, nil // all that was peeked is read
+		return arrival{conn: conn, link: l, handshake: h}, nil // peeked holds no more bytes
 	default:
-		return arrival{}, fmt.Errorf("it begins with %q, which is neither a migration's main channel nor a multifd channel (%w)", first, multifd.ErrMalformed)
+		return arrival{}, fmt.Errorf("first bytes %q: neither a main channel nor a multifd channel (%w)", first, multifd.ErrMalformed)
 	}
 }
 
 const qemuMagic = 0x5145564d
 
-// checkMainHead looks at what every source sends at once: the stream's version
-// and the machine's name. Four right bytes alone would let anything through that
-// can send them.
+// checkMainHead checks the bytes that every source sends first: the stream's version
+// and the machine type. The magic alone would not tell a source from other peers.
 func checkMainHead(p *peekedConn) error {
 	const fixed, version, configuration, maxName = 13, 3, 7, 255
 	head, err := p.peek(fixed)
 	if err != nil {
-		return fmt.Errorf("its main channel ends within the header: %w", err)
+		return fmt.Errorf("the main channel ends within the header: %w", err)
 	}
 	if v := binary.BigEndian.Uint32(head[4:]); v != version || head[8] != configuration {
-		return fmt.Errorf("its main channel has version %d and begins with section %#02x (want %d and %#02x; machine types that leave the configuration out are too old) (%w)", v, head[8], version, configuration, multifd.ErrMalformed)
+		return fmt.Errorf("the main channel has version %d and begins with section %#02x (want %d and %#02x; machine types without a configuration section are too old) (%w)", v, head[8], version, configuration, multifd.ErrMalformed)
 	}
 	n := binary.BigEndian.Uint32(head[9:])
 	if n > maxName {
-		return fmt.Errorf("its main channel has a machine name of %d bytes (want %d at most) (%w)", n, maxName, multifd.ErrMalformed)
+		return fmt.Errorf("the main channel has a machine type of %d bytes (want at most %d) (%w)", n, maxName, multifd.ErrMalformed)
 	}
 	if _, err = p.peek(fixed + int(n)); err != nil {
-		return fmt.Errorf("its main channel ends within the machine's name: %w", err)
+		return fmt.Errorf("the main channel ends within the machine type: %w", err)
 	}
 	return nil
 }
 
-// peekedConn gives bytes that were read too early once more.
+// peekedConn is a connection whose first bytes can be peeked.
 type peekedConn struct {
 	net.Conn
 	first []byte
 }
 
-// peek returns the first n bytes that were not read yet.
+// peek returns the next n bytes without consuming them.
 func (c *peekedConn) peek(n int) ([]byte, error) {
 	if have := len(c.first); have < n {
 		c.first = append(c.first, make([]byte, n-have)...)

@@ -7,26 +7,26 @@ import (
 	"time"
 )
 
-// deadliner is a listener that can stop accepting for a while. Another one can only be
+// deadlineListener is a listener that can pause accepting. Other listeners can only be
 // closed, which a source takes for the death of the destination.
-type deadliner interface{ SetDeadline(time.Time) error }
+type deadlineListener interface{ SetDeadline(time.Time) error }
 
-// CanReopen tells whether an Acceptor on the listener can be reopened: the listener has
-// the method SetDeadline, as those of package net have.
+// CanReopen reports whether an Acceptor on ln can be reopened: ln has the method
+// SetDeadline, as the listeners of package net have.
 func CanReopen(ln net.Listener) bool {
-	_, ok := ln.(deadliner)
+	_, ok := ln.(deadlineListener)
 	return ok
 }
 
-// Serve accepts connections until ctx ends, closes the listener then, and returns when
-// every handler has returned. The context of a handler ends when a newer connection
-// needs its place.
+// Serve accepts connections until ctx ends and calls handle in a goroutine for each.
+// It then closes the listener, and returns when every handler has returned. The
+// context of a handler ends when a newer connection evicts its connection.
 type Serve func(ctx context.Context, handle func(context.Context, net.Conn))
 
-// Reopen lets the listener accept again after CloseAccept: most connections at a time.
-// It fails if the listener cannot be reopened.
-func (a *Acceptor) Reopen(most int) (Serve, error) {
-	ln, ok := a.ln.(deadliner)
+// Reopen lets the listener accept again after CloseAccept: at most limit connections
+// at a time. It fails if CanReopen is false for the listener.
+func (a *Acceptor) Reopen(limit int) (Serve, error) {
+	ln, ok := a.ln.(deadlineListener)
 	if !ok {
 		return nil, net.ErrClosed
 	}
@@ -35,21 +35,21 @@ func (a *Acceptor) Reopen(most int) (Serve, error) {
 	}
 	return func(ctx context.Context, handle func(context.Context, net.Conn)) {
 		defer context.AfterFunc(ctx, func() { a.ln.Close() })()
-		busy := func(err error) {
-			a.cfg.Logger.Warn("accepting a connection fails for now, and is tried again", "error", err)
+		onRetry := func(err error) {
+			a.cfg.Logger.Warn("accepting a connection failed, retrying", "error", err)
 		}
-		pending := newcomers{most: most}
+		pending := pendingConns{limit: limit}
 		var handlers sync.WaitGroup
 		defer handlers.Wait()
 		for {
-			conn, err := acceptNext(ctx, a.ln, busy)
+			conn, err := acceptNext(ctx, a.ln, onRetry)
 			if err != nil {
 				return
 			}
-			own, here := pending.add(ctx)
+			connCtx, p := pending.add(ctx)
 			handlers.Go(func() {
-				defer pending.remove(here)
-				handle(own, conn)
+				defer pending.remove(p)
+				handle(connCtx, conn)
 			})
 		}
 	}, nil

@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// ErrStalled is wrapped when no byte moved on any connection of a migration for
-// StallTimeout, while this side waited for the other.
-var ErrStalled = errors.New("the migration stalled")
+// ErrStalled is wrapped when no byte moved on any connection of a migration for the
+// stall timeout while this side waited for the peer.
+var ErrStalled = errors.New("transport: migration stalled")
 
-// ErrLinkDead is wrapped when a TCP peer acknowledged nothing for LinkTimeout.
-var ErrLinkDead = errors.New("the link is dead")
+// ErrLinkDead is wrapped when a TCP peer acknowledged nothing for the link timeout.
+var ErrLinkDead = errors.New("transport: link dead")
 
 const (
 	defaultStallTimeout = 2 * time.Minute
-	// linkLooks and stallLooks are how often a watch looks within a timeout.
-	linkLooks, stallLooks = 8, 8
+	// linkChecks and stallChecks are the numbers of checks within a timeout.
+	linkChecks, stallChecks = 8, 8
 )
 
-// stallTimeout is what a setting of StallTimeout means: 0 for never.
+// stallTimeout resolves a StallTimeout field: the result 0 means never.
 func stallTimeout(set time.Duration) time.Duration {
 	switch {
 	case set == 0:
@@ -33,7 +33,8 @@ func stallTimeout(set time.Duration) time.Duration {
 	return set
 }
 
-// newQuietTimer is a timer of StallTimeout, which never fires without one.
+// newQuietTimer returns a timer of a StallTimeout field; the timer never fires if the
+// timeout is never.
 func newQuietTimer(set time.Duration) *time.Timer {
 	if most := stallTimeout(set); most > 0 {
 		return time.NewTimer(most)
@@ -43,27 +44,30 @@ func newQuietTimer(set time.Duration) *time.Timer {
 	return t
 }
 
-// Watch looks after the connections of one migration. When no byte has moved on
-// any for the stall timeout, while this side waits for the peer, it ends all with
-// an error that says so; one whose TCP peer is gone it ends alone.
+// Watch observes the connections of one migration. When no byte has moved on any
+// connection for the stall timeout while this side waits for the peer, it closes all
+// connections with an error that wraps ErrStalled. When a TCP peer has acknowledged
+// nothing for the link timeout, it closes that connection with an error that wraps
+// ErrLinkDead. Its methods may be called concurrently.
 type Watch struct {
 	peer        string // "source" or "destination"
 	stall, link time.Duration
-	// replies is how many wait for an answer of the peer that another
-	// goroutine reads. It is of a source's watch; a destination's users wait in
-	// their links.
+	// replies is the number of waits for a reply of the peer that another goroutine
+	// reads. Only a source uses it; a destination waits in its links.
 	replies atomic.Int32
 	source  bool
 
 	mu    sync.Mutex
-	links []*Link // the main channel's, then those of the channels
+	links []*Link // of the main channel, then of the multifd channels
 
 	quit chan struct{}
 	once sync.Once // closes quit
 	loop sync.WaitGroup
 }
 
-// StartWatch starts a watch; stop ends it.
+// StartWatch starts a watch of the source's or the destination's side; Stop ends it.
+// stall is 0 for 2 minutes and negative for never; linkTimeout is 0 for 30 s. The
+// first link is the main channel's.
 func StartWatch(source bool, stall, linkTimeout time.Duration, links ...*Link) *Watch {
 	w := &Watch{peer: "source", stall: stallTimeout(stall), link: linkTimeout, source: source, links: links, quit: make(chan struct{})}
 	if source {
@@ -76,7 +80,7 @@ func StartWatch(source bool, stall, linkTimeout time.Duration, links ...*Link) *
 	return w
 }
 
-// Stop ends the watch, and may be called again.
+// Stop ends the watch. It may be called more than once.
 func (w *Watch) Stop() {
 	w.once.Do(func() { close(w.quit) })
 	w.loop.Wait()
@@ -85,12 +89,15 @@ func (w *Watch) Stop() {
 // Main returns the main channel's link.
 func (w *Watch) Main() *Link { return w.All()[0] }
 
+// Add adds a link.
 func (w *Watch) Add(l *Link) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.links = append(w.links, l)
 }
 
+// All returns the links in the order in which they were added.
+// All returns the links in the order in which they were added.
 func (w *Watch) All() []*Link {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -98,12 +105,12 @@ func (w *Watch) All() []*Link {
 }
 
 func (w *Watch) run() {
-	often := w.link / linkLooks
+	interval := w.link / linkChecks
 	if w.stall > 0 {
-		often = min(often, w.stall/stallLooks)
+		interval = min(interval, w.stall/stallChecks)
 	}
-	often = max(often, time.Millisecond)
-	ticker := time.NewTicker(often)
+	interval = max(interval, time.Millisecond)
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	var moved uint64
 	var quiet time.Duration
@@ -113,61 +120,61 @@ func (w *Watch) run() {
 			return
 		case <-ticker.C:
 		}
-		// A look that comes late, because this process stood still, says
-		// nothing about the peer.
+		// A check is late if this process was suspended. The time of the
+		// suspension does not count against the peer.
 		now := time.Now()
-		passed := min(now.Sub(last), 2*often)
+		passed := min(now.Sub(last), 2*interval)
 		last = now
 		links := w.All()
-		w.endDead(links, now)
+		w.closeDeadLinks(links, now)
 		before := moved
-		if moved = total(links); moved != before || !w.waits(links) {
+		if moved = totalMoved(links); moved != before || !w.waitsForPeer(links) {
 			quiet = 0
 			continue
 		}
 		if quiet += passed; w.stall > 0 && quiet >= w.stall {
-			err := w.explain(links)
+			err := w.stallError(links)
 			for _, l := range links {
-				l.fail(err)
+				l.closeWith(err)
 			}
 			return
 		}
 	}
 }
 
-// endDead ends the links whose peer does not acknowledge any more.
-func (w *Watch) endDead(links []*Link, now time.Time) {
+// closeDeadLinks closes the links whose peer no longer acknowledges.
+func (w *Watch) closeDeadLinks(links []*Link, now time.Time) {
 	for _, l := range links {
-		if l.acks.dead(l, now, w.link) {
-			l.fail(fmt.Errorf("%w: the %s at %v has acknowledged nothing for %v", ErrLinkDead, w.peer, l.RemoteAddr(), w.link))
+		if l.ackState.timedOut(l, now, w.link) {
+			l.closeWith(fmt.Errorf("%w: the %s at %v has acknowledged nothing for %v", ErrLinkDead, w.peer, l.RemoteAddr(), w.link))
 		}
 	}
 }
 
-func total(links []*Link) (n uint64) {
+func totalMoved(links []*Link) (n uint64) {
 	for _, l := range links {
 		n += l.moved.Load()
 	}
 	return n
 }
 
-// waits says whether it is the peer that has to do something. A destination waits
-// when all its parties do: one that is at work, such as writing to a slow disk,
-// keeps the others waiting, and the peer with them.
-func (w *Watch) waits(links []*Link) bool {
-	some := w.replies.Load() > 0
+// waitsForPeer reports whether this side waits for the peer. A destination waits only
+// if the users of all its links wait: a user that works, for example writes to a slow
+// disk, delays the other users and the peer.
+func (w *Watch) waitsForPeer(links []*Link) bool {
+	waits := w.replies.Load() > 0
 	for _, l := range links {
 		sends, reads := l.sends.Load() > 0, l.reads.Load() > 0
-		some = some || sends || reads && !w.source
-		if !w.source && !sends && !reads && l.aside.Load() == 0 {
+		waits = waits || sends || reads && !w.source
+		if !w.source && !sends && !reads && l.waitingForOthers.Load() == 0 {
 			return false
 		}
 	}
-	return some
+	return waits
 }
 
-// explain says which connection waits for what.
-func (w *Watch) explain(links []*Link) error {
+// stallError returns an error that names what each connection waits for.
+func (w *Watch) stallError(links []*Link) error {
 	var toSend, toRead, others []string
 	for i, l := range links {
 		name := "main channel"
@@ -179,7 +186,7 @@ func (w *Watch) explain(links []*Link) error {
 			toRead = append(toRead, name)
 		case l.reads.Load() > 0 && !w.source:
 			toSend = append(toSend, name)
-		case l.aside.Load() > 0:
+		case l.waitingForOthers.Load() > 0:
 			others = append(others, name)
 		}
 	}
@@ -197,23 +204,23 @@ func (w *Watch) explain(links []*Link) error {
 	}
 	part(toSend, "%s: waiting for the %s to send")
 	part(toRead, "%s: waiting for the %s to read")
-	part(others, "%s: waiting for the others%.0s")
+	part(others, "%s: waiting for the other channels%.0s")
 	if w.replies.Load() > 0 {
-		parts = append(parts, "waiting for the "+w.peer+"'s answer")
+		parts = append(parts, "waiting for the "+w.peer+"'s reply")
 	}
-	return fmt.Errorf("%w: no byte moved on any connection for %v (%s; a longer --stall-timeout waits longer)", ErrStalled, w.stall, strings.Join(parts, "; "))
+	return fmt.Errorf("%w: no byte moved on any connection for %v (%s; raise --stall-timeout to wait longer)", ErrStalled, w.stall, strings.Join(parts, "; "))
 }
 
-// AwaitReply says that this side waits for the peer's word until the returned
+// AwaitReply marks this side as waiting for a reply of the peer until the returned
 // function is called.
 func (w *Watch) AwaitReply() func() {
 	w.replies.Add(1)
 	return func() { w.replies.Add(-1) }
 }
 
-// WaitForOthers says that the link's user waits for another link's, or has ended,
-// until the returned function is called.
+// WaitForOthers marks the link's user as waiting for the user of another link, or as
+// ended, until the returned function is called.
 func (l *Link) WaitForOthers() func() {
-	l.aside.Add(1)
-	return func() { l.aside.Add(-1) }
+	l.waitingForOthers.Add(1)
+	return func() { l.waitingForOthers.Add(-1) }
 }

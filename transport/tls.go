@@ -12,28 +12,28 @@ import (
 	"time"
 )
 
-// ServeTLS takes the part of the server on a connection.
+// ServeTLS performs the TLS handshake of a destination. ctx bounds the handshake.
 //
-// It hands out no session tickets. A source that never reads what comes back,
-// such as a QEMU without a return path, would have them unread when it closes the
-// connection, which makes that a reset: what is still on the way is lost then.
+// The server issues no session tickets. A source that never reads, such as a QEMU
+// without a return path, would close the connection with unread tickets; the kernel
+// then resets the connection, and data in flight is lost.
 //
-// And it names no authorities when it asks for a certificate: the GnuTLS of a QEMU
-// that has an RSA key then shows none under TLS 1.3.
+// The certificate request names no authorities: the GnuTLS of a QEMU with an RSA key
+// would otherwise present no certificate under TLS 1.3.
 func ServeTLS(ctx context.Context, conn net.Conn, cfg *tls.Config) (*tls.Conn, error) {
-	t := tls.Server(conn, forSources(cfg))
+	t := tls.Server(conn, serverConfig(cfg))
 	return t, t.HandshakeContext(ctx)
 }
 
-// forSources is cfg as a server of sources uses it: see serveTLS.
-func forSources(cfg *tls.Config) *tls.Config {
-	cfg = withoutAuthorities(cfg)
+// serverConfig returns the copy of cfg that ServeTLS uses.
+func serverConfig(cfg *tls.Config) *tls.Config {
+	cfg = withoutAuthorityNames(cfg)
 	cfg.SessionTicketsDisabled = true
 	if choose := cfg.GetConfigForClient; choose != nil {
 		cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			chosen, err := choose(hello)
 			if chosen != nil {
-				chosen = forSources(chosen)
+				chosen = serverConfig(chosen)
 			}
 			return chosen, err
 		}
@@ -41,9 +41,9 @@ func forSources(cfg *tls.Config) *tls.Config {
 	return cfg
 }
 
-// withoutAuthorities returns a copy of cfg that asks for a certificate of any
-// authority, and then checks it as cfg would have it checked.
-func withoutAuthorities(cfg *tls.Config) *tls.Config {
+// withoutAuthorityNames returns a copy of cfg that requests a certificate of any
+// authority and then verifies it as cfg would.
+func withoutAuthorityNames(cfg *tls.Config) *tls.Config {
 	out := cfg.Clone()
 	switch cfg.ClientAuth {
 	case tls.RequireAndVerifyClientCert:
@@ -62,7 +62,7 @@ func withoutAuthorities(cfg *tls.Config) *tls.Config {
 			}
 			cs.VerifiedChains = chains
 		} else if cfg.ClientAuth == tls.RequireAndVerifyClientCert {
-			return errors.New("the source shows no certificate")
+			return errors.New("the source presents no certificate")
 		}
 		if check := cfg.VerifyPeerCertificate; check != nil && len(cs.PeerCertificates) > 0 {
 			var raw [][]byte
@@ -92,29 +92,29 @@ func verify(shown []*x509.Certificate, roots *x509.CertPool, usage x509.ExtKeyUs
 	return shown[0].Verify(opts)
 }
 
-// ErrPeer is wrapped when the other side's certificate has none of the names that
-// RequirePeer was given.
-var ErrPeer = errors.New("the peer's certificate has another name")
+// ErrPeer is wrapped when the peer's certificate has none of the names that were
+// given to RequirePeer.
+var ErrPeer = errors.New("transport: peer certificate has another name")
 
-// RequirePeer returns a copy of cfg that takes only a peer whose certificate has one
-// of the names: a DNS name or an IP address among its subject alternative names, or
-// such a URI (as SPIFFE has them), exactly. A certificate's common name does not
-// count. It is for either side. As a client, the names take the place of the name
-// that was dialled; the certificate is checked against RootCAs all the same.
-// Sessions that are resumed are checked too. Without names it is cfg.
+// RequirePeer returns a copy of cfg that accepts only a peer whose certificate has one
+// of the names among its subject alternative names: a DNS name, an IP address, or a
+// URI such as a SPIFFE ID, which must be equal. The common name is ignored. The result
+// can be used by either side. A client verifies the names instead of the dialed name,
+// and still verifies the certificate against RootCAs. Resumed sessions are verified
+// too. Without names RequirePeer returns cfg.
 func RequirePeer(cfg *tls.Config, names ...string) *tls.Config {
 	if len(names) == 0 {
 		return cfg
 	}
 	out := cfg.Clone()
-	out.InsecureSkipVerify = true // the check below is stricter; it concerns clients only
+	out.InsecureSkipVerify = true // affects clients only; VerifyConnection below verifies more
 	check := cfg.VerifyConnection
 	names = slices.Clone(names)
 	out.VerifyConnection = func(cs tls.ConnectionState) error {
 		if len(cs.PeerCertificates) == 0 {
-			return fmt.Errorf("%w: it shows no certificate (want %s)", ErrPeer, strings.Join(names, " or "))
+			return fmt.Errorf("%w: no certificate (want %s)", ErrPeer, strings.Join(names, " or "))
 		}
-		if len(cs.VerifiedChains) == 0 { // as a client; a server has verified by its ClientAuth
+		if len(cs.VerifiedChains) == 0 { // a client; a server has verified the chain by ClientAuth
 			chains, err := verify(cs.PeerCertificates, cfg.RootCAs, x509.ExtKeyUsageServerAuth, cfg.Time)
 			if err != nil {
 				return err
@@ -130,7 +130,7 @@ func RequirePeer(cfg *tls.Config, names ...string) *tls.Config {
 		if slices.ContainsFunc(names, func(name string) bool { return hasName(leaf, name) }) {
 			return nil
 		}
-		return fmt.Errorf("%w: it is for %s (want %s)", ErrPeer, namesOf(leaf), strings.Join(names, " or "))
+		return fmt.Errorf("%w: certificate for %s (want %s)", ErrPeer, namesOf(leaf), strings.Join(names, " or "))
 	}
 	if choose := cfg.GetConfigForClient; choose != nil {
 		out.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
@@ -144,8 +144,7 @@ func RequirePeer(cfg *tls.Config, names ...string) *tls.Config {
 	return out
 }
 
-// hasName says whether the certificate has the name among its subject alternative
-// names.
+// hasName reports whether name is one of the certificate's subject alternative names.
 func hasName(c *x509.Certificate, name string) bool {
 	for _, uri := range c.URIs {
 		if uri.String() == name {
@@ -155,7 +154,7 @@ func hasName(c *x509.Certificate, name string) bool {
 	return name != "" && c.VerifyHostname(name) == nil
 }
 
-// namesOf lists the certificate's names.
+// namesOf lists the certificate's subject alternative names, up to 8.
 func namesOf(c *x509.Certificate) string {
 	var names []string
 	for _, name := range c.DNSNames {

@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/internal/certtest"
 )
 
-// shake makes one TLS connection and returns how it went on both sides.
+// shake performs one TLS handshake and returns the error of each side.
 func listenTCP(t *testing.T) net.Listener {
 	t.Helper()
 	ln, err := Address{"tcp", "127.0.0.1:0"}.Listen(t.Context())
@@ -65,7 +65,7 @@ func newAuthority(t *testing.T) authority {
 	return authority{ca, t}
 }
 
-// config is that of a side that shows a certificate as requested.
+// config returns the configuration of a side that presents a certificate on request.
 func (a authority) config(r certtest.Request) *tls.Config {
 	a.t.Helper()
 	pair, err := a.IssueFor(r)
@@ -81,9 +81,9 @@ func (a authority) config(r certtest.Request) *tls.Config {
 	}
 }
 
-// A source that obeys the list of authorities as GnuTLS does sees none, and so
-// shows what it has.
-func TestTLS_KeysOfEveryKindAreTakenInEveryVersion(t *testing.T) {
+// A source that obeys the list of authorities, as GnuTLS does, receives an empty list
+// and so presents its certificate.
+func TestServeTLS_AcceptsEveryKeyTypeInEveryVersion(t *testing.T) {
 	ca, other := newAuthority(t), newAuthority(t)
 	for _, kind := range certtest.Kinds() {
 		server, source := ca.config(certtest.Request{Name: "there", Kind: kind}), ca.config(certtest.Request{Name: "here", Kind: kind})
@@ -106,7 +106,7 @@ func TestTLS_KeysOfEveryKindAreTakenInEveryVersion(t *testing.T) {
 				client.MinVersion, client.MaxVersion = version, version
 				var unknown x509.UnknownAuthorityError
 				if there, here := shake(t, server, client); !errors.As(there, &unknown) || here == nil {
-					t.Errorf("a stranger: server: %v; client: %v", there, here)
+					t.Errorf("another authority: server: %v; client: %v", there, here)
 				}
 				client.Certificates = nil
 				if there, here := shake(t, server, client); there == nil || here == nil {
@@ -117,8 +117,8 @@ func TestTLS_KeysOfEveryKindAreTakenInEveryVersion(t *testing.T) {
 	}
 }
 
-// What the owner of a configuration checks is checked as before, with the chains.
-func TestTLS_ChecksOfTheConfigurationAreKept(t *testing.T) {
+// The callbacks of the given configuration are called with the verified chains.
+func TestServeTLS_KeepsTheChecksOfTheConfiguration(t *testing.T) {
 	ca := newAuthority(t)
 	server, client := ca.config(certtest.Request{Name: "there"}), ca.config(certtest.Request{Name: "here"})
 	var calls []string
@@ -147,7 +147,7 @@ func TestTLS_ChecksOfTheConfigurationAreKept(t *testing.T) {
 	}
 }
 
-func TestRequirePeer_TakesOnlyACertificateWithTheName(t *testing.T) {
+func TestRequirePeer_AcceptsOnlyACertificateWithTheName(t *testing.T) {
 	ca, other := newAuthority(t), newAuthority(t)
 	named := certtest.Request{
 		Name: "common", DNS: []string{"host1.example", "*.cluster.example"}, IPs: []net.IP{net.IPv4(10, 0, 0, 7)},
@@ -182,7 +182,7 @@ func TestRequirePeer_TakesOnlyACertificateWithTheName(t *testing.T) {
 		if tt.names == nil {
 			continue
 		}
-		// The destination's, which is not for the name that was dialled.
+		// The destination's certificate, which lacks the dialed name.
 		there, here = shake(t, ca.config(named), RequirePeer(ca.config(plain), tt.names...))
 		if tt.taken != (there == nil && here == nil) || !tt.taken && !errors.Is(here, ErrPeer) {
 			t.Errorf("%q: as the destination: server: %v; client: %v", tt.names, there, here)
@@ -197,13 +197,13 @@ func TestRequirePeer_TakesOnlyACertificateWithTheName(t *testing.T) {
 	if there, here := shake(t, other.config(named), RequirePeer(ca.config(plain), "host1.example")); there == nil || here == nil {
 		t.Errorf("another authority's destination: server: %v; client: %v", there, here)
 	}
-	// Without RequirePeer the name that was dialled counts.
+	// Without RequirePeer the dialed name is verified.
 	if there, here := shake(t, ca.config(named), ca.config(plain)); there == nil || here == nil {
-		t.Errorf("the dialled name: server: %v; client: %v", there, here)
+		t.Errorf("the dialed name: server: %v; client: %v", there, here)
 	}
 }
 
-// A session that is resumed is checked too.
+// A resumed session is verified too.
 func TestRequirePeer_AlsoChecksResumedSessions(t *testing.T) {
 	ca := newAuthority(t)
 	server, client := ca.config(certtest.Request{Name: "there", DNS: []string{"there.example"}}), ca.config(certtest.Request{Name: "here"})
@@ -233,7 +233,7 @@ func TestRequirePeer_AlsoChecksResumedSessions(t *testing.T) {
 		t.Fatal(err)
 	}
 	if resumed, err := connect(RequirePeer(client, "there.example")); err != nil || !resumed {
-		t.Fatalf("resumed: %v, error %v: nothing is tested", resumed, err)
+		t.Fatalf("resumed: %v, error %v: the session was not resumed", resumed, err)
 	}
 	if _, err := connect(RequirePeer(client, "other.example")); !errors.Is(err, ErrPeer) {
 		t.Errorf("error %v", err)

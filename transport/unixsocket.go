@@ -14,30 +14,30 @@ import (
 	"github.com/vmferry/vmferry/internal/unixpath"
 )
 
-// unixListener listens on a socket that it made, and removes that one when it is
-// closed, not what another process may have put in its place since.
+// unixListener listens on a socket that it created. Close removes that socket only,
+// not a file that another process has created at the path since.
 type unixListener struct {
 	*net.UnixListener
-	path   string // short, see unixpath
-	forget func() // ends the use of path
-	made   os.FileInfo
-	once   sync.Once
+	path        string // short, see package unixpath
+	releasePath func() // ends the use of path
+	created     os.FileInfo
+	once        sync.Once
 }
 
-// umask is held while the process's mask is changed.
-var umask sync.Mutex
+// umaskMu is held while the process's umask is changed.
+var umaskMu sync.Mutex
 
-// listenUnix listens on a socket that only its owner can open. The path may be longer
-// than a socket's address.
+// listenUnix listens on a socket of mode 0600. The path may be longer than a socket
+// address.
 func listenUnix(ctx context.Context, path string) (_ net.Listener, err error) {
 	short, release, err := unixpath.Short(path)
 	if err != nil {
 		return nil, err
 	}
-	l := &unixListener{path: short, forget: release}
+	l := &unixListener{path: short, releasePath: release}
 	defer func() {
 		if err != nil {
-			l.forget()
+			l.releasePath()
 		}
 	}()
 	if err := removeStale(short, path); err != nil {
@@ -49,42 +49,42 @@ func listenUnix(ctx context.Context, path string) (_ net.Listener, err error) {
 	}
 	l.UnixListener = ln.(*net.UnixListener)
 	l.SetUnlinkOnClose(false)
-	if l.made, err = os.Lstat(short); err != nil {
+	if l.created, err = os.Lstat(short); err != nil {
 		ln.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
-// listenPrivately makes the socket with the mode 0600: between bind and chmod any
-// user could connect. The mask is the whole process's, so it is changed for a moment
-// only.
+// listenPrivately creates the socket with mode 0600 by the umask, because any user
+// could connect between bind and chmod. The umask applies to the whole process, so it
+// is changed only for the call.
 func listenPrivately(ctx context.Context, path string) (net.Listener, error) {
-	umask.Lock()
-	defer umask.Unlock()
+	umaskMu.Lock()
+	defer umaskMu.Unlock()
 	defer unix.Umask(unix.Umask(0o177))
 	var lc net.ListenConfig
 	return lc.Listen(ctx, "unix", path)
 }
 
-// Close ends the listening and removes the socket.
+// Close stops listening and removes the socket.
 func (l *unixListener) Close() error {
 	err := l.UnixListener.Close()
 	l.once.Do(func() {
-		if is, statErr := os.Lstat(l.path); statErr == nil && os.SameFile(is, l.made) {
+		if current, statErr := os.Lstat(l.path); statErr == nil && os.SameFile(current, l.created) {
 			err = errors.Join(err, os.Remove(l.path))
 		}
-		l.forget()
+		l.releasePath()
 	})
 	return err
 }
 
-// removeStale removes a socket that nobody listens on any more. path is what the user
-// calls it.
+// removeStale removes a socket on which no process listens. path is the user's name
+// for it.
 func removeStale(short, path string) error {
 	info, err := os.Lstat(short)
 	if err != nil {
-		return nil // not there, or the listening says what is wrong
+		return nil // does not exist, or listening fails with the reason
 	}
 	if info.Mode().Type() != os.ModeSocket {
 		return fmt.Errorf("%w unix:%s: a file of that name exists and is not a socket", ErrAddress, path)
@@ -100,7 +100,7 @@ func removeStale(short, path string) error {
 	return os.Remove(short)
 }
 
-// dialUnix connects to a socket whose path may be longer than a socket's address.
+// dialUnix connects to a socket whose path may be longer than a socket address.
 func dialUnix(ctx context.Context, path string) (net.Conn, error) {
 	short, release, err := unixpath.Short(path)
 	if err != nil {

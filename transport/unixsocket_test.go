@@ -30,7 +30,7 @@ func TestAddress_UnixPathLongerThanASocketsAddress(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(addr.Addr); !os.IsNotExist(err) {
-		t.Errorf("the socket is left behind: %v", err)
+		t.Errorf("the socket still exists: %v", err)
 	}
 	long := Address{"unix", filepath.Join(t.TempDir(), strings.Repeat("n", 120))}
 	if _, err := long.Listen(t.Context()); err == nil || !strings.Contains(err.Error(), "120 bytes") {

@@ -9,16 +9,17 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// Configuration is what the stream's first section says of the machine.
+// Configuration is the content of the stream's configuration section.
 type Configuration struct {
 	// Machine is the machine type, such as "pc-q35-7.2".
 	Machine string
-	// PageBits is the log2 of the target page size; 0 if the stream does not
-	// say, which means 4 KiB on x86.
+	// PageBits is the log2 of the target page size in bytes; 0 if the stream
+	// omits it, which means 4 KiB.
 	PageBits uint32
 	// Capabilities are the migration capabilities that change the stream.
 	Capabilities []string
-	// UUID is the machine's, if the source sent it for comparison.
+	// UUID is the machine's UUID, valid if HasUUID is set. QEMU sends it with the
+	// capability validate-uuid.
 	UUID    [16]byte
 	HasUUID bool
 }
@@ -43,7 +44,7 @@ func readConfiguration(in *input) (*Configuration, error) {
 		return nil, in.err
 	}
 	c := &Configuration{Machine: string(in.next(int(n)))}
-	if in.err == nil && !utf8.ValidString(c.Machine) { // no manifest can say it
+	if in.err == nil && !utf8.ValidString(c.Machine) { // a manifest is JSON
 		return nil, fmt.Errorf("%w: machine type %q is not UTF-8", ErrMalformed, c.Machine)
 	}
 	var seen []string
@@ -57,8 +58,8 @@ func readConfiguration(in *input) (*Configuration, error) {
 		if version != 1 {
 			return nil, fmt.Errorf("%w: subsection %q version %d", ErrMalformed, name, version)
 		}
-		if slices.Contains(seen, name) { // or a head would have no end
-			return nil, fmt.Errorf("%w: subsection %q comes twice", ErrMalformed, name)
+		if slices.Contains(seen, name) { // bounds the length of the head
+			return nil, fmt.Errorf("%w: duplicate subsection %q", ErrMalformed, name)
 		}
 		seen = append(seen, name)
 		switch name {
@@ -91,16 +92,16 @@ func readConfiguration(in *input) (*Configuration, error) {
 	for _, cap := range c.Capabilities {
 		switch cap {
 		case "x-ignore-shared":
-			return nil, &SectionError{ID: "configuration/capabilities", Reason: "x-ignore-shared leaves the shared memory out of the stream: turn it off at the source"}
+			return nil, &SectionError{ID: "configuration/capabilities", Reason: "x-ignore-shared omits shared memory from the stream (turn it off at the source)"}
 		case "mapped-ram":
-			return nil, &SectionError{ID: "configuration/capabilities", Reason: "mapped-ram is for files: turn it off at the source"}
+			return nil, &SectionError{ID: "configuration/capabilities", Reason: "mapped-ram is a file format (turn it off at the source)"}
 		}
 	}
 	return c, nil
 }
 
-// WithCapability returns the head of a stream (header and configuration) that
-// says the capability too. head is one that a Reader kept.
+// WithCapability adds a capability to head, a stream's header and configuration as
+// returned by Reader.Head. It returns head itself if the capability is there already.
 func WithCapability(head []byte, capability string) ([]byte, error) {
 	c, err := ParseHead(head)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-func TestAConfigurationIsReadWithAllItsSubsections(t *testing.T) {
+func TestReadHead_ReadsAllSubsections(t *testing.T) {
 	uuid := [16]byte{1, 2, 3, 15: 9}
 	for _, tt := range []struct {
 		name   string
@@ -55,7 +55,7 @@ func TestAConfigurationIsReadWithAllItsSubsections(t *testing.T) {
 	}
 }
 
-func TestAConfigurationThatIsNoneIsRefused(t *testing.T) {
+func TestReadHead_RefusesMalformedConfigurations(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		stream *stream
@@ -74,8 +74,8 @@ func TestAConfigurationThatIsNoneIsRefused(t *testing.T) {
 		{"page bits 17", new(stream).head().sub("configuration/target-page-bits").u32(17), "configuration", "17"},
 		{"page bits 4 Gi", new(stream).head().sub("configuration/target-page-bits").u32(^uint32(0)), "configuration", "bits"},
 		{"257 capabilities", new(stream).head().sub("configuration/capabilities").u32(257), "configuration", "257"},
-		{"a subsection twice", new(stream).head().sub("configuration/target-page-bits").u32(12).sub("configuration/target-page-bits").u32(12), "configuration", "twice"},
-		{"capabilities twice", new(stream).head().sub("configuration/capabilities").u32(0).sub("configuration/capabilities").u32(0), "configuration", "twice"},
+		{"a subsection twice", new(stream).head().sub("configuration/target-page-bits").u32(12).sub("configuration/target-page-bits").u32(12), "configuration", "duplicate"},
+		{"capabilities twice", new(stream).head().sub("configuration/capabilities").u32(0).sub("configuration/capabilities").u32(0), "configuration", "duplicate"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := vmstate.NewDestination(bytes.NewReader(append(tt.stream.b, 0x01)), nil, vmstate.DestinationOptions{}).ReadHead()
@@ -84,7 +84,7 @@ func TestAConfigurationThatIsNoneIsRefused(t *testing.T) {
 	}
 }
 
-func TestCapabilitiesThatChangeTheStreamAreRefusedByName(t *testing.T) {
+func TestReadHead_NamesUnsupportedCapabilities(t *testing.T) {
 	for _, name := range []string{"x-ignore-shared", "mapped-ram"} {
 		s := new(stream).head().sub("configuration/capabilities").u32(1).name(name).u8(1)
 		_, err := vmstate.NewDestination(bytes.NewReader(s.b), nil, vmstate.DestinationOptions{}).ReadHead()
@@ -96,7 +96,7 @@ func TestCapabilitiesThatChangeTheStreamAreRefusedByName(t *testing.T) {
 	}
 }
 
-func TestParseHeadTakesAHeadOnly(t *testing.T) {
+func TestParseHead_RefusesBytesAfterTheHead(t *testing.T) {
 	head := new(stream).head().b
 	if _, err := vmstate.ParseHead(append(slices.Clone(head), 1, 2)); !errors.Is(err, vmstate.ErrMalformed) {
 		t.Errorf("with bytes behind it: %v", err)
@@ -108,7 +108,7 @@ func TestParseHeadTakesAHeadOnly(t *testing.T) {
 	}
 }
 
-func TestACapabilityIsAddedToAHead(t *testing.T) {
+func TestWithCapability_AddsACapability(t *testing.T) {
 	uuid := [16]byte{5}
 	head := (&vmstate.Configuration{Machine: "pc-q35-9.0", PageBits: 12, Capabilities: []string{"other"}, UUID: uuid, HasUUID: true}).Head()
 	got, err := vmstate.WithCapability(head, "mapped-ram")
@@ -129,7 +129,7 @@ func TestACapabilityIsAddedToAHead(t *testing.T) {
 	}
 }
 
-func TestAHeadCutShortAnywhereIsTruncated(t *testing.T) {
+func TestReadHead_TruncatedAtEveryByte(t *testing.T) {
 	s := new(stream).head().sub("configuration/target-page-bits").u32(12).sub("configuration/capabilities").u32(2).name("a").name("bc").sub("configuration/uuid").raw(make([]byte, 16)...)
 	for n := range s.b {
 		_, err := vmstate.NewDestination(bytes.NewReader(s.b[:n]), io.Discard, vmstate.DestinationOptions{}).ReadHead()

@@ -6,21 +6,22 @@ import (
 	"io"
 )
 
-// parseDescription reads a description that has to fit the sections before it:
-// device data can hold a description too, whole and at the end of what came so
-// far. All devices have to be there, in order, and the last to be complete. A
-// description without devices, which some writers make, says less.
+// parseDescription parses a description and compares it with the sections before it,
+// because device data can itself contain a whole description at the end of the bytes
+// received so far. All devices must be among the sections, in order, and the last
+// section must be complete. Some writers send a description without devices, which
+// proves less.
 //
-// It takes one device at a time and ends at the first that is not in the
-// sections, so that a description makes no more devices than have come.
+// It decodes one device at a time and stops at the first that is not in the sections,
+// so that a description cannot allocate more devices than were received.
 func parseDescription(text, sections []byte) (d Description, ok bool) {
-	p := descriptionParser{dec: json.NewDecoder(bytes.NewReader(text)), rest: sections}
+	p := descriptionParser{dec: json.NewDecoder(bytes.NewReader(text)), unmatched: sections}
 	if len(sections) > 0 {
 		n := len(sections) - footerLen
 		if n < 0 || sections[n] != sectionFooter {
 			return Description{}, false
 		}
-		p.last = append([]byte{sectionFull}, sections[n+1:]...)
+		p.lastHeader = append([]byte{sectionFull}, sections[n+1:]...)
 	}
 	if !p.parse() {
 		return Description{}, false
@@ -29,10 +30,10 @@ func parseDescription(text, sections []byte) (d Description, ok bool) {
 }
 
 type descriptionParser struct {
-	dec  *json.Decoder
-	d    Description
-	rest []byte // of the sections, behind the devices that were found
-	last []byte // how the last section begins
+	dec        *json.Decoder
+	d          Description
+	unmatched  []byte // the sections after those of the devices found so far
+	lastHeader []byte // the first bytes of the last section
 }
 
 func (p *descriptionParser) parse() bool {
@@ -68,15 +69,15 @@ func (p *descriptionParser) parse() bool {
 	}
 	switch n := len(p.d.Devices); {
 	case n > 0:
-		return p.find(&p.d.Devices[n-1], p.last)
-	case p.last == nil:
+		return p.skipDevice(&p.d.Devices[n-1], p.lastHeader)
+	case p.lastHeader == nil:
 		return true
 	}
-	return bytes.Contains(p.rest, p.last)
+	return bytes.Contains(p.unmatched, p.lastHeader)
 }
 
-// devices reads the list. The last device waits for its turn: it is looked for in
-// another way.
+// devices decodes the list and finds the section of each device but the last: parse
+// looks for that one in the last section.
 func (p *descriptionParser) devices() bool {
 	list, err := p.dec.Token()
 	if err != nil || list == nil { // null
@@ -86,7 +87,7 @@ func (p *descriptionParser) devices() bool {
 		return false
 	}
 	for p.dec.More() {
-		if n := len(p.d.Devices); n > 0 && !p.find(&p.d.Devices[n-1], []byte{sectionFull}) {
+		if n := len(p.d.Devices); n > 0 && !p.skipDevice(&p.d.Devices[n-1], []byte{sectionFull}) {
 			return false
 		}
 		var device DeviceDescription
@@ -98,16 +99,17 @@ func (p *descriptionParser) devices() bool {
 	return p.delim(']')
 }
 
-// find steps over a device's section, which begins with the bytes of start.
-func (p *descriptionParser) find(device *DeviceDescription, start []byte) bool {
+// skipDevice skips a device's section, which begins with the bytes of start. It returns
+// false if there is none.
+func (p *descriptionParser) skipDevice(device *DeviceDescription, start []byte) bool {
 	if len(start) == 0 {
 		return false
 	}
-	end := device.find(p.rest, start)
+	end := device.findSection(p.unmatched, start)
 	if end < 0 {
 		return false
 	}
-	p.rest = p.rest[end:]
+	p.unmatched = p.unmatched[end:]
 	return true
 }
 
@@ -116,7 +118,7 @@ func (p *descriptionParser) delim(want json.Delim) bool {
 	return err == nil && got == want
 }
 
-// skipped is a value that nothing is kept of.
+// skipped is a JSON value that is discarded.
 type skipped struct{}
 
 func (*skipped) UnmarshalJSON([]byte) error { return nil }

@@ -9,62 +9,62 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// Handler takes what the stream says of RAM, in the stream's order. An error that a
-// method returns ends the reading.
+// Handler receives the RAM events of a stream, in the stream's order and from one
+// goroutine. Destination.Run returns the first error of a method.
 type Handler interface {
 	// Setup is called once, with the RAM blocks, before any page.
 	Setup(l *guest.Layout, mode SyncMode) error
-	// SyncPoint is called at each sync point. It returns when every multifd
-	// channel has met its SYNC, and lets them go on.
+	// SyncPoint is called at each sync point. It must not return before every
+	// multifd channel has reached its SYNC.
 	SyncPoint() error
-	// Zero says that the page at offset of b is zero.
+	// Zero is called for a zero page; offset is its byte offset in b.
 	Zero(b *guest.Block, offset uint64) error
-	// Page brings the page at offset of b; data is valid during the call.
+	// Page is called for a page with data. offset is its byte offset in b; data
+	// has the size of a page and is valid during the call.
 	Page(b *guest.Block, offset uint64, data []byte) error
 }
 
-// DestinationOptions bound and direct a Destination. The zero value is ready for use.
+// DestinationOptions configure a Destination. The zero value is ready for use.
 type DestinationOptions struct {
 	// MaxDevices bounds the bytes of device state; 0 means 1 GiB.
 	MaxDevices uint64
-	// Budget, if not nil, is asked for the bytes of device state as they come, for
-	// a bound over several channels. Its error ends the reading.
+	// Budget, if not nil, is called with the number of bytes before device state
+	// is kept, for a bound over several channels. Its error ends the reading.
 	Budget func(bytes int) error
-	// MaxMemory bounds the bytes of all RAM blocks together, before anything is
-	// made for them; 0 means DefaultMaxMemory.
+	// MaxMemory bounds the bytes of all RAM blocks together; 0 means
+	// DefaultMaxMemory. It is checked before anything is allocated for the blocks.
 	MaxMemory uint64
-	// NoDescription accepts a stream whose device state has no description
-	// behind it (machine option suppress-vmdesc). An end of file is then
-	// taken for the end, whether the source finished or died. So is Quiet
-	// behind the EOF byte of a source with a return path, which waits there
-	// for the answer.
+	// NoDescription accepts device state without a description (machine option
+	// suppress-vmdesc). The end of the file then counts as the end of the stream,
+	// even if the source died. With a return path, Quiet after an EOF byte does so
+	// too, because the source waits there for SHUT.
 	NoDescription bool
-	// Quiet is after how long without a byte, behind what can be the end of
-	// device state without a description, a source with a return path is taken
-	// to have sent all; 0 means 2 s. Its machine stands still meanwhile. It
-	// needs a reader that has SetReadDeadline.
+	// Quiet is how long a source with a return path must be silent, at a possible
+	// end of device state without a description, to count as finished; 0 means 2 s.
+	// The machine is paused meanwhile. Quiet needs a reader with the method
+	// SetReadDeadline.
 	Quiet time.Duration
-	// SwitchoverAck sends SWITCHOVER_ACK when the return path is opened: for
-	// sources with that capability.
+	// SwitchoverAck sends SWITCHOVER_ACK when the source opens the return path, for
+	// sources with the capability switchover-ack.
 	SwitchoverAck bool
 }
 
-// Destination reads the main channel of one migration as the side that keeps the
-// machine: it answers PINGs, refuses postcopy, and keeps the device state whole.
+// Destination reads the main channel of one migration. It answers PINGs, refuses
+// postcopy, and keeps the whole device state in memory.
 type Destination struct {
 	*Reader
 	Replies *ReplyWriter
 	opts    DestinationOptions
 	stream  io.Reader
 
-	devices    []byte
-	commands   []Command
-	returnPath bool
-	silent     bool // see EndedSilent
+	devices        []byte
+	commands       []Command
+	returnPath     bool
+	endedBySilence bool // see EndedSilent
 }
 
-// NewDestination returns a destination that reads r; the answers of the return path go
-// to reply, which is the same connection.
+// NewDestination returns a destination that reads r and writes the return path to
+// reply, usually the same connection; reply may be nil.
 func NewDestination(r io.Reader, reply io.Writer, opts DestinationOptions) *Destination {
 	if opts.MaxDevices == 0 {
 		opts.MaxDevices = 1 << 30
@@ -75,18 +75,17 @@ func NewDestination(r io.Reader, reply io.Writer, opts DestinationOptions) *Dest
 	return &Destination{Reader: NewReader(r, opts.MaxMemory), Replies: NewReplyWriter(reply), opts: opts, stream: r}
 }
 
-// Devices returns everything from the first device section to the end of the
-// description, as it came.
+// Devices returns the unchanged bytes from the first device section to the end of the
+// description.
 func (d *Destination) Devices() []byte { return d.devices }
 
-// Commands returns the commands that came.
+// Commands returns the commands that Run received, at most 1024.
 func (d *Destination) Commands() []Command { return d.commands }
 
-// ReturnPath says whether the source opened the return path, and so waits for SHUT.
+// ReturnPath reports whether the source opened the return path, and so waits for SHUT.
 func (d *Destination) ReturnPath() bool { return d.returnPath }
 
-// Run reads the stream behind its head up to its end. It does not tell the source so:
-// see Shut.
+// Run reads the stream from the end of its head to its end. It sends no SHUT.
 func (d *Destination) Run(h Handler) error {
 	for {
 		e, err := d.Next()
@@ -113,10 +112,10 @@ func (d *Destination) Run(h Handler) error {
 	}
 }
 
-// maxCommands bounds the commands that a destination keeps.
+// maxCommands bounds the number of commands that a destination keeps.
 const maxCommands = 1024
 
-// command answers a command, or refuses it.
+// command keeps a command, and answers or refuses it.
 func (d *Destination) command(c Command) error {
 	if len(d.commands) == maxCommands {
 		return d.fail("command", fmt.Errorf("%w: more than %d commands", ErrMalformed, maxCommands))
@@ -126,7 +125,7 @@ func (d *Destination) command(c Command) error {
 	case CmdOpenReturnPath:
 		return d.openReturnPath()
 	case CmdPing:
-		value, ok := c.Word()
+		value, ok := c.PingValue()
 		if !ok {
 			return d.fail("command", fmt.Errorf("%w: a PING of %d bytes", ErrMalformed, len(c.Data)))
 		}
@@ -134,9 +133,9 @@ func (d *Destination) command(c Command) error {
 	case CmdPostcopyAdvise, CmdSwitchoverStart:
 		return nil
 	case CmdPostcopyListen, CmdPostcopyRun, CmdPostcopyDiscard, CmdPackaged, CmdPostcopyResume, CmdRecvBitmap:
-		return d.fail("command", &SectionError{ID: id.String(), Reason: "postcopy was started at the source; its pages come only when a guest asks for them"})
+		return d.fail("command", &SectionError{ID: id.String(), Reason: "postcopy cannot be received: it sends pages only on demand (turn postcopy-ram off at the source)"})
 	case CmdEnableCOLO:
-		return d.fail("command", &SectionError{ID: id.String(), Reason: "turn x-colo off at the source"})
+		return d.fail("command", &SectionError{ID: id.String(), Reason: "COLO cannot be received (turn x-colo off at the source)"})
 	default:
 		return d.fail("command", fmt.Errorf("%w: unknown %v", ErrMalformed, id))
 	}
@@ -144,17 +143,17 @@ func (d *Destination) command(c Command) error {
 
 func (d *Destination) openReturnPath() error {
 	if d.Replies == nil {
-		return d.fail("command", errors.New("the source opened the return path on a channel that cannot be written"))
+		return d.fail("command", errors.New("the source opens the return path, and this side cannot write to the channel"))
 	}
 	d.returnPath = true
 	if d.opts.SwitchoverAck {
-		return d.replied(d.Replies.SwitchoverAck())
+		return d.replyError(d.Replies.SwitchoverAck())
 	}
 	return nil
 }
 
-// NextCommand is Reader.NextCommand. It opens the return path if the command says so,
-// and answers no PING.
+// NextCommand is Reader.NextCommand. It handles OPEN_RETURN_PATH, and does not answer
+// PING.
 func (d *Destination) NextCommand() (Command, error) {
 	c, err := d.Reader.NextCommand()
 	if err == nil && c.ID == CmdOpenReturnPath {
@@ -163,24 +162,25 @@ func (d *Destination) NextCommand() (Command, error) {
 	return c, err
 }
 
-// Pong writes a PONG. Without a return path it does nothing: the source asks for none.
+// Pong writes a PONG of that value. It does nothing if the source has not opened the
+// return path.
 func (d *Destination) Pong(value uint32) error {
 	if !d.returnPath {
 		return nil
 	}
-	return d.replied(d.Replies.Pong(value))
+	return d.replyError(d.Replies.Pong(value))
 }
 
-// Shut tells a source that opened the return path, and so waits, how the migration
-// went. Without a return path it does nothing.
+// Shut writes the final message of the return path: whether the migration succeeded.
+// It does nothing if the source has not opened the return path.
 func (d *Destination) Shut(ok bool) error {
 	if !d.returnPath {
 		return nil
 	}
-	return d.replied(d.Replies.Shut(ok))
+	return d.replyError(d.Replies.Shut(ok))
 }
 
-func (d *Destination) replied(err error) error {
+func (d *Destination) replyError(err error) error {
 	if err != nil {
 		return d.fail("return path", err)
 	}

@@ -8,22 +8,23 @@ import (
 	"io"
 )
 
-// readDevices reads from the first piece of device state to the stream's end.
+// readDevices reads the device state, of which e is the first piece, to the stream's
+// end.
 func (d *Destination) readDevices(e *Event) error {
 	for {
 		if err := d.keepDevices(e.Data); err != nil {
 			return d.fail("device state", err)
 		}
-		// A source with a return path sends nothing more here and waits.
-		if d.returnPath && d.complete() {
+		// A source with a return path sends nothing more and waits for SHUT.
+		if d.returnPath && d.hasDescription() {
 			return nil
 		}
 		var err error
-		if e, err = d.moreDevices(); err == nil {
+		if e, err = d.nextDevices(); err == nil {
 			continue
 		}
 		if errors.Is(err, errQuiet) {
-			if ended, err := d.endQuiet(); ended {
+			if ended, err := d.endAfterQuiet(); ended {
 				return err
 			}
 			e = &Event{}
@@ -32,22 +33,22 @@ func (d *Destination) readDevices(e *Event) error {
 		if err != io.EOF {
 			return d.fail("device state", streamEnd(err))
 		}
-		if d.complete() || d.opts.NoDescription && bytes.HasSuffix(d.devices, []byte{sectionEOF}) {
+		if d.hasDescription() || d.opts.NoDescription && bytes.HasSuffix(d.devices, []byte{sectionEOF}) {
 			return nil
 		}
-		return d.fail("device state", fmt.Errorf("%w: %d bytes of device state came, without the description that ends it (is the machine option suppress-vmdesc on?)", ErrTruncated, len(d.devices)))
+		return d.fail("device state", fmt.Errorf("%w: %d bytes of device state without a final VM description (if the source has the machine option suppress-vmdesc, turn it off)", ErrTruncated, len(d.devices)))
 	}
 }
 
-// complete says whether the description that ends the device state has come.
-func (d *Destination) complete() bool {
+// hasDescription reports whether the device state ends with a description.
+func (d *Destination) hasDescription() bool {
 	_, ok := FindEnd(d.devices)
 	return ok
 }
 
-// keepDevices appends to the device state, if the bounds have room. What append leaves
-// behind while it grows a large slice by quarters is several times the slice. By
-// doubling it is one time, and the part that is not used yet takes no memory.
+// keepDevices appends a chunk to the device state within the bounds. It doubles the
+// slice: append grows a large slice by a quarter, and so leaves several times its size
+// as garbage. The unused part of the slice takes no memory.
 func (d *Destination) keepDevices(chunk []byte) error {
 	if uint64(len(d.devices)+len(chunk)) > d.opts.MaxDevices {
 		return fmt.Errorf("%w: more than %d bytes", ErrMalformed, d.opts.MaxDevices)
@@ -66,14 +67,14 @@ func (d *Destination) keepDevices(chunk []byte) error {
 	return nil
 }
 
-// Description is the part of the description that is of use here. Its devices
-// are in the order of the sections.
+// Description is the used part of a stream's VM description, the JSON text after the
+// device state. Its devices are in the order of the sections.
 type Description struct {
 	PageSize int                 `json:"page_size"`
 	Devices  []DeviceDescription `json:"devices"`
 }
 
-// DeviceDescription is one device's line in the description.
+// DeviceDescription is a device's entry in the description.
 type DeviceDescription struct {
 	Name     string `json:"name"`
 	Instance uint32 `json:"instance_id"`
@@ -81,13 +82,13 @@ type DeviceDescription struct {
 	Version  int    `json:"version"`
 }
 
-// MaxDescription bounds the bytes of a description. QEMU's are of 10 to 200 KiB.
+// MaxDescription bounds the bytes of a description. QEMU's have 10 to 200 KiB.
 const MaxDescription = 16 << 20
 
-// FindEnd looks for the end of a stream's device state without parsing devices:
-// an EOF byte, then a description whose length is exactly the bytes that are
-// left, which is JSON, and which fits the sections before it. It returns the
-// description; ok is false if devices is not complete.
+// FindEnd reports whether devices is complete device state, without parsing the
+// devices. Complete device state ends with an EOF byte and a description: the
+// description's length is the number of remaining bytes, its text is JSON, and its
+// devices match the sections before it. FindEnd returns the description.
 func FindEnd(devices []byte) (_ Description, ok bool) {
 	if len(devices) == 0 || devices[len(devices)-1] != '}' {
 		return Description{}, false
@@ -109,13 +110,13 @@ func FindEnd(devices []byte) (_ Description, ok bool) {
 	}
 }
 
-// descriptionHeader is the bytes before a description: the EOF that ends the
-// sections, the description's mark, its length.
+// descriptionHeader is the number of bytes before a description's text: the EOF byte
+// that ends the sections, the type byte, the u32 length.
 const descriptionHeader = 6
 
-// find returns the end of the name and instance in the device's section header,
-// which begins with the bytes of start; -1 if there is none.
-func (d *DeviceDescription) find(sections, start []byte) int {
+// findSection finds the device's section header, which begins with the bytes of start.
+// It returns the offset after the name and instance, -1 if there is none.
+func (d *DeviceDescription) findSection(sections, start []byte) int {
 	if len(d.Name) > maxNameLen {
 		return -1
 	}
@@ -131,16 +132,16 @@ func (d *DeviceDescription) find(sections, start []byte) int {
 		if bytes.HasPrefix(sections[at-before:], start) {
 			return at + len(name)
 		}
-		at++ // the name can be some device's data
+		at++ // the name can be part of device data
 	}
 	return -1
 }
 
-// footerLen is the bytes of a section's footer: its mark and the section's id.
+// footerLen is the number of bytes of a section footer: type byte and section id.
 const footerLen = 5
 
-// RunState returns the run state, such as "running", that the device state's
-// globalstate section says the machine had, or "" if there is none.
+// RunState returns the machine's run state, such as "running", from the globalstate
+// section of the device state, "" if there is none.
 func RunState(devices []byte) string {
 	const name = "globalstate"
 	// FULL, u32 id, u8 len, name, u32 instance, u32 version, u32 size, text
@@ -151,7 +152,7 @@ func RunState(devices []byte) string {
 			return ""
 		}
 		i += at
-		at = i + 1 // the name can also be some device's data
+		at = i + 1 // the name can also be part of device data
 		if rest := devices[i+len(mark):]; i >= 5 && devices[i-5] == sectionFull && len(rest) >= 12 {
 			size := binary.BigEndian.Uint32(rest[8:])
 			if text := rest[12:]; size <= 100 && int(size) <= len(text) {

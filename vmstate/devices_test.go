@@ -16,8 +16,8 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// waiting is a source that sends pieces of size bytes and then goes quiet, as
-// one with a return path does: to read on is to hang.
+// waiting is a source that sends pieces of size bytes and then waits, as a source with
+// a return path does: another read blocks.
 type waiting struct {
 	data   []byte
 	size   int
@@ -36,7 +36,7 @@ func (w *waiting) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// tricky is device data that looks like the end and is not.
+// tricky is device data that contains the bytes of an end.
 func tricky() *stream {
 	nested := `{"devices": [{"name": "nested"}]}`
 	return new(stream).
@@ -53,7 +53,7 @@ const trickyJSON = `{"page_size": 4096, "devices": [{"name": "timer", "instance_
 	{"name": "json", "instance_id": 0}, {"name": "wrong length", "instance_id": 0}, {"name": "huge length", "instance_id": 0},
 	{"name": "no json", "instance_id": 0}, {"name": "whole stream", "instance_id": 0}]}`
 
-func TestTheEndIsFoundWhenItsLastByteIsThereAndNotBefore(t *testing.T) {
+func TestDestination_FindsTheEndAtItsLastByte(t *testing.T) {
 	for name, devices := range map[string]*stream{
 		"plain":                        new(stream).devices(),
 		"data like the end":            tricky().description(trickyJSON),
@@ -83,8 +83,8 @@ func TestTheEndIsFoundWhenItsLastByteIsThereAndNotBefore(t *testing.T) {
 	}
 }
 
-func TestWithoutAReturnPathTheStreamIsReadToItsEnd(t *testing.T) {
-	// What looks like the end amid the stream is not: the source goes on.
+func TestDestination_ReadsToEOFWithoutReturnPath(t *testing.T) {
+	// The bytes of an end within device data are not the end: the source continues.
 	inner := new(stream).devices().b
 	devices := new(stream).device(1, "looks like an end", inner...).devices()
 	head := new(stream).ready().emptyEnd()
@@ -94,7 +94,7 @@ func TestWithoutAReturnPathTheStreamIsReadToItsEnd(t *testing.T) {
 	}
 }
 
-func TestAStreamWithoutADescriptionIsTakenOnlyIfAskedFor(t *testing.T) {
+func TestDestination_NoDescriptionNeedsTheOption(t *testing.T) {
 	s := new(stream).ready().emptyEnd().device(3, "timer", 1, 2).u8(0x00)
 	_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{}, new(notebook))
 	wantStreamError(t, err, vmstate.ErrTruncated, "device state", "suppress-vmdesc")
@@ -112,7 +112,7 @@ func TestAStreamWithoutADescriptionIsTakenOnlyIfAskedFor(t *testing.T) {
 	}
 }
 
-func TestDeviceStateIsBounded(t *testing.T) {
+func TestDestination_BoundsDeviceState(t *testing.T) {
 	s := new(stream).ready().emptyEnd().device(3, "big", make([]byte, 100_000)...).devices()
 	start := bytes.Index(s.b, []byte("\x04\x00\x00\x00\x03\x03big"))
 	size := uint64(len(s.b) - start)
@@ -123,9 +123,9 @@ func TestDeviceStateIsBounded(t *testing.T) {
 	wantStreamError(t, err, vmstate.ErrMalformed, "device state", fmt.Sprint(size-1))
 }
 
-// What is left behind while the slice grows counts, too: it is in memory until the
-// garbage is collected.
-func TestReadDevices_AllocatesLittleMoreThanItKeeps(t *testing.T) {
+// The garbage of a growing slice counts too: it stays in memory until the garbage
+// collector frees it.
+func TestDestination_AllocatesLittleMoreThanTheDeviceState(t *testing.T) {
 	const size = 15 << 20
 	s := new(stream).ready().emptyEnd().device(3, "large", make([]byte, size)...).devices()
 	var before, after runtime.MemStats
@@ -143,7 +143,7 @@ func TestReadDevices_AllocatesLittleMoreThanItKeeps(t *testing.T) {
 	}
 }
 
-func TestFindEndReadsTheDescription(t *testing.T) {
+func TestFindEnd_ReturnsTheDescription(t *testing.T) {
 	d, ok := vmstate.FindEnd(new(stream).devices().b)
 	want := vmstate.Description{PageSize: 4096, Devices: []vmstate.DeviceDescription{{Name: "timer", State: "timer", Version: 2}, {Name: "serial", State: "serial", Version: 3}}}
 	if diff := cmp.Diff(want, d); !ok || diff != "" {
@@ -151,7 +151,7 @@ func TestFindEndReadsTheDescription(t *testing.T) {
 	}
 }
 
-func TestFindEndFindsNoneInWhatIsNotComplete(t *testing.T) {
+func TestFindEnd_RefusesIncompleteDeviceState(t *testing.T) {
 	whole := tricky().description(trickyJSON).b
 	for n := range whole {
 		if d, ok := vmstate.FindEnd(whole[:n]); ok || !cmp.Equal(d, vmstate.Description{}) {
@@ -183,9 +183,9 @@ func TestFindEndFindsNoneInWhatIsNotComplete(t *testing.T) {
 	}
 }
 
-// TestFindEndIsLinear: marks of ends, each with the right length, do not make
-// it parse the rest again and again.
-func TestFindEndIsLinear(t *testing.T) {
+// TestFindEnd_TakesLinearTime: possible ends, each with a matching length, do not cause
+// repeated parsing of the rest.
+func TestFindEnd_TakesLinearTime(t *testing.T) {
 	const n = 1 << 20
 	b := make([]byte, 0, n)
 	for len(b) < n-7 {
@@ -203,7 +203,7 @@ func TestFindEndIsLinear(t *testing.T) {
 	}
 }
 
-func TestTheRunStateIsReadFromGlobalstate(t *testing.T) {
+func TestRunState_ReadsGlobalstate(t *testing.T) {
 	global := func(s *stream, size uint32, text string) *stream {
 		return s.section(0x04, 9, "globalstate", 0, 1).u32(size).raw([]byte(text)...).footer(9)
 	}

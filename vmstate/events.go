@@ -2,28 +2,28 @@ package vmstate
 
 import "github.com/vmferry/vmferry/guest"
 
-// EventKind is what an Event is.
+// EventKind is the kind of an Event.
 type EventKind uint8
 
 const (
-	// EventSetup begins the first section of RAM with the RAM blocks, in Layout, and
-	// the Mode. It comes once, before any page. An EventSync follows.
+	// EventSetup begins the first RAM section. Layout has the RAM blocks, Mode the
+	// sync mode. It occurs once, before any page. An EventSync follows.
 	EventSetup EventKind = iota + 1
-	// EventSection begins a section of pages; Last says that it is the last one.
+	// EventSection begins a section of pages; Last is set for the last one.
 	EventSection
 	// EventSectionEnd ends a section of either kind.
 	EventSectionEnd
 	// EventSync is a sync point: every multifd channel carries one SYNC.
 	EventSync
-	// EventZero says that the page at Offset of Block is zero.
+	// EventZero is a zero page; Offset is its byte offset in Block.
 	EventZero
-	// EventPage brings the page at Offset of Block in Data.
+	// EventPage is a page with the content Data; Offset is its byte offset in Block.
 	EventPage
-	// EventCommand brings a command.
+	// EventCommand is a command, in Command.
 	EventCommand
-	// EventDevices brings the next bytes of device state in Data: in pieces as they
-	// arrive, from the first device section on. The stream carries no length of
-	// it. See FindEnd.
+	// EventDevices has the next bytes of device state in Data, in pieces as they
+	// arrive, from the first device section on. The stream carries no length for
+	// it: see FindEnd.
 	EventDevices
 )
 

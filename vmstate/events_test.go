@@ -70,7 +70,7 @@ func copyEvents(t *testing.T, stream []byte) []byte {
 	}
 }
 
-func TestWriter_EventsReadAndWrittenAgainAreTheSame(t *testing.T) {
+func TestWriter_EventReproducesTheStream(t *testing.T) {
 	pages := func(s *stream, flush uint64) *stream {
 		s.part().u64(0x02).name("pc.ram").u8(0).u64(0x1000 | 0x02 | 0x20).u8(0)
 		s.u64(0x2000 | 0x08).name("vga.vram").page(7)
@@ -96,9 +96,9 @@ func TestWriter_EventsReadAndWrittenAgainAreTheSame(t *testing.T) {
 	}
 }
 
-// The owner of a Reader decides what is answered: the Reader writes nothing and hands
-// on commands that a Destination refuses.
-func TestReader_CommandsAreItsOwners(t *testing.T) {
+// The owner of a Reader decides on replies: the Reader writes nothing, and returns
+// commands that a Destination refuses.
+func TestReader_LeavesCommandsToItsOwner(t *testing.T) {
 	s := new(stream).head().command(1).command(2, 0, 0, 0, 9).command(4).setup(true, twoBlocks...)
 	lines := eventsOf(t, s.emptyEnd().devices().b)
 	for i, want := range []string{"OPEN_RETURN_PATH", "PING", "POSTCOPY_LISTEN"} {

@@ -10,7 +10,7 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// printer is a Handler that says what it is told.
+// printer is a Handler that prints its events.
 type printer struct{}
 
 func (printer) Setup(l *guest.Layout, mode vmstate.SyncMode) error {
@@ -33,7 +33,7 @@ func (printer) Page(b *guest.Block, offset uint64, data []byte) error {
 	return nil
 }
 
-// A VMM writes the main channel that a QEMU would, and another reads it.
+// A VMM writes the main channel of a QEMU machine, and another VMM reads it.
 func Example() {
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 1 << 20}})
 	if err != nil {

@@ -10,7 +10,7 @@ const (
 	streamVersion = 3
 )
 
-// The bytes that begin a section of the stream.
+// The type bytes of sections.
 const (
 	sectionEOF           = 0x00
 	sectionStart         = 0x01
@@ -46,7 +46,7 @@ const (
 // CommandID is a command of the main channel.
 type CommandID uint16
 
-// The commands that a source can send.
+// The commands of a source.
 const (
 	CmdOpenReturnPath  CommandID = 1
 	CmdPing            CommandID = 2
@@ -83,16 +83,16 @@ const (
 	replySwitchoverAck = 7
 )
 
-// SyncMode is where the sync points of a migration are: the places in the main
-// channel at which every multifd channel carries one SYNC.
+// SyncMode determines the sync points of a migration: the positions in the main
+// channel for which every multifd channel carries one SYNC.
 type SyncMode uint8
 
 const (
-	// SyncPerRound puts one at each MULTIFD_FLUSH record: machine types from
-	// 8.1 on.
+	// SyncPerRound has a sync point at each MULTIFD_FLUSH record: machine types
+	// from 8.1 on.
 	SyncPerRound SyncMode = iota
-	// SyncPerSection puts one at the end of every RAM section: machine types
-	// up to 8.0.
+	// SyncPerSection has a sync point at the end of every RAM section: machine
+	// types up to 8.0.
 	SyncPerSection
 )
 
@@ -103,10 +103,10 @@ func (m SyncMode) String() string {
 	return "round"
 }
 
-// MarshalText gives "round" or "section".
+// MarshalText returns "round" or "section".
 func (m SyncMode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
-// UnmarshalText takes what MarshalText gives.
+// UnmarshalText parses the result of MarshalText.
 func (m *SyncMode) UnmarshalText(b []byte) error {
 	switch string(b) {
 	case "round":
@@ -120,24 +120,23 @@ func (m *SyncMode) UnmarshalText(b []byte) error {
 }
 
 var (
-	// ErrMalformed is wrapped by every error about bytes that break the
-	// protocol.
+	// ErrMalformed is wrapped when bytes violate the protocol.
 	ErrMalformed = errors.New("malformed main channel")
-	// ErrTruncated is wrapped when the channel ends before the stream does.
-	ErrTruncated = errors.New("the main channel ended early")
+	// ErrTruncated is wrapped when the connection ends before the stream does.
+	ErrTruncated = errors.New("truncated main channel")
 	// ErrTooLarge is wrapped when the source's machine has more memory than is
 	// allowed.
-	ErrTooLarge = errors.New("more guest memory than this side takes")
-	// ErrUnsupported is wrapped when the stream has something in it that
-	// cannot be carried.
-	ErrUnsupported = errors.New("not supported")
+	ErrTooLarge = errors.New("guest memory too large")
+	// ErrUnsupported is wrapped when the stream contains something that cannot be
+	// received.
+	ErrUnsupported = errors.New("unsupported main channel content")
 )
 
-// StreamError says where in the main channel something went wrong.
+// StreamError is an error at a position of the main channel.
 type StreamError struct {
-	// Offset is the byte of the stream after what was read last.
+	// Offset is the number of bytes of the stream that were read before the error.
 	Offset uint64
-	// Field is the part of the stream, in the protocol's words.
+	// Field names the part of the stream, in the protocol's terms.
 	Field string
 	Err   error
 }
@@ -147,14 +146,14 @@ func (e *StreamError) Error() string {
 }
 func (e *StreamError) Unwrap() error { return e.Err }
 
-// SectionError says that the stream has a section of a kind that cannot be
-// carried. It wraps ErrUnsupported.
+// SectionError is the error for a section, subsection or command that cannot be
+// received. It wraps ErrUnsupported.
 type SectionError struct {
-	ID     string
-	Reason string
+	ID     string // the name of the section, subsection or command
+	Reason string // why, and what the user can do
 }
 
 func (e *SectionError) Error() string {
-	return fmt.Sprintf("section %q %v: %s", e.ID, ErrUnsupported, e.Reason)
+	return fmt.Sprintf("section %q not supported: %s", e.ID, e.Reason)
 }
 func (e *SectionError) Unwrap() error { return ErrUnsupported }

@@ -34,7 +34,7 @@ func recorded(t testing.TB) []byte {
 	return data
 }
 
-func TestARecordedMainChannelIsRead(t *testing.T) {
+func TestDestination_ReadsARecordedMainChannel(t *testing.T) {
 	data := recorded(t)
 	r, err := read(bytes.NewReader(data), io.Discard, vmstate.DestinationOptions{}, discard{})
 	if err != nil {
@@ -57,7 +57,7 @@ func TestARecordedMainChannelIsRead(t *testing.T) {
 	}
 }
 
-// discard is a Handler that checks the offsets it is given.
+// discard is a Handler that checks the offsets.
 type discard struct{}
 
 func (discard) Setup(*guest.Layout, vmstate.SyncMode) error { return nil }
@@ -77,8 +77,8 @@ func (d discard) Page(b *guest.Block, offset uint64, data []byte) error {
 	return nil
 }
 
-// FuzzReader gives any bytes to a reader. What it returns says that the stream
-// is at fault, and what it keeps is no more than what came.
+// FuzzReader passes any bytes to a reader. Errors blame the stream, and the reader
+// keeps no more bytes than it received.
 func FuzzReader(f *testing.F) {
 	addSeed(f, "per-round", new(stream).ready().part().u64(0x02).name("pc.ram").u8(0).u64(0x1022).u8(7).u64(0x200).endOfPart().emptyEnd().devices().b)
 	addSeed(f, "per-section-return-path", new(stream).head().command(1).command(2, 0, 0, 0, 1).setup(false, twoBlocks...).emptyEnd().devices().b)
@@ -97,7 +97,7 @@ func FuzzReader(f *testing.F) {
 					t.Error("head and devices are not the stream's")
 				}
 				if _, err := vmstate.ParseHead(r.Head()); err != nil {
-					t.Errorf("a head that was read cannot be parsed: %v", err)
+					t.Errorf("ParseHead of the head that ReadHead returned: %v", err)
 				}
 				continue
 			}
@@ -112,8 +112,8 @@ func FuzzReader(f *testing.F) {
 	})
 }
 
-// FuzzFindEnd: what is an end stays one, whatever precedes the stream's first
-// section does not matter, and it is one only as a whole.
+// FuzzFindEnd: an end remains an end with any bytes before the first section, and
+// only if it is complete.
 func FuzzFindEnd(f *testing.F) {
 	addSeed(f, "plain", new(stream).devices().b)
 	addSeed(f, "data-like-the-end", tricky().description(trickyJSON).b)
@@ -133,7 +133,7 @@ func FuzzFindEnd(f *testing.F) {
 	})
 }
 
-// FuzzAwaitShut: a return path that says that it went well has a SHUT in it.
+// FuzzAwaitShut: a return path that reports success contains a SHUT.
 func FuzzAwaitShut(f *testing.F) {
 	addSeed(f, "loaded", new(stream).u16(2).u16(4).u32(1).u16(1).u16(4).u32(0).b)
 	addSeed(f, "failed", new(stream).u16(7).u16(0).u16(1).u16(4).u32(1).b)
@@ -142,7 +142,7 @@ func FuzzAwaitShut(f *testing.F) {
 		switch err := vmstate.AwaitShut(bytes.NewReader(data)); {
 		case err == nil:
 			if !bytes.Contains(data, []byte{0, 1, 0, 4, 0, 0, 0, 0}) {
-				t.Errorf("%x says that it went well", data)
+				t.Errorf("%x is taken for success", data)
 			}
 		case !errors.Is(err, vmstate.ErrMalformed) && !errors.Is(err, vmstate.ErrTruncated) && !errors.Is(err, vmstate.ErrRefused):
 			t.Errorf("got %v", err)

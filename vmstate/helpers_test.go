@@ -15,7 +15,7 @@ import (
 
 const pageSize = 4096
 
-// stream is a main channel put together by hand, without the code under test.
+// stream is a main channel built without the code under test.
 type stream struct{ b []byte }
 
 func (s *stream) u8(v byte) *stream     { s.b = append(s.b, v); return s }
@@ -51,7 +51,7 @@ var twoBlocks = []block{{"pc.ram", 16 * pageSize, 0}, {"vga.vram", 4 * pageSize,
 
 const ramID = 2
 
-// setup is RAM's START section; flush says that syncs are per round.
+// setup is RAM's START section; flush selects SyncPerRound.
 func (s *stream) setup(flush bool, blocks ...block) *stream {
 	var total uint64
 	for _, b := range blocks {
@@ -96,7 +96,7 @@ func (s *stream) devices() *stream {
 	return s.device(3, "timer", 1, 2, 3).device(4, "serial", 0).description(someJSON)
 }
 
-// notebook is a Handler that writes down what it is told.
+// notebook is a Handler that records its events.
 type notebook struct {
 	lines []string
 	fail  string // the call to fail at

@@ -6,23 +6,23 @@ import (
 	"io"
 )
 
-// input reads the main channel through a buffer and counts. The first error
-// sticks, so that a caller can read several fields and ask once.
+// input reads the main channel through a buffer and counts bytes. The first error is
+// kept in err, so that a caller can read several fields and check once.
 type input struct {
 	r      io.Reader
 	buf    []byte
 	at     int // next byte of buf
 	end    int
-	offset uint64 // of the stream, after the last byte given out
+	offset uint64 // of the stream, after the last byte that was returned
 	err    error
-	// tee gets what is read, while it is not nil.
+	// tee, if not nil, receives a copy of the bytes that are read.
 	tee *[]byte
 }
 
 func newInput(r io.Reader) *input { return &input{r: r, buf: make([]byte, 64<<10)} }
 
-// more reads once into the buffer, which is empty.
-func (in *input) more() error {
+// refill reads once into the empty buffer.
+func (in *input) refill() error {
 	n, err := in.r.Read(in.buf)
 	in.at, in.end = 0, n
 	if n > 0 {
@@ -34,10 +34,10 @@ func (in *input) more() error {
 	return err
 }
 
-// next gives n bytes, at most a buffer's worth, valid until the next call.
+// next returns the next n bytes, at most the buffer's size, valid until the next call.
 func (in *input) next(n int) []byte {
 	if in.err != nil {
-		return in.buf[:n] // whatever: the error is looked at first
+		return in.buf[:n] // arbitrary bytes: the caller checks err first
 	}
 	if in.end-in.at < n {
 		copy(in.buf, in.buf[in.at:in.end])
@@ -76,13 +76,13 @@ func (in *input) u16() uint16 { return binary.BigEndian.Uint16(in.next(2)) }
 func (in *input) u32() uint32 { return binary.BigEndian.Uint32(in.next(4)) }
 func (in *input) u64() uint64 { return binary.BigEndian.Uint64(in.next(8)) }
 
-// name reads a byte of length and that many of name.
+// name reads a name: a length byte and that many bytes.
 func (in *input) name() string { return string(in.next(int(in.byte()))) }
 
-// peek gives the next byte and does not take it.
+// peek returns the next byte without consuming it.
 func (in *input) peek() byte {
 	if in.err == nil && in.at == in.end {
-		if err := in.more(); err != nil {
+		if err := in.refill(); err != nil {
 			in.err = streamEnd(err)
 		}
 	}
@@ -101,7 +101,7 @@ func (in *input) fill(p []byte) {
 	}
 }
 
-// peekU64 gives the next eight bytes and does not take them.
+// peekU64 returns the next u64 without consuming it.
 func (in *input) peekU64() uint64 {
 	tee := in.tee
 	in.tee = nil

@@ -7,23 +7,24 @@ import (
 	"fmt"
 )
 
-// A machine whose owner is a Go program has one section of device state, which
-// holds the owner's bytes: a FULL section of this name, instance 0, version 1,
-// with a u32 length and the bytes.
+// A machine of a Go program has one section of device state, which holds the state of
+// the program: a FULL section of this name, instance 0, version 1, with a u32 length
+// and the bytes. The section is vmferry's own.
 const (
 	ownerSection   = "vmferry/owner"
 	ownerSectionID = 2
 	ownerVersion   = 1
 )
 
-// MaxOwnerState bounds the bytes of an owner's state.
+// MaxOwnerState bounds the bytes of the owner's state.
 const MaxOwnerState = 1<<30 - 4096
 
-// OwnerState makes the device state, up to the end of the stream, of a machine
-// whose owner's state is state.
+// OwnerState returns the device state, with the description that ends it, of a machine
+// of a Go program. state is the program's own state, of at most MaxOwnerState bytes;
+// pageSize is in bytes.
 func OwnerState(state []byte, pageSize int) ([]byte, error) {
 	if len(state) > MaxOwnerState {
-		return nil, fmt.Errorf("vmstate: an owner's state of %d bytes (want %d at most)", len(state), MaxOwnerState)
+		return nil, fmt.Errorf("vmstate: owner's state of %d bytes (want at most %d)", len(state), MaxOwnerState)
 	}
 	be := binary.BigEndian
 	b := ownerHeader()
@@ -51,13 +52,13 @@ func ownerHeader() []byte {
 	return be.AppendUint32(b, ownerVersion)
 }
 
-// ParseOwnerState returns the owner's bytes from what OwnerState made. Anything
-// else, such as the devices of a QEMU machine, is an error that wraps
-// ErrUnsupported or ErrMalformed.
+// ParseOwnerState returns the state that was passed to OwnerState. For other device
+// state, such as that of a QEMU, it returns an error that wraps ErrUnsupported or
+// ErrMalformed.
 func ParseOwnerState(devices []byte) ([]byte, error) {
 	rest, ok := bytes.CutPrefix(devices, ownerHeader())
 	if !ok {
-		return nil, fmt.Errorf("device state: %w: it is not that of a Go program's machine", ErrUnsupported)
+		return nil, fmt.Errorf("device state: %w: no section %q, which the machine of a Go program has", ErrUnsupported, ownerSection)
 	}
 	if len(rest) < 4 || uint64(binary.BigEndian.Uint32(rest)) > uint64(len(rest)-4) {
 		return nil, fmt.Errorf("device state: %w: the owner's state is longer than the section", ErrMalformed)
@@ -69,7 +70,7 @@ func ParseOwnerState(devices []byte) ([]byte, error) {
 		return nil, fmt.Errorf("device state: %w: other sections follow the owner's", ErrMalformed)
 	}
 	if d, ok := FindEnd(devices); !ok || len(d.Devices) != 1 {
-		return nil, fmt.Errorf("device state: %w: the description does not fit the owner's state", ErrMalformed)
+		return nil, fmt.Errorf("device state: %w: the description does not match the owner's state", ErrMalformed)
 	}
 	return state, nil
 }

@@ -18,7 +18,7 @@ func mustOwnerState(t testing.TB, state []byte) []byte {
 	return devices
 }
 
-func TestAnOwnersStateComesBackWhateverIsInIt(t *testing.T) {
+func TestOwnerState_RoundTripsAnyBytes(t *testing.T) {
 	inner := mustOwnerState(t, []byte("a stream in a stream"))
 	for name, state := range map[string][]byte{
 		"nothing":                   {},
@@ -38,7 +38,7 @@ func TestAnOwnersStateComesBackWhateverIsInIt(t *testing.T) {
 	}
 }
 
-func TestAStateThatIsNoOwnersIsRefused(t *testing.T) {
+func TestParseOwnerState_RefusesOtherDeviceState(t *testing.T) {
 	whole := mustOwnerState(t, []byte("counters"))
 	for cut := range len(whole) {
 		if _, err := ParseOwnerState(whole[:cut]); !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrUnsupported) {
@@ -58,7 +58,7 @@ func TestAStateThatIsNoOwnersIsRefused(t *testing.T) {
 	}
 }
 
-func TestRepliesAreToldApart(t *testing.T) {
+func TestReadReply_DistinguishesReplies(t *testing.T) {
 	for _, tt := range []struct {
 		wire string
 		want Reply
@@ -86,7 +86,7 @@ func TestRepliesAreToldApart(t *testing.T) {
 	}
 }
 
-func TestCommandsBehindTheEnd(t *testing.T) {
+func TestNextCommand_ReadsCommandsAfterTheEnd(t *testing.T) {
 	there, here := net.Pipe()
 	defer there.Close()
 	go func() {
@@ -101,11 +101,11 @@ func TestCommandsBehindTheEnd(t *testing.T) {
 		t.Fatal(c, err)
 	}
 	c, err := r.NextCommand()
-	if word, ok := c.Word(); err != nil || !ok || word != 0x56464832 {
+	if word, ok := c.PingValue(); err != nil || !ok || word != 0x56464832 {
 		t.Fatal(c, err)
 	}
-	if _, ok := (Command{ID: CmdPing, Data: []byte{1}}).Word(); ok {
-		t.Error("a PING of one byte has a word")
+	if _, ok := (Command{ID: CmdPing, Data: []byte{1}}).PingValue(); ok {
+		t.Error("a PING of one byte has a value")
 	}
 	if _, err := r.NextCommand(); !errors.Is(err, ErrMalformed) {
 		t.Errorf("a section that is no command: %v", err)

@@ -8,18 +8,18 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// readSetup reads the START section's payload: the list of blocks, then a
-// flush where the sync mode is per round, then the end.
+// readSetup reads the START section's payload: the list of RAM blocks, a
+// MULTIFD_FLUSH record in the mode SyncPerRound, and the end-of-section record.
 func (r *Reader) readSetup() error {
 	record := r.in.u64()
 	if r.in.err != nil {
 		return r.fail("MEM_SIZE", r.in.err)
 	}
 	if record&ramFlagMask != ramMemSize {
-		return r.fail("MEM_SIZE", fmt.Errorf("%w: record %#x begins the setup (want the flag %#x)", ErrMalformed, record, ramMemSize))
+		return r.fail("MEM_SIZE", fmt.Errorf("%w: first record %#x (want the flag %#x)", ErrMalformed, record, ramMemSize))
 	}
 	if total := record &^ ramFlagMask; total > r.maxMemory {
-		return r.fail("MEM_SIZE", &tooLarge{total, r.maxMemory})
+		return r.fail("MEM_SIZE", &tooLargeError{total, r.maxMemory})
 	}
 	blocks, err := r.readBlocks(record &^ ramFlagMask)
 	if err != nil {
@@ -39,24 +39,24 @@ func (r *Reader) readSetup() error {
 		return r.fail("RAM setup", r.in.err)
 	}
 	if record != ramEOS {
-		return r.fail("RAM setup", fmt.Errorf("%w: record %#x ends the setup (want %#x)", ErrMalformed, record, ramEOS))
+		return r.fail("RAM setup", fmt.Errorf("%w: last record %#x (want %#x)", ErrMalformed, record, ramEOS))
 	}
 	r.event = Event{Kind: EventSetup, Layout: r.layout, Mode: r.mode}
 	r.next = (*Reader).readSyncPoint
 	return nil
 }
 
-// tooLarge says that the source claims more memory than this side takes. It wraps
-// ErrTooLarge and, because what is claimed need not be true, ErrMalformed.
-type tooLarge struct{ claimed, most uint64 }
+// tooLargeError is the error for a source that claims more memory than MaxMemory. It
+// matches ErrTooLarge and, because the claim may be false, ErrMalformed.
+type tooLargeError struct{ claimed, most uint64 }
 
-func (e *tooLarge) Error() string {
-	return fmt.Sprintf("%v: the source claims %s, which takes the machine over the bound of %s (if the machine is that large, raise --max-memory)", ErrTooLarge, binarySize(e.claimed), binarySize(e.most))
+func (e *tooLargeError) Error() string {
+	return fmt.Sprintf("%v: the source claims %s, above the limit of %s (if the machine is that large, raise --max-memory)", ErrTooLarge, binarySize(e.claimed), binarySize(e.most))
 }
 
-func (e *tooLarge) Is(target error) bool { return target == ErrTooLarge || target == ErrMalformed }
+func (e *tooLargeError) Is(target error) bool { return target == ErrTooLarge || target == ErrMalformed }
 
-// binarySize gives a size in the largest unit of which it has a whole one.
+// binarySize formats a size in the largest binary unit that is not above it.
 func binarySize(n uint64) string {
 	const units = "KMGTPE"
 	if n < 1<<10 {
@@ -79,13 +79,13 @@ func (r *Reader) readBlocks(total uint64) ([]guest.Block, error) {
 			return nil, r.in.err
 		}
 		if b.Length > total || b.Length == 0 {
-			return nil, fmt.Errorf("%w: RAM block %q has %d bytes, but %d are left of the total", ErrMalformed, b.Name, b.Length, total)
+			return nil, fmt.Errorf("%w: RAM block %q of %d bytes, with %d bytes left of the total", ErrMalformed, b.Name, b.Length, total)
 		}
 		total -= b.Length
-		// With postcopy a block of huge pages names their size. A block's
-		// name is never empty and a page size has a zero in its first byte,
-		// so the byte that follows tells the two apart; the FLUSH or EOS
-		// after the last block begins with a zero too, but is a flag.
+		// With postcopy, a block of huge pages is followed by their size. The
+		// next byte distinguishes it from a block: a name is not empty, and the
+		// first byte of a page size is zero. The FLUSH or EOS record after the
+		// last block begins with a zero byte too, but has only flag bits.
 		if r.in.peek() == 0 && r.in.err == nil {
 			size, err := r.readHugePage(total == 0)
 			if err != nil {
@@ -101,7 +101,7 @@ func (r *Reader) readBlocks(total uint64) ([]guest.Block, error) {
 	return blocks, nil
 }
 
-// readHugePage reads a page size if one is there.
+// readHugePage reads a page size if there is one. last is set for the last block.
 func (r *Reader) readHugePage(last bool) (uint64, error) {
 	size := r.in.peekU64()
 	if r.in.err != nil {
@@ -111,7 +111,7 @@ func (r *Reader) readHugePage(last bool) (uint64, error) {
 		return 0, nil
 	}
 	if size&(size-1) != 0 || size < guest.MinPageSize || size > 1<<40 {
-		return 0, fmt.Errorf("%w: page size %#x of a RAM block", ErrMalformed, size)
+		return 0, fmt.Errorf("%w: RAM block with page size %#x", ErrMalformed, size)
 	}
 	r.in.u64()
 	return size, nil
@@ -133,18 +133,18 @@ func (r *Reader) readRecord() error {
 		return nil
 	case ramFlush:
 		if r.mode == SyncPerSection {
-			return r.fail("RAM record", fmt.Errorf("%w: a MULTIFD_FLUSH, though the setup had none", ErrMalformed))
+			return r.fail("RAM record", fmt.Errorf("%w: MULTIFD_FLUSH, and the setup has none", ErrMalformed))
 		}
 		r.event = Event{Kind: EventSync}
 		return nil
 	case ramZero, ramPage:
 		return r.readPage(offset, flags)
 	case ramXBZRLE:
-		return r.fail("RAM record", &SectionError{ID: ramSection, Reason: "xbzrle pages; turn the xbzrle capability off at the source"})
+		return r.fail("RAM record", &SectionError{ID: ramSection, Reason: "xbzrle pages (turn the capability xbzrle off at the source)"})
 	case ramCompress:
-		return r.fail("RAM record", &SectionError{ID: ramSection, Reason: "pages of the old compress capability; turn it off at the source"})
+		return r.fail("RAM record", &SectionError{ID: ramSection, Reason: "pages of the capability compress (turn it off at the source)"})
 	case ramHook:
-		return r.fail("RAM record", &SectionError{ID: ramSection, Reason: "RDMA; migrate over tcp or unix"})
+		return r.fail("RAM record", &SectionError{ID: ramSection, Reason: "RDMA (migrate over tcp or unix)"})
 	}
 	return r.fail("RAM record", fmt.Errorf("%w: flags %#x", ErrMalformed, flags))
 }
@@ -156,11 +156,11 @@ func (r *Reader) readPage(offset, flags uint64) error {
 			return r.fail("RAM record", r.in.err)
 		}
 		if r.block = r.layout.Lookup(name); r.block == nil {
-			return r.fail("RAM record", fmt.Errorf("%w: no RAM block is called %q", ErrMalformed, name))
+			return r.fail("RAM record", fmt.Errorf("%w: unknown RAM block %q", ErrMalformed, name))
 		}
 	}
 	if r.block == nil {
-		return r.fail("RAM record", fmt.Errorf("%w: the first page names no RAM block", ErrMalformed))
+		return r.fail("RAM record", fmt.Errorf("%w: first page without a RAM block", ErrMalformed))
 	}
 	if err := r.layout.CheckOffset(r.block, offset); err != nil {
 		return r.fail("RAM record", fmt.Errorf("%w: %w", ErrMalformed, err))

@@ -15,7 +15,7 @@ import (
 
 const setupLine = "setup pc.ram 65536, vga.vram 16384, sync per "
 
-func TestPagesAndZeroRecordsAreHandedOn(t *testing.T) {
+func TestDestination_PassesPagesAndZeroRecords(t *testing.T) {
 	s := new(stream).ready().part().
 		u64(0x1000 | 0x08).name("pc.ram").page(0xaa). // PAGE
 		u64(0x3000 | 0x08 | 0x20).page(0xbb).         // CONTINUE
@@ -41,7 +41,7 @@ func TestPagesAndZeroRecordsAreHandedOn(t *testing.T) {
 	}
 }
 
-func TestSyncPointsArePerRoundWhereTheSetupHasAFlush(t *testing.T) {
+func TestReader_SyncPerRoundIfTheSetupHasAFlush(t *testing.T) {
 	s := new(stream).head().setup(true, twoBlocks...).
 		part().u64(0x200).endOfPart().
 		part().endOfPart().
@@ -54,7 +54,7 @@ func TestSyncPointsArePerRoundWhereTheSetupHasAFlush(t *testing.T) {
 	}
 }
 
-func TestSyncPointsArePerSectionWhereItHasNone(t *testing.T) {
+func TestReader_SyncPerSectionIfTheSetupHasNoFlush(t *testing.T) {
 	s := new(stream).head().setup(false, twoBlocks...).
 		part().endOfPart().part().u64(0x02).name("pc.ram").u8(0).endOfPart().emptyEnd().devices()
 	r, lines := readAll(t, s)
@@ -64,7 +64,7 @@ func TestSyncPointsArePerSectionWhereItHasNone(t *testing.T) {
 	}
 }
 
-func TestSyncModesHaveNames(t *testing.T) {
+func TestSyncMode_TextRoundTrip(t *testing.T) {
 	for _, m := range []vmstate.SyncMode{vmstate.SyncPerRound, vmstate.SyncPerSection} {
 		text, err := m.MarshalText()
 		got := vmstate.SyncMode(99)
@@ -77,9 +77,9 @@ func TestSyncModesHaveNames(t *testing.T) {
 	}
 }
 
-// TestHugePageSizesAreReadWhereASourceNamesThem: with postcopy-ram on, a block
+// TestReader_ReadsHugePageSizes: with postcopy-ram on, a block
 // of huge pages is followed by their size, wherever it is in the list.
-func TestHugePageSizesAreReadWhereASourceNamesThem(t *testing.T) {
+func TestReader_ReadsHugePageSizes(t *testing.T) {
 	const huge = 2 << 20
 	for _, flush := range []bool{true, false} {
 		mode := map[bool]string{true: "round", false: "section"}[flush]
@@ -105,7 +105,7 @@ func TestHugePageSizesAreReadWhereASourceNamesThem(t *testing.T) {
 	}
 }
 
-func TestASetupThatCannotBeIsRefused(t *testing.T) {
+func TestReader_RefusesMalformedSetups(t *testing.T) {
 	start := func() *stream { return new(stream).head().section(0x01, ramID, "ram", 0, 4) }
 	many := start().u64(1<<40 | 0x04)
 	for i := range guest.MaxBlocks + 1 {
@@ -127,7 +127,7 @@ func TestASetupThatCannotBeIsRefused(t *testing.T) {
 		{"a block has no name", start().u64(0x1000 | 4).name("").u64(0x1000).u64(0x10), "MEM_SIZE", "name of 0"},
 		{"two blocks have one name", start().u64(0x2000 | 4).name("a").u64(0x1000).name("a").u64(0x1000).u64(0x10), "MEM_SIZE", "twice"},
 		{"there are too many blocks", many, "MEM_SIZE", "more than 4096"},
-		{"the machine is too large", start().u64(1<<50 | 4).name("a").u64(1 << 50).u64(0x10), "MEM_SIZE", "takes the machine over"},
+		{"the machine is too large", start().u64(1<<50 | 4).name("a").u64(1 << 50).u64(0x10), "MEM_SIZE", "above the limit of 16 TiB"},
 		{"a page size is no power of two", start().u64(0x2000 | 4).name("a").u64(0x1000).u64(0x3000), "MEM_SIZE", "page size 0x3000"},
 		{"a page size is tiny", start().u64(0x2000 | 4).name("a").u64(0x1000).u64(0x100), "MEM_SIZE", "page size 0x100"},
 		{"a page size is beyond reason", start().u64(0x2000 | 4).name("a").u64(0x1000).u64(1 << 50), "MEM_SIZE", "page size"},
@@ -147,14 +147,14 @@ func TestASetupThatCannotBeIsRefused(t *testing.T) {
 	}
 }
 
-func TestARecordThatCannotBeIsRefused(t *testing.T) {
+func TestReader_RefusesMalformedRecords(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		stream *stream
 		is     error
 		says   string
 	}{
-		{"CONTINUE without a block", new(stream).ready().part().u64(0x08 | 0x20).page(1), vmstate.ErrMalformed, "names no RAM block"},
+		{"CONTINUE without a block", new(stream).ready().part().u64(0x08 | 0x20).page(1), vmstate.ErrMalformed, "without a RAM block"},
 		{"an unknown block", new(stream).ready().part().u64(0x08).name("pc.rom").page(1), vmstate.ErrMalformed, `"pc.rom"`},
 		{"an empty block name", new(stream).ready().part().u64(0x02).name("").u8(0), vmstate.ErrMalformed, `""`},
 		{"a page beyond its block", new(stream).ready().part().u64(16*pageSize | 0x08).name("pc.ram").page(1), vmstate.ErrMalformed, "0x10000"},
@@ -178,7 +178,7 @@ func TestARecordThatCannotBeIsRefused(t *testing.T) {
 	}
 }
 
-func TestAnErrorOfTheHandlerEndsTheReading(t *testing.T) {
+func TestDestination_HandlerErrorEndsRun(t *testing.T) {
 	s := new(stream).ready().part().u64(0x02).name("pc.ram").u8(0).u64(0x1008).name("pc.ram").page(1).endOfPart().emptyEnd().devices()
 	for _, at := range []string{"setup", "sync", "zero", "page"} {
 		l := &notebook{fail: at}
@@ -187,12 +187,12 @@ func TestAnErrorOfTheHandlerEndsTheReading(t *testing.T) {
 			t.Errorf("%s: got %v", at, err)
 		}
 		if last := l.lines[len(l.lines)-1]; !strings.HasPrefix(last, at) {
-			t.Errorf("%s: it went on to %q", at, last)
+			t.Errorf("%s: events after the error, up to %q", at, last)
 		}
 	}
 }
 
-func TestPagesOfAnotherSizeAreRead(t *testing.T) {
+func TestReader_ReadsPagesOfOtherSizes(t *testing.T) {
 	const size = 64 << 10
 	s := new(stream).head().sub("configuration/target-page-bits").u32(16).
 		setup(true, block{"mach-virt.ram", 4 * size, 0}).

@@ -9,12 +9,12 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// DefaultMaxMemory is how much memory a source's machine may have: 16 TiB.
+// DefaultMaxMemory is the default limit for the memory of a source's machine: 16 TiB.
 const DefaultMaxMemory = 16 << 40
 
-// Reader reads the main channel of one migration as events. It answers nothing and
-// decides nothing: what a PING or a command of postcopy means is its owner's. A
-// Destination is an owner.
+// Reader reads the main channel of one migration as events. It sends no replies; its
+// owner handles PINGs and postcopy commands. Destination is such an owner. A Reader is
+// used by one goroutine.
 type Reader struct {
 	in        *input
 	maxMemory uint64
@@ -26,16 +26,17 @@ type Reader struct {
 	mode     SyncMode
 	ramID    uint32
 	ramDone  bool
-	block    *guest.Block // for CONTINUE
+	block    *guest.Block // of the previous page, for the flag CONTINUE
 	page     []byte
 	sections int
 
-	next  func(*Reader) error // reads on, and sets event where there is one
+	next  func(*Reader) error // reads the next element, and may set event
 	event Event
 }
 
 // NewReader returns a reader of r. maxMemory bounds the bytes of all RAM blocks
-// together, before anything is made for them; 0 is DefaultMaxMemory.
+// together; 0 is DefaultMaxMemory. It is checked before anything is allocated for the
+// blocks.
 func NewReader(r io.Reader, maxMemory uint64) *Reader {
 	if maxMemory == 0 {
 		maxMemory = DefaultMaxMemory
@@ -43,26 +44,26 @@ func NewReader(r io.Reader, maxMemory uint64) *Reader {
 	return &Reader{in: newInput(r), maxMemory: maxMemory, next: (*Reader).readSection}
 }
 
-// Head returns the header and configuration as they came.
+// Head returns the unchanged bytes of the header and configuration.
 func (r *Reader) Head() []byte { return r.head }
 
-// Configuration returns what the head says, nil before it was read.
+// Configuration returns the parsed head, nil before ReadHead.
 func (r *Reader) Configuration() *Configuration { return r.config }
 
-// Layout returns the RAM blocks, nil before they are known.
+// Layout returns the RAM blocks, nil before EventSetup.
 func (r *Reader) Layout() *guest.Layout { return r.layout }
 
-// SyncMode returns the mode that the setup section showed.
+// SyncMode returns the sync mode, which is valid after EventSetup.
 func (r *Reader) SyncMode() SyncMode { return r.mode }
 
-// Sections returns how many RAM sections came: the setup, and about one for each pass
-// over the dirty pages that the rate limit cut off.
+// Sections returns the number of RAM sections so far: the setup, and one for each part
+// of a pass over the dirty pages, as the source's rate limit divides it.
 func (r *Reader) Sections() int { return r.sections }
 
-// Bytes returns how much of the stream was read.
+// Bytes returns the number of bytes of the stream that were read.
 func (r *Reader) Bytes() uint64 { return r.in.offset }
 
-// ReadHead reads the header and the configuration.
+// ReadHead reads the header and the configuration. It is called once, before Next.
 func (r *Reader) ReadHead() (*Configuration, error) {
 	r.in.tee = &r.head
 	magic, version := r.in.u32(), r.in.u32()
@@ -76,7 +77,7 @@ func (r *Reader) ReadHead() (*Configuration, error) {
 		return nil, r.fail("header", fmt.Errorf("%w: version %d (want %d)", ErrMalformed, version, streamVersion))
 	}
 	if t := r.in.peek(); r.in.err == nil && t != sectionConfiguration {
-		return nil, r.fail("configuration", fmt.Errorf("%w: section type %#02x (want %#02x); machine types that leave it out are too old", ErrMalformed, t, sectionConfiguration))
+		return nil, r.fail("configuration", fmt.Errorf("%w: section type %#02x (want %#02x; machine types without a configuration section are too old)", ErrMalformed, t, sectionConfiguration))
 	}
 	r.in.byte()
 	c, err := readConfiguration(r.in)
@@ -89,24 +90,24 @@ func (r *Reader) ReadHead() (*Configuration, error) {
 	return c, nil
 }
 
-// ParseHead reads what Head returned.
+// ParseHead parses the result of Head. It fails if other bytes follow the head.
 func ParseHead(head []byte) (*Configuration, error) {
-	// A byte behind the head stands for the section that would follow.
+	// The byte after the head stands for the next section.
 	r := NewReader(bytes.NewReader(append(bytes.Clone(head), sectionStart)), 0)
 	c, err := r.ReadHead()
 	if err != nil {
 		return nil, err
 	}
 	if len(r.head) != len(head) {
-		return nil, r.fail("configuration", fmt.Errorf("%w: %d bytes follow it", ErrMalformed, len(head)-len(r.head)))
+		return nil, r.fail("configuration", fmt.Errorf("%w: %d bytes after the head", ErrMalformed, len(head)-len(r.head)))
 	}
 	return c, nil
 }
 
 // Next reads the next event. In the device state it returns io.EOF at the end of the
-// file, and an error that wraps os.ErrDeadlineExceeded when a deadline of the
-// connection passes, after which it can be called again. Errors of all other kinds end
-// the reading.
+// file, and an error that wraps os.ErrDeadlineExceeded when a read deadline of the
+// connection passes; Next can then be called again. After any other error it must not
+// be called again. Other errors are of type *StreamError.
 func (r *Reader) Next() (*Event, error) {
 	r.event = Event{}
 	for r.event.Kind == 0 {
@@ -117,7 +118,7 @@ func (r *Reader) Next() (*Event, error) {
 	return &r.event, nil
 }
 
-// readSection reads what begins behind the head or a section.
+// readSection reads the beginning of the next section or command.
 func (r *Reader) readSection() error {
 	t := r.in.peek()
 	if r.in.err != nil {
@@ -138,13 +139,13 @@ func (r *Reader) readSection() error {
 		r.event = Event{Kind: EventCommand, Command: c}
 		return err
 	case sectionEOF:
-		return r.fail("section type", fmt.Errorf("%w: the stream ends before its RAM section does", ErrMalformed))
+		return r.fail("section type", fmt.Errorf("%w: the stream ends before its RAM section", ErrMalformed))
 	}
 	return r.fail("section type", fmt.Errorf("%w: %#02x", ErrMalformed, t))
 }
 
-// readStart reads a START section, which has to be RAM's. A FULL section between those
-// of RAM (virtio-mem) names its device, too.
+// readStart reads a START section, which must be RAM's. It also reads the header of a
+// FULL section between the RAM sections (virtio-mem), to name the device in the error.
 func (r *Reader) readStart(t byte) error {
 	id := r.in.u32()
 	name := r.in.name()
@@ -153,13 +154,13 @@ func (r *Reader) readStart(t byte) error {
 		return r.fail("section header", r.in.err)
 	}
 	if t == sectionFull {
-		return r.fail("section header", &SectionError{ID: name, Reason: "it comes before RAM is complete and carries no length, so it cannot be stepped over: unplug that device"})
+		return r.fail("section header", &SectionError{ID: name, Reason: "a device section before the end of RAM cannot be skipped, because it has no length (unplug that device)"})
 	}
 	if name != ramSection {
-		return r.fail("section header", &SectionError{ID: name, Reason: "only RAM can be sent in parts, and a section carries no length to step over it: unplug that device, or turn the capability off that makes it"})
+		return r.fail("section header", &SectionError{ID: name, Reason: "an iterable section other than RAM cannot be skipped, because it has no length (unplug that device, or turn off the capability that adds the section)"})
 	}
 	if r.layout != nil {
-		return r.fail("section header", fmt.Errorf("%w: a second RAM section starts", ErrMalformed))
+		return r.fail("section header", fmt.Errorf("%w: second START section of RAM", ErrMalformed))
 	}
 	if instance != 0 || version != ramVersion {
 		return r.fail("section header", fmt.Errorf("%w: RAM section instance %d version %d (want 0 and %d)", ErrMalformed, instance, version, ramVersion))
@@ -199,7 +200,7 @@ func (r *Reader) readFooter() error {
 	return nil
 }
 
-// readCommand reads a command behind its section type.
+// readCommand reads a command after its type byte.
 func (r *Reader) readCommand() (Command, error) {
 	id := CommandID(r.in.u16())
 	n := int(r.in.u16())
@@ -214,17 +215,17 @@ func (r *Reader) readCommand() (Command, error) {
 	return Command{id, data}, nil
 }
 
-// readSyncPoint is the sync point that is the end of a section.
+// readSyncPoint returns the sync point at the end of a section.
 func (r *Reader) readSyncPoint() error {
 	r.event = Event{Kind: EventSync}
 	r.next = (*Reader).readFooter
 	return nil
 }
 
-// readDevices reads the bytes of device state that are there, or waits for some.
+// readDevices returns the buffered bytes of device state, or reads more.
 func (r *Reader) readDevices() error {
 	if r.in.at == r.in.end {
-		if err := r.in.more(); err != nil {
+		if err := r.in.refill(); err != nil {
 			return err
 		}
 	}
@@ -235,10 +236,10 @@ func (r *Reader) readDevices() error {
 	return nil
 }
 
-// NextCommand reads a section that has to be a command, behind the head in place of
-// Next, or behind the end of the stream, where two sides can agree to talk on. QEMU
-// sends nothing there. A source that closes the connection gives an error that wraps
-// ErrTruncated.
+// NextCommand reads a section that must be a command. It is called instead of Next
+// after the head, or after the end of the stream, where a handover between Go programs
+// continues; QEMU sends nothing there. When the source closes the connection, the error
+// wraps ErrTruncated.
 func (r *Reader) NextCommand() (Command, error) {
 	t := r.in.byte()
 	if r.in.err != nil {
@@ -250,7 +251,7 @@ func (r *Reader) NextCommand() (Command, error) {
 	return r.readCommand()
 }
 
-// fail says where in the stream an error is.
+// fail adds the position in the stream to an error.
 func (r *Reader) fail(field string, err error) error {
 	var se *StreamError
 	if errors.As(err, &se) {

@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-func TestASectionThatCannotBeCarriedIsNamed(t *testing.T) {
+func TestReader_NamesUnsupportedSections(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		stream *stream
@@ -38,7 +38,7 @@ func TestASectionThatCannotBeCarriedIsNamed(t *testing.T) {
 	}
 }
 
-func TestSectionsOutOfOrderAreRefused(t *testing.T) {
+func TestReader_RefusesSectionsOutOfOrder(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		stream *stream
@@ -63,7 +63,7 @@ func TestSectionsOutOfOrderAreRefused(t *testing.T) {
 	}
 }
 
-func TestCommandsAreKeptAndAnswered(t *testing.T) {
+func TestDestination_KeepsAndAnswersCommands(t *testing.T) {
 	s := new(stream).head().command(1).command(2, 0, 0, 0, 1).command(3, make([]byte, 16)...).
 		setup(true, twoBlocks...).command(2, 0xde, 0xad, 0xbe, 0xef).command(11).emptyEnd().devices()
 	for _, ack := range []bool{false, true} {
@@ -92,7 +92,7 @@ func TestCommandsAreKeptAndAnswered(t *testing.T) {
 	}
 }
 
-func TestShutTellsASourceThatWaitsHowItWent(t *testing.T) {
+func TestDestination_ShutReportsTheResult(t *testing.T) {
 	s := new(stream).head().command(1).setup(true, twoBlocks...).emptyEnd().devices()
 	for ok, want := range map[bool][]byte{true: {0, 1, 0, 4, 0, 0, 0, 0}, false: {0, 1, 0, 4, 0, 0, 0, 1}} {
 		var reply bytes.Buffer
@@ -103,7 +103,7 @@ func TestShutTellsASourceThatWaitsHowItWent(t *testing.T) {
 	}
 }
 
-func TestWithoutAReturnPathNothingIsAnswered(t *testing.T) {
+func TestDestination_NoRepliesWithoutReturnPath(t *testing.T) {
 	s := new(stream).head().command(2, 0, 0, 0, 1).setup(true, twoBlocks...).emptyEnd().devices()
 	r, err := read(bytes.NewReader(s.b), refusingWriter{}, vmstate.DestinationOptions{SwitchoverAck: true}, new(notebook))
 	if err := errors.Join(err, r.Shut(true)); err != nil {
@@ -111,7 +111,7 @@ func TestWithoutAReturnPathNothingIsAnswered(t *testing.T) {
 	}
 }
 
-func TestACommandThatCannotBeCarriedIsNamed(t *testing.T) {
+func TestDestination_NamesUnsupportedCommands(t *testing.T) {
 	for id, name := range map[uint16]string{4: "POSTCOPY_LISTEN", 5: "POSTCOPY_RUN", 6: "POSTCOPY_RAM_DISCARD", 7: "PACKAGED", 8: "ENABLE_COLO", 9: "POSTCOPY_RESUME", 10: "RECV_BITMAP"} {
 		s := new(stream).ready().command(id, 0, 0, 0, 0)
 		_, err := read(bytes.NewReader(s.b), io.Discard, vmstate.DestinationOptions{}, new(notebook))
@@ -119,7 +119,7 @@ func TestACommandThatCannotBeCarriedIsNamed(t *testing.T) {
 	}
 }
 
-func TestACommandThatCannotBeIsRefused(t *testing.T) {
+func TestDestination_RefusesMalformedCommands(t *testing.T) {
 	endless := new(stream).head()
 	for range 1025 {
 		endless.command(2, 0, 0, 0, 0)
@@ -143,14 +143,14 @@ func TestACommandThatCannotBeIsRefused(t *testing.T) {
 	}
 }
 
-func TestAReturnPathNeedsSomewhereToAnswer(t *testing.T) {
+func TestDestination_ReturnPathNeedsAWriter(t *testing.T) {
 	_, err := read(bytes.NewReader(new(stream).head().command(1).b), nil, vmstate.DestinationOptions{}, new(notebook))
 	if err == nil || !strings.Contains(err.Error(), "return path") {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestAnAnswerThatCannotBeWrittenIsAnError(t *testing.T) {
+func TestDestination_ReplyErrorEndsRun(t *testing.T) {
 	a, b := net.Pipe()
 	a.Close()
 	s := new(stream).head().command(1).command(2, 0, 0, 0, 1)
@@ -158,9 +158,9 @@ func TestAnAnswerThatCannotBeWrittenIsAnError(t *testing.T) {
 	wantStreamError(t, err, io.ErrClosedPipe, "return path", "")
 }
 
-// TestAStreamCutShortAnywhereIsTruncated cuts everywhere but between the RAM
-// pages' insides, which are all alike.
-func TestAStreamCutShortAnywhereIsTruncated(t *testing.T) {
+// TestReader_TruncatedAtEveryByte cuts at every byte except inside
+// RAM pages.
+func TestReader_TruncatedAtEveryByte(t *testing.T) {
 	s := new(stream).head().sub("configuration/target-page-bits").u32(12).command(2, 0, 0, 0, 1).
 		setup(true, block{"a", 2 << 20, 2 << 20}, block{"b", 4096, 0}).
 		part().u64(0x08).name("a").page(1).u64(0x1000 | 0x22).u8(0).u64(0x200).endOfPart().
@@ -181,7 +181,7 @@ func TestAStreamCutShortAnywhereIsTruncated(t *testing.T) {
 	}
 }
 
-func TestItDoesNotMatterHowTheStreamIsCutIntoReads(t *testing.T) {
+func TestReader_AcceptsReadsOfAnySize(t *testing.T) {
 	s := new(stream).ready().part().u64(0x08).name("pc.ram").page(1).u64(0x1000 | 0x22).u8(0).u64(0x200).endOfPart().emptyEnd().devices()
 	_, want := readAll(t, s)
 	for name, cut := range map[string]func(io.Reader) io.Reader{"a byte at a time": iotest.OneByteReader, "halves": iotest.HalfReader, "with the end": iotest.DataErrReader} {
@@ -197,7 +197,7 @@ func TestItDoesNotMatterHowTheStreamIsCutIntoReads(t *testing.T) {
 	}
 }
 
-func TestWhatAConnectionFailsWithIsNotTakenForItsEnd(t *testing.T) {
+func TestReader_ConnectionErrorIsNotTruncation(t *testing.T) {
 	boom := errors.New("boom")
 	whole := new(stream).ready().part().u64(0x08).name("pc.ram").page(1).endOfPart().emptyEnd().devices().b
 	for _, n := range []int{0, 6, 20, 60, 200, len(whole) - 5} {

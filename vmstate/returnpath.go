@@ -7,23 +7,23 @@ import (
 	"io"
 )
 
-// ErrRefused is wrapped when the destination says that it failed.
+// ErrRefused is wrapped when the destination reports a failure by SHUT.
 var ErrRefused = errors.New("the destination failed to load the machine")
 
-// OpenReturnPath are the commands by which a source asks the destination to
-// talk back: the return path itself, and a PING to see that it does.
+// OpenReturnPath returns the commands with which a source opens the return path:
+// OPEN_RETURN_PATH, and a PING to check that the destination replies.
 func OpenReturnPath() []Command {
 	return []Command{{ID: CmdOpenReturnPath}, Ping(1)}
 }
 
-// Ping is the command that a destination with a return path answers with the
-// same value, once it has read everything before it.
+// Ping returns a PING command. A destination with a return path answers with a PONG of
+// the same value when it has read everything before the PING.
 func Ping(value uint32) Command {
 	return Command{ID: CmdPing, Data: binary.BigEndian.AppendUint32(nil, value)}
 }
 
-// Word returns the value of a PING; ok is false for other commands.
-func (c Command) Word() (value uint32, ok bool) {
+// PingValue returns the value of a PING; ok is false for other commands.
+func (c Command) PingValue() (value uint32, ok bool) {
 	if c.ID != CmdPing || len(c.Data) != 4 {
 		return 0, false
 	}
@@ -41,12 +41,12 @@ func NewReplyWriter(w io.Writer) *ReplyWriter {
 	return &ReplyWriter{w}
 }
 
-// Pong answers the PING of that value.
+// Pong writes a PONG, the answer to the PING of the same value.
 func (w *ReplyWriter) Pong(value uint32) error {
 	return w.message(replyPong, binary.BigEndian.AppendUint32(nil, value))
 }
 
-// Shut says how the migration went. It is the last message.
+// Shut writes SHUT, the last message: code 0 if ok, else 1.
 func (w *ReplyWriter) Shut(ok bool) error {
 	code := make([]byte, 4)
 	if !ok {
@@ -55,7 +55,8 @@ func (w *ReplyWriter) Shut(ok bool) error {
 	return w.message(replyShut, code)
 }
 
-// SwitchoverAck lets a source with the capability switchover-ack switch over.
+// SwitchoverAck writes SWITCHOVER_ACK, for which a source with the capability
+// switchover-ack waits before it switches over.
 func (w *ReplyWriter) SwitchoverAck() error { return w.message(replySwitchoverAck, nil) }
 
 func (w *ReplyWriter) message(kind uint16, data []byte) error {
@@ -67,14 +68,15 @@ func (w *ReplyWriter) message(kind uint16, data []byte) error {
 
 // Reply is a message of the return path.
 type Reply struct {
-	// Shut says that it is the last word: how the loading went. Otherwise it
-	// is a PONG, or, with Other set, something that a source can ignore.
+	// Shut is set for SHUT, the last message, and Other for a message that a
+	// source can ignore. If neither is set, the message is a PONG.
 	Shut, Other bool
-	// Value is the PONG's, or SHUT's code: 0 for success.
+	// Value is the PONG's value, or SHUT's code: 0 is success.
 	Value uint32
 }
 
-// ReadReply reads the next message of the return path.
+// ReadReply reads the next message of the return path. Its error wraps ErrTruncated if
+// the destination closes the connection.
 func ReadReply(r io.Reader) (Reply, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -97,15 +99,16 @@ func ReadReply(r io.Reader) (Reply, error) {
 	return Reply{}, fmt.Errorf("return path: %w: message %d", ErrMalformed, kind)
 }
 
-// Err is what a SHUT means: nil for success.
+// Err returns the result in a SHUT: nil for success, else an error that wraps
+// ErrRefused.
 func (r Reply) Err() error {
 	if r.Value == 0 {
 		return nil
 	}
-	return fmt.Errorf("return path: %w (SHUT %d; see its log)", ErrRefused, r.Value)
+	return fmt.Errorf("return path: %w (SHUT %d; see the destination's log)", ErrRefused, r.Value)
 }
 
-// AwaitShut reads the return path until the destination says how it went.
+// AwaitShut reads the return path up to SHUT and returns the result.
 func AwaitShut(r io.Reader) error {
 	for {
 		reply, err := ReadReply(r)
@@ -120,7 +123,7 @@ func AwaitShut(r io.Reader) error {
 
 func returnPathEnd(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("return path: %w: the destination closed it without saying that it loaded (see its log)", ErrTruncated)
+		return fmt.Errorf("return path: %w: the destination closed it before SHUT (see the destination's log)", ErrTruncated)
 	}
 	return fmt.Errorf("return path: %w", err)
 }

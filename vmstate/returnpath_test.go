@@ -10,7 +10,7 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-func TestASourceWaitsForShut(t *testing.T) {
+func TestAwaitShut_ReturnsTheResult(t *testing.T) {
 	pong := func() *stream { return new(stream).u16(2).u16(4).u32(1) }
 	shut := func(s *stream, code uint32) *stream { return s.u16(1).u16(4).u32(code) }
 	for _, tt := range []struct {
@@ -40,7 +40,7 @@ func TestASourceWaitsForShut(t *testing.T) {
 	}
 }
 
-func TestAReturnPathThatFailsIsNotTakenForClosed(t *testing.T) {
+func TestAwaitShut_ConnectionErrorIsNotTruncation(t *testing.T) {
 	boom := errors.New("boom")
 	for _, n := range []int{0, 2, 4, 6} {
 		data := new(stream).u16(1).u16(4).u32(0).b[:n]

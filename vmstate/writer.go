@@ -9,9 +9,10 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// Writer writes the main channel of one migration. Its order is: Head,
-// Commands, Setup, any number of sections (BeginSection, pages, EndSection),
-// Devices. The first error sticks and is returned by all that follows.
+// Writer writes the main channel of one migration. The order of calls is: Head,
+// Command any number of times, Setup, any number of sections (BeginSection, pages,
+// EndSection), Devices. Output is buffered; the methods that flush say so. All calls
+// after an error return the same error. A Writer is not safe for concurrent use.
 type Writer struct {
 	w      *bufio.Writer
 	layout *guest.Layout
@@ -22,19 +23,19 @@ type Writer struct {
 	tmp    [16]byte
 }
 
-// NewWriter returns a writer to w.
+// NewWriter returns a writer to w. layout and mode are used from Setup on.
 func NewWriter(w io.Writer, layout *guest.Layout, mode SyncMode) *Writer {
 	return &Writer{w: bufio.NewWriterSize(w, 64<<10), layout: layout, mode: mode}
 }
 
-// ramSectionID is the id of the RAM section. QEMU numbers sections from 0 as
-// devices register; any number does, as long as the parts agree.
+// ramSectionID is the id of the RAM section. QEMU numbers sections from 0 in the order
+// of registration, and accepts any id that all parts of the section have.
 const ramSectionID = 1
 
-// Bytes returns how much was written.
+// Bytes returns the number of bytes written, including buffered ones.
 func (w *Writer) Bytes() uint64 { return w.bytes }
 
-// Flush writes out what is buffered.
+// Flush writes the buffered bytes.
 func (w *Writer) Flush() error {
 	if w.err == nil {
 		w.err = w.w.Flush()
@@ -67,8 +68,8 @@ func (w *Writer) name(s string) {
 	w.raw([]byte(s))
 }
 
-// Head writes the header and configuration, as Reader.Head or
-// Configuration.Head gave them.
+// Head writes the header and configuration, the result of Reader.Head or
+// Configuration.Head.
 func (w *Writer) Head(head []byte) error {
 	w.raw(head)
 	return w.wrap()
@@ -83,8 +84,8 @@ func (w *Writer) Command(c Command) error {
 	return w.wrap()
 }
 
-// Event writes what a Reader read, behind the head. It flushes at the end of each
-// section, with each command, and with each piece of device state.
+// Event writes an event of a Reader. The head must be written before. Event flushes
+// after each section, each command, and each piece of device state.
 func (w *Writer) Event(e *Event) error {
 	switch e.Kind {
 	case EventSetup:
@@ -101,7 +102,7 @@ func (w *Writer) Event(e *Event) error {
 		if w.mode == SyncPerRound {
 			w.u64(ramFlush)
 		}
-		return w.wrap() // otherwise the end of the section is the sync point
+		return w.wrap() // in SyncPerSection the end of the section is the sync point
 	case EventSectionEnd:
 		return w.EndFileSection()
 	case EventZero:
@@ -118,7 +119,7 @@ func (w *Writer) Event(e *Event) error {
 }
 
 // Setup writes the START section with the RAM blocks and flushes. It is a sync
-// point: every channel has to send a SYNC.
+// point: every multifd channel must send a SYNC.
 func (w *Writer) Setup() error {
 	w.StartSection(nil)
 	if w.mode == SyncPerRound {
@@ -128,8 +129,9 @@ func (w *Writer) Setup() error {
 	return w.Flush()
 }
 
-// StartSection writes the START section up to its end-of-section record. after
-// is called behind each block, for what else a file has there; it may be nil.
+// StartSection writes the START section without its end-of-section record. after, if
+// not nil, is called after each block, to write additional fields, such as those of a
+// file.
 func (w *Writer) StartSection(after func(b *guest.Block) error) error {
 	w.u8(sectionStart)
 	w.u32(ramSectionID)
@@ -149,7 +151,7 @@ func (w *Writer) StartSection(after func(b *guest.Block) error) error {
 	return w.wrap()
 }
 
-// BeginSection begins a section of pages: the last one, or one of several.
+// BeginSection begins a section of pages; last is set for the last one.
 func (w *Writer) BeginSection(last bool) error {
 	t := byte(sectionPart)
 	if last {
@@ -161,7 +163,7 @@ func (w *Writer) BeginSection(last bool) error {
 	return w.wrap()
 }
 
-// Zero writes a record that the page at offset of b is zero.
+// Zero writes the record of a zero page; offset is its byte offset in b.
 func (w *Writer) Zero(b *guest.Block, offset uint64) error {
 	if b == w.block {
 		w.u64(offset | ramZero | ramContinue)
@@ -174,7 +176,8 @@ func (w *Writer) Zero(b *guest.Block, offset uint64) error {
 	return w.wrap()
 }
 
-// Page writes the page at offset of b into the main channel itself.
+// Page writes a page with its content data, of one page size, into the main channel;
+// offset is its byte offset in b.
 func (w *Writer) Page(b *guest.Block, offset uint64, data []byte) error {
 	if b == w.block {
 		w.u64(offset | ramPage | ramContinue)
@@ -187,8 +190,8 @@ func (w *Writer) Page(b *guest.Block, offset uint64, data []byte) error {
 	return w.wrap()
 }
 
-// EndSection ends a section with a sync point and flushes: every channel has
-// to send a SYNC.
+// EndSection ends a section with a sync point and flushes: every multifd channel must
+// send a SYNC.
 func (w *Writer) EndSection() error {
 	if w.mode == SyncPerRound {
 		w.u64(ramFlush)
@@ -197,7 +200,7 @@ func (w *Writer) EndSection() error {
 	return w.Flush()
 }
 
-// EndFileSection ends a section of a file, which has no sync points.
+// EndFileSection ends a section without a sync point, as in a file, and flushes.
 func (w *Writer) EndFileSection() error {
 	w.endSection()
 	return w.Flush()
@@ -209,8 +212,8 @@ func (w *Writer) endSection() {
 	w.u32(ramSectionID)
 }
 
-// Devices writes the device state with the end of the stream, as
-// Reader.Devices gave it, and flushes.
+// Devices writes device state, the result of Destination.Devices or a piece of it, and
+// flushes.
 func (w *Writer) Devices(devices []byte) error {
 	w.raw(devices)
 	return w.Flush()

@@ -22,7 +22,7 @@ func testLayout(t testing.TB) *guest.Layout {
 	return l
 }
 
-// write makes a stream of all that a Writer knows.
+// write writes a stream with everything that a Writer supports.
 func write(w io.Writer, l *guest.Layout, mode vmstate.SyncMode) (*vmstate.Writer, error) {
 	ram, vga := l.Block("pc.ram"), l.Block("vga.vram")
 	page := bytes.Repeat([]byte{0xee}, pageSize)
@@ -41,7 +41,7 @@ func write(w io.Writer, l *guest.Layout, mode vmstate.SyncMode) (*vmstate.Writer
 	)
 }
 
-func TestWhatAWriterWritesIsTheStreamByHand(t *testing.T) {
+func TestWriter_MatchesAHandWrittenStream(t *testing.T) {
 	for _, mode := range []vmstate.SyncMode{vmstate.SyncPerRound, vmstate.SyncPerSection} {
 		t.Run(mode.String(), func(t *testing.T) {
 			var got bytes.Buffer
@@ -78,7 +78,7 @@ func TestWhatAWriterWritesIsTheStreamByHand(t *testing.T) {
 	}
 }
 
-func TestAReaderReadsWhatAWriterWrites(t *testing.T) {
+func TestWriter_OutputIsReadByReader(t *testing.T) {
 	for _, mode := range []vmstate.SyncMode{vmstate.SyncPerRound, vmstate.SyncPerSection} {
 		var wire bytes.Buffer
 		if _, err := write(&wire, testLayout(t), mode); err != nil {
@@ -99,7 +99,7 @@ func TestAReaderReadsWhatAWriterWrites(t *testing.T) {
 	}
 }
 
-func TestAFileSectionHasNoSyncPoint(t *testing.T) {
+func TestWriter_FileSectionHasNoSyncPoint(t *testing.T) {
 	var got bytes.Buffer
 	w := vmstate.NewWriter(&got, testLayout(t), vmstate.SyncPerRound)
 	var after []string
@@ -116,7 +116,7 @@ func TestAFileSectionHasNoSyncPoint(t *testing.T) {
 	}
 }
 
-func TestTheFirstErrorOfAWriterSticks(t *testing.T) {
+func TestWriter_KeepsItsFirstError(t *testing.T) {
 	l := testLayout(t)
 	for _, room := range []int{0, 30, 100, 5000} {
 		full := &limited{left: room}
@@ -131,7 +131,7 @@ func TestTheFirstErrorOfAWriterSticks(t *testing.T) {
 	}
 }
 
-// limited takes some bytes and no more.
+// limited accepts a number of bytes and then fails.
 type limited struct{ left int }
 
 func (w *limited) Write(p []byte) (int, error) {

@@ -13,14 +13,14 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// Of returns the error that explains a failure. own is what this side saw while it did
-// something, peer the reason that the other side gives; either may be nil.
+// Of returns the error that explains a failure. own is this side's error, peer is the
+// reason that the peer reports; either may be nil. doing describes the failed operation.
 //
-//   - Own says that this side closed the connection, and ctx has ended: the cause of
-//     ctx explains it.
-//   - Own says only that the connection ended, and the peer gives a reason: the peer's
-//     reason explains it. Own follows in parentheses, after doing.
-//   - Otherwise own explains it, and without own the peer's reason.
+//   - If own reports that this side closed the connection, and ctx has ended, Of
+//     returns the cause of ctx.
+//   - If own reports only that the connection ended, and peer is not nil, Of returns
+//     peer, with doing and own in parentheses.
+//   - Otherwise Of returns own, or peer if own is nil.
 func Of(ctx context.Context, own, peer error, doing string) error {
 	ended := context.Cause(ctx)
 	switch {
@@ -34,8 +34,8 @@ func Of(ctx context.Context, own, peer error, doing string) error {
 	return own
 }
 
-// ConnectionEnded tells whether an error says only that a connection ended. The reason
-// is then the other side's to give.
+// ConnectionEnded reports whether an error reports only that a connection ended. Only
+// the peer then knows the reason.
 func ConnectionEnded(err error) bool {
 	for _, ended := range []error{
 		io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, unix.ECONNRESET, unix.EPIPE, multifd.ErrTruncated, vmstate.ErrTruncated,

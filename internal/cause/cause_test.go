@@ -32,11 +32,11 @@ func TestOf_ChoosesTheErrorThatExplains(t *testing.T) {
 		{"own alone", t.Context(), corrupt, nil, "corrupt page"},
 		{"peer alone", t.Context(), nil, refused, "refused"},
 		{"own beside the peer's", t.Context(), corrupt, refused, "corrupt page"},
-		{"own is an echo of the peer's", t.Context(), broken, refused, "refused (sending: writing: broken pipe)"},
-		{"own is an echo and the peer is silent", t.Context(), broken, nil, "writing: broken pipe"},
-		{"own is an echo of the context's end", ended, closing, nil, "interrupted"},
-		{"own is an echo of the context's end, beside the peer's", ended, closing, refused, "interrupted"},
-		{"own is no echo of the context's end", ended, corrupt, nil, "corrupt page"},
+		{"own is a consequence of the peer's", t.Context(), broken, refused, "refused (sending: writing: broken pipe)"},
+		{"own is a consequence and the peer gives no reason", t.Context(), broken, nil, "writing: broken pipe"},
+		{"own is a consequence of the context's end", ended, closing, nil, "interrupted"},
+		{"own is a consequence of the context's end, beside the peer's", ended, closing, refused, "interrupted"},
+		{"own is no consequence of the context's end", ended, corrupt, nil, "corrupt page"},
 		{"the context ended by the closing itself", closed, closing, nil, "reading: use of closed network connection"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -50,11 +50,11 @@ func TestOf_ChoosesTheErrorThatExplains(t *testing.T) {
 	}
 }
 
-func TestConnectionEnded_TellsEndsFromReasons(t *testing.T) {
+func TestConnectionEnded_DistinguishesEndsFromReasons(t *testing.T) {
 	for _, err := range []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, unix.ECONNRESET, unix.EPIPE, multifd.ErrTruncated, vmstate.ErrTruncated,
 		&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")}} {
 		if !ConnectionEnded(fmt.Errorf("channel 1: %w", err)) {
-			t.Errorf("%v is taken for a reason", err)
+			t.Errorf("%v is not taken for the end of a connection", err)
 		}
 	}
 	for _, err := range []error{nil, multifd.ErrMalformed, vmstate.ErrRefused, context.Canceled, &net.OpError{Op: "write", Err: unix.ENOSPC}} {

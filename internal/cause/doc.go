@@ -1,6 +1,6 @@
-// Package cause chooses the error that explains a failure which several places saw.
+// Package cause chooses the error that explains a failure with several errors.
 //
-// When a migration breaks, each side and each connection sees an error, and the first
-// one is often only the echo of another: a connection that is closed because a context
-// ended, or because the peer failed. [Of] is the one rule by which the project chooses.
+// When a migration fails, each side and each connection returns an error. The first one
+// is often only the consequence of another: a connection is closed because a context
+// ended or the peer failed. [Of] is the rule of the whole project.
 package cause

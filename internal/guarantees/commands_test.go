@@ -28,11 +28,11 @@ var commands = map[string]command{
 	},
 	"receive": {
 		waits: []string{"stall-timeout", "wait"},
-		shown: []string{"migration.TestRecordedMigrationsAreKeptAndSentAgain", "migration.FuzzReceiveWhole", "migration.TestReceive_SilentConnectionsMakeRoomForTheSource"},
+		shown: []string{"migration.TestReceive_RecordedMigrationsAreStoredAndSentAgain", "migration.FuzzReceiveWhole", "migration.TestReceive_SilentConnectionsMakeRoomForTheSource"},
 	},
 	"send": {
 		waits: []string{"stall-timeout", "connect-timeout"},
-		shown: []string{"migration.TestRecordedMigrationsAreKeptAndSentAgain", "migration.TestSend_ADestinationThatNeverAnswersIsAStall"},
+		shown: []string{"migration.TestReceive_RecordedMigrationsAreStoredAndSentAgain", "migration.TestSender_DestinationThatNeverRepliesIsAStall"},
 	},
 	"export":  {shown: []string{"qemu.TestRealQEMULoadsMappedRAM", "store.TestCreateFile_NameThatIsTaken"}},
 	"inspect": {shown: []string{"cmd/vmferry.TestScripts"}},

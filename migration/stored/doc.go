@@ -1,9 +1,8 @@
-// Package stored makes a snapshot the source or the destination of a migration.
+// Package stored uses a snapshot as the source or the destination of a migration.
 //
-// A snapshot.Writer is the sink of migration.Receive; [Meta] is what the snapshot keeps
-// of the migration besides its pages. [Send] sends a snapshot to a destination, such as
-// a QEMU that waits with -incoming defer.
+// A snapshot.Writer is the sink of migration.Receive; [Meta] returns what the snapshot
+// keeps of the migration besides its pages. [Send] sends a snapshot to a destination,
+// such as a QEMU that waits with -incoming defer.
 //
-// Traps: a destination that was not asked for its result (NoReturnPath) can fail after
-// Send returns nil.
+// Traps: with SendConfig.NoReturnPath the destination can fail after Send returns nil.
 package stored

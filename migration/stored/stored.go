@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// Meta is what a snapshot keeps of a migration besides its pages.
+// Meta returns what a snapshot keeps of a migration besides its pages.
 func Meta(r *migration.Received) snapshot.Meta {
 	m := snapshot.Meta{
 		Head: r.Head, Devices: r.Devices, States: r.States,
@@ -29,32 +29,34 @@ func Meta(r *migration.Received) snapshot.Meta {
 	return m
 }
 
-// SendConfig says how a snapshot is sent.
+// SendConfig configures Send. The zero value is ready for use.
 type SendConfig struct {
 	migration.Wire
-	// AllZero sends a record of every zero page: for a destination whose
-	// memory holds something, such as a file that was used before. Otherwise
-	// zero pages are sent of small blocks only, such as ROMs; main memory is
-	// zero when a machine is made.
+	// AllZero sends every zero page, for a destination whose memory is not zero,
+	// such as a file that was used before. Otherwise Send sends the zero pages of
+	// RAM blocks up to 32 MiB only, such as ROMs, because the main memory of a new
+	// machine is zero.
 	AllZero bool
-	// UUID, if not nil, is the destination's, which its channels want to
-	// hear; otherwise the snapshot's is sent.
+	// UUID, if not nil, is the UUID of the destination's machine, which the channels
+	// send; otherwise they send the snapshot's.
 	UUID *[16]byte
-	// NoReturnPath does not ask the destination how it went.
+	// NoReturnPath does not open the return path, so Send does not learn the
+	// destination's result.
 	NoReturnPath bool
-	// Bandwidth bounds the bytes a second of all channels together; 0 is no
-	// bound.
+	// Bandwidth limits the bytes per second of all channels together; 0 is no
+	// limit.
 	Bandwidth uint64
-	// ConnectTimeout is that of migration.SendConfig.
+	// ConnectTimeout is migration.SendConfig.ConnectTimeout.
 	ConnectTimeout time.Duration
 }
 
-// smallBlock is up to which size a block's zero pages are always sent.
+// smallBlock is the largest size in bytes of a RAM block whose zero pages are always
+// sent.
 const smallBlock = 32 << 20
 
-// Send starts a snapshot's machine at a destination. Without
-// NoReturnPath it returns nil only once the destination has said that it
-// loaded the machine.
+// Send sends a snapshot's machine to a destination. Without NoReturnPath it returns nil
+// only after the destination has reported that it loaded the machine. Errors wrap those
+// of packages snapshot and migration, or the cause of ctx.
 func Send(ctx context.Context, dial transport.Dialer, r *snapshot.Reader, cfg SendConfig) error {
 	m := r.Manifest()
 	head, err := r.Head(ctx)
@@ -70,7 +72,7 @@ func Send(ctx context.Context, dial transport.Dialer, r *snapshot.Reader, cfg Se
 		return err
 	}
 	if len(states) > 0 && cfg.Method != nil && cfg.Method != multifd.None {
-		return fmt.Errorf("the snapshot has device-state packets of multifd channels, which QEMU takes without compression only: use --compression none")
+		return fmt.Errorf("sending a snapshot with device-state packets: QEMU accepts them only without compression (use --compression none)")
 	}
 	var uuid [16]byte
 	if cfg.UUID != nil {

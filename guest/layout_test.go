@@ -26,7 +26,7 @@ func TestNewLayout_RefusesInvalidBlocks(t *testing.T) {
 		name     string
 		pageSize int
 		blocks   []Block
-			want     string // in the error
+		want     string // in the error
 	}{
 		{"page size zero", 0, []Block{{Name: "a", Length: 4096}}, "page size 0"},
 		{"page size below the smallest", MinPageSize / 2, []Block{{Name: "a", Length: 4096}}, "page size 512"},

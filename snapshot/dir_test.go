@@ -118,7 +118,7 @@ func TestOpen_DirectoryThatIsNoSnapshot(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(path, "manifest.json"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := snapshot.Open(t.Context(), d, snapshot.OpenOptions{}); err == nil || !strings.Contains(err.Error(), "no regular file") {
+	if _, err := snapshot.Open(t.Context(), d, snapshot.OpenOptions{}); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("a directory as the manifest: %v", err)
 	}
 }

@@ -110,7 +110,7 @@ func TestIndex_IsEmptyWithoutPages(t *testing.T) {
 	}
 }
 
-func TestLocation_SaysExtentAndSlot(t *testing.T) {
+func TestLocation_HasExtentAndSlot(t *testing.T) {
 	for _, extent := range []uint64{0, 1, 1 << 20, maxExtents - 1} {
 		for _, slot := range []int{0, 1, 127} {
 			if l := newLocation(extent, slot); l == 0 || l.extent() != extent || l.slot() != slot {

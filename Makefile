@@ -90,7 +90,7 @@ bench: build
 	cd bench && $(GO) run ./save
 	$(GO) test -run '^$$' -bench ReceiveNone -benchtime 20x -count 5 ./multifd
 
-# The page codec beside the C libraries; draws docs/codec-chart.svg.
+# The page codec beside the C libraries; draws docs/notes/codec-chart.svg.
 bench-codec:
 	scripts/bench-codec
 

@@ -41,7 +41,7 @@ type Options struct {
 	Prefault iaa.Prefault
 	// Bounce makes the device inflate into a prefaulted buffer, from which the
 	// processor copies to guest memory. Whether that is faster depends on whether
-	// guest memory is present: see docs/iaa.md.
+	// guest memory is present: see docs/guide/iaa.md.
 	Bounce bool
 	// Device are the options of the driver. The zero value selects the devices of
 	// this machine. Without Nodes, the driver prefers devices of the NUMA node that

@@ -37,7 +37,7 @@ func (s *save) atPause(ctx context.Context) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", s.opts.AtPause)
-	cmd.Env = append(os.Environ(), "VMFERRY_SNAPSHOT="+s.path, "VMFERRY_QMP="+monitor.path)
+	cmd.Env = append(os.Environ(), "VMFERRY_SNAPSHOT="+s.opts.Snapshot, "VMFERRY_QMP="+monitor.path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 2 * time.Second

@@ -12,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/internal/qemutest"
+	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
 )
@@ -79,7 +81,7 @@ func fileOfDisk(t *testing.T, c *qmp.Client) string {
 	return ""
 }
 
-// The recipes of docs/at-pause.md.
+// The recipes of docs/guide/at-pause.md.
 func TestRealQEMUAtPause_DisksOfTheSameMoment(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"7.2", "10.0"} {
@@ -133,7 +135,7 @@ func TestRealQEMUAtPause_EndsAfterItsTimeout(t *testing.T) {
 	opts := options(src)
 	opts.AtPause, opts.AtPauseTimeout = "sleep 1000 & sleep 1000", 500*time.Millisecond
 	path := filepath.Join(t.TempDir(), "s")
-	_, err := qemu.Save(soon(t), path, opts)
+	_, err := vmferry.Save(soon(t), vmferry.Snapshot{Path: path}, opts)
 	if err == nil || !strings.Contains(err.Error(), "--at-pause-timeout") {
 		t.Errorf("%v, want an error that names --at-pause-timeout", err)
 	}
@@ -157,7 +159,7 @@ func TestRealQEMUAtPause_MachineThatIsLetRunFailsTheSave(t *testing.T) {
 			opts := options(src)
 			opts.AtPause = fmt.Sprintf(askAtPause, then, os.DevNull)
 			path := filepath.Join(t.TempDir(), "s")
-			_, err := qemu.Save(soon(t), path, opts)
+			_, err := vmferry.Save(soon(t), vmferry.Snapshot{Path: path}, opts)
 			if err == nil || !strings.Contains(err.Error(), "something else let the machine run") {
 				t.Errorf("%v, want an error that says that the machine ran", err)
 			}
@@ -185,7 +187,7 @@ func saveAndLetRun(t *testing.T, paused bool) {
 	opts := options(src)
 	opts.Bandwidth = 16 << 20
 	resumed := false
-	opts.Progress = func(p qemu.SaveProgress) {
+	opts.Progress = func(p migration.Progress) {
 		if p.QEMUStatus != qmp.MigrationActive || resumed {
 			return
 		}
@@ -194,7 +196,7 @@ func saveAndLetRun(t *testing.T, paused bool) {
 			t.Error(err)
 		}
 	}
-	_, err := qemu.Save(soon(t), path, opts)
+	_, err := vmferry.Save(soon(t), vmferry.Snapshot{Path: path}, opts)
 	if !resumed || err == nil || !strings.Contains(err.Error(), "loses writes of a machine that runs") {
 		t.Errorf("%v (resumed: %v), want an error that says what QEMU loses", err, resumed)
 	}
@@ -210,7 +212,7 @@ func TestRealQEMUAtPause_OutputHeldByAProcessInTheBackgroundIsExplained(t *testi
 	started := filepath.Join(t.TempDir(), "started")
 	opts.AtPause = "sleep 1000 & echo $! > " + started
 	path := filepath.Join(t.TempDir(), "s")
-	_, err := qemu.Save(soon(t), path, opts)
+	_, err := vmferry.Save(soon(t), vmferry.Snapshot{Path: path}, opts)
 	if err == nil || !strings.Contains(err.Error(), "keeps its output open") {
 		t.Errorf("%v, want an error that says which output is open", err)
 	}
@@ -238,7 +240,7 @@ func TestRealQEMUAtPause_KilledSaveLeavesNoSocket(t *testing.T) {
 	if err := os.Mkdir(sockets, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(vmferry, "save", "--qmp", src.QMPPath(), "--socket-dir", sockets, "--at-pause", "echo $VMFERRY_QMP > "+atPause+"; sleep 1000", filepath.Join(dir, "s"))
+	cmd := exec.Command(program, "save", "--qmp", src.QMPPath(), "--socket-dir", sockets, "--at-pause", "echo $VMFERRY_QMP > "+atPause+"; sleep 1000", filepath.Join(dir, "s"))
 	cmd.Env = append(os.Environ(), "TMPDIR="+sockets)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

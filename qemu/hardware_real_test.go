@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
@@ -267,7 +268,7 @@ func TestRealQEMUSaveRefusesDevices(t *testing.T) {
 			src := qemutest.Start(t, cfg)
 			defer src.Kill()
 			path := filepath.Join(t.TempDir(), "snapshot")
-			_, err := qemu.Save(soon(t), path, options(src))
+			_, err := vmferry.Save(soon(t), vmferry.Snapshot{Path: path}, options(src))
 			if len(test.want) == 0 {
 				if err != nil {
 					t.Error(err)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qemu"
@@ -74,8 +75,8 @@ func tryHostileMonitor(t *testing.T, saved *snapshot.Reader, header uint16, scri
 			return
 		}
 		path := filepath.Join(t.TempDir(), "s")
-		_, err = qemu.Save(ctx, path, qemu.SaveOptions{
-			Monitor: qmp.Socket(m.server.Path()), Wire: migration.Wire{Channels: channels, Method: method}, StayPaused: header>>5&1 != 0, Store: snapshot.StoreRaw,
+		_, err = vmferry.Save(ctx, vmferry.Snapshot{Path: path, Store: snapshot.StoreRaw}, qemu.SaveOptions{
+			Monitor: qmp.Socket(m.server.Path()), Wire: migration.Wire{Channels: channels, Method: method}, StayPaused: header>>5&1 != 0,
 			ConnectTimeout: most / 4, SocketDir: filepath.Dir(m.server.Path()),
 		})
 		checkSaved(t, path, err)

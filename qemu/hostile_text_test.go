@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/qmp/qmptest"
@@ -33,7 +34,7 @@ const escape = "\x1b[2J\x1b]0;title\x07"
 // failed saves and returns the error's text, which a terminal can show.
 func failed(t *testing.T, s *qmptest.Server) string {
 	t.Helper()
-	_, err := qemu.Save(t.Context(), filepath.Join(t.TempDir(), "snap"), qemu.SaveOptions{Monitor: qmp.Socket(s.Path())})
+	_, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: filepath.Join(t.TempDir(), "snap")}, qemu.SaveOptions{Monitor: qmp.Socket(s.Path())})
 	if err == nil {
 		t.Fatal("it was saved")
 	}

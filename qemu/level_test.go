@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/qemu"
@@ -18,7 +19,7 @@ func TestSave_LevelThatQEMUDoesNotHaveIsRefusedBeforeAnythingIsMade(t *testing.T
 		levels := qemu.SourceLevels(m)
 		for _, level := range []int{-3, levels.Most + 1, 99} {
 			path := filepath.Join(t.TempDir(), "snap")
-			_, err := qemu.Save(t.Context(), path, qemu.SaveOptions{Monitor: qmp.Socket(filepath.Join(t.TempDir(), "no-socket")), Wire: migration.Wire{Method: m, Level: level}})
+			_, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: path}, qemu.SaveOptions{Monitor: qmp.Socket(filepath.Join(t.TempDir(), "no-socket")), Wire: migration.Wire{Method: m, Level: level}})
 			if !errors.Is(err, multifd.ErrLevel) || !strings.Contains(err.Error(), m.Name()) || !strings.Contains(err.Error(), levels.String()) {
 				t.Errorf("%s, level %d: %v", m.Name(), level, err)
 			}

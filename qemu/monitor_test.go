@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/qmp/qmptest"
@@ -39,7 +40,7 @@ func TestSave_OverAMonitorWithoutSocket(t *testing.T) {
 	m, memory := inMemory(t, false)
 	before := m.settingsOf()
 	path := filepath.Join(t.TempDir(), "s")
-	result, err := qemu.Save(t.Context(), path, qemu.SaveOptions{Monitor: memory, Store: snapshot.StoreRaw, SocketDir: filepath.Dir(m.server.Path())})
+	result, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: path, Store: snapshot.StoreRaw}, qemu.SaveOptions{Monitor: memory, SocketDir: filepath.Dir(m.server.Path())})
 	checkSaved(t, path, err)
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +73,7 @@ func TestSave_MonitorThatEndsIsOpenedAgain(t *testing.T) {
 		return nil, nil
 	})
 	path := filepath.Join(t.TempDir(), "s")
-	_, err := qemu.Save(t.Context(), path, qemu.SaveOptions{Monitor: memory, Store: snapshot.StoreRaw, SocketDir: filepath.Dir(m.server.Path())})
+	_, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: path, Store: snapshot.StoreRaw}, qemu.SaveOptions{Monitor: memory, SocketDir: filepath.Dir(m.server.Path())})
 	checkSaved(t, path, err)
 	if !errors.Is(err, qmp.ErrClosed) || errors.Is(err, qemu.ErrGone) {
 		t.Errorf("the save: %v, want that the monitor ended, and not QEMU", err)
@@ -92,7 +93,7 @@ func TestSave_QEMUThatDiedIsNotWaitedFor(t *testing.T) {
 		return nil, nil
 	})
 	path := filepath.Join(t.TempDir(), "s")
-	_, err := qemu.Save(t.Context(), path, qemu.SaveOptions{Monitor: memory, Store: snapshot.StoreRaw, SocketDir: filepath.Dir(m.server.Path())})
+	_, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: path, Store: snapshot.StoreRaw}, qemu.SaveOptions{Monitor: memory, SocketDir: filepath.Dir(m.server.Path())})
 	checkSaved(t, path, err)
 	if !errors.Is(err, qemu.ErrGone) {
 		t.Errorf("%v, want ErrGone", err)

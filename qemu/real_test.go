@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/migration"
@@ -28,15 +29,15 @@ import (
 )
 
 // vmferry is the built program, for its guard and for tests that kill it.
-var vmferry string
+var program string
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "vmferry-test-")
 	if err != nil {
 		panic(err)
 	}
-	vmferry = filepath.Join(dir, "vmferry")
-	build := exec.Command("go", "build", "-o", vmferry, "github.com/vmferry/vmferry/cmd/vmferry")
+	program = filepath.Join(dir, "vmferry")
+	build := exec.Command("go", "build", "-o", program, "github.com/vmferry/vmferry/cmd/vmferry")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building vmferry: %v\n%s", err, out)
 		os.Exit(1)
@@ -74,13 +75,13 @@ func destination(t *testing.T, version string) *qemutest.VM {
 }
 
 func options(vm *qemutest.VM) qemu.SaveOptions {
-	return qemu.SaveOptions{Monitor: qmp.Socket(vm.QMPPath()), Guard: []string{vmferry, "guard"}, AtPauseTimeout: hang}
+	return qemu.SaveOptions{Monitor: qmp.Socket(vm.QMPPath()), Guard: []string{program, "guard"}, AtPauseTimeout: hang}
 }
 
-func saveTo(t *testing.T, path string, opts qemu.SaveOptions) *qemu.SaveResult {
+func saveTo(t *testing.T, path string, opts qemu.SaveOptions) *vmferry.SaveResult {
 	t.Helper()
 	ctx := soon(t)
-	result, err := qemu.Save(ctx, path, opts)
+	result, err := vmferry.Save(ctx, vmferry.Snapshot{Path: path}, opts)
 	if err != nil {
 		t.Fatalf("save: %v", err)
 	}
@@ -327,12 +328,12 @@ func TestRealQEMUThatLosesWritesIsPausedFirst(t *testing.T) {
 func TestRealQEMUEveryStoreRestores(t *testing.T) {
 	t.Parallel()
 	src := source(t, "10.0")
-	for _, store := range []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense, snapshot.StoreZstd, snapshot.StoreRaw} {
-		t.Run(string(store), func(t *testing.T) {
+	for _, kind := range []snapshot.Store{snapshot.StoreFast, snapshot.StoreDense, snapshot.StoreZstd, snapshot.StoreRaw} {
+		t.Run(string(kind), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "snapshot")
-			opts := options(src)
-			opts.Store = store
-			saveTo(t, path, opts)
+			if _, err := vmferry.Save(soon(t), vmferry.Snapshot{Path: path, Store: kind}, options(src)); err != nil {
+				t.Fatalf("save: %v", err)
+			}
 			r := open(t, path)
 			if _, err := r.Verify(t.Context(), nil); err != nil {
 				t.Fatal(err)
@@ -410,7 +411,7 @@ func TestRealQEMUPausesOnlyWhenAsked(t *testing.T) {
 		if got := state(t, look); got != qmp.StatePostmigrate || result.RunState != got {
 			t.Errorf("the machine is %q and the result says %q, want postmigrate", got, result.RunState)
 		}
-		if _, err := qemu.Save(t.Context(), filepath.Join(t.TempDir(), "s"), options(src)); !errors.Is(err, qemu.ErrState) {
+		if _, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: filepath.Join(t.TempDir(), "s")}, options(src)); !errors.Is(err, qemu.ErrState) {
 			t.Errorf("saving a machine that stands still: %v, want ErrState", err)
 		}
 		if err := look.Cont(t.Context()); err != nil {
@@ -473,13 +474,13 @@ func TestRealQEMURunsOnWhenASaveFails(t *testing.T) {
 		{"the command at the pause fails", func(t *testing.T, path string) error {
 			opts := options(src)
 			opts.AtPause = "echo no room for the disk; exit 3"
-			_, err := qemu.Save(t.Context(), path, opts)
+			_, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: path}, opts)
 			return err
 		}, "no room for the disk"},
 		{"it is interrupted", func(t *testing.T, path string) error {
 			ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 			defer cancel()
-			_, err := qemu.Save(ctx, path, slow())
+			_, err := vmferry.Save(ctx, vmferry.Snapshot{Path: path}, slow())
 			return err
 		}, "deadline exceeded"},
 		{"it is interrupted at the pause", func(t *testing.T, path string) error {
@@ -487,7 +488,7 @@ func TestRealQEMURunsOnWhenASaveFails(t *testing.T) {
 			opts.AtPause = "sleep 60"
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
-			_, err := qemu.Save(ctx, path, opts)
+			_, err := vmferry.Save(ctx, vmferry.Snapshot{Path: path}, opts)
 			return err
 		}, "deadline exceeded"},
 		{"the disk is full", func(t *testing.T, path string) error {
@@ -496,26 +497,26 @@ func TestRealQEMURunsOnWhenASaveFails(t *testing.T) {
 				t.Fatalf("mounting a small file system (this test needs root): %v", err)
 			}
 			defer syscall.Unmount(small, syscall.MNT_DETACH)
-			_, err := qemu.Save(t.Context(), filepath.Join(small, "s"), options(src))
+			_, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: filepath.Join(small, "s")}, options(src))
 			noSnapshot(t, filepath.Join(small, "s"))
 			return err
 		}, "no space left on device"},
 		{"the directory vanishes", func(t *testing.T, path string) error {
 			time.AfterFunc(time.Second, func() { os.RemoveAll(path) })
-			_, err := qemu.Save(t.Context(), path, slow())
+			_, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: path}, slow())
 			return err
 		}, "no such file or directory"},
 		{"the directory is taken", func(t *testing.T, path string) error {
 			if err := os.MkdirAll(filepath.Join(path, "something"), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			_, err := qemu.Save(t.Context(), path, options(src))
+			_, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: path}, options(src))
 			return err
 		}, "not empty"},
 		{"QEMU cannot compress that way", func(t *testing.T, path string) error {
 			opts := options(src)
 			opts.Method = multifd.QPL
-			_, err := qemu.Save(t.Context(), path, opts)
+			_, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: path}, opts)
 			if !errors.Is(err, qemu.ErrUnable) {
 				t.Errorf("%v is not ErrUnable", err)
 			}
@@ -547,7 +548,7 @@ func TestRealQEMUThatDiesLeavesNoSnapshot(t *testing.T) {
 	opts := options(src)
 	opts.Bandwidth = 16 << 20
 	time.AfterFunc(1500*time.Millisecond, src.Kill)
-	_, err := qemu.Save(t.Context(), path, opts)
+	_, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: path}, opts)
 	if !errors.Is(err, qemu.ErrGone) {
 		t.Errorf("the error is %v, want ErrGone", err)
 	}
@@ -604,7 +605,7 @@ func TestRealQEMURunsOnWhenVmferryIsKilled(t *testing.T) {
 		} else if i%3 == 1 {
 			args = append(args, "--bandwidth", "40000000")
 		}
-		cmd := exec.Command(vmferry, append(args, path)...)
+		cmd := exec.Command(program, append(args, path)...)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -672,7 +673,7 @@ func waitMigrationUndone(t *testing.T, c *qmp.Client) {
 func waitNoGuard(t *testing.T) {
 	t.Helper()
 	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
-		out, _ := exec.Command("pgrep", "-f", vmferry+" guard").Output()
+		out, _ := exec.Command("pgrep", "-f", program+" guard").Output()
 		if len(bytes.TrimSpace(out)) == 0 {
 			return
 		}

@@ -34,16 +34,8 @@ type RestoreOptions struct {
 	// just started; 10 s, negative for a single attempt.
 	ConnectTimeout time.Duration
 	SocketDir      string
-	Progress       func(RestoreProgress)
+	Progress       func(migration.Progress)
 	Logger         *slog.Logger
-}
-
-// RestoreProgress is how far a restore is.
-type RestoreProgress struct {
-	Sent    uint64        `json:"sent_bytes"` // over the wire
-	Normal  uint64        `json:"normal_pages"`
-	Total   uint64        `json:"total_pages"`
-	Elapsed time.Duration `json:"elapsed_ns"`
 }
 
 // RestoreResult describes a restore that succeeded.
@@ -64,7 +56,7 @@ func (o *RestoreOptions) defaults() (err error) {
 		o.ConnectTimeout = 10 * time.Second
 	}
 	if o.Progress == nil {
-		o.Progress = func(RestoreProgress) {}
+		o.Progress = func(migration.Progress) {}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -234,8 +226,8 @@ func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 		if sleep.For(ctx, 50*time.Millisecond) != nil {
 			return
 		}
-		s.opts.Progress(RestoreProgress{
-			Sent: s.opts.Counters.Bytes.Load(), Normal: s.opts.Counters.Normal.Load(), Total: s.r.Manifest().Totals.Pages, Elapsed: time.Since(s.began),
+		s.opts.Progress(migration.Progress{
+			Task: migration.TaskRestore, Sent: s.opts.Counters.Bytes.Load(), Normal: s.opts.Counters.Normal.Load(), TotalPages: s.r.Manifest().Totals.Pages, Elapsed: time.Since(s.began),
 		})
 		// QEMU does not answer while it loads devices.
 		m, err := s.vm.QueryMigrate(ctx)

@@ -14,8 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/internal/soak"
+	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/transport"
@@ -39,13 +41,13 @@ func idle(t *testing.T, version string, incoming bool) *qemutest.VM {
 
 // whileSaving saves the machine slowly, and calls change when the migration is
 // under way.
-func whileSaving(t *testing.T, vm *qemutest.VM, look *qmp.Client, path string, change func()) (*qemu.SaveResult, error) {
+func whileSaving(t *testing.T, vm *qemutest.VM, look *qmp.Client, path string, change func()) (*vmferry.SaveResult, error) {
 	t.Helper()
 	opts := options(vm)
 	opts.AlwaysLive = true
 	opts.Bandwidth = 16 << 20
 	changed := false
-	opts.Progress = func(p qemu.SaveProgress) {
+	opts.Progress = func(p migration.Progress) {
 		if p.Phase != "memory" || p.QEMUStatus != qmp.MigrationActive || changed {
 			return
 		}
@@ -56,7 +58,7 @@ func whileSaving(t *testing.T, vm *qemutest.VM, look *qmp.Client, path string, c
 			t.Error(err)
 		}
 	}
-	result, err := qemu.Save(soon(t), path, opts)
+	result, err := vmferry.Save(soon(t), vmferry.Snapshot{Path: path}, opts)
 	if !changed {
 		t.Error("the machine was not changed while it was saved")
 	}
@@ -151,7 +153,7 @@ func TestRealQEMURunState_PostmigrateIsExplained(t *testing.T) {
 			opts := options(src)
 			opts.StayPaused = true
 			saveTo(t, filepath.Join(t.TempDir(), "s"), opts)
-			_, err := qemu.Save(t.Context(), filepath.Join(t.TempDir(), "s"), options(src))
+			_, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: filepath.Join(t.TempDir(), "s")}, options(src))
 			if !errors.Is(err, qemu.ErrState) || !strings.Contains(err.Error(), "cont") {
 				t.Errorf("%v, want ErrState and the way out of it", err)
 			}
@@ -217,7 +219,7 @@ func TestRealQEMUInterrupted_SurvivesAtAnyMoment(t *testing.T) {
 			sockets := t.TempDir()
 			for i := range soak.Times(20, long) {
 				path := filepath.Join(t.TempDir(), "s")
-				cmd := exec.Command(vmferry, "save", "--qmp", src.QMPPath(), "--socket-dir", sockets, "--bandwidth", "8000000", path)
+				cmd := exec.Command(program, "save", "--qmp", src.QMPPath(), "--socket-dir", sockets, "--bandwidth", "8000000", path)
 				out := new(strings.Builder)
 				cmd.Stdout, cmd.Stderr = out, out
 				if err := cmd.Start(); err != nil {
@@ -251,13 +253,13 @@ func TestRealQEMUDied_IsSaid(t *testing.T) {
 	interrupted := errors.New("interrupted")
 	opts := options(src)
 	opts.Bandwidth = 8 << 20
-	opts.Progress = func(p qemu.SaveProgress) {
+	opts.Progress = func(p migration.Progress) {
 		if p.QEMUStatus == qmp.MigrationActive && ctx.Err() == nil {
 			src.Kill()
 			cancel(interrupted)
 		}
 	}
-	_, err := qemu.Save(ctx, filepath.Join(t.TempDir(), "s"), opts)
+	_, err := vmferry.Save(ctx, vmferry.Snapshot{Path: filepath.Join(t.TempDir(), "s")}, opts)
 	if !errors.Is(err, qemu.ErrGone) || !strings.Contains(err.Error(), "QEMU died") {
 		t.Errorf("%v, want ErrGone that says that QEMU died", err)
 	}
@@ -276,7 +278,7 @@ func TestRealQEMUFrozen_SaveEndsAndTheGuardFinishes(t *testing.T) {
 	opts := options(src)
 	opts.Bandwidth, opts.StallTimeout = 16<<20, time.Second
 	frozen := false
-	opts.Progress = func(p qemu.SaveProgress) {
+	opts.Progress = func(p migration.Progress) {
 		if p.Phase == "memory" && p.QEMUStatus == qmp.MigrationActive && !frozen {
 			frozen = true
 			if err := syscall.Kill(cred.PID, syscall.SIGSTOP); err != nil {
@@ -285,7 +287,7 @@ func TestRealQEMUFrozen_SaveEndsAndTheGuardFinishes(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "s")
-	_, err = qemu.Save(soon(t), path, opts)
+	_, err = vmferry.Save(soon(t), vmferry.Snapshot{Path: path}, opts)
 	if !errors.Is(err, transport.ErrStalled) || !errors.Is(err, qmp.ErrSilent) {
 		t.Errorf("frozen: %v, %v; want ErrStalled and ErrSilent", frozen, err)
 	}

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -14,7 +13,6 @@ import (
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/store"
 )
 
 // SaveOptions say how a running machine is saved. Zero values are defaults.
@@ -22,13 +20,10 @@ type SaveOptions struct {
 	// Monitor opens the machine's monitor, and opens it again if it ends before the
 	// machine is back in its state. Mostly it is a qmp.Socket.
 	Monitor qmp.Opener
-	// Wire is between QEMU and this process. Its Level is one of SourceLevels. Its
-	// Accelerator deflates for the stores fast and dense, too.
+	// Wire is between QEMU and this process. Its Level is one of SourceLevels.
 	migration.Wire
-	Store snapshot.Store // fast
-	Tool  string         // noted in the manifest
-	// MaxSize is the most bytes that the snapshot has at any moment; 0 is no bound.
-	MaxSize int64
+	// Snapshot names the snapshot for the command AtPause.
+	Snapshot string
 	// AtPause is a shell command that runs while the machine is paused at the end,
 	// with VMFERRY_SNAPSHOT and VMFERRY_QMP in its environment. If the command
 	// fails, the save fails. VMFERRY_QMP is a QMP socket that works during the
@@ -61,45 +56,23 @@ type SaveOptions struct {
 	// Guard is the command that runs RunGuard; without it a killed process
 	// may leave the machine paused.
 	Guard    []string
-	Progress func(SaveProgress)
+	Progress func(migration.Progress)
 	Logger   *slog.Logger
 }
 
-// SaveProgress is how far a save is.
-type SaveProgress struct {
-	Phase      string        `json:"phase"` // "connect", "memory", "paused" or "finish"
-	Round      uint64        `json:"round"`
-	Received   uint64        `json:"received_bytes"` // over the wire
-	Stored     int64         `json:"stored_bytes"`   // of pages
-	Normal     uint64        `json:"normal_pages"`
-	Zero       uint64        `json:"zero_pages"`
-	Total      uint64        `json:"total_bytes"`     // of guest memory
-	Remaining  uint64        `json:"remaining_bytes"` // still to come in this round
-	DirtyRate  uint64        `json:"dirty_pages_per_second"`
-	BytesASec  float64       `json:"bytes_per_second"`
-	Elapsed    time.Duration `json:"elapsed_ns"`
-	TimeToGo   time.Duration `json:"time_to_go_ns"` // estimated, 0 if unknown
-	QEMUStatus string        `json:"qemu_status"`
-}
-
-// SaveResult describes a save that succeeded.
-type SaveResult struct {
-	Manifest *snapshot.Manifest `json:"-"`
-	Snapshot string             `json:"snapshot"`
-	// Total is the whole time. Paused is how long the machine was paused; 0 if it did
-	// not run before.
-	Total    time.Duration `json:"total_ns"`
-	Paused   time.Duration `json:"paused_ns"`
-	Downtime time.Duration `json:"downtime_ns"` // as QEMU reports it, without AtPause
-	Rounds   uint64        `json:"rounds"`
-	Received uint64        `json:"received_bytes"`
-	Bytes    int64         `json:"snapshot_bytes"`
-	Pages    uint64        `json:"pages"`
-	Zero     uint64        `json:"zero_pages"`
-	// RunState is the state of the machine after the save. SavedRunState is the state
-	// in the snapshot, in which a restore starts the machine.
-	RunState      string `json:"run_state"`
-	SavedRunState string `json:"saved_run_state"`
+// Saved describes a machine whose memory and device state are in a snapshot.Writer.
+type Saved struct {
+	// Meta is for snapshot.Writer.Finish.
+	Meta snapshot.Meta
+	// Paused is how long the machine was paused; 0 if it did not run before.
+	// Downtime is the same as QEMU reports it, without AtPause.
+	Paused, Downtime time.Duration
+	Rounds           uint64
+	// Received is what the connections carried, in bytes.
+	Received uint64
+	// RunState is the state of the machine after the save. That in the snapshot, in
+	// which a restore starts the machine, is in Meta.
+	RunState string
 }
 
 func (o *SaveOptions) defaults() (err error) {
@@ -122,7 +95,7 @@ func (o *SaveOptions) defaults() (err error) {
 		o.ConnectTimeout = 30 * time.Second
 	}
 	if o.Progress == nil {
-		o.Progress = func(SaveProgress) {}
+		o.Progress = func(migration.Progress) {}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -130,43 +103,27 @@ func (o *SaveOptions) defaults() (err error) {
 	return nil
 }
 
-// Save saves a machine to a new directory while the machine runs. After Save, also
+// Save puts the memory of a machine into w while the machine runs, and returns what else
+// a snapshot keeps. The caller finishes w, or aborts it after an error. After Save, also
 // if it fails, the machine is in the state that it was in: a machine that ran runs,
-// unless StayPaused is set; a machine that was paused, powered off or broken, before
-// or during the save, is left so. A save that fails leaves no snapshot.
+// unless StayPaused is set; a machine that was paused, powered off or broken, before or
+// during the save, is left so.
 //
 // A QEMU before 8.1 leaves a machine that does not run in the state postmigrate.
-func Save(ctx context.Context, path string, opts SaveOptions) (_ *SaveResult, err error) {
+func Save(ctx context.Context, w *snapshot.Writer, opts SaveOptions) (*Saved, error) {
 	if err := opts.defaults(); err != nil {
 		return nil, err
 	}
 	if err := SourceLevels(opts.Method).Check("QEMU's "+opts.Method.Name(), opts.Level); err != nil {
 		return nil, err
 	}
-	dir, err := store.CreateDir(path)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	w, err := snapshot.Create(ctx, dir, snapshot.Options{Store: opts.Store, Tool: opts.Tool, Accelerator: opts.Accelerator, MaxSize: opts.MaxSize})
-	if err != nil {
-		return nil, errors.Join(err, dir.RemoveDir())
-	}
-	defer func() {
-		if err != nil {
-			if abortErr := errors.Join(w.Abort(ctx), dir.RemoveDir()); abortErr != nil {
-				opts.Logger.Warn("cleaning up after a save that failed", "error", abortErr)
-			}
-		}
-	}()
-	s := &save{opts: opts, path: path, w: w, began: time.Now()}
+	s := &save{opts: opts, w: w, began: time.Now()}
 	return s.run(ctx)
 }
 
 // save is one save under way.
 type save struct {
 	opts  SaveOptions
-	path  string
 	w     *snapshot.Writer
 	began time.Time
 	vm    *qmp.Machine
@@ -194,7 +151,7 @@ type save struct {
 	last       qmp.Migration
 }
 
-func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
+func (s *save) run(ctx context.Context) (_ *Saved, err error) {
 	monitor, err := qmp.OpenWithin(ctx, s.opts.Monitor, 0)
 	if err != nil {
 		return nil, err
@@ -254,12 +211,12 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	if err != nil {
 		return nil, err
 	}
-	result := &SaveResult{Snapshot: s.path, Rounds: s.rounds(), Received: s.opts.Counters.Bytes.Load(), Downtime: s.last.Downtime.Duration()}
+	saved := &Saved{Rounds: s.rounds(), Received: s.opts.Counters.Bytes.Load(), Downtime: s.last.Downtime.Duration()}
 	if err := s.atPause(ctx); err != nil {
 		return nil, err
 	}
 	// The machine runs again before the snapshot is flushed to the disk.
-	if err := s.restoreMachine(ctx, result); err != nil {
+	if err := s.restoreMachine(ctx, saved); err != nil {
 		return nil, err
 	}
 	s.report("finish")
@@ -271,14 +228,8 @@ func (s *save) run(ctx context.Context) (_ *SaveResult, err error) {
 	if meta.Machine.Hardware, err = s.described.record(); err != nil {
 		s.opts.Logger.Warn("the snapshot has no record of the hardware", "error", err)
 	}
-	m, err := s.w.Finish(ctx, meta)
-	if err != nil {
-		return nil, err
-	}
-	result.SavedRunState = meta.Machine.RunState
-	result.Manifest, result.Bytes, result.Pages, result.Zero = m, m.Bytes(), m.Totals.Pages, m.Totals.Zero
-	result.Total = time.Since(s.began)
-	return result, nil
+	saved.Meta = meta
+	return saved, nil
 }
 
 // checkState refuses a machine that cannot be saved in its state, before any change.
@@ -364,14 +315,15 @@ func (s *save) rounds() uint64 {
 }
 
 func (s *save) report(phase string) {
-	p := SaveProgress{
-		Phase: phase, Received: s.opts.Counters.Bytes.Load(), Stored: s.w.Bytes(), Normal: s.opts.Counters.Normal.Load(), Zero: s.opts.Counters.Zero.Load(),
+	counters := s.opts.Counters
+	p := migration.Progress{
+		Task: migration.TaskSave, Phase: phase, Received: counters.Bytes.Load(), Stored: s.w.Bytes(), Normal: counters.Normal.Load(), Zero: counters.Zero.Load(),
 		Elapsed: time.Since(s.began), QEMUStatus: s.last.Status,
 	}
 	if ram := s.last.RAM; ram != nil {
-		p.Round, p.Total, p.Remaining, p.DirtyRate, p.BytesASec = ram.DirtySyncCount, ram.Total, ram.Remaining, ram.DirtyPagesRate, ram.Mbps*1e6/8
-		if p.BytesASec > 0 && phase == "memory" {
-			p.TimeToGo = time.Duration(float64(ram.Remaining) / p.BytesASec * float64(time.Second))
+		p.Round, p.TotalBytes, p.Remaining, p.DirtyPagesPerSecond, p.BytesPerSecond = ram.DirtySyncCount, ram.Total, ram.Remaining, ram.DirtyPagesRate, ram.Mbps*1e6/8
+		if p.BytesPerSecond > 0 && phase == "memory" {
+			p.TimeToGo = time.Duration(float64(ram.Remaining) / p.BytesPerSecond * float64(time.Second))
 		}
 	}
 	s.opts.Progress(p)

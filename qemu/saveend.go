@@ -11,7 +11,7 @@ import (
 
 // restoreMachine brings the machine back to its state, or leaves it paused for
 // StayPaused, and restores QEMU's settings.
-func (s *save) restoreMachine(ctx context.Context, result *SaveResult) error {
+func (s *save) restoreMachine(ctx context.Context, saved *Saved) error {
 	if err := s.updateRecovery(func(r *recovery) { r.KeepPaused = s.opts.StayPaused }); err != nil {
 		return err
 	}
@@ -21,9 +21,9 @@ func (s *save) restoreMachine(ctx context.Context, result *SaveResult) error {
 		return err
 	}
 	if s.recovery.ranAtPause() {
-		result.Paused = time.Since(s.paused)
+		saved.Paused = time.Since(s.paused)
 		if !s.recovery.Stopped {
-			result.Paused += result.Downtime
+			saved.Paused += saved.Downtime
 		}
 	}
 	if err := s.recovery.restoreSettings(short, s.vm); err != nil {
@@ -34,7 +34,7 @@ func (s *save) restoreMachine(ctx context.Context, result *SaveResult) error {
 	if err != nil {
 		return err
 	}
-	result.RunState = status.Status
+	saved.RunState = status.Status
 	return nil
 }
 

@@ -39,7 +39,7 @@ type report struct {
 func (r *report) markdown() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# Live migration: results\n\n"+
-		"Written by `make bench-live`, which is `cd bench && go run ./live` with QEMU prepared by `scripts/setup demo`. "+
+		"Notes, written by `make bench-live`, which is `cd bench && go run ./live` with QEMU prepared by `scripts/setup demo`. "+
 		"The command above each table measures that part alone.\n\n"+
 		"Medians of %d runs, cells in turn; ratios are medians of the ratios within each run. Taken on %d cores, which source, destination and the writers share: "+
 		"**absolute times mean little, compare rows of one table.** Each side is a process of its own, over loopback TCP. "+

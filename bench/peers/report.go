@@ -29,9 +29,9 @@ func tables(results []codec.Result, targets []target) string {
 func writeResults(path string, results []codec.Result, targets []target) error {
 	const head = `# Page codec: results
 
-Written by ` + "`scripts/bench-codec`" + `; see [codec.md](codec.md) for what was measured and how to
-read it. Only ratios within one run mean anything: the machine is not named
-because the figures are not for comparing machines.
+Notes. ` + "`scripts/bench-codec`" + ` writes this file; [codec.md](codec.md) says what is measured and how to
+read it. Compare ratios within one run only: the machine is not named because the figures are not
+for comparing machines.
 
 `
 	return os.WriteFile(path, []byte(head+tables(results, targets)), 0o644)

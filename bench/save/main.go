@@ -1,6 +1,6 @@
 // Save measures saving and restoring one running guest: vmferry beside QEMU's
 // own ways, in turn, in one run. It is the first part of "make bench";
-// docs/benchmarks.md says how to read what it prints.
+// docs/notes/benchmarks.md has figures and says how to read them.
 package main
 
 import (

@@ -1,10 +1,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
-	"github.com/vmferry/vmferry/store"
+	"github.com/vmferry/vmferry"
 )
 
 type exportCmd struct {
@@ -14,36 +13,15 @@ type exportCmd struct {
 	Out      string `arg:"" help:"File to make."`
 }
 
-func (c *exportCmd) Run(a *app) (err error) {
+func (c *exportCmd) Run(a *app) error {
 	if c.Block != "" && c.Format != "raw" {
 		return usagef("--block goes with --format raw: a mapped-ram file has all blocks")
 	}
-	r, err := openSnapshot(a.ctx, c.Snapshot)
+	block, err := vmferry.Export(a.ctx, vmferry.Snapshot{Path: c.Snapshot}, c.Out, vmferry.ExportOptions{Format: vmferry.ExportFormat(c.Format), Block: c.Block})
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	block, err := blockNamed(r.Layout(), c.Block)
-	if err != nil {
-		return err
-	}
-	f, err := store.CreateFile(c.Out)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Abort()) }()
-	if c.Format == "raw" {
-		err = r.ExportRaw(a.ctx, block, f)
-	} else {
-		err = r.ExportMappedRAM(a.ctx, f)
-	}
-	if err == nil {
-		err = f.Commit()
-	}
-	if err != nil {
-		return err
-	}
-	if c.Format == "raw" {
+	if c.Format == string(vmferry.ExportRaw) {
 		_, err = fmt.Fprintf(a.stdout, "%s: %s of RAM block %q\n", c.Out, size(block.Length), block.Name)
 	} else {
 		_, err = fmt.Fprintf(a.stdout, "%s: load it with the capability mapped-ram on and migrate-incoming \"file:%s\"\n", c.Out, c.Out)

@@ -6,9 +6,9 @@ import (
 	"io"
 	"text/tabwriter"
 
+	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/termtext"
-	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -17,29 +17,15 @@ type inspectCmd struct {
 	Snapshot string `arg:"" help:"Snapshot to look into."`
 }
 
-// inspected is what inspect --json writes.
-type inspected struct {
-	*snapshot.Manifest
-	Devices []vmstate.DeviceDescription `json:"devices"`
-	Bytes   int64                       `json:"bytes"`
-}
-
 func (c *inspectCmd) Run(a *app) error {
-	r, err := openSnapshot(a.ctx, c.Snapshot)
+	m, err := vmferry.Inspect(a.ctx, vmferry.Snapshot{Path: c.Snapshot})
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	devices, err := r.Devices(a.ctx)
-	if err != nil {
-		return err
-	}
-	description, described := vmstate.FindEnd(devices)
-	m := r.Manifest()
 	if c.JSON {
 		enc := json.NewEncoder(a.stdout)
 		enc.SetIndent("", "  ")
-		return enc.Encode(inspected{m, description.Devices, m.Bytes()})
+		return enc.Encode(m)
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) {
@@ -50,14 +36,14 @@ func (c *inspectCmd) Run(a *app) error {
 	if m.Machine.QEMU != "" {
 		row("saved from", "QEMU %s", shortName(m.Machine.QEMU))
 	}
-	row("memory", "%s in %d blocks, pages of %d bytes", size(r.Layout().Size()), len(m.Blocks), m.Machine.PageSize)
+	row("memory", "%s in %d blocks, pages of %d bytes", size(memoryOf(m)), len(m.Blocks), m.Machine.PageSize)
 	row("pages", "%d kept, %d zero", m.Totals.Pages, m.Totals.Zero)
-	row("stored as", "%s: %s of pages in %d extents, %s of index, %s in all", m.Store, size(m.Totals.PageBytes), m.Totals.Extents, size(m.Totals.IndexBytes), size(m.Bytes()))
+	row("stored as", "%s: %s of pages in %d extents, %s of index, %s in all", m.Store, size(m.Totals.PageBytes), m.Totals.Extents, size(m.Totals.IndexBytes), size(m.Bytes))
 	if m.Totals.PageBytes > 0 {
 		row("ratio", "%.2f of what is not zero", float64(m.Totals.Pages)*float64(m.Machine.PageSize)/float64(m.Totals.PageBytes))
 	}
-	if described {
-		row("devices", "%d", len(description.Devices))
+	if m.Described {
+		row("devices", "%d", len(m.Devices))
 	} else {
 		row("devices", "unknown: the stream has no description of them")
 	}
@@ -69,8 +55,16 @@ func (c *inspectCmd) Run(a *app) error {
 	for _, o := range m.Objects {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", shortName(o.Name), shortName(string(o.Role)), size(o.Size))
 	}
-	listDevices(w, description.Devices)
+	listDevices(w, m.Devices)
 	return w.Flush()
+}
+
+// memoryOf returns the bytes of guest memory.
+func memoryOf(m *vmferry.Inspection) (n uint64) {
+	for _, b := range m.Blocks {
+		n += b.Length
+	}
+	return n
 }
 
 // maxListedDevices bounds the lines that inspect prints of devices: a
@@ -115,24 +109,11 @@ type verifyCmd struct {
 }
 
 func (c *verifyCmd) Run(a *app) error {
-	r, err := openSnapshot(a.ctx, c.Snapshot)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
 	p := a.newProgress(c.JSON)
-	total := r.Manifest().Bytes()
-	v, err := r.Verify(a.ctx, func(n int64) {
-		p.show(n, total, fmt.Sprintf("%s of %s checked", size(n), size(total)), map[string]any{"bytes": n, "total_bytes": total})
-	})
+	v, err := vmferry.Verify(a.ctx, vmferry.Snapshot{Path: c.Snapshot}, p.report)
 	p.end()
 	if err != nil {
 		return err
 	}
-	if c.JSON {
-		p.line(map[string]any{"result": v})
-		return nil
-	}
-	_, err = fmt.Fprintf(a.stdout, "%s: sound: %d objects, %s, %d pages\n", c.Snapshot, v.Objects, size(v.Bytes), v.Pages)
-	return err
+	return p.result(a, c.JSON, v, "%s: sound: %d objects, %s, %d pages\n", c.Snapshot, v.Objects, size(v.Bytes), v.Pages)
 }

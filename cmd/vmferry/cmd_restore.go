@@ -1,17 +1,12 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"time"
 
-	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
-	"github.com/vmferry/vmferry/snapshot"
-	"github.com/vmferry/vmferry/store"
 )
 
 type restoreCmd struct {
@@ -38,30 +33,18 @@ func (c *restoreCmd) Run(a *app) error {
 		return err
 	}
 	defer acc.Close()
-	r, err := openSnapshot(a.ctx, c.Snapshot)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
 	p := a.newProgress(c.JSON)
-	result, err := qemu.Restore(a.ctx, r.Reader, qemu.RestoreOptions{
-		Monitor: qmp.Socket(c.QMP), Wire: migration.Wire{Channels: c.Channels, Method: method, Level: c.Level, StallTimeout: c.stallTimeout(), Accelerator: acc}, Paused: c.Paused, Force: c.Force,
-		ConnectTimeout: c.patience(), SocketDir: c.SocketDir, Logger: a.logger(),
-		Progress: func(s qemu.RestoreProgress) {
-			p.show(int64(s.Normal), int64(s.Total), fmt.Sprintf("%d of %d pages, %s sent", s.Normal, s.Total, size(s.Sent)), s)
-		},
+	result, err := vmferry.Restore(a.ctx, vmferry.Snapshot{Path: c.Snapshot}, qemu.RestoreOptions{
+		Monitor: qmp.Socket(c.QMP),
+		Wire:    migration.Wire{Channels: c.Channels, Method: method, Level: c.Level, StallTimeout: c.stallTimeout(), Accelerator: acc},
+		Paused:  c.Paused, Force: c.Force, ConnectTimeout: c.patience(), SocketDir: c.SocketDir, Progress: p.report, Logger: a.logger(),
 	})
 	p.end()
 	c.report(a, acc)
 	if err != nil {
 		return err
 	}
-	if c.JSON {
-		p.line(map[string]any{"result": result})
-		return nil
-	}
-	_, err = fmt.Fprintf(a.stdout, "%s: %d pages restored in %s; the machine is %s\n", c.Snapshot, result.Pages, seconds(result.Total), result.RunState)
-	return err
+	return p.result(a, c.JSON, result, "%s: %d pages restored in %s; the machine is %s\n", c.Snapshot, result.Pages, seconds(result.Total), result.RunState)
 }
 
 // patience is ConnectTimeout with 0 for a single attempt.
@@ -70,45 +53,4 @@ func (c *restoreCmd) patience() time.Duration {
 		return -1
 	}
 	return c.ConnectTimeout
-}
-
-// openedSnapshot is a reader that closes its directory too.
-type openedSnapshot struct {
-	*snapshot.Reader
-	dir *store.Dir
-}
-
-func (s openedSnapshot) Close() error { return errors.Join(s.Reader.Close(), s.dir.Close()) }
-
-func openSnapshot(ctx context.Context, path string) (openedSnapshot, error) {
-	dir, err := store.OpenDir(path)
-	if err != nil {
-		return openedSnapshot{}, err
-	}
-	r, err := snapshot.Open(ctx, dir, snapshot.OpenOptions{})
-	if err != nil {
-		return openedSnapshot{}, errors.Join(err, dir.Close())
-	}
-	return openedSnapshot{r, dir}, nil
-}
-
-// maxBlocksNamed bounds the names in an error about a block that is not there.
-const maxBlocksNamed = 50
-
-// blockNamed finds a RAM block, the largest if it is not named.
-func blockNamed(l *guest.Layout, name string) (*guest.Block, error) {
-	if name == "" {
-		return l.Largest(), nil
-	}
-	if b := l.Block(name); b != nil {
-		return b, nil
-	}
-	var names []string
-	for _, b := range l.Blocks[:min(len(l.Blocks), maxBlocksNamed)] {
-		names = append(names, b.Name)
-	}
-	if len(l.Blocks) > maxBlocksNamed {
-		return nil, fmt.Errorf("no RAM block is called %q; there are %q and %d more (see vmferry inspect)", name, names, len(l.Blocks)-maxBlocksNamed)
-	}
-	return nil, fmt.Errorf("no RAM block is called %q; there are %q", name, names)
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
@@ -57,30 +58,23 @@ func (c *saveCmd) Run(a *app) error {
 		return fmt.Errorf("finding this program, to start its guard: %w", err)
 	}
 	p := a.newProgress(c.JSON)
-	result, err := qemu.Save(a.ctx, c.Snapshot, qemu.SaveOptions{
-		Monitor: qmp.Socket(c.QMP), Wire: migration.Wire{Channels: c.Channels, Method: method, Level: c.Level, StallTimeout: c.stallTimeout(), Accelerator: acc}, Store: snapshot.Store(c.Store), Tool: tool(),
+	result, err := vmferry.Save(a.ctx, vmferry.Snapshot{Path: c.Snapshot, Store: snapshot.Store(c.Store), MaxSize: int64(c.MaxSize), Tool: tool()}, qemu.SaveOptions{
+		Monitor: qmp.Socket(c.QMP),
+		Wire:    migration.Wire{Channels: c.Channels, Method: method, Level: c.Level, StallTimeout: c.stallTimeout(), Accelerator: acc},
 		AtPause: c.AtPause, AtPauseTimeout: c.AtPauseTimeout, StayPaused: c.StayPaused, Bandwidth: uint64(c.Bandwidth), Downtime: c.DowntimeLimit,
-		MaxRounds: c.MaxRounds, MaxSize: int64(c.MaxSize), MaxMemory: uint64(c.MaxMemory), SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Logger: a.logger(),
-		Progress: func(s qemu.SaveProgress) {
-			p.show(int64(s.Total-s.Remaining), int64(s.Total), saveLine(s), s)
-		},
+		MaxRounds: c.MaxRounds, MaxMemory: uint64(c.MaxMemory), SocketDir: c.SocketDir, Guard: []string{self, "guard"}, Progress: p.report, Logger: a.logger(),
 	})
 	p.end()
 	c.report(a, acc)
 	if err != nil {
 		return err
 	}
-	if c.JSON {
-		p.line(map[string]any{"result": result})
-		return nil
-	}
-	_, err = fmt.Fprintf(a.stdout, "%s: %d pages (%d more are zero) in %s, in %d rounds and %s; paused for %s; the machine %s\n",
+	return p.made(a, c.Snapshot, c.JSON, result, "%s: %d pages (%d more are zero) in %s, in %d rounds and %s; paused for %s; the machine %s\n",
 		c.Snapshot, result.Pages, result.Zero, size(result.Bytes), result.Rounds, seconds(result.Total), seconds(result.Paused), stateLine(result))
-	return err
 }
 
 // stateLine says what state the machine was left in, and why if it does not run.
-func stateLine(r *qemu.SaveResult) string {
+func stateLine(r *vmferry.SaveResult) string {
 	switch {
 	case r.RunState == r.SavedRunState:
 		return "is " + r.RunState
@@ -88,20 +82,4 @@ func stateLine(r *qemu.SaveResult) string {
 		return fmt.Sprintf("ran and is left paused (%s)", r.RunState)
 	}
 	return fmt.Sprintf("was %s when it was saved, and is left so (QEMU calls it %s)", r.SavedRunState, r.RunState)
-}
-
-func saveLine(s qemu.SaveProgress) string {
-	switch s.Phase {
-	case "connect":
-		return "waiting for QEMU to connect"
-	case "memory":
-		line := fmt.Sprintf("round %d, %d pages, %s received, %s stored, %s/s", s.Round, s.Normal, size(s.Received), size(s.Stored), size(s.BytesASec))
-		if s.TimeToGo > 0 {
-			line += fmt.Sprintf(", about %s to go", s.TimeToGo.Round(100*time.Millisecond))
-		}
-		return line
-	case "paused":
-		return "the machine is paused, all has arrived"
-	}
-	return "writing the snapshot to the disk"
 }

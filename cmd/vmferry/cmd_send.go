@@ -1,11 +1,9 @@
 package main
 
 import (
-	"context"
-	"fmt"
-	"net"
 	"time"
 
+	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/migration/stored"
 )
@@ -43,42 +41,22 @@ func (c *sendCmd) Run(a *app) error {
 		return err
 	}
 	defer acc.Close()
-	r, err := openSnapshot(a.ctx, c.Snapshot)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	began := time.Now()
 	p := a.newProgress(c.JSON)
-	defer p.end()
-	var counts migration.Counters
-	total := r.Manifest().Totals.Pages
-	stop := every(200*time.Millisecond, func() {
-		p.show(int64(counts.Normal.Load()), int64(total), fmt.Sprintf("%d of %d pages, %s sent", counts.Normal.Load(), total, size(counts.Bytes.Load())),
-			map[string]any{"sent_bytes": counts.Bytes.Load(), "normal_pages": counts.Normal.Load(), "total_pages": total})
+	result, err := vmferry.Send(a.ctx, vmferry.Snapshot{Path: c.Snapshot}, vmferry.SendOptions{
+		Connect: addr, TLS: secure, Progress: p.report,
+		SendConfig: stored.SendConfig{
+			Wire:    migration.Wire{Channels: c.Channels, Method: method, Level: c.Level, StallTimeout: c.stallTimeout(), Accelerator: acc},
+			AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Bandwidth: uint64(c.Bandwidth), ConnectTimeout: c.ConnectTimeout,
+		},
 	})
-	defer stop()
-	dial := func(ctx context.Context) (net.Conn, error) { return addr.Dial(ctx, secure) }
-	err = stored.Send(a.ctx, dial, r.Reader, stored.SendConfig{
-		Wire: migration.Wire{Channels: c.Channels, Method: method, Level: c.Level, Accelerator: acc, Counters: &counts, StallTimeout: c.stallTimeout()}, AllZero: c.AllZero, NoReturnPath: c.NoReturnPath, Bandwidth: uint64(c.Bandwidth),
-		ConnectTimeout: c.ConnectTimeout,
-	})
-	stop()
 	p.end()
 	c.report(a, acc)
 	if err != nil {
 		return err
 	}
 	said := "the destination has loaded the machine"
-	if c.NoReturnPath {
+	if !result.Confirmed {
 		said = "the destination was not asked how it went"
 	}
-	if c.JSON {
-		p.line(map[string]any{"result": map[string]any{
-			"pages": counts.Normal.Load(), "sent_bytes": counts.Bytes.Load(), "total_ns": time.Since(began), "confirmed": !c.NoReturnPath, "digests_verified": r.DigestsVerified(),
-		}})
-		return nil
-	}
-	_, err = fmt.Fprintf(a.stdout, "%s: %d pages in %s sent in %s; %s\n", c.Snapshot, counts.Normal.Load(), size(counts.Bytes.Load()), seconds(time.Since(began)), said)
-	return err
+	return p.result(a, c.JSON, result, "%s: %d pages in %s sent in %s; %s\n", c.Snapshot, result.Pages, size(result.Sent), seconds(result.Total), said)
 }

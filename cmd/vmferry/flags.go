@@ -62,7 +62,7 @@ func address(flag, text string) (transport.Address, error) {
 type tlsFlags struct {
 	TLSCert  string   `name:"tls-cert" help:"Certificate of this side, PEM." placeholder:"FILE"`
 	TLSKey   string   `name:"tls-key" help:"Key of the certificate, PEM." placeholder:"FILE"`
-	TLSCA    string   `name:"tls-ca" help:"Authority that the other side's certificate has to come from, PEM." placeholder:"FILE"`
+	TLSCA    string   `name:"tls-ca" help:"Authority that must have signed the other side's certificate, PEM." placeholder:"FILE"`
 	TLSPeer  []string `name:"tls-peer" sep:"none" help:"Name that the other side's certificate has to have: a DNS name, an IP address or a URI (SPIFFE) among its subject alternative names. Repeat it for several; without it any certificate of the authority will do at the listening side." placeholder:"NAME"`
 	Insecure bool     `help:"Use TCP without TLS: whoever can connect can read or replace the machine's memory."`
 }
@@ -107,7 +107,7 @@ func (f *tlsFlags) warn(a *app, addr transport.Address) {
 
 // stallFlags bound the waits for the other side.
 type stallFlags struct {
-	StallTimeout time.Duration `name:"stall-timeout" default:"2m" help:"For how long no byte may move on any connection while this side waits for the other; 0 waits for good." placeholder:"TIME"`
+	StallTimeout time.Duration `name:"stall-timeout" default:"2m" help:"For how long no byte may move on any connection while this side waits for the other; 0 waits forever." placeholder:"TIME"`
 }
 
 // stallTimeout is what package migration makes of it.

@@ -11,6 +11,8 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
+
+	"github.com/vmferry/vmferry/migration"
 )
 
 // progress shows how far a command is: a bar on a terminal, else a plain line
@@ -70,6 +72,56 @@ func (p *progress) show(done, total int64, text string, record any) {
 		return
 	}
 	fmt.Fprintln(p.out, text)
+}
+
+// report shows the progress of a use case.
+func (p *progress) report(s migration.Progress) {
+	switch s.Task {
+	case migration.TaskSave:
+		p.show(int64(s.TotalBytes-s.Remaining), int64(s.TotalBytes), saveLine(s), s)
+	case migration.TaskRestore, migration.TaskSend:
+		p.show(int64(s.Normal), int64(s.TotalPages), fmt.Sprintf("%d of %d pages, %s sent", s.Normal, s.TotalPages, size(s.Sent)), s)
+	case migration.TaskReceive:
+		p.show(0, 0, fmt.Sprintf("%d pages, %s received, %s stored", s.Normal, size(s.Received), size(s.Stored)), s)
+	case migration.TaskVerify:
+		p.show(s.Bytes, int64(s.TotalBytes), fmt.Sprintf("%s of %s checked", size(s.Bytes), size(s.TotalBytes)), s)
+	}
+}
+
+// saveLine says how far a save is.
+func saveLine(s migration.Progress) string {
+	switch s.Phase {
+	case "connect":
+		return "waiting for QEMU to connect"
+	case "memory":
+		line := fmt.Sprintf("round %d, %d pages, %s received, %s stored, %s/s", s.Round, s.Normal, size(s.Received), size(s.Stored), size(s.BytesPerSecond))
+		if s.TimeToGo > 0 {
+			line += fmt.Sprintf(", about %s to go", s.TimeToGo.Round(100*time.Millisecond))
+		}
+		return line
+	case "paused":
+		return "the machine is paused, all has arrived"
+	}
+	return "writing the snapshot to the disk"
+}
+
+// result writes what a use case came to: a line of JSON, or the text.
+func (p *progress) result(a *app, asJSON bool, result any, format string, args ...any) error {
+	if asJSON {
+		p.line(map[string]any{"result": result})
+		return nil
+	}
+	_, err := fmt.Fprintf(a.stdout, format, args...)
+	return err
+}
+
+// made is result for a command that made a snapshot, which stays when the result cannot
+// be written.
+func (p *progress) made(a *app, path string, asJSON bool, result any, format string, args ...any) error {
+	if err := p.result(a, asJSON, result, format, args...); err != nil {
+		return fmt.Errorf("%w (the snapshot %s is complete and stays)", err, path)
+	}
+	return nil
 }
 
 func (p *progress) line(v any) {

@@ -23,7 +23,13 @@ type source struct {
 	file *ast.File
 }
 
-func (s source) dir() string { return filepath.ToSlash(filepath.Dir(s.path)) }
+// dir is the folder of the file, "vmferry" for the module's root.
+func (s source) dir() string {
+	if dir := filepath.ToSlash(filepath.Dir(s.path)); dir != "." {
+		return dir
+	}
+	return "vmferry"
+}
 
 // sources parses the module's files, tests or not.
 func sources(t *testing.T, tests bool) (list []source) {

@@ -30,6 +30,7 @@ var waits = map[string][]string{
 	"transport.AcceptConfig.IdentifyWithin":      {"migration.TestReceive_SilentConnectionsAreClosedAfterAWhile"},
 	"transport.AcceptConfig.LinkTimeout":         {"migration.TestSend_ASlowReaderThatAcknowledgesIsAlive"},
 	"transport.AcceptConfig.StallTimeout":        {"migration.TestReceive_ASourceThatComesInPartIsForgotten"},
+	"vmferry.ReceiveOptions.ConnectTimeout":      {"cmd/vmferry.TestScripts"},
 	"vmstate.DestinationOptions.Quiet":           {"migration.TestReceive_NoDescriptionAndAReturnPath"},
 }
 
@@ -79,7 +80,7 @@ func configures(name string) bool {
 // endless are functions that wait for another process or a device; a call of one
 // belongs into a function that bounds it. The table says how.
 var endless = map[string]string{
-	"cmd/vmferry.sendCmd.Run: Dial":            "--connect-timeout and LinkTimeout, in migration.Connect",
+	"vmferry.Send: Dial":                       "--connect-timeout and LinkTimeout, in migration.Connect",
 	"transport.Address.Dial: DialContext":      "the caller's context: LinkTimeout in migration.Connect",
 	"transport.Address.Dial: HandshakeContext": "the caller's context: LinkTimeout in migration.Connect",
 	"migration.Sender.openChannel: Handshake":  "writes 64 bytes; the watch's StallTimeout",

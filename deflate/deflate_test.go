@@ -18,7 +18,7 @@ var modes = []Mode{Fast, Dense}
 
 func readAll(r io.Reader) ([]byte, error) { return io.ReadAll(r) }
 
-func TestEveryInflaterReadsWhatWeEmit(t *testing.T) {
+func TestDeflate_EveryInflaterReadsTheStreams(t *testing.T) {
 	d := NewDecoder()
 	for _, mode := range modes {
 		e := NewEncoder(mode)
@@ -44,7 +44,7 @@ func TestEveryInflaterReadsWhatWeEmit(t *testing.T) {
 	}
 }
 
-func TestStreamsSuitTheAccelerator(t *testing.T) {
+func TestDeflate_StreamsSuitTheAccelerator(t *testing.T) {
 	for _, mode := range modes {
 		e := NewEncoder(mode)
 		for _, p := range testPages(t) {
@@ -67,7 +67,7 @@ func TestStreamsSuitTheAccelerator(t *testing.T) {
 	}
 }
 
-func TestEveryBlockTypeIsUsed(t *testing.T) {
+func TestDeflate_UsesEveryBlockType(t *testing.T) {
 	var blocks [3]int
 	e := NewEncoder(Dense)
 	for _, p := range testPages(t) {
@@ -87,7 +87,7 @@ func TestEveryBlockTypeIsUsed(t *testing.T) {
 	}
 }
 
-func TestDeflateStaysWithinDst(t *testing.T) {
+func TestDeflate_StaysWithinDst(t *testing.T) {
 	for _, mode := range modes {
 		e := NewEncoder(mode)
 		for _, p := range testPages(t) {
@@ -112,7 +112,7 @@ func TestDeflateStaysWithinDst(t *testing.T) {
 	}
 }
 
-func TestDeflateRefusesImpossiblePages(t *testing.T) {
+func TestDeflate_RefusesInvalidPageSizes(t *testing.T) {
 	dst := make([]byte, 2*MaxPageSize)
 	for _, n := range []int{0, MaxPageSize + 1} {
 		if got := NewEncoder(Fast).Deflate(dst, make([]byte, n)); got != 0 {
@@ -121,7 +121,7 @@ func TestDeflateRefusesImpossiblePages(t *testing.T) {
 	}
 }
 
-func TestIncompressiblePagesAreGivenUp(t *testing.T) {
+func TestDeflate_IncompressiblePageReturnsZero(t *testing.T) {
 	page := make([]byte, 4096)
 	corpus.Fill(page, corpus.Random, 1)
 	for _, mode := range modes {
@@ -137,7 +137,7 @@ func TestIncompressiblePagesAreGivenUp(t *testing.T) {
 // The stream of a page must not depend on the processor, the architecture, or
 // what the encoder did before. This is the sum over all of them, so that builds
 // that never run side by side agree too.
-func TestStreamsAreTheSameEverywhere(t *testing.T) {
+func TestDeflate_StreamsAreTheSameOnEveryProcessor(t *testing.T) {
 	want := map[Mode]string{
 		Fast:  "2558f2480420c33f653cc48ae3b70fbb2edec6fde4e8bd88c04d5fee27f7d96c",
 		Dense: "9d06f793cbf4e1b4abecb8a1ffd147ee03791d0ccd6c2cf79eb95f80e71b6be4",
@@ -166,7 +166,7 @@ func TestStreamsAreTheSameEverywhere(t *testing.T) {
 	}
 }
 
-func TestNothingIsAllocated(t *testing.T) {
+func TestDeflate_DoesNotAllocate(t *testing.T) {
 	pages := corpus.Generate(3, 16)
 	d := NewDecoder()
 	for _, mode := range modes {
@@ -186,13 +186,13 @@ func TestNothingIsAllocated(t *testing.T) {
 	}
 }
 
-func TestModeNames(t *testing.T) {
+func TestMode_Names(t *testing.T) {
 	if got := fmt.Sprint(Fast, Dense); got != "fast dense" {
 		t.Errorf("modes are called %q", got)
 	}
 }
 
-func TestSkewPaysEvenWithoutMatches(t *testing.T) {
+func TestDeflate_SkewedBytesShrinkWithoutMatches(t *testing.T) {
 	// Sixteen byte values in no order: four bits each, though hardly a match.
 	page := make([]byte, 4096)
 	corpus.Fill(page, corpus.Random, 5)

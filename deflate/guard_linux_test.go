@@ -36,7 +36,7 @@ func fenced(t *testing.T, size int, front bool) []byte {
 }
 
 // Reading or writing a byte too far kills this test.
-func TestNothingBeyondTheBuffersIsTouched(t *testing.T) {
+func TestDeflate_TouchesNothingBeyondTheBuffers(t *testing.T) {
 	d := NewDecoder()
 	for _, n := range []int{1, 3, 8, 63, 64, 65, 500, 512, 513, 4095, 4096, 16 << 10, MaxPageSize} {
 		for _, front := range []bool{false, true} {

@@ -96,7 +96,7 @@ func weightSets(n int) [][]uint32 {
 	return sets
 }
 
-func TestCodesAreOptimalOrNearly(t *testing.T) {
+func TestHuffman_CodesAreNearlyOptimal(t *testing.T) {
 	var b codeBuilder
 	for n := 2; n <= litLenCodes; n++ {
 		for shape, weights := range weightSets(n) {
@@ -145,7 +145,7 @@ func TestCodesAreOptimalOrNearly(t *testing.T) {
 	}
 }
 
-func TestCodesOfFewSymbols(t *testing.T) {
+func TestHuffman_CodesOfFewSymbols(t *testing.T) {
 	var b codeBuilder
 	lens := []uint8{9, 9, 9}
 	b.build(lens, []uint32{0, 0, 0}, 11)
@@ -158,7 +158,7 @@ func TestCodesOfFewSymbols(t *testing.T) {
 	}
 }
 
-func TestAssignedCodesAreCanonical(t *testing.T) {
+func TestHuffman_CodesAreCanonical(t *testing.T) {
 	// The example of RFC 1951, section 3.2.2.
 	lens := []uint8{3, 3, 3, 3, 3, 2, 4, 4}
 	want := []int{0b010, 0b011, 0b100, 0b101, 0b110, 0b00, 0b1110, 0b1111}
@@ -175,7 +175,7 @@ func TestAssignedCodesAreCanonical(t *testing.T) {
 	}
 }
 
-func TestSymbolsRoundTrip(t *testing.T) {
+func TestHuffman_SymbolsRoundTrip(t *testing.T) {
 	for length := 3; length <= maxMatch; length++ {
 		sym, bits, extra := lengthSymbol(uint(length - 3))
 		e := litLenEntries[endOfBlock+sym]

@@ -20,7 +20,7 @@ type flusher interface {
 	Close() error
 }
 
-func TestInflateReadsWhatOthersEmit(t *testing.T) {
+func TestInflate_ReadsStreamsOfOtherEncoders(t *testing.T) {
 	d := NewDecoder()
 	check := func(name string, stream, page []byte) {
 		t.Helper()
@@ -63,7 +63,7 @@ func TestInflateReadsWhatOthersEmit(t *testing.T) {
 	}
 }
 
-func TestEveryLengthAndDistance(t *testing.T) {
+func TestInflate_EveryLengthAndDistance(t *testing.T) {
 	d := NewDecoder()
 	noise := make([]byte, MaxPageSize)
 	corpus.Fill(noise, corpus.Random, 11)
@@ -109,7 +109,7 @@ func TestEveryLengthAndDistance(t *testing.T) {
 }
 
 // Trees from one bit to fifteen deep, of every symbol in turn at every depth.
-func TestEveryCodeLength(t *testing.T) {
+func TestInflate_EveryCodeLength(t *testing.T) {
 	d := NewDecoder()
 	for depth := 1; depth <= maxCodeBits; depth++ {
 		// All symbols at all depths up to fifteen, the others by samples.
@@ -187,7 +187,7 @@ func TestEveryCodeLength(t *testing.T) {
 	}
 }
 
-func TestCorruptionIsNamed(t *testing.T) {
+func TestInflate_ErrorNamesTheCorruption(t *testing.T) {
 	text := make([]byte, 4096)
 	corpus.Fill(text, corpus.Text, 1)
 	good := make([]byte, 4096)
@@ -257,7 +257,7 @@ func TestCorruptionIsNamed(t *testing.T) {
 	}
 }
 
-func TestInflateRefusesHugePages(t *testing.T) {
+func TestInflate_RefusesHugePages(t *testing.T) {
 	if err := NewDecoder().Inflate(make([]byte, MaxPageSize+1), []byte{3, 0}); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("error %v", err)
 	}
@@ -280,7 +280,7 @@ func verdicts(t *testing.T, d *Decoder, stream []byte, size int) {
 	}
 }
 
-func TestEveryTruncationIsNoticed(t *testing.T) {
+func TestInflate_EveryTruncationIsAnError(t *testing.T) {
 	d := NewDecoder()
 	for _, kind := range corpus.Kinds() {
 		page := make([]byte, 1024)
@@ -297,7 +297,7 @@ func TestEveryTruncationIsNoticed(t *testing.T) {
 	}
 }
 
-func TestEveryBitFlipGetsTheReferencesVerdict(t *testing.T) {
+func TestInflate_BitFlipsAgreeWithFlate(t *testing.T) {
 	d := NewDecoder()
 	for _, kind := range corpus.Kinds() {
 		page := make([]byte, 250)
@@ -314,7 +314,7 @@ func TestEveryBitFlipGetsTheReferencesVerdict(t *testing.T) {
 	}
 }
 
-func TestDecoderRecoversFromErrors(t *testing.T) {
+func TestInflate_DecoderWorksAfterAnError(t *testing.T) {
 	d := NewDecoder()
 	page := make([]byte, 4096)
 	corpus.Fill(page, corpus.Code, 1)

@@ -12,7 +12,7 @@ import (
 
 // withoutAssembly runs f the way processors without AVX-512 would. Where this
 // processor is one of them, the comparisons below compare Go with Go; the
-// hash in TestStreamsAreTheSameEverywhere still holds it to the others.
+// hash in TestDeflate_StreamsAreTheSameOnEveryProcessor still holds it to the others.
 func withoutAssembly(f func()) {
 	saved := useAVX512
 	useAVX512 = false
@@ -20,7 +20,7 @@ func withoutAssembly(f func()) {
 	f()
 }
 
-func TestMatchersAgree(t *testing.T) {
+func TestKernels_MatchersAgree(t *testing.T) {
 	a, b := new(matcher), new(matcher)
 	for _, p := range testPages(t) {
 		for _, lazy := range []bool{false, true} {
@@ -92,7 +92,7 @@ func testCodes() []*tokenCodes {
 	return append(all, fixedCodes)
 }
 
-func TestTokenWritersAgree(t *testing.T) {
+func TestKernels_TokenWritersAgree(t *testing.T) {
 	for c, codes := range testCodes() {
 		for _, run := range tokenRuns() {
 			for _, lead := range []uint{0, 1, 5, 7, 13, 55} {
@@ -120,7 +120,7 @@ func TestTokenWritersAgree(t *testing.T) {
 	}
 }
 
-func TestWeighingAgrees(t *testing.T) {
+func TestKernels_WeighingAgrees(t *testing.T) {
 	for _, run := range tokenRuns() {
 		var a, b weights
 		a.count(run)
@@ -131,7 +131,7 @@ func TestWeighingAgrees(t *testing.T) {
 	}
 }
 
-func TestDecodersAgree(t *testing.T) {
+func TestKernels_DecodersAgree(t *testing.T) {
 	a, b := NewDecoder(), NewDecoder()
 	check := func(stream []byte, size int) {
 		t.Helper()
@@ -160,7 +160,7 @@ func TestDecodersAgree(t *testing.T) {
 	}
 }
 
-func TestZeroTestsAgree(t *testing.T) {
+func TestKernels_ZeroTestsAgree(t *testing.T) {
 	page := make([]byte, 4*zeroStep)
 	for i := range page {
 		page[i] = 1
@@ -177,7 +177,7 @@ func TestZeroTestsAgree(t *testing.T) {
 	}
 }
 
-func TestSortingAgrees(t *testing.T) {
+func TestKernels_SortingAgrees(t *testing.T) {
 	lens := make([]uint8, litLenCodes)
 	var a, b canonical
 	for round := range 200 {

@@ -30,7 +30,7 @@ func TestIsZero(t *testing.T) {
 	}
 }
 
-func TestZeroPages(t *testing.T) {
+func TestZeroPages_Finds(t *testing.T) {
 	for _, size := range []int{1, 100, 4096} {
 		mem := make([]byte, 5*size+size/2)
 		mem[0], mem[3*size], mem[4*size-1] = 1, 2, 3
@@ -47,7 +47,7 @@ func TestZeroPages(t *testing.T) {
 	}
 }
 
-func TestZeroPagesPanicsOnMisuse(t *testing.T) {
+func TestZeroPages_PanicsOnMisuse(t *testing.T) {
 	for name, f := range map[string]func(){
 		"page size 0":  func() { ZeroPages(make([]byte, 10), 0, make([]bool, 10)) },
 		"short result": func() { ZeroPages(make([]byte, 10), 1, make([]bool, 9)) },

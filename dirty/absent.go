@@ -11,21 +11,23 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// An entry of /proc/self/pagemap, as Linux describes it in
+// Bits of an entry of /proc/self/pagemap. The format is in Linux's
 // Documentation/admin-guide/mm/pagemap.rst.
 const (
 	entryBytes   = 8
 	entryPresent = 1 << 63
 	entrySwapped = 1 << 62
-	// entryProtected says that a write is noted first (Linux 5.13).
+	// entryProtected is set if userfaultfd write-protects the page (Linux 5.13).
 	entryProtected = 1 << 57
-	// What an entry says beside where the page is: soft-dirty and exclusive.
-	entryAside = 1<<55 | 1<<56
+	// entryFlags are the flags that do not say where the page is: soft-dirty
+	// and exclusively mapped.
+	entryFlags = 1<<55 | 1<<56
 )
 
-// absentEntry finds out what the kernel says of a page that is protected and has
-// never been there: the same, otherwise, as of one that is swapped out, but to
-// nowhere. It is 0, which no protected page has, if there is no telling.
+// absentEntry returns the kernel's entry of a page that is protected and was never
+// present, without entryFlags. It looks like the entry of a page that was swapped
+// out, but with no swap location. The result is 0, which no protected page has, if
+// the kernel does not distinguish such pages.
 func absentEntry(d descriptor, pagemap *os.File) uint64 {
 	var e uint64
 	err := protectedPage(d, func(s span) (err error) {
@@ -35,15 +37,14 @@ func absentEntry(d descriptor, pagemap *os.File) uint64 {
 	if err != nil {
 		return 0
 	}
-	e &^= entryAside
+	e &^= entryFlags
 	if e&entryPresent != 0 || e&entrySwapped == 0 {
 		return 0
 	}
 	return e
 }
 
-// protectedPage calls do with a page of its own that was never there and is
-// protected.
+// protectedPage maps a page, protects it before it is present, and calls do with it.
 func protectedPage(d descriptor, do func(span) error) error {
 	mem, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
@@ -70,11 +71,11 @@ func pagemapOffset(address uint64) int64 {
 	return int64(address / uint64(os.Getpagesize()) * entryBytes)
 }
 
-// entryNone is what the kernel says of a page of anonymous memory that has never
-// been there and is not protected.
+// entryNone is the kernel's entry of a page of anonymous memory that was never
+// present and is not protected.
 const entryNone = 0
 
-// absentPages marks the pages that have no memory.
+// absentPages sets the bits of the absent pages.
 func (a *async) absentPages(b guest.Bitmap) error {
 	want := absentEntry(a.fd, a.pagemap)
 	if want == 0 {
@@ -85,7 +86,7 @@ func (a *async) absentPages(b guest.Bitmap) error {
 		if !a.log.zero[p.block] || a.log.page[p.block] != uint64(os.Getpagesize()) {
 			return nil
 		}
-		return look.in(p, spanOf(a.log.mem[p.block]).start, func(from, to uint64) {
+		return look.eachRun(p, spanOf(a.log.mem[p.block]).start, func(from, to uint64) {
 			a.mark.Lock()
 			b.SetRange(p.block, from, to)
 			a.mark.Unlock()
@@ -93,16 +94,17 @@ func (a *async) absentPages(b guest.Bitmap) error {
 	})
 }
 
-// absence looks for pages of which the kernel says want, flags aside.
+// absence finds pages whose entry is want, apart from entryFlags.
 type absence struct {
 	pagemap *os.File
 	layout  *guest.Layout
 	want    uint64
 }
 
-// in calls found for each run of absent target pages of a piece of a block that
-// begins at base. One that is larger than the kernel's is absent if all of it is.
-func (a absence) in(p pieceOf, base uint64, found func(from, to uint64)) error {
+// eachRun calls found for each run of absent target pages of a piece of a block that
+// begins at address base. A target page that is larger than a page of the kernel is
+// absent if all of it is absent.
+func (a absence) eachRun(p pieceOf, base uint64, found func(from, to uint64)) error {
 	page, size := uint64(os.Getpagesize()), uint64(a.layout.PageSize)
 	entries := make([]uint64, min(8192, (p.end-p.start)/page))
 	first, end := uint64(0), uint64(0) // of a run of absent bytes
@@ -115,11 +117,11 @@ func (a absence) in(p pieceOf, base uint64, found func(from, to uint64)) error {
 		n := min(uint64(len(entries)), (p.end-at)/page)
 		raw := unsafe.Slice((*byte)(unsafe.Pointer(&entries[0])), n*entryBytes)
 		if _, err := a.pagemap.ReadAt(raw, pagemapOffset(at)); err != nil {
-			return fmt.Errorf("looking which pages of RAM block %q are there: %w", a.layout.Blocks[p.block].Name, err)
+			return fmt.Errorf("finding absent pages of RAM block %q: %w", a.layout.Blocks[p.block].Name, err)
 		}
 		for i, e := range entries[:n] {
 			offset := at - base + uint64(i)*page
-			if e&^entryAside != a.want {
+			if e&^entryFlags != a.want {
 				continue
 			}
 			if offset != end {

@@ -13,11 +13,11 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// featuresAsync are what the mode needs: writes that do not wait, also to pages
-// that are not there yet, and to memory that is shared or of huge pages.
+// featuresAsync are the userfaultfd features of the mode Async: writers do not wait,
+// and the kernel also protects absent pages, shared memory and huge pages.
 const featuresAsync = featureWP | featureWPHugeShared | featureWPAbsent | featureWPAsync
 
-// scanArg and region are struct pm_scan_arg and struct page_region.
+// scanArg and region are struct pm_scan_arg and struct page_region of linux/fs.h.
 type scanArg struct {
 	size, flags, start, end, walkEnd, vec, vecLen, maxPages uint64
 	inverted, all, any, give                                uint64
@@ -26,21 +26,22 @@ type scanArg struct {
 type region struct{ start, end, categories uint64 }
 
 const (
-	scanProtect  = 1 << 0 // write-protect what is found
-	scanAllAsync = 1 << 1 // fail on memory that is not in the mode
+	scanProtect  = 1 << 0 // write-protect the pages found
+	scanAllAsync = 1 << 1 // fail on memory without asynchronous protection
 	isWritten    = 1 << 1
 	isPresent    = 1 << 3
 	isSwapped    = 1 << 4
 )
 
-// async has the kernel note writes in its page tables.
+// async is the tracker of the mode Async: the kernel records writes in its page
+// tables.
 type async struct {
 	log     *Log
 	fd      descriptor
 	pagemap *os.File
 	pieces
 	lost *lostPages
-	mark sync.Mutex // two pieces can share a word of a bitmap
+	mark sync.Mutex // guards the bitmap, of which two pieces can share a word
 }
 
 func newAsync(l *Log) (_ *async, err error) {
@@ -71,8 +72,9 @@ func (a *async) protect() error {
 	return a.lost.begin()
 }
 
-// collect looks for what was written first: a page that is discarded afterwards
-// has a marker, or has lost its protection and is found by the next Collect.
+// collect scans for written pages before it looks for discarded ones. A page that is
+// discarded in between has a marker, or has lost its protection and is found by the
+// next Collect.
 func (a *async) collect(b guest.Bitmap) error {
 	if err := a.each(func(p pieceOf, vec []region) error { return a.scan(b, p, vec) }); err != nil {
 		return err
@@ -80,8 +82,8 @@ func (a *async) collect(b guest.Bitmap) error {
 	return a.lost.collect(b)
 }
 
-// scan finds the written pages of a piece and protects them again, in one step:
-// a write is either found or comes to a protected page.
+// scan finds the written pages of a piece and protects them again in one step, so a
+// write is either found or hits a protected page.
 func (a *async) scan(b guest.Bitmap, p pieceOf, vec []region) error {
 	base := spanOf(a.log.mem[p.block]).start
 	arg := scanArg{
@@ -128,7 +130,7 @@ func (a *async) close() error {
 	return err
 }
 
-// probeAsync does it once with a page.
+// probeAsync tries the mode Async with one page.
 func probeAsync() error {
 	return probed(featuresAsync, false, func(d descriptor, mem []byte) error {
 		pagemap, err := os.Open("/proc/self/pagemap")
@@ -151,7 +153,7 @@ func probeAsync() error {
 			return errors.New("this kernel has no PAGEMAP_SCAN (Linux 6.7)")
 		}
 		if err == nil && n != 1 {
-			err = errors.New("PAGEMAP_SCAN misses a write")
+			err = errors.New("PAGEMAP_SCAN of this kernel misses a write")
 		}
 		return err
 	})

@@ -1,34 +1,34 @@
-// Package dirty knows which pages of this process's own memory were written: a
-// guest.DirtyLog for a program whose guest memory is ordinary memory, mapped by
-// mmap. A VMM that runs its guest by KVM has a log there, and needs of this only
-// Marks, for what its own devices write.
+// Package dirty logs which pages of this process's memory are written. Its logs are a
+// guest.DirtyLog for a program whose guest memory is ordinary memory, mapped by mmap.
+// A VMM that runs its guest in KVM uses KVM's log instead, and needs only Marks, for
+// the writes of its own devices.
 //
-// [Log] has the kernel write-protect the pages by userfaultfd. In the mode [Async]
-// (Linux 6.7) it lifts the protection by itself at the first write of a page, and
-// the ioctl PAGEMAP_SCAN tells which were written and protects them anew, in one
-// step. In the mode [Sync] (Linux 5.7) each first write waits for a thread of
-// this package, which costs several times as much. [Probe] says what a kernel
-// has.
+// [Log] makes the kernel write-protect the pages through userfaultfd. In the mode
+// [Async] (Linux 6.7) the kernel lifts the protection at the first write of a page.
+// The ioctl PAGEMAP_SCAN then reports the written pages and protects them again, in
+// one step. In the mode [Sync] (Linux 5.7) the first write of each page waits for a
+// thread of this package, which costs several times as much. [Probe] reports which
+// modes the kernel supports.
 //
-// [Marks] needs no kernel: whoever writes says so.
+// [Marks] needs no kernel support: the program marks the pages that it writes.
 //
 // Traps of Log:
 //
-//   - A page is one of the kernel's: 4 KiB, or all of a huge page that came from
-//     hugetlb. A transparent huge page is split by the first write to it.
-//   - What another process writes through a mapping of its own, and what a
-//     device writes to memory that was pinned before, is not seen.
-//   - Memory may not be unmapped between Start and Stop.
-//   - Discarding memory counts as writing, in both modes: MADV_DONTNEED of anonymous
-//     memory, and of a file's (memfd, shared memory, hugetlb) MADV_REMOVE and a hole
-//     punched by any process. A page of a file is found by the hole that it leaves,
-//     so one that is read again before the next Collect, which fills the hole with
-//     zeros, goes unseen: an owner that discards memory which is still read (a
-//     balloon) says so in [Marks] as well, joined by guest.JoinLogs. Before Linux
-//     5.13 nothing of this is seen in the mode Sync. The look adds about 2 ms to a
-//     Collect for each GiB of a file's memory and worker; in the mode Async
-//     anonymous memory costs nothing more.
-//   - Bytes that are written to a file by system calls (write, or a punched hole
-//     that ends amid a page) are not seen: they go by no mapping.
-//   - One process can log a memory once at a time.
+//   - The unit is a page of the kernel: 4 KiB, or a whole huge page of hugetlb. The
+//     first write to a transparent huge page splits the page.
+//   - A Log misses writes of another process through its own mapping, and writes of a
+//     device to memory that was pinned before Start.
+//   - The memory must not be unmapped between Start and Stop.
+//   - A discarded page is dirty, in both modes. That covers MADV_DONTNEED of anonymous
+//     memory, MADV_REMOVE of file memory (memfd, shared memory, hugetlb), and a hole
+//     that any process punches. A Log finds a discarded page of a file by its hole. A
+//     read of the page before the next Collect fills the hole with zeros, and the
+//     Log then misses the page. An owner that discards memory which is still read (a
+//     balloon) must therefore also mark the pages in [Marks], joined by
+//     guest.JoinLogs. Before Linux 5.13 the mode Sync misses all discarded pages. The
+//     search for discarded pages adds about 2 ms to a Collect for each GiB of file
+//     memory and worker. In the mode Async it adds nothing for anonymous memory.
+//   - A Log misses bytes that a system call writes to a file (write, or a punched hole
+//     that ends inside a page), because they do not go through a mapping.
+//   - A process can have one started Log of a memory at a time.
 package dirty

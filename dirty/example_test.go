@@ -27,7 +27,7 @@ func Example() {
 	defer memory.Close()
 	writes, err := dirty.New(memory, dirty.Options{Mode: dirty.Async})
 	if err != nil {
-		log.Fatal(err) // says what the kernel lacks
+		log.Fatal(err) // names the missing kernel feature
 	}
 	if err := writes.Start(); err != nil {
 		log.Fatal(err)
@@ -43,8 +43,8 @@ func Example() {
 	// Output: 1 page is dirty: word 0 is 0x20
 }
 
-// A device model of a VMM says what it wrote. guest.JoinLogs(kvm, writes) would
-// be the log of the whole machine.
+// A device model of a VMM marks its writes. guest.JoinLogs(kvm, writes) is the log of
+// the whole machine.
 func ExampleMarks() {
 	memory := newRAM()
 	defer memory.Close()

@@ -12,63 +12,70 @@ import (
 	"github.com/vmferry/vmferry/guestmem"
 )
 
-// Mode is how writes are noticed.
+// Mode is the way in which a Log detects writes.
 type Mode string
 
 const (
-	// Auto is Async where the kernel has it, else Sync.
+	// Auto selects Async if the kernel supports it, otherwise Sync.
 	Auto Mode = "auto"
-	// Async lets writers go on by themselves.
+	// Async lets the kernel record writes. Writers do not wait.
 	Async Mode = "async"
-	// Sync has each first write of a page wait until it is noted.
+	// Sync makes the first write of each page wait until this package records it.
 	Sync Mode = "sync"
 )
 
 var (
-	// ErrUnsupported is wrapped when the kernel cannot do what was asked for.
-	// The text says what is missing.
-	ErrUnsupported = errors.New("dirty tracking is not supported here")
-	// ErrState is wrapped when calls come in an order that makes no sense.
+	// ErrUnsupported is wrapped if the kernel does not support the mode. The
+	// text names the missing feature.
+	ErrUnsupported = errors.New("dirty: not supported")
+	// ErrState is wrapped if a call is invalid in the state of the log, or if its
+	// arguments do not fit the log.
 	ErrState = errors.New("dirty: misuse")
 )
 
-// Options direct a log. The zero value is ready for use.
+// Options configure a Log. The zero value selects the mode Auto and the default
+// number of workers.
 type Options struct {
+	// Mode is Auto if it is empty.
 	Mode Mode
-	// Workers is how many threads scan; 0 is one a processor, 8 at most.
+	// Workers is the number of threads that scan. 0 selects one for each
+	// processor, at most 8.
 	Workers int
 }
 
-// Log is a guest.DirtyLog of one memory. It may be started again once stopped.
+// Log is a guest.DirtyLog and a guest.AbsentLog of one memory. A stopped Log may be
+// started again. Methods may be called by several goroutines: a Log serializes them.
 type Log struct {
 	mode    Mode
 	workers int
 	layout  *guest.Layout
 	mem     [][]byte
-	page    []uint64   // bytes of the pages that back each block
-	zero    []bool     // of each block: what is not there is zero
-	files   []*os.File // of each block: what it is mapped from, nil if that is not known
+	page    []uint64   // for each block: size in bytes of the pages that back it
+	zero    []bool     // for each block: absent pages are zero
+	files   []*os.File // for each block: the file that is mapped, nil if unknown
 
 	mu      sync.Mutex
 	tracker tracker // nil while stopped
 }
 
-// tracker is a mode at work.
+// tracker implements a mode for a started log.
 type tracker interface {
-	// protect write-protects all memory: the log begins.
+	// protect write-protects all memory, which begins logging.
 	protect() error
 	collect(guest.Bitmap) error
-	// absentPages sets the bits of pages that are known not to be there.
+	// absentPages sets the bits of pages that are known to be absent.
 	absentPages(guest.Bitmap) error
 	close() error
 }
 
-// New returns a log of m's memory, which has to have its blocks, at whole pages
-// of the kernel's. Nothing is protected before Start.
+// New returns a log of m's memory. m must be set up, and its blocks must start and end
+// at pages of the kernel: otherwise the error wraps ErrState. The error wraps
+// ErrUnsupported if the kernel does not support the mode. New protects no memory:
+// Start does.
 func New(m *guestmem.Memory, opts Options) (*Log, error) {
 	l := &Log{mode: opts.Mode, workers: opts.Workers, layout: m.Layout()}
 	if l.layout == nil {
-		return nil, fmt.Errorf("%w: the memory has no blocks yet", ErrState)
+		return nil, fmt.Errorf("%w: the memory has no blocks yet (call Setup first)", ErrState)
 	}
 	if l.workers <= 0 {
 		l.workers = min(runtime.GOMAXPROCS(0), 8)
@@ -77,19 +84,19 @@ func New(m *guestmem.Memory, opts Options) (*Log, error) {
 	for _, b := range l.layout.Blocks {
 		mem := m.Bytes(b)
 		if start := uintptr(unsafe.Pointer(unsafe.SliceData(mem))); start%page != 0 || uintptr(len(mem))%page != 0 {
-			return nil, fmt.Errorf("%w: RAM block %q, %d bytes at %#x, is not made of whole pages of %d bytes", ErrState, b.Name, len(mem), start, page)
+			return nil, fmt.Errorf("%w: RAM block %q, %d bytes at %#x, is not a range of whole pages of %d bytes", ErrState, b.Name, len(mem), start, page)
 		}
 		l.mem, l.page = append(l.mem, mem), append(l.page, m.BackingPage(b))
 		l.zero = append(l.zero, m.AbsentIsZero(b))
 		l.files = append(l.files, m.File(b))
 	}
 	var err error
-	l.mode, err = choose(opts.Mode)
+	l.mode, err = chooseMode(opts.Mode)
 	return l, err
 }
 
-// choose settles on a mode that the kernel has.
-func choose(mode Mode) (Mode, error) {
+// chooseMode returns a mode that the kernel supports.
+func chooseMode(mode Mode) (Mode, error) {
 	has := Probe()
 	switch mode {
 	case "", Auto:
@@ -99,14 +106,14 @@ func choose(mode Mode) (Mode, error) {
 		if has.Sync == nil {
 			return Sync, nil
 		}
-		return "", fmt.Errorf("%w: asynchronously: %w; synchronously: %w", ErrUnsupported, has.Async, has.Sync)
+		return "", fmt.Errorf("%w: mode async: %w; mode sync: %w", ErrUnsupported, has.Async, has.Sync)
 	case Async:
 		if has.Async != nil {
-			return "", fmt.Errorf("%w: asynchronously: %w", ErrUnsupported, has.Async)
+			return "", fmt.Errorf("%w: mode async: %w", ErrUnsupported, has.Async)
 		}
 	case Sync:
 		if has.Sync != nil {
-			return "", fmt.Errorf("%w: synchronously: %w", ErrUnsupported, has.Sync)
+			return "", fmt.Errorf("%w: mode sync: %w", ErrUnsupported, has.Sync)
 		}
 	default:
 		return "", fmt.Errorf("%w: unknown mode %q (want auto, async or sync)", ErrState, mode)
@@ -117,12 +124,12 @@ func choose(mode Mode) (Mode, error) {
 // Mode returns the mode in use: Async or Sync.
 func (l *Log) Mode() Mode { return l.mode }
 
-// Start write-protects all memory.
+// Start begins logging: it write-protects all memory.
 func (l *Log) Start() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.tracker != nil {
-		return fmt.Errorf("%w: Start of a log that is started", ErrState)
+		return fmt.Errorf("%w: the log is already started", ErrState)
 	}
 	var t tracker
 	var err error
@@ -141,7 +148,8 @@ func (l *Log) Start() error {
 	return nil
 }
 
-// Collect sets the bits of the pages that were written.
+// Collect sets the bits of the pages that were written since Start or the previous
+// Collect.
 func (l *Log) Collect(b guest.Bitmap) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -151,8 +159,8 @@ func (l *Log) Collect(b guest.Bitmap) error {
 	return l.tracker.collect(b)
 }
 
-// Absent sets the bits of pages that are not there: of anonymous memory in the
-// mode Async. It makes Log a guest.AbsentLog.
+// Absent sets the bits of absent pages. It reports pages of anonymous memory in the
+// mode Async, and no others. It makes Log a guest.AbsentLog.
 func (l *Log) Absent(b guest.Bitmap) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -162,10 +170,10 @@ func (l *Log) Absent(b guest.Bitmap) error {
 	return l.tracker.absentPages(b)
 }
 
-// check says whether the log can fill b.
+// check returns an error if the log cannot fill b.
 func (l *Log) check(b guest.Bitmap) error { return canFill(b, l.layout, l.tracker != nil) }
 
-// canFill says whether a log of l's pages can fill b.
+// canFill returns an error if a log of l's pages cannot fill b.
 func canFill(b guest.Bitmap, l *guest.Layout, started bool) error {
 	if !started {
 		return fmt.Errorf("%w: the log is not started", ErrState)
@@ -176,7 +184,8 @@ func canFill(b guest.Bitmap, l *guest.Layout, started bool) error {
 	return nil
 }
 
-// Stop lifts all protection. It is no error to stop a log that is stopped.
+// Stop ends logging: it lifts the protection of all memory. It does nothing if the
+// log is stopped.
 func (l *Log) Stop() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -188,8 +197,7 @@ func (l *Log) Stop() error {
 	return t.close()
 }
 
-// mark sets the bits of the target pages that bytes from first up to end of a
-// block are in.
+// mark sets the bits of the target pages that contain bytes [first, end) of a block.
 func (l *Log) mark(b guest.Bitmap, block int, first, end uint64) {
 	size := uint64(l.layout.PageSize)
 	b.SetRange(block, first/size, min((end+size-1)/size, l.layout.Pages(l.layout.Blocks[block])))

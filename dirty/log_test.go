@@ -73,9 +73,9 @@ func collected(t testing.TB, l guest.DirtyLog, layout *guest.Layout) guest.Bitma
 	return b
 }
 
-// settle waits until the thread of the mode Sync has let every page go. A page that
-// is collected meanwhile is noted twice.
-func settle(l *Log) {
+// waitForWatcher waits until the thread of the mode Sync has lifted the protection of
+// every page that it recorded. A Collect before that may report a page twice.
+func waitForWatcher(l *Log) {
 	if s, ok := l.tracker.(*syncTracker); ok {
 		for atomic.LoadUint64(&s.watch.sequence)%2 == 1 {
 			runtime.Gosched()
@@ -83,7 +83,7 @@ func settle(l *Log) {
 	}
 }
 
-// pages lists what is set.
+// pages lists the block and the page of each set bit.
 func pages(b guest.Bitmap) (list [][2]int) {
 	for i, words := range b {
 		for w, word := range words {
@@ -109,7 +109,7 @@ func equal(a, b [][2]int) bool {
 	return true
 }
 
-// modes are those that this processor has.
+// modes returns the modes that this processor supports.
 func modes() []Mode {
 	if !haveWatcher {
 		return []Mode{Async}
@@ -131,7 +131,7 @@ func eachMode(t *testing.T, run func(t *testing.T, mode Mode, opts guestmem.Opti
 	}
 }
 
-func TestEveryWrittenPageIsFoundOnceAndNoOther(t *testing.T) {
+func TestLog_WrittenPageIsCollectedOnce(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode Mode, opts guestmem.Options) {
 		m := newMemory(t, opts, 4096, 4<<20, 1<<20)
 		a, b := m.Bytes(m.Layout().Blocks[0]), m.Bytes(m.Layout().Blocks[1])
@@ -144,7 +144,7 @@ func TestEveryWrittenPageIsFoundOnceAndNoOther(t *testing.T) {
 		a[4096*511] = 2      // never touched, or populated only
 		_ = a[4096*7]        // a read is no write
 		copy(b[4096*3-1:], "xy")
-		settle(l)
+		waitForWatcher(l)
 		want := [][2]int{{0, 100}, {0, 511}, {1, 2}, {1, 3}}
 		if got := pages(collect(t, l)); !equal(got, want) {
 			t.Errorf("dirty: %v, want %v", got, want)
@@ -159,7 +159,7 @@ func TestEveryWrittenPageIsFoundOnceAndNoOther(t *testing.T) {
 	})
 }
 
-func TestCollectLeavesOtherBitsAlone(t *testing.T) {
+func TestLog_CollectKeepsOtherBits(t *testing.T) {
 	m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 	l := start(t, m, Auto)
 	m.Bytes(m.Layout().Blocks[0])[4096] = 1
@@ -173,7 +173,7 @@ func TestCollectLeavesOtherBitsAlone(t *testing.T) {
 	}
 }
 
-func TestTargetPagesOfAnySize(t *testing.T) {
+func TestLog_TargetPagesOfAnySize(t *testing.T) {
 	for _, tt := range []struct {
 		pageSize int
 		want     [][2]int
@@ -191,7 +191,7 @@ func TestTargetPagesOfAnySize(t *testing.T) {
 	}
 }
 
-func TestWritesBySystemCallsAreFound(t *testing.T) {
+func TestLog_SystemCallWritesAreCollected(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode Mode, opts guestmem.Options) {
 		m := newMemory(t, opts, 4096, 1<<20)
 		l := start(t, m, mode)
@@ -212,7 +212,7 @@ func TestWritesBySystemCallsAreFound(t *testing.T) {
 	})
 }
 
-func TestDiscardedPagesCountAsWritten(t *testing.T) {
+func TestLog_DiscardedPagesAreDirty(t *testing.T) {
 	for _, mode := range modes() {
 		m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 		mem := m.Bytes(m.Layout().Blocks[0])
@@ -227,8 +227,8 @@ func TestDiscardedPagesCountAsWritten(t *testing.T) {
 		if got := pages(collect(t, l)); len(got) != 0 {
 			t.Errorf("%s: dirty again: %v", mode, got)
 		}
-		mem[17] = 1 // the protection is back
-		settle(l)
+		mem[17] = 1 // the page is protected again
+		waitForWatcher(l)
 		if got := pages(collect(t, l)); !equal(got, [][2]int{{0, 0}}) {
 			t.Errorf("%s: dirty after a write: %v", mode, got)
 		}
@@ -241,7 +241,7 @@ var absentLogs = map[string]func(testing.TB, *guestmem.Memory) guest.AbsentLog{
 	"marks": func(t testing.TB, m *guestmem.Memory) guest.AbsentLog { return startMarks(t, m) },
 }
 
-func TestAbsentPagesAreKnownWithoutALook(t *testing.T) {
+func TestAbsent_ReportsAbsentPages(t *testing.T) {
 	for name, log := range absentLogs {
 		for _, pageSize := range []int{1024, 4096, 16384} {
 			m := newMemory(t, guestmem.Options{}, pageSize, 1<<20, 64<<10)
@@ -266,7 +266,7 @@ func TestAbsentPagesAreKnownWithoutALook(t *testing.T) {
 	}
 }
 
-func TestAPageThatComesIntoBeingIsDirty(t *testing.T) {
+func TestAbsent_PageThatBecomesPresentIsDirty(t *testing.T) {
 	for _, pageSize := range []int{1024, 4096, 16384} {
 		m := newMemory(t, guestmem.Options{}, pageSize, 1<<20)
 		l := start(t, m, Async)
@@ -281,7 +281,7 @@ func TestAPageThatComesIntoBeingIsDirty(t *testing.T) {
 	}
 }
 
-func TestNothingIsAbsentOfMemoryThatOthersMayHaveWritten(t *testing.T) {
+func TestAbsent_ReportsNoPageOfSharedMemory(t *testing.T) {
 	m := newMemory(t, guestmem.Options{Backing: guestmem.Memfd}, 4096, 1<<20)
 	if _, err := m.File(m.Layout().Blocks[0]).WriteAt([]byte("hidden"), 8192); err != nil {
 		t.Fatal(err)
@@ -297,7 +297,7 @@ func TestNothingIsAbsentOfMemoryThatOthersMayHaveWritten(t *testing.T) {
 	}
 }
 
-func TestHugetlbPagesAreDirtyWhole(t *testing.T) {
+func TestLog_HugetlbPageIsDirtyWhole(t *testing.T) {
 	giveBack, err := hugepages.Reserve(4)
 	if err != nil {
 		if os.Getuid() != 0 {
@@ -315,7 +315,7 @@ func TestHugetlbPagesAreDirtyWhole(t *testing.T) {
 				m := newMemory(t, guestmem.Options{Backing: backing, Pages: guestmem.HugeTLB, HugePageSize: hugepages.Size}, 4096, 8<<20)
 				l := start(t, m, mode)
 				m.Bytes(m.Layout().Blocks[0])[3<<20] = 1
-				settle(l)
+				waitForWatcher(l)
 				got := collect(t, l)
 				if n := got.Count(); n != 512 || got[0][512/64] != ^uint64(0) {
 					t.Errorf("%d pages are dirty, want the 512 of the second huge page", n)
@@ -334,7 +334,7 @@ func TestHugetlbPagesAreDirtyWhole(t *testing.T) {
 	}
 }
 
-func TestNoWriteIsMissedUnderLoad(t *testing.T) {
+func TestLog_NoWriteIsMissedUnderLoad(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode Mode, opts guestmem.Options) {
 		m := newMemory(t, opts, 4096, 4<<20)
 		gc := time.NewTicker(3 * time.Millisecond)
@@ -342,16 +342,16 @@ func TestNoWriteIsMissedUnderLoad(t *testing.T) {
 		noWriteIsMissed(t, m, start(t, m, mode), func(at, length uint64) {}, func() {
 			select {
 			case <-gc.C:
-				runtime.GC() // a writer that waits may not hold it up
+				runtime.GC() // a waiting writer must not block it
 			default:
 			}
 		})
 	})
 }
 
-// noWriteIsMissed has writers raise counters in pages at random and say so by
-// mark; a reader copies each page after Collect has named it, and does something
-// between. Whatever the timing, at the end the copy is equal.
+// noWriteIsMissed starts writers that increment counters in random pages and call mark.
+// A reader copies each page that Collect reports, and calls between in each round. At
+// the end the copy must be equal to the memory.
 func noWriteIsMissed(t *testing.T, m *guestmem.Memory, l guest.DirtyLog, mark func(at, length uint64), between func()) {
 	mem := m.Bytes(m.Layout().Blocks[0])
 	mirror := make([]byte, len(mem))
@@ -395,7 +395,7 @@ func noWriteIsMissed(t *testing.T, m *guestmem.Memory, l guest.DirtyLog, mark fu
 	}
 }
 
-func TestALogThatStoppedLeavesMemoryFreeAndCanBeStartedAgain(t *testing.T) {
+func TestLog_StartsAgainAfterStop(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode Mode, opts guestmem.Options) {
 		m := newMemory(t, opts, 4096, 1<<20)
 		mem := m.Bytes(m.Layout().Blocks[0])
@@ -416,22 +416,22 @@ func TestALogThatStoppedLeavesMemoryFreeAndCanBeStartedAgain(t *testing.T) {
 	})
 }
 
-func TestProbeSaysWhatTheKernelHas(t *testing.T) {
+func TestProbe_AgreesWithTheChosenMode(t *testing.T) {
 	has := Probe()
 	t.Logf("async: %v", has.Async)
 	t.Logf("sync: %v", has.Sync)
 	if has.Async != nil && has.Sync != nil {
-		t.Error("neither mode: no test of this package means anything here")
+		t.Error("this kernel supports neither mode")
 	}
 	for mode, err := range map[Mode]error{Async: has.Async, Sync: has.Sync} {
-		got, chosen := choose(mode)
+		got, chosen := chooseMode(mode)
 		if err == nil && (chosen != nil || got != mode) || err != nil && !errors.Is(chosen, ErrUnsupported) {
 			t.Errorf("%s: the probe says %v, choosing %v", mode, err, chosen)
 		}
 	}
 }
 
-func TestAutoIsTheBestThatThereIs(t *testing.T) {
+func TestAuto_PrefersAsync(t *testing.T) {
 	l, err := New(newMemory(t, guestmem.Options{}, 4096, 1<<20), Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -446,7 +446,7 @@ func TestAutoIsTheBestThatThereIs(t *testing.T) {
 	t.Logf("the mode is %s", l.Mode())
 }
 
-func TestMisuseIsAnError(t *testing.T) {
+func TestLog_MisuseIsAnError(t *testing.T) {
 	m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 	l, err := New(m, Options{})
 	if err != nil {
@@ -476,7 +476,7 @@ func TestMisuseIsAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := other.Start(); err == nil || !strings.Contains(err.Error(), "watches over this memory already") {
+	if err := other.Start(); err == nil || !strings.Contains(err.Error(), "already registered") {
 		t.Errorf("two logs of one memory: %v", err)
 	}
 	if _, err := New(m, Options{Mode: "soon"}); !errors.Is(err, ErrState) {

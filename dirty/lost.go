@@ -16,38 +16,39 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// lostPages finds pages whose content went without a write, which the write
-// protection does not tell of.
+// lostPages finds discarded pages: pages that lost their content without a write. The
+// write protection does not report them.
 //
-// A page of a file (memfd, shared memory, hugetlb) that MADV_REMOVE or a punched
-// hole discards reads zero, and its entry in the page table becomes a marker that
-// is still write-protected. A page that was swapped out looks the same. So the
-// pages with a marker are compared with the file: one that is a hole now, and was
-// none at the look before, is dirty.
+// A page of a file (memfd, shared memory, hugetlb) that MADV_REMOVE or a punched hole
+// discards reads as zero. Its entry in the page table becomes a marker that is still
+// write-protected. A page that was swapped out has the same marker. Therefore
+// lostPages compares the pages with a marker with the file: a page is dirty if it is
+// a hole now and was not a hole at the previous search.
 //
-// In the mode Sync anonymous memory has such pages too: discarding takes entry
-// and protection away, and a page that is neither protected nor noted is dirty.
+// In the mode Sync lostPages also finds discarded pages of anonymous memory. Discarding
+// removes both the entry and the protection, so a page that is neither protected nor
+// recorded as written is dirty.
 type lostPages struct {
 	log     *Log
 	fd      descriptor
 	pagemap *os.File
-	all     bool // mode Sync: look for what lacks the protection as well
-	absent  bool // the kernel protects pages that are not there
+	all     bool // mode Sync: find pages without protection as well
+	absent  bool // the kernel protects absent pages
 	scan    scanner
 	pieces  pieces
 	blocks  []lostBlock
-	mark    sync.Mutex // two pieces can share a word of the caller's bitmap
+	mark    sync.Mutex // guards the caller's bitmap, of which two pieces can share a word
 }
 
-// lostBlock is what is known of a block.
+// lostBlock is the state of lostPages for a block.
 type lostBlock struct {
-	backed bool     // by a file
-	file   *os.File // to look for holes in; nil if its kind cannot say
-	holes  []uint64 // of the kernel's small pages: holes at the last look
+	backed bool     // a file backs the block
+	file   *os.File // to search for holes; nil if its file system does not report them
+	holes  []uint64 // bitmap of the kernel's small pages: holes at the last search
 }
 
-// scanner calls found for the ranges of a piece whose pages have an entry, in
-// order, with their categories.
+// scanner calls found for each range of pages of a piece that have an entry in the
+// page table, in ascending order, with the categories of the entries.
 type scanner func(p pieceOf, vec []region, found func(start, end, categories uint64) error) error
 
 func newLostPages(l *Log, fd descriptor, pagemap *os.File, all, absent bool) (*lostPages, error) {
@@ -68,36 +69,36 @@ func newLostPages(l *Log, fd descriptor, pagemap *os.File, all, absent bool) (*l
 		}
 	}
 	if o.scan = o.scanner(); o.scan == nil {
-		// Before Linux 5.13 there is no telling which pages are protected.
+		// Before Linux 5.13 the kernel does not report which pages are protected.
 		o.pieces = pieces{}
 	}
 	return o, nil
 }
 
-// reopenForHoles opens a file once more, because a search moves the position,
-// which others may use. It returns nil for a file system that does not say where
-// its holes are, as hugetlbfs.
+// reopenForHoles opens a file again, because a search for holes moves the position of
+// the file. It returns nil for a file system that does not report holes, such as
+// hugetlbfs.
 func reopenForHoles(f *os.File) (*os.File, error) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
-		return nil, fmt.Errorf("asking for the kind of %s: %w", f.Name(), err)
+		return nil, fmt.Errorf("finding the file system of %s: %w", f.Name(), err)
 	}
 	if fs.Type != unix.TMPFS_MAGIC {
 		return nil, nil
 	}
 	again, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), os.O_RDONLY, 0)
 	if err != nil {
-		return nil, fmt.Errorf("opening %s once more, to look for holes in it: %w", f.Name(), err)
+		return nil, fmt.Errorf("opening %s again to search for holes: %w", f.Name(), err)
 	}
 	return again, nil
 }
 
-// backedByFiles says of each block whether a part of it is mapped from a file,
-// shared memory included.
+// backedByFiles reports for each block whether a part of it is mapped from a file,
+// including shared memory.
 func backedByFiles(mem [][]byte) ([]bool, error) {
 	text, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
-		return nil, fmt.Errorf("looking what guest memory is made of: %w", err)
+		return nil, fmt.Errorf("reading the mappings of guest memory: %w", err)
 	}
 	backed := make([]bool, len(mem))
 	for line := range strings.Lines(string(text)) {
@@ -109,7 +110,7 @@ func backedByFiles(mem [][]byte) ([]bool, error) {
 		start, err1 := strconv.ParseUint(from, 16, 64)
 		end, err2 := strconv.ParseUint(to, 16, 64)
 		if err1 != nil || err2 != nil {
-			return nil, fmt.Errorf("looking what guest memory is made of: /proc/self/maps has the line %q", line)
+			return nil, fmt.Errorf("reading the mappings of guest memory: /proc/self/maps has the invalid line %q", line)
 		}
 		for i := range mem {
 			if s := spanOf(mem[i]); s.start < end && start < s.start+s.size {
@@ -120,65 +121,66 @@ func backedByFiles(mem [][]byte) ([]bool, error) {
 	return backed, nil
 }
 
-// begin notes what are holes already. All memory is protected.
-func (o *lostPages) begin() error { return o.look(nil) }
+// begin records the holes that exist now. All memory must be protected.
+func (o *lostPages) begin() error { return o.search(nil) }
 
-// collect marks the pages that were lost since the look before.
-func (o *lostPages) collect(b guest.Bitmap) error { return o.look(b) }
+// collect sets the bits of the pages that were lost since the previous search.
+func (o *lostPages) collect(b guest.Bitmap) error { return o.search(b) }
 
-func (o *lostPages) look(b guest.Bitmap) error {
+// search searches all pieces for lost pages. With a nil bitmap it only records holes.
+func (o *lostPages) search(b guest.Bitmap) error {
 	return o.pieces.each(func(p pieceOf, vec []region) error {
 		if !o.all && !o.blocks[p.block].backed {
 			return nil
 		}
-		return o.lookAt(b, p, vec)
+		return o.searchPiece(b, p, vec)
 	})
 }
 
-func (o *lostPages) lookAt(b guest.Bitmap, p pieceOf, vec []region) error {
+func (o *lostPages) searchPiece(b guest.Bitmap, p pieceOf, vec []region) error {
 	block := &o.blocks[p.block]
 	base, page := spanOf(o.log.mem[p.block]).start, uint64(os.Getpagesize())
-	var known, holes []uint64 // of the piece, which begins with a word
+	var known, holes []uint64 // of the piece, which begins at a word boundary
 	if block.backed {
 		first := (p.start - base) / page / 64
 		known = block.holes[first : first+((p.end-p.start)/page+63)/64]
 		holes = make([]uint64, len(known))
 	}
-	at := p.start // up to here all is seen
+	at := p.start // end of the part that is searched
 	err := o.scan(p, vec, func(start, end, categories uint64) error {
 		if start > at {
-			if err := o.unprotected(b, p.block, at, start); err != nil {
+			if err := o.protectAndSet(b, p.block, at, start); err != nil {
 				return err
 			}
 		}
 		at = end
 		switch {
 		case categories&isWritten != 0:
-			return o.unprotected(b, p.block, start, end)
+			return o.protectAndSet(b, p.block, start, end)
 		case categories&isSwapped != 0 && block.backed:
-			return o.marked(b, p, start, end, known, holes)
+			return o.setNewHoles(b, p, start, end, known, holes)
 		}
 		return nil
 	})
 	if err == nil && at < p.end {
-		err = o.unprotected(b, p.block, at, p.end)
+		err = o.protectAndSet(b, p.block, at, p.end)
 	}
 	if err != nil {
-		return fmt.Errorf("looking for discarded pages of RAM block %q: %w", o.log.layout.Blocks[p.block].Name, err)
+		return fmt.Errorf("searching for discarded pages of RAM block %q: %w", o.log.layout.Blocks[p.block].Name, err)
 	}
 	copy(known, holes)
 	return nil
 }
 
-// unprotected deals with pages that no write can be noted of any more. In the mode
-// Async they are in the next Collect.
-func (o *lostPages) unprotected(b guest.Bitmap, block int, start, end uint64) error {
+// protectAndSet protects pages that lost their protection, and sets their bits. In the
+// mode Async it does nothing, because the next Collect reports such pages.
+func (o *lostPages) protectAndSet(b guest.Bitmap, block int, start, end uint64) error {
 	if !o.all || b == nil {
 		return nil
 	}
 	if !o.absent {
 		base := spanOf(o.log.mem[block]).start
-		read(o.log.mem[block][start-base:end-base], o.log.page[block])
+		readPages(o.log.mem[block][start-base:end-base], o.log.page[block])
 	}
 	if err := o.fd.protect(span{start, end - start}); err != nil {
 		return err
@@ -187,9 +189,10 @@ func (o *lostPages) unprotected(b guest.Bitmap, block int, start, end uint64) er
 	return nil
 }
 
-// marked looks at a range of pages that are protected and have no memory in the
-// page table.
-func (o *lostPages) marked(b guest.Bitmap, p pieceOf, start, end uint64, known, holes []uint64) error {
+// setNewHoles sets the bits of those pages of a range that have become holes. The pages
+// of the range have a marker: they are protected, and the page table has no memory for
+// them.
+func (o *lostPages) setNewHoles(b guest.Bitmap, p pieceOf, start, end uint64, known, holes []uint64) error {
 	page := uint64(os.Getpagesize())
 	bit := func(words []uint64, at uint64) bool {
 		n := (at - p.start) / page
@@ -217,13 +220,14 @@ func (o *lostPages) marked(b guest.Bitmap, p pieceOf, start, end uint64, known, 
 	return nil
 }
 
-// holesIn calls found for the holes of a block's file from start up to end. Where
-// the file does not say, all is taken for holes; but not at the beginning, when a
-// page of which nothing is known would never be named later.
+// holesIn calls found for the holes of a block's file in [start, end). If the file
+// system does not report holes, holesIn treats the whole range as a hole. At the
+// beginning it does so only for a block without hidden pages: a page that is recorded
+// as a hole at the beginning is never reported later.
 func (o *lostPages) holesIn(begin bool, block int, start, end uint64, found func(start, end uint64)) error {
 	f, base := o.blocks[block].file, spanOf(o.log.mem[block]).start
 	if f == nil {
-		if !begin || o.nothingHidden(block) {
+		if !begin || o.hasNoHiddenPages(block) {
 			found(start, end)
 		}
 		return nil
@@ -252,9 +256,9 @@ func (o *lostPages) holesIn(begin bool, block int, start, end uint64, found func
 	return nil
 }
 
-// nothingHidden says that a page of a block that is not in the page table holds
-// nothing: the memory is this log's process's alone, or the file has no page yet.
-func (o *lostPages) nothingHidden(block int) bool {
+// hasNoHiddenPages reports whether every page of a block that the page table lacks is
+// empty: the memory is private to this process, or the file has no page yet.
+func (o *lostPages) hasNoHiddenPages(block int) bool {
 	if o.log.zero[block] {
 		return true
 	}
@@ -280,8 +284,8 @@ func (o *lostPages) close() error {
 	return errors.Join(errs...)
 }
 
-// scanner chooses a way to read the page table; nil if the kernel has none that
-// tells of the protection.
+// scanner returns a scanner of the page table that the kernel supports, or nil if the
+// kernel does not report the protection of pages.
 func (o *lostPages) scanner() scanner {
 	switch entry, err := o.tryEntry(); {
 	case o.tryScan() == nil:
@@ -292,14 +296,14 @@ func (o *lostPages) scanner() scanner {
 	return nil
 }
 
-// tryScan does PAGEMAP_SCAN once, of the first page.
+// tryScan calls PAGEMAP_SCAN for the first page.
 func (o *lostPages) tryScan() error {
 	s := spanOf(o.log.mem[0])
 	p := pieceOf{0, s.start, s.start + uint64(os.Getpagesize())}
 	return o.scanIoctl(p, make([]region, 1), func(uint64, uint64, uint64) error { return nil })
 }
 
-// tryEntry reads the page table's entry of a page that is protected.
+// tryEntry reads the pagemap entry of a protected page.
 func (o *lostPages) tryEntry() (entry uint64, err error) {
 	err = protectedPage(o.fd, func(s span) error {
 		entry, err = readEntry(o.pagemap, s.start)
@@ -308,8 +312,8 @@ func (o *lostPages) tryEntry() (entry uint64, err error) {
 	return entry, err
 }
 
-// scanIoctl is the scanner by PAGEMAP_SCAN (Linux 6.7). Without o.all it gives
-// markers and pages that are swapped out only.
+// scanIoctl is the scanner that uses PAGEMAP_SCAN (Linux 6.7). Without o.all it finds
+// only markers and swapped-out pages.
 func (o *lostPages) scanIoctl(p pieceOf, vec []region, found func(start, end, categories uint64) error) error {
 	arg := scanArg{
 		size: uint64(unsafe.Sizeof(scanArg{})), start: p.start, end: p.end,
@@ -335,12 +339,12 @@ func (o *lostPages) scanIoctl(p pieceOf, vec []region, found func(start, end, ca
 	return nil
 }
 
-// scanEntries is the scanner for older kernels, page by page.
+// scanEntries is the scanner for older kernels. It reads the entry of every page.
 func (o *lostPages) scanEntries(p pieceOf, _ []region, found func(start, end, categories uint64) error) error {
 	page := uint64(os.Getpagesize())
 	raw := make([]byte, entryBytes*min(8192, (p.end-p.start)/page))
 	run, categories := span{p.start, 0}, uint64(0)
-	give := func() error {
+	emit := func() error {
 		if run.size == 0 || categories == 0 {
 			return nil
 		}
@@ -354,7 +358,7 @@ func (o *lostPages) scanEntries(p pieceOf, _ []region, found func(start, end, ca
 		for i := uint64(0); i < n; i, at = i+entryBytes, at+page {
 			c := categoriesOf(binary.NativeEndian.Uint64(raw[i:]))
 			if c != categories {
-				if err := give(); err != nil {
+				if err := emit(); err != nil {
 					return err
 				}
 				run, categories = span{at, 0}, c
@@ -362,10 +366,10 @@ func (o *lostPages) scanEntries(p pieceOf, _ []region, found func(start, end, ca
 			run.size += page
 		}
 	}
-	return give()
+	return emit()
 }
 
-// categoriesOf says of an entry what PAGEMAP_SCAN would.
+// categoriesOf returns the categories that PAGEMAP_SCAN reports for an entry.
 func categoriesOf(entry uint64) (c uint64) {
 	switch {
 	case entry&entryPresent != 0:

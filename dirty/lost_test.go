@@ -12,13 +12,13 @@ import (
 	"github.com/vmferry/vmferry/internal/hugepages"
 )
 
-// discards are the ways to take pages of a file away.
+// discards are the ways to discard pages of a file.
 var discards = map[string]func(f *os.File, mem []byte, at, n int) error{
 	"MADV_REMOVE": func(_ *os.File, mem []byte, at, n int) error {
 		return unix.Madvise(mem[at:at+n], unix.MADV_REMOVE)
 	},
 	"a punched hole": func(f *os.File, _ []byte, at, n int) error { return punch(f, at, n) },
-	// As another process that has the file open does.
+	// Another process that has the file open can do this.
 	"a hole punched through another open file": func(f *os.File, _ []byte, at, n int) error {
 		other, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR, 0)
 		if err != nil {
@@ -39,15 +39,15 @@ func fill(mem []byte) {
 	}
 }
 
-func (l *Log) expect(t *testing.T, what string, want ...[2]int) {
+func (l *Log) expectDirty(t *testing.T, what string, want ...[2]int) {
 	t.Helper()
-	settle(l)
+	waitForWatcher(l)
 	if got := pages(collect(t, l)); !equal(got, want) {
 		t.Errorf("%s: %d pages are dirty: %v; want %v", what, len(got), got, want)
 	}
 }
 
-func TestMemoryOfAFileThatIsDiscardedIsDirty(t *testing.T) {
+func TestLog_DiscardedFilePagesAreDirty(t *testing.T) {
 	for _, mode := range modes() {
 		for how, discard := range discards {
 			t.Run(string(mode)+"/"+how, func(t *testing.T) {
@@ -62,32 +62,32 @@ func TestMemoryOfAFileThatIsDiscardedIsDirty(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				l.expect(t, "at the start")
+				l.expectDirty(t, "at the start")
 				must(discard(f, mem, 2*4096, 2*4096))
-				l.expect(t, "after two pages were discarded", [2]int{1, 2}, [2]int{1, 3})
+				l.expectDirty(t, "after two pages were discarded", [2]int{1, 2}, [2]int{1, 3})
 				must(discard(f, mem, 2*4096, 3*4096))
-				l.expect(t, "after a page more was discarded", [2]int{1, 4})
-				l.expect(t, "after nothing")
+				l.expectDirty(t, "after a page more was discarded", [2]int{1, 4})
+				l.expectDirty(t, "after nothing")
 				mem[3*4096] = 7
-				l.expect(t, "after a page was written again", [2]int{1, 3})
+				l.expectDirty(t, "after a page was written again", [2]int{1, 3})
 				must(discard(f, mem, 3*4096, 4096))
-				l.expect(t, "after that was discarded", [2]int{1, 3})
+				l.expectDirty(t, "after that was discarded", [2]int{1, 3})
 				mem[9*4096] = 7
 				must(discard(f, mem, 9*4096, 4096))
-				l.expect(t, "after a page was written and discarded", [2]int{1, 9})
+				l.expectDirty(t, "after a page was written and discarded", [2]int{1, 9})
 				must(discard(f, mem, 600*4096, 4096))
-				l.expect(t, "after a page was discarded that is a hole")
+				l.expectDirty(t, "after a page was discarded that is a hole")
 				must(discard(f, mem, 0, len(mem)))
 				if n := collect(t, l).Count(); n != 512-4 {
 					t.Errorf("after all was discarded: %d pages are dirty", n)
 				}
-				l.expect(t, "at the end")
+				l.expectDirty(t, "at the end")
 			})
 		}
 	}
 }
 
-func TestMemoryOfAFileThatOnlyItsOwnerKnowsIsDirtyWhenItIsDiscarded(t *testing.T) {
+func TestLog_DiscardedPagesOfAnAttachedFileAreDirty(t *testing.T) {
 	for _, mode := range modes() {
 		fd, err := unix.MemfdCreate("machine", unix.MFD_CLOEXEC)
 		if err != nil {
@@ -112,11 +112,11 @@ func TestMemoryOfAFileThatOnlyItsOwnerKnowsIsDirtyWhenItIsDiscarded(t *testing.T
 		}
 		fill(mem)
 		l := start(t, m, mode)
-		l.expect(t, "at the start")
+		l.expectDirty(t, "at the start")
 		if err := punch(f, 5*4096, 2*4096); err != nil {
 			t.Fatal(err)
 		}
-		l.expect(t, "after two pages were discarded", [2]int{0, 5}, [2]int{0, 6})
+		l.expectDirty(t, "after two pages were discarded", [2]int{0, 5}, [2]int{0, 6})
 		if err := l.Stop(); err != nil {
 			t.Error(err)
 		}
@@ -124,7 +124,7 @@ func TestMemoryOfAFileThatOnlyItsOwnerKnowsIsDirtyWhenItIsDiscarded(t *testing.T
 	}
 }
 
-func TestHugetlbPagesThatAreDiscardedAreDirty(t *testing.T) {
+func TestLog_DiscardedHugetlbPagesAreDirty(t *testing.T) {
 	giveBack, err := hugepages.Reserve(4)
 	if err != nil {
 		if os.Getuid() != 0 {
@@ -140,7 +140,7 @@ func TestHugetlbPagesThatAreDiscardedAreDirty(t *testing.T) {
 				mem := m.Bytes(m.Layout().Blocks[0])
 				fill(mem)
 				l := start(t, m, mode)
-				l.expect(t, "at the start")
+				l.expectDirty(t, "at the start")
 				advice := unix.MADV_DONTNEED
 				if backing == guestmem.Memfd {
 					advice = unix.MADV_REMOVE
@@ -166,7 +166,7 @@ func TestHugetlbPagesThatAreDiscardedAreDirty(t *testing.T) {
 	}
 }
 
-func TestDiscardedPagesAreFoundPageByPageWhereThereIsNoScan(t *testing.T) {
+func TestLog_DiscardedPagesAreFoundWithoutPagemapScan(t *testing.T) {
 	for _, mode := range modes() {
 		m := newMemory(t, guestmem.Options{Backing: guestmem.Memfd}, 4096, 64<<10, 1<<20)
 		b := m.Layout().Blocks[1]
@@ -180,11 +180,11 @@ func TestDiscardedPagesAreFoundPageByPageWhereThereIsNoScan(t *testing.T) {
 			lost = tracker.lost
 		}
 		lost.scan = lost.scanEntries
-		l.expect(t, "at the start")
+		l.expectDirty(t, "at the start")
 		if err := punch(m.File(b), 7*4096, 2*4096); err != nil {
 			t.Fatal(err)
 		}
-		l.expect(t, "after two pages were discarded", [2]int{1, 7}, [2]int{1, 8})
+		l.expectDirty(t, "after two pages were discarded", [2]int{1, 7}, [2]int{1, 8})
 	}
 }
 

@@ -9,13 +9,16 @@ import (
 	"github.com/vmferry/vmferry/guestmem"
 )
 
-// Marks is a guest.DirtyLog that is kept by whoever writes: a VMM's device
-// models, an emulator, a program that knows where it writes. A mark takes
-// nanoseconds where a page that the kernel protects takes a page fault, and
-// collecting looks at one bit a page and at no page table.
+// Marks is a guest.DirtyLog in which the writer marks the pages: a VMM's device models,
+// an emulator, or a program that knows which pages it writes. A mark takes nanoseconds,
+// whereas a page that the kernel protects takes a page fault. Collect reads one bit for
+// each page and no page table.
 //
-// It misses what is not marked. For memory that others write to as well, join
-// their logs: see guest.JoinLogs.
+// Marks misses writes that are not marked. If another writer has a log of its own, join
+// the logs with guest.JoinLogs.
+//
+// Any number of goroutines may call Mark at any time. The caller serializes the other
+// methods.
 type Marks struct {
 	memory  *guestmem.Memory
 	layout  *guest.Layout
@@ -23,20 +26,20 @@ type Marks struct {
 	started bool
 }
 
-// NewMarks returns a log of m's memory, which has to have its blocks. It may be
-// marked from now on.
+// NewMarks returns a log of m's memory. m must be set up, otherwise the error wraps
+// ErrState. Mark may be called before Start.
 func NewMarks(m *guestmem.Memory) (*Marks, error) {
 	l := m.Layout()
 	if l == nil {
-		return nil, fmt.Errorf("%w: the memory has no blocks yet", ErrState)
+		return nil, fmt.Errorf("%w: the memory has no blocks yet (call Setup first)", ErrState)
 	}
 	return &Marks{memory: m, layout: l, bits: guest.NewBitmap(l)}, nil
 }
 
-// Mark says that length bytes of a RAM block were written, from offset on. It has
-// to be called after the write: a mark that is collected before the write would
-// lose it. Any number of goroutines may call it at any time. Bytes outside of the
-// block are a panic.
+// Mark records that length bytes at offset of a RAM block were written. The writer must
+// call Mark after the write: if Collect took the mark before the write, the write would
+// be lost. Any number of goroutines may call Mark at any time. Mark panics if the bytes
+// are outside the block.
 func (m *Marks) Mark(b *guest.Block, offset, length uint64) {
 	if length == 0 {
 		return
@@ -48,25 +51,25 @@ func (m *Marks) Mark(b *guest.Block, offset, length uint64) {
 	words := m.bits[b.Index]
 	for page, last := offset/size, (offset+length-1)/size; page <= last; {
 		n := min(64-page%64, last-page+1)
-		// Not even a bit that is set already may be left alone: the write
-		// before it has to be seen by whoever takes the bit away, and only a
-		// read-modify-write is in order with that.
+		// Write the bit even if it is already set. The goroutine that clears the
+		// bit must see the caller's write, and only a read-modify-write of the
+		// word orders the two.
 		atomic.OrUint64(&words[page/64], (^uint64(0)>>(64-n))<<(page%64))
 		page += n
 	}
 }
 
-// Start forgets all marks.
+// Start begins logging. It discards all earlier marks.
 func (m *Marks) Start() error {
 	if m.started {
-		return fmt.Errorf("%w: Start of a log that is started", ErrState)
+		return fmt.Errorf("%w: the log is already started", ErrState)
 	}
 	m.started = true
 	m.take(nil)
 	return nil
 }
 
-// Collect takes the marks.
+// Collect moves the marks to b.
 func (m *Marks) Collect(b guest.Bitmap) error {
 	if err := m.check(b); err != nil {
 		return err
@@ -75,15 +78,15 @@ func (m *Marks) Collect(b guest.Bitmap) error {
 	return nil
 }
 
-// Absent sets the bits of pages that are not there, where the kernel says so. No
-// memory may be discarded meanwhile.
+// Absent sets the bits of absent pages, where the kernel reports them. Memory must not
+// be discarded during the call.
 func (m *Marks) Absent(b guest.Bitmap) error {
 	if err := m.check(b); err != nil {
 		return err
 	}
 	pagemap, err := os.Open("/proc/self/pagemap")
 	if err != nil {
-		return nil // a log may know of none
+		return nil // Absent may report no page
 	}
 	defer pagemap.Close()
 	for i, block := range m.layout.Blocks {
@@ -92,14 +95,14 @@ func (m *Marks) Absent(b guest.Bitmap) error {
 		}
 		s, look := spanOf(m.memory.Bytes(block)), absence{pagemap, m.layout, entryNone}
 		whole := pieceOf{i, s.start, s.start + s.size&^(uint64(os.Getpagesize())-1)}
-		if err := look.in(whole, s.start, func(from, to uint64) { b.SetRange(i, from, to) }); err != nil {
+		if err := look.eachRun(whole, s.start, func(from, to uint64) { b.SetRange(i, from, to) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Stop lets marks be marks. It is no error to stop a log that is stopped.
+// Stop ends logging. It does nothing if the log is stopped.
 func (m *Marks) Stop() error {
 	m.started = false
 	return nil
@@ -107,7 +110,7 @@ func (m *Marks) Stop() error {
 
 func (m *Marks) check(b guest.Bitmap) error { return canFill(b, m.layout, m.started) }
 
-// take moves the marks to b.
+// take moves the marks to b, or discards them if b is nil.
 func (m *Marks) take(b guest.Bitmap) {
 	for i, words := range m.bits {
 		for w := range words {

@@ -18,7 +18,7 @@ func startMarks(t testing.TB, m *guestmem.Memory) *Marks {
 	return l
 }
 
-func TestAMarkNamesEveryPageThatItsBytesAreIn(t *testing.T) {
+func TestMarks_NameEveryPageOfTheBytes(t *testing.T) {
 	for _, tt := range []struct {
 		name           string
 		pageSize       int
@@ -55,7 +55,7 @@ func span64(first, end int) (list [][2]int) {
 	return list
 }
 
-func TestMarksOutsideOfABlockPanicAndMarkNothing(t *testing.T) {
+func TestMarks_OutsideTheBlockPanic(t *testing.T) {
 	m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 	l := startMarks(t, m)
 	for _, at := range [][2]uint64{{1 << 20, 1}, {1<<20 - 1, 2}, {0, 1<<20 + 1}, {4096, ^uint64(0)}} {
@@ -73,7 +73,7 @@ func TestMarksOutsideOfABlockPanicAndMarkNothing(t *testing.T) {
 	}
 }
 
-func TestMarksFromBeforeTheStartDoNotCount(t *testing.T) {
+func TestMarks_BeforeStartAreDiscarded(t *testing.T) {
 	m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 	l, err := NewMarks(m)
 	if err != nil {
@@ -95,13 +95,13 @@ func TestMarksFromBeforeTheStartDoNotCount(t *testing.T) {
 	}
 }
 
-func TestNoMarkedWriteIsMissedUnderLoad(t *testing.T) {
+func TestMarks_NoWriteIsMissedUnderLoad(t *testing.T) {
 	m := newMemory(t, guestmem.Options{}, 4096, 1<<20)
 	l, block := startMarks(t, m), m.Layout().Blocks[0]
 	noWriteIsMissed(t, m, l, func(at, length uint64) { l.Mark(block, at, length) }, func() {})
 }
 
-func TestMarksThatAreMisusedAreAnError(t *testing.T) {
+func TestMarks_MisuseIsAnError(t *testing.T) {
 	if _, err := NewMarks(new(guestmem.Memory)); !errors.Is(err, ErrState) {
 		t.Errorf("memory without blocks: %v", err)
 	}

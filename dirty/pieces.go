@@ -6,16 +6,16 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// piece is how much memory one worker scans before it takes the next.
+// piece is the memory in bytes that a worker scans in one step.
 const piece = 256 << 20
 
-// regions is how many ranges one call of the scan can give.
+// regions is the largest number of ranges that one call of PAGEMAP_SCAN returns.
 const regions = 1024
 
-// pieces are all of a log's memory in parts that workers go through.
+// pieces divides the memory of a log into parts, which workers scan in parallel.
 type pieces struct {
 	list []pieceOf
-	vecs [][]region // one a worker
+	vecs [][]region // one for each worker
 }
 
 type pieceOf struct {
@@ -37,7 +37,7 @@ func piecesOf(l *Log) pieces {
 	return p
 }
 
-// each has the workers go through all pieces.
+// each calls do for every piece, in one goroutine for each worker.
 func (p *pieces) each(do func(p pieceOf, vec []region) error) error {
 	if len(p.list) == 1 {
 		return do(p.list[0], p.vecs[0])

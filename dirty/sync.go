@@ -15,32 +15,33 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// syncTracker notes each write that waits for it, and lets it go on.
+// syncTracker is the tracker of the mode Sync: a thread records each first write of a
+// page and then lifts the protection of the page, which wakes the writer.
 //
-// The thread that does so is none of the Go runtime's. A goroutine would have
-// to stand still during a garbage collection, which waits for a writer in the
-// middle of a copy, which waits for the goroutine.
+// The thread does not belong to the Go runtime, because a goroutine could deadlock: a
+// garbage collection stops the goroutine and waits for a writer inside a copy, and the
+// writer waits for the goroutine.
 type syncTracker struct {
 	log     *Log
 	fd      descriptor
 	stopFD  int
-	absent  bool   // the kernel protects pages that are not there, too
-	mapped  []byte // a stack, a watch, watchedBlocks, their bitmaps
+	absent  bool   // the kernel protects absent pages, too
+	mapped  []byte // a stack, a watch, watchedBlocks and their bitmaps
 	watch   *watch
 	bitmaps [][]uint64 // of the pages that back the blocks
 	pagemap *os.File
 	lost    *lostPages
 }
 
-// watch is what the thread works on. The assembly knows its layout.
+// watch is the state of the thread. The assembly depends on its layout.
 type watch struct {
-	polls    [2]unix.PollFd // userfaultfd, stop
+	polls    [2]unix.PollFd // userfaultfd, stopFD
 	fd       int64
-	blocks   uint64    // how many watchedBlocks follow
+	blocks   uint64    // number of watchedBlocks that follow
 	protect  [3]uint64 // struct uffdio_writeprotect
 	running  uint32    // cleared by the kernel when the thread has ended
 	_        uint32
-	sequence uint64   // odd while a page is being let go
+	sequence uint64   // odd while the thread records a page and lifts its protection
 	message  [32]byte // struct uffd_msg
 	_        [24]byte
 }
@@ -50,7 +51,7 @@ type watchedBlock struct{ start, end, bitmap, page, shift uint64 }
 
 func newSync(l *Log) (_ *syncTracker, err error) {
 	if !haveWatcher {
-		return nil, fmt.Errorf("%w: synchronously: not written for %s", ErrUnsupported, runtime.GOARCH)
+		return nil, fmt.Errorf("%w: mode sync: not implemented for %s", ErrUnsupported, runtime.GOARCH)
 	}
 	s := &syncTracker{log: l, absent: true}
 	if s.fd, err = openDescriptor(featureWP|featureWPHugeShared|featureWPAbsent, true); err != nil {
@@ -63,7 +64,7 @@ func newSync(l *Log) (_ *syncTracker, err error) {
 		s.fd.close()
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	if err := s.lay(); err != nil {
+	if err := s.mapWatch(); err != nil {
 		return nil, errors.Join(err, s.free())
 	}
 	if err := s.fd.registerAll(l); err != nil {
@@ -81,11 +82,11 @@ func newSync(l *Log) (_ *syncTracker, err error) {
 	return s, nil
 }
 
-// stack is how much the thread has, which uses none.
+// stack is the size in bytes of the thread's stack. The thread does not use its stack.
 const stack = 4096
 
-// lay makes the thread's memory, outside of the Go heap.
-func (s *syncTracker) lay() error {
+// mapWatch maps the thread's memory outside of the Go heap and fills it.
+func (s *syncTracker) mapWatch() error {
 	size := stack + unsafe.Sizeof(watch{}) + uintptr(len(s.log.mem))*unsafe.Sizeof(watchedBlock{})
 	for i, mem := range s.log.mem {
 		size += 8 * uintptr(words(mem, s.log.page[i]))
@@ -114,11 +115,11 @@ func (s *syncTracker) lay() error {
 	return nil
 }
 
-// words is how long a bitmap of mem's pages is.
+// words returns the length in words of a bitmap of mem's pages.
 func words(mem []byte, page uint64) uint64 { return (uint64(len(mem))/page + 63) / 64 }
 
-// start starts the thread, with all signals blocked: it has nothing that the
-// runtime's handler could run on.
+// start starts the thread with all signals blocked, because the runtime's signal
+// handler cannot run in the thread.
 func (s *syncTracker) start() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -141,7 +142,7 @@ func (s *syncTracker) start() error {
 func (s *syncTracker) protect() error {
 	for i, mem := range s.log.mem {
 		if !s.absent {
-			read(mem, s.log.page[i])
+			readPages(mem, s.log.page[i])
 		}
 		if err := s.fd.protect(spanOf(mem)); err != nil {
 			return err
@@ -150,8 +151,8 @@ func (s *syncTracker) protect() error {
 	return s.lost.begin()
 }
 
-// read makes all pages present, for a kernel that protects no others.
-func read(mem []byte, page uint64) {
+// readPages makes all pages present, for a kernel that protects only present pages.
+func readPages(mem []byte, page uint64) {
 	var sum byte
 	for at := uint64(0); at < uint64(len(mem)); at += page {
 		sum += mem[at]
@@ -159,13 +160,14 @@ func read(mem []byte, page uint64) {
 	runtime.KeepAlive(sum)
 }
 
-// collect takes the bits and then protects their pages: a write in between is
-// not noted, but is there for whoever reads the pages afterwards.
+// collect clears the bits and then protects their pages. A write in between sets no
+// bit, but the caller reads the pages after collect and so sees the write.
 //
-// The thread may have noted a page whose bit is taken here, and let the page go
-// after it was protected here. So it notes each page again once it has let it
-// go, and collect ends when it has: the page is in the next Collect. A lock
-// would not do. Whoever holds it can be stopped for a garbage collection.
+// The thread may have set a bit that collect clears, and lift the protection of the
+// page after collect protected the page. Therefore the thread sets the bit again after
+// it lifts the protection, and collect waits until the thread has done so. The next
+// Collect then reports the page. A lock cannot replace this protocol, because a garbage
+// collection can stop the goroutine that holds the lock.
 func (s *syncTracker) collect(b guest.Bitmap) error {
 	for i := range s.bitmaps {
 		if err := s.collectBlock(b, i); err != nil {
@@ -183,7 +185,7 @@ func (s *syncTracker) collect(b guest.Bitmap) error {
 
 func (s *syncTracker) collectBlock(b guest.Bitmap, block int) error {
 	base, size := spanOf(s.log.mem[block]).start, s.log.page[block]
-	var run span // of pages that follow one another
+	var run span // of consecutive pages
 	for w := range s.bitmaps[block] {
 		if atomic.LoadUint64(&s.bitmaps[block][w]) == 0 {
 			continue
@@ -210,11 +212,10 @@ func (s *syncTracker) protectRun(run span) error {
 	return s.fd.protect(run)
 }
 
-// absentPages knows of none: the mode has no scan for it.
+// absentPages reports no page: the mode Sync does not find absent pages.
 func (s *syncTracker) absentPages(guest.Bitmap) error { return nil }
 
-// close lifts the protection, which lets everybody who waits go on, and ends
-// the thread.
+// close lifts the protection, which wakes all waiting writers, and ends the thread.
 func (s *syncTracker) close() error {
 	err := s.fd.unregisterAll(s.log)
 	one := [8]byte{1}
@@ -243,10 +244,10 @@ func (s *syncTracker) free() error {
 
 func probeSync() error {
 	if !haveWatcher {
-		return fmt.Errorf("not written for %s", runtime.GOARCH)
+		return fmt.Errorf("not implemented for %s", runtime.GOARCH)
 	}
 	return probed(featureWP, true, func(d descriptor, mem []byte) error {
-		mem[0] = 1 // what is not there is not protected in this mode
+		mem[0] = 1 // make the page present: featureWP protects no absent page
 		return d.protect(spanOf(mem))
 	})
 }

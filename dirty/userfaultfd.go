@@ -20,7 +20,7 @@ const (
 	ioctlNew            = 0xaa00 // of /dev/userfaultfd
 	ioctlPagemapScan    = 0xc0606610
 	registerWP          = 1 << 1
-	canWriteProtect     = 1 << 6 // in what register returns
+	canWriteProtect     = 1 << 6 // in the ioctls that UFFDIO_REGISTER returns
 	protectOn           = 1 << 0
 	userModeOnly        = 1
 	featureWP           = 1 << 0
@@ -29,7 +29,7 @@ const (
 	featureWPAsync      = 1 << 15
 )
 
-// span is a range of addresses, as userfaultfd takes it.
+// span is a range of addresses (struct uffdio_range).
 type span struct{ start, size uint64 }
 
 func spanOf(mem []byte) span {
@@ -39,15 +39,15 @@ func spanOf(mem []byte) span {
 // descriptor is a userfaultfd.
 type descriptor int
 
-// openDescriptor makes one with the features asked for. It takes writes from
-// system calls too if kernelWrites is set, which may need a privilege.
+// openDescriptor creates a userfaultfd with the given features. With kernelWrites the
+// descriptor also handles writes by system calls, which may need a privilege.
 func openDescriptor(features uint64, kernelWrites bool) (descriptor, error) {
 	flags := uintptr(unix.O_CLOEXEC | unix.O_NONBLOCK)
 	if !kernelWrites {
 		flags |= userModeOnly
 	}
 	fd, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, flags, 0, 0)
-	if errno == unix.EINVAL && !kernelWrites { // before 5.11 there is no such flag
+	if errno == unix.EINVAL && !kernelWrites { // the flag is new in Linux 5.11
 		fd, _, errno = unix.Syscall(unix.SYS_USERFAULTFD, flags&^userModeOnly, 0, 0)
 	}
 	if errno == unix.EPERM && kernelWrites {
@@ -57,7 +57,7 @@ func openDescriptor(features uint64, kernelWrites bool) (descriptor, error) {
 	case errno == unix.ENOSYS:
 		return -1, errors.New("this kernel has no userfaultfd")
 	case errno == unix.EPERM:
-		return -1, errors.New("userfaultfd is not allowed: set the sysctl vm.unprivileged_userfaultfd to 1, or give access to /dev/userfaultfd")
+		return -1, errors.New("userfaultfd is not allowed (set the sysctl vm.unprivileged_userfaultfd to 1, or give access to /dev/userfaultfd)")
 	case errno != 0:
 		return -1, fmt.Errorf("userfaultfd: %w", errno)
 	}
@@ -70,7 +70,8 @@ func openDescriptor(features uint64, kernelWrites bool) (descriptor, error) {
 	return d, nil
 }
 
-// openDevice is the way of those whom the sysctl forbids the system call.
+// openDevice creates a userfaultfd through /dev/userfaultfd, for a process to which the
+// sysctl forbids the system call.
 func openDevice(flags uintptr) (uintptr, unix.Errno) {
 	dev, err := unix.Open("/dev/userfaultfd", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -96,18 +97,18 @@ func (d descriptor) ioctl(request uintptr, arg unsafe.Pointer) error {
 
 func (d descriptor) close() error { return unix.Close(int(d)) }
 
-// register has the descriptor watch over writes to mem.
+// register makes the descriptor handle writes to mem.
 func (d descriptor) register(mem []byte) error {
 	s := spanOf(mem)
 	arg := [4]uint64{s.start, s.size, registerWP, 0}
 	if err := d.ioctl(ioctlRegister, unsafe.Pointer(&arg)); err != nil {
 		if errors.Is(err, unix.EBUSY) {
-			return errors.New("something else watches over this memory already")
+			return errors.New("the memory is already registered with another userfaultfd")
 		}
 		return fmt.Errorf("userfaultfd: registering %d bytes: %w", len(mem), err)
 	}
 	if arg[3]&canWriteProtect == 0 {
-		return fmt.Errorf("%w: this kernel cannot write-protect memory of this kind", ErrUnsupported)
+		return fmt.Errorf("%w: this kernel does not write-protect memory of this kind", ErrUnsupported)
 	}
 	return nil
 }
@@ -126,7 +127,7 @@ func (d descriptor) protect(s span) error {
 	return nil
 }
 
-// registerAll registers every block, or none.
+// registerAll registers every block. It registers none if it fails.
 func (d descriptor) registerAll(l *Log) error {
 	for i, mem := range l.mem {
 		if err := d.register(mem); err != nil {
@@ -149,16 +150,17 @@ func (d descriptor) unregisterAll(l *Log) error {
 	return errors.Join(errs...)
 }
 
-// Support is what a kernel has. An error says why it has not; nil is that it
-// has.
+// Support reports which modes the kernel supports.
 type Support struct {
+	// Async and Sync are nil if the kernel supports the mode. Otherwise they
+	// say what is missing.
 	Async, Sync error
 }
 
-// Probe asks the kernel, on a page of its own.
+// Probe tries both modes on a page of its own.
 func Probe() Support { return Support{Async: probeAsync(), Sync: probeSync()} }
 
-// probed runs try on a page that is registered with a descriptor.
+// probed calls try with a page that is registered with a new descriptor.
 func probed(features uint64, kernelWrites bool, try func(descriptor, []byte) error) error {
 	d, err := openDescriptor(features, kernelWrites)
 	if err != nil {

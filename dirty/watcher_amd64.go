@@ -1,10 +1,10 @@
 package dirty
 
-// haveWatcher says that the mode Sync is written for this processor.
+// haveWatcher reports whether the mode Sync is implemented for this processor.
 const haveWatcher = true
 
-// startWatcher starts the thread that works on w, and returns an errno. All
-// signals have to be blocked.
+// startWatcher starts the thread of w, and returns an errno. The caller must have
+// blocked all signals.
 //
 //go:noescape
 func startWatcher(w *watch) (errno uintptr)

@@ -26,8 +26,8 @@
 
 // func startWatcher(w *watch) (errno uintptr)
 //
-// The new thread never returns to Go. It uses registers only, though the page
-// below w is its stack.
+// The new thread never returns to Go. Its stack is the page below w, but it uses
+// only registers.
 TEXT ·startWatcher(SB), NOSPLIT, $0-16
 	MOVQ w+0(FP), R12
 	MOVL $SYS_clone, AX
@@ -49,7 +49,7 @@ failed:
 	MOVQ AX, errno+8(FP)
 	RET
 
-	// Wait for a write to a protected page, or for the end.
+	// Wait for a write to a protected page, or for stopFD.
 wait:
 	MOVL $SYS_poll, AX
 	MOVQ R12, DI
@@ -72,7 +72,7 @@ next:
 	JNE  next
 	MOVQ (message+16)(R12), R13
 
-	// Which block is it in?
+	// Find the block of the address.
 	LEAQ table(R12), R8
 	MOVQ blocks(R12), R9
 
@@ -103,8 +103,8 @@ found:
 	SHRQ CX, R15
 	MOVQ 16(R8), R13 // the bitmap
 
-	// An odd sequence says that a page is between noted and let go; see
-	// collect in sync.go for why it is noted twice.
+	// The sequence is odd from the first setting of the page's bit to the second.
+	// collect in sync.go explains why the thread sets the bit twice.
 	LOCK
 	INCQ sequence(R12)
 	LOCK
@@ -117,7 +117,8 @@ found:
 	TESTQ AX, AX
 	JZ   noted
 
-	// Not lifted: the address space is being changed. The writer tries again.
+	// The ioctl failed, because the address space is changing. Wake the writer,
+	// which writes again.
 	MOVL $SYS_ioctl, AX
 	MOVQ fd(R12), DI
 	MOVL $UFFDIO_WAKE, SI

@@ -4,4 +4,6 @@ package dirty
 
 const haveWatcher = false
 
-func startWatcher(*watch) (errno uintptr) { panic("dirty: no watcher for this processor") }
+func startWatcher(*watch) (errno uintptr) {
+	panic("dirty: mode sync is not implemented for this processor")
+}

@@ -6,8 +6,9 @@ import (
 	"math/bits"
 )
 
-// Bitmap has a bit for every page of a machine: Bitmap[i] is that of block i,
-// bit j of its word k is for page 64k+j. This is how KVM gives its dirty log.
+// Bitmap has one bit for each target page of a machine. Bitmap[i] describes block
+// i of the layout; bit j of Bitmap[i][k] describes page 64k+j. KVM_GET_DIRTY_LOG
+// uses the same format.
 type Bitmap [][]uint64
 
 // NewBitmap returns a bitmap of l's pages with no bit set.
@@ -19,7 +20,7 @@ func NewBitmap(l *Layout) Bitmap {
 	return b
 }
 
-// Count returns how many bits are set.
+// Count returns the number of set bits.
 func (b Bitmap) Count() uint64 {
 	var n uint64
 	for _, words := range b {
@@ -37,7 +38,8 @@ func (b Bitmap) Clear() {
 	}
 }
 
-// SetRange sets the bits of the pages of a block from first up to end.
+// SetRange sets the bits of pages [first, end) of a block. The block and the pages
+// must be in the bitmap.
 func (b Bitmap) SetRange(block int, first, end uint64) {
 	words := b[block]
 	for first < end {
@@ -47,49 +49,51 @@ func (b Bitmap) SetRange(block int, first, end uint64) {
 	}
 }
 
-// Fits says whether b is a bitmap of l's pages.
+// Fits returns an error that wraps ErrLayout if b is not a bitmap of l's pages.
 func (b Bitmap) Fits(l *Layout) error {
 	if len(b) != len(l.Blocks) {
-		return fmt.Errorf("%w: %d dirty bitmaps for %d RAM blocks", ErrLayout, len(b), len(l.Blocks))
+		return fmt.Errorf("%w: %d dirty bitmaps for %d RAM blocks (want one for each)", ErrLayout, len(b), len(l.Blocks))
 	}
 	for i, block := range l.Blocks {
 		if uint64(len(b[i])) != (l.Pages(block)+63)/64 {
-			return fmt.Errorf("%w: a dirty bitmap of %d words for RAM block %q of %d pages", ErrLayout, len(b[i]), block.Name, l.Pages(block))
+			return fmt.Errorf("%w: dirty bitmap of RAM block %q has %d words for %d pages (want %d)", ErrLayout, block.Name, len(b[i]), l.Pages(block), (l.Pages(block)+63)/64)
 		}
 	}
 	return nil
 }
 
-// DirtyLog knows which pages of a memory were written. A VMM has one in KVM
-// (its dirty log or dirty ring); package dirty has one for memory of this
-// process. Its calls come one at a time.
+// DirtyLog logs the pages of a memory that are written. KVM provides one for
+// guest memory (the dirty log or the dirty ring). Package dirty provides one for
+// memory of this process. Callers serialize the calls.
 type DirtyLog interface {
-	// Start begins to log. A write after it returns is in a Collect.
+	// Start begins logging. Collect reports every write that begins after
+	// Start returns.
 	Start() error
-	// Collect sets the bits of all pages that were written since Start or
-	// since the Collect before, and leaves the others as they are. A page that
-	// is written after Collect has looked at it is in the next one: who reads
-	// the pages once Collect has returned misses no write. A log may name a page
-	// twice, or one that was not written.
+	// Collect sets the bits of all pages that were written since Start or the
+	// previous Collect, and keeps the other bits. The next Collect reports a
+	// page that is written after this call examined it. A caller that reads the
+	// pages after Collect returns therefore misses no write. Collect may report
+	// a page twice, or a page that was not written.
 	Collect(Bitmap) error
-	// Stop ends the log and frees what it takes. Writers notice nothing.
+	// Stop ends logging and frees the resources of the log. It does not disturb
+	// writers.
 	Stop() error
 }
 
-// AbsentLog is a DirtyLog that also knows which pages are not there, and so are
-// zero. To read them would be a page fault each, and on some kernels would give
-// each of them memory.
+// AbsentLog is a DirtyLog that also reports absent pages. An absent page has no
+// memory yet, so its content is zero. Reading such a page costs a page fault, and
+// on some kernels allocates memory.
 type AbsentLog interface {
 	DirtyLog
-	// Absent sets the bits of pages that were absent after Start. A page that
-	// comes into being later was written, and is in a Collect. A log may know
-	// of none.
+	// Absent sets the bits of pages that were absent after Start. Collect
+	// reports a page that becomes present later, because a write causes that.
+	// Absent may report fewer pages than are absent, or none.
 	Absent(Bitmap) error
 }
 
-// JoinLogs returns a log of what any of logs names: KVM's, say, which sees what
-// a guest writes, and one that the VMM's device models keep (dirty.Marks), which
-// KVM does not see.
+// JoinLogs returns a log that reports every page that any of the logs reports.
+// For example, it joins KVM's log of the guest's writes with a log of the writes
+// of the VMM's device models (dirty.Marks), which KVM does not log.
 func JoinLogs(logs ...DirtyLog) AbsentLog { return joined(logs) }
 
 type joined []DirtyLog
@@ -112,8 +116,8 @@ func (j joined) Collect(b Bitmap) error {
 	return nil
 }
 
-// Absent asks all that know. What comes into being after one of them has looked
-// is in another's Collect, since all have started.
+// Absent asks every log that is an AbsentLog. All logs have started, so Collect
+// reports a page that becomes present after one log examined it.
 func (j joined) Absent(b Bitmap) error {
 	for _, l := range j {
 		if a, ok := l.(AbsentLog); ok {

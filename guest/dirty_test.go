@@ -6,13 +6,13 @@ import (
 	"testing"
 )
 
-var errLog = errors.New("this log is broken")
+var errLog = errors.New("log failed")
 
-// scriptedLog names pages, and notes in calls what is asked of it.
+// scriptedLog reports fixed pages and records its calls.
 type scriptedLog struct {
 	name  string
 	pages uint64 // of block 0
-	fails string // the call that does
+	fails string // the call that fails
 	calls *[]string
 }
 
@@ -32,7 +32,7 @@ func (l *scriptedLog) Collect(b Bitmap) error {
 	return l.call("collect")
 }
 
-// absentLog knows what is absent, too.
+// absentLog is a scriptedLog that also reports absent pages.
 type absentLog struct {
 	scriptedLog
 	absent uint64
@@ -43,7 +43,7 @@ func (l *absentLog) Absent(b Bitmap) error {
 	return l.call("absent")
 }
 
-func TestJoinedLogsNameWhatAnyOfThemNames(t *testing.T) {
+func TestJoinLogs_ReportsPagesOfEveryLog(t *testing.T) {
 	var calls []string
 	l := JoinLogs(
 		&scriptedLog{name: "kvm", pages: 1 << 3, calls: &calls},
@@ -62,7 +62,7 @@ func TestJoinedLogsNameWhatAnyOfThemNames(t *testing.T) {
 	}
 }
 
-func TestAJoinedLogThatFailsFailsTheWholeAndLeavesNoneStarted(t *testing.T) {
+func TestJoinLogs_FailureStopsEveryLog(t *testing.T) {
 	for _, fails := range []string{"start", "collect", "absent", "stop"} {
 		var calls []string
 		l := JoinLogs(

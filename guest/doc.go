@@ -1,21 +1,21 @@
-// Package guest describes a virtual machine's memory: its RAM blocks, the
-// pages in them, and where pages come from and go to.
+// Package guest describes a virtual machine's memory: its RAM blocks, their
+// pages, and the sources and sinks of pages.
 //
 // Data flows one way. A [Source] yields [Batch]es of pages, a multifd method
-// carries them, and a [Sink] takes them in. Memory of this process is both (package
-// guestmem), and so is a snapshot (package snapshot).
+// carries them, and a [Sink] stores them. Memory of this process (package guestmem)
+// and a snapshot (package snapshot) are each a source and a sink.
 //
-// It is for programs that migrate memory of their own, such as a VMM written
-// in Go, and for the rest of vmferry.
+// The package is for programs that migrate their own memory, such as a VMM written
+// in Go, and for the other packages of vmferry.
 //
-// A [DirtyLog] says which pages the owner of a memory writes.
+// A [DirtyLog] reports the pages that the owner of a memory writes.
 //
-// An interface that is looked for by a type assertion ([DeflatedLane], [StableLane],
-// [AbsentLog]) offers speed only: a wrapper that does not forward it costs time,
-// never a page. What is needed for safety is in the interface that everybody has
-// to implement, or the migration sees to it itself: the destination keeps its own
-// account of the pages that were named, whatever its sink is.
+// The optional interfaces ([DeflatedLane], [StableLane], [AbsentLog]), which the
+// migration finds by type assertion, only improve speed. A wrapper that does not
+// forward one of them costs time, never a page. Safety depends only on the required
+// interfaces and on the migration itself: the destination records which pages the
+// source named, whatever its sink is.
 //
-// Traps: a [Lane] and a Batch belong to one goroutine at a time. Offsets are
-// bytes from the start of a block, always a multiple of the page size.
+// Traps: a [Lane] and a Batch belong to one goroutine at a time. Offsets are in
+// bytes from the start of a block, and are multiples of the page size.
 package guest

@@ -7,20 +7,20 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// kvm is what a VMM has of KVM, as far as it matters here.
+// kvm is the part of a VMM's KVM interface that a dirty log needs.
 type kvm interface {
 	// SetLogDirty turns KVM_MEM_LOG_DIRTY_PAGES on or off for a slot
 	// (KVM_SET_USER_MEMORY_REGION).
 	SetLogDirty(slot int, on bool) error
-	// DirtyLog is KVM_GET_DIRTY_LOG: a bit for each page of the slot that was
-	// written since the last call. With KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 it
-	// has to be followed by KVM_CLEAR_DIRTY_LOG of what it gave, before the
-	// pages are read. A dirty ring (KVM_CAP_DIRTY_LOG_RING) is harvested and
-	// reset here instead.
+	// DirtyLog is KVM_GET_DIRTY_LOG: it sets a bit for each page of the slot
+	// that was written since the last call. With
+	// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 the VMM must also call
+	// KVM_CLEAR_DIRTY_LOG with these bits before it reads the pages. A VMM with
+	// a dirty ring (KVM_CAP_DIRTY_LOG_RING) harvests and resets the ring here.
 	DirtyLog(slot int, bitmap []uint64) error
 }
 
-// kvmLog makes it a guest.DirtyLog: a slot is a RAM block.
+// kvmLog is a guest.DirtyLog of a VMM's KVM. Slot i is RAM block i.
 type kvmLog struct {
 	vm      kvm
 	layout  *guest.Layout
@@ -33,7 +33,7 @@ func (k *kvmLog) Start() error {
 			return err
 		}
 	}
-	// What was logged before does not count.
+	// Discard the writes that KVM logged before Start.
 	return k.Collect(guest.NewBitmap(k.layout))
 }
 
@@ -58,10 +58,10 @@ func (k *kvmLog) Stop() error {
 	return nil
 }
 
-// A VMM's dirty log of KVM is a guest.DirtyLog in a few lines, which is all that
-// live.Migrate needs. What the VMM's own devices write to guest memory
-// (virtio by its own threads, say) is in no log of KVM's: they keep dirty.Marks,
-// and guest.JoinLogs makes one log of both.
+// A few lines make KVM's dirty log a guest.DirtyLog, which is all that live.Migrate
+// needs. KVM does not log what the VMM's own devices write to guest memory, such as
+// virtio devices in threads of the VMM. Such devices record their writes in
+// dirty.Marks, and guest.JoinLogs joins both logs.
 func ExampleDirtyLog() {
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 1 << 20}})
 	if err != nil {
@@ -81,7 +81,7 @@ func ExampleDirtyLog() {
 	// Output: 1 page is dirty
 }
 
-// pretendKVM has one slot.
+// pretendKVM is a KVM with one slot.
 type pretendKVM struct{ written uint64 }
 
 func (*pretendKVM) SetLogDirty(int, bool) error { return nil }

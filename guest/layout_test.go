@@ -17,7 +17,7 @@ func mustLayout(t testing.TB, pageSize int, blocks ...Block) *Layout {
 	return l
 }
 
-func TestNewLayoutRefusesWhatCannotBe(t *testing.T) {
+func TestNewLayout_RefusesInvalidBlocks(t *testing.T) {
 	many := make([]Block, MaxBlocks+1)
 	for i := range many {
 		many[i] = Block{Name: strings.Repeat("b", 1+i%200) + string(rune('A'+i/200)), Length: 4096}
@@ -26,7 +26,7 @@ func TestNewLayoutRefusesWhatCannotBe(t *testing.T) {
 		name     string
 		pageSize int
 		blocks   []Block
-		want     string // in the message
+		want     string // in the error
 	}{
 		{"page size zero", 0, []Block{{Name: "a", Length: 4096}}, "page size 0"},
 		{"page size below the smallest", MinPageSize / 2, []Block{{Name: "a", Length: 4096}}, "page size 512"},
@@ -36,13 +36,13 @@ func TestNewLayoutRefusesWhatCannotBe(t *testing.T) {
 		{"no blocks", 4096, nil, "0 RAM blocks"},
 		{"too many blocks", 4096, many, "4097 RAM blocks"},
 		{"block without a name", 4096, []Block{{Length: 4096}}, "name of 0 bytes"},
-		{"name longer than the wire can say", 4096, []Block{{Name: strings.Repeat("x", MaxNameLen+1), Length: 4096}}, "name of 256 bytes"},
-		{"name twice", 4096, []Block{{Name: "a", Length: 4096}, {Name: "a", Length: 8192}}, `"a" is named twice`},
+		{"name too long for the wire", 4096, []Block{{Name: strings.Repeat("x", MaxNameLen+1), Length: 4096}}, "name of 256 bytes"},
+		{"name twice", 4096, []Block{{Name: "a", Length: 4096}, {Name: "a", Length: 8192}}, `"a" is used twice`},
 		{"empty block", 4096, []Block{{Name: "a"}}, "has 0 bytes"},
 		{"half a page", 4096, []Block{{Name: "a", Length: 4096 + 2048}}, "has 6144 bytes"},
-		{"one block too large", 4096, []Block{{Name: "a", Length: MaxMemory + 4096}}, "takes the machine over"},
-		{"together too large", 4096, []Block{{Name: "a", Length: MaxMemory}, {Name: "b", Length: 4096}}, `"b" of 4096 bytes takes the machine over`},
-		{"lengths that overflow together", 4096, []Block{{Name: "a", Length: 4096}, {Name: "b", Length: ^uint64(0) &^ 4095}}, "takes the machine over"},
+		{"one block too large", 4096, []Block{{Name: "a", Length: MaxMemory + 4096}}, "makes the machine larger than"},
+		{"together too large", 4096, []Block{{Name: "a", Length: MaxMemory}, {Name: "b", Length: 4096}}, `"b" of 4096 bytes makes the machine larger than`},
+		{"lengths that overflow together", 4096, []Block{{Name: "a", Length: 4096}, {Name: "b", Length: ^uint64(0) &^ 4095}}, "makes the machine larger than"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -51,13 +51,13 @@ func TestNewLayoutRefusesWhatCannotBe(t *testing.T) {
 				t.Fatalf("got %v, %v; want an error that wraps ErrLayout", l, err)
 			}
 			if !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("the error %q does not say %q", err, tt.want)
+				t.Errorf("error %q, want it to contain %q", err, tt.want)
 			}
 		})
 	}
 }
 
-func TestLayoutKeepsTheOrderOfItsBlocksAndCopiesThem(t *testing.T) {
+func TestNewLayout_CopiesBlocksInOrder(t *testing.T) {
 	in := []Block{{Name: "pc.bios", Length: 4096, Index: 7}, {Name: "pc.ram", Length: 1 << 20, HugePage: 2 << 20}, {Name: strings.Repeat("x", MaxNameLen), Length: 8192}}
 	l, err := NewLayout(4096, in)
 	if err != nil {
@@ -78,10 +78,10 @@ func TestLayoutKeepsTheOrderOfItsBlocksAndCopiesThem(t *testing.T) {
 	}
 	ram := l.Block("pc.ram")
 	if ram != l.Blocks[1] || l.Lookup([]byte("pc.ram")) != ram {
-		t.Error("pc.ram is not found by its name")
+		t.Error("Block or Lookup does not find pc.ram")
 	}
 	if l.Block("pc.rom") != nil || l.Lookup(nil) != nil || l.Lookup([]byte("changed")) != nil {
-		t.Error("a block is found by a name that none has")
+		t.Error("Block or Lookup finds a name that no block has")
 	}
 	if l.Largest() != ram {
 		t.Errorf("the largest block is %q", l.Largest().Name)
@@ -94,7 +94,7 @@ func TestLayoutKeepsTheOrderOfItsBlocksAndCopiesThem(t *testing.T) {
 	}
 }
 
-func TestLookupDoesNotAllocate(t *testing.T) {
+func TestLayout_LookupDoesNotAllocate(t *testing.T) {
 	l := mustLayout(t, 4096, Block{Name: "pc.ram", Length: 4096})
 	name := []byte("pc.ram")
 	if n := testing.AllocsPerRun(100, func() { l.Lookup(name) }); n != 0 {
@@ -102,7 +102,7 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 	}
 }
 
-func TestCheckOffsetTakesPageStartsWithinTheBlockOnly(t *testing.T) {
+func TestLayout_CheckOffsetAcceptsPageStartsInTheBlock(t *testing.T) {
 	l := mustLayout(t, 4096, Block{Name: "a", Length: 3 * 4096}, Block{Name: "b", Length: 4096})
 	for _, tt := range []struct {
 		block  string
@@ -126,12 +126,12 @@ func TestCheckOffsetTakesPageStartsWithinTheBlockOnly(t *testing.T) {
 			continue
 		}
 		if !errors.Is(err, ErrLayout) || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("offset %#x of %q: got %v, want an ErrLayout that says %q", tt.offset, tt.block, err, tt.want)
+			t.Errorf("offset %#x of %q: got %v, want an ErrLayout with %q", tt.offset, tt.block, err, tt.want)
 		}
 	}
 }
 
-func TestAPacketHoldsHalfAMiBWhateverThePageSize(t *testing.T) {
+func TestLayout_PacketPagesHoldHalfAMiB(t *testing.T) {
 	for pageSize, want := range map[int]int{1 << 10: 512, 4 << 10: 128, 16 << 10: 32, 64 << 10: 8} {
 		l := mustLayout(t, pageSize, Block{Name: "a", Length: 1 << 20})
 		if got := l.PacketPages(); got != want {
@@ -140,13 +140,13 @@ func TestAPacketHoldsHalfAMiBWhateverThePageSize(t *testing.T) {
 	}
 }
 
-func TestResetKeepsABatchsBuffers(t *testing.T) {
+func TestBatch_ResetKeepsBuffers(t *testing.T) {
 	b := Batch{Block: new(Block), Form: Deflated, Normal: make([]uint64, 3, 8), Zero: make([]uint64, 2, 4), Data: make([][]byte, 3, 8), TakeDeflated: true, Scratch: 1}
 	b.Reset()
 	if b.Block != nil || b.Form != Raw || len(b.Normal)+len(b.Zero)+len(b.Data) != 0 {
 		t.Errorf("%+v is not empty", b)
 	}
 	if cap(b.Normal) != 8 || cap(b.Zero) != 4 || cap(b.Data) != 8 || b.Scratch == nil || !b.TakeDeflated {
-		t.Errorf("%+v lost what it should keep", b)
+		t.Errorf("%+v, want the capacities and the settings kept", b)
 	}
 }

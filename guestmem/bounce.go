@@ -7,17 +7,16 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// Bounced returns a sink into m whose pages are put together elsewhere: Pages
-// gives out a buffer that is present from the start, Commit copies from it.
+// Bounced returns a sink into m that buffers pages: Pages returns a prefaulted
+// buffer, and Commit copies from the buffer to m.
 //
-// It is for whoever fills pages and must not fault on them, such as a device
-// for which a fault costs far more than for the processor: here the processor
-// takes the faults of m, in Commit, for the price of a copy. Where m is
-// preallocated there is nothing to gain.
+// Bounced is for a device that fills pages and for which a page fault costs far
+// more than for the processor. With Bounced the processor takes the page faults of
+// m, in Commit, at the cost of a copy. There is no gain if m is preallocated.
 //
-// Each lane holds a buffer of PacketBytes until Close. More pages at a time
-// than that make it larger, once. A lane fails to open, with ErrNoMemory in the
-// error, when there is no memory for the buffer.
+// Each lane holds a buffer of guest.PacketBytes until Close. A call of Pages for
+// more than that grows the buffer. Lane and Pages return an error that wraps
+// ErrNoMemory if there is no memory for the buffer.
 func Bounced(m *Memory) guest.Sink { return bounced{m} }
 
 type bounced struct{ m *Memory }
@@ -30,30 +29,30 @@ func (s bounced) Lane() (guest.Lane, error) {
 		return nil, err
 	}
 	l := &bounceLane{in: in, pageSize: s.m.layout.PageSize}
-	if err := l.room(guest.PacketBytes); err != nil {
+	if err := l.growBuffer(guest.PacketBytes); err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-// bounceLane is not a StableLane: a page that is filled after Commit would not
-// reach the memory.
+// bounceLane is not a StableLane, because a page that is filled after Commit does
+// not reach the memory.
 type bounceLane struct {
 	in       guest.Lane
 	pageSize int
 	buffer   mapping
-	// pages[i] in the buffer is for to[i] in the memory, from Pages to Commit.
+	// From Pages to Commit, pages[i] in the buffer belongs to to[i] in the memory.
 	pages, to [][]byte
 }
 
-// room sees to it that the buffer has size bytes.
-func (l *bounceLane) room(size int) error {
+// growBuffer grows the buffer to at least size bytes.
+func (l *bounceLane) growBuffer(size int) error {
 	if size <= len(l.buffer.mem) {
 		return nil
 	}
 	larger, err := mapMemory("bounce", uint64(size), &Options{Prealloc: PreallocPopulate, Workers: 1})
 	if err != nil {
-		return fmt.Errorf("guestmem: a bounce buffer of %d KiB: %w", size>>10, err)
+		return fmt.Errorf("guestmem: mapping a bounce buffer of %d KiB: %w", size>>10, err)
 	}
 	if err := l.buffer.unmap(); err != nil {
 		return errors.Join(fmt.Errorf("guestmem: unmapping a bounce buffer: %w", err), larger.unmap())
@@ -64,7 +63,7 @@ func (l *bounceLane) room(size int) error {
 
 func (l *bounceLane) Pages(b *guest.Block, offsets []uint64) ([][]byte, error) {
 	l.pages, l.to = l.pages[:0], nil
-	if err := l.room(len(offsets) * l.pageSize); err != nil {
+	if err := l.growBuffer(len(offsets) * l.pageSize); err != nil {
 		return nil, err
 	}
 	to, err := l.in.Pages(b, offsets)
@@ -79,7 +78,7 @@ func (l *bounceLane) Pages(b *guest.Block, offsets []uint64) ([][]byte, error) {
 	return l.pages, nil
 }
 
-// Commit copies, which is where pages that are not present cost their fault.
+// Commit copies the buffer to the memory, and takes the page faults of absent pages.
 func (l *bounceLane) Commit() error {
 	for i, to := range l.to {
 		copy(to, l.pages[i])
@@ -90,7 +89,7 @@ func (l *bounceLane) Commit() error {
 
 func (l *bounceLane) Zero(b *guest.Block, offsets []uint64) error { return l.in.Zero(b, offsets) }
 
-// Close gives the buffer back. Pages that were not committed are not kept.
+// Close unmaps the buffer and discards pages that were not committed.
 func (l *bounceLane) Close() error {
 	l.pages, l.to = nil, nil
 	err := l.in.Close()

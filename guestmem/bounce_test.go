@@ -19,7 +19,7 @@ func bounceLaneOf(t testing.TB, m *Memory) guest.Lane {
 	return l
 }
 
-func TestABouncedPageComesAtCommitAndNotBefore(t *testing.T) {
+func TestBounced_PageIsCopiedAtCommit(t *testing.T) {
 	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 4 * 4096})
 	m := newMemory(t, l)
 	in, a := bounceLaneOf(t, m), l.Blocks[0]
@@ -46,25 +46,25 @@ func TestABouncedPageComesAtCommitAndNotBefore(t *testing.T) {
 	if !bytes.Equal(m.Bytes(a), want) {
 		t.Error("the memory is not what was committed")
 	}
-	// What is written afterwards is not committed a second time.
+	// A second Commit does not copy bytes written after the first.
 	pages[0][0] = 9
 	if err := in.Commit(); err != nil || m.Bytes(a)[3*4096] != 1 {
 		t.Errorf("a second Commit changed the memory, error %v", err)
 	}
 }
 
-func TestABouncedLaneIsNotStable(t *testing.T) {
+func TestBounced_LaneIsNotStable(t *testing.T) {
 	in := bounceLaneOf(t, newMemory(t, mustLayout(t, 4096, guest.Block{Name: "a", Length: 4096})))
 	defer in.Close()
 	if _, ok := in.(guest.StableLane); ok {
-		t.Error("a lane whose pages are filled after Commit would lose them")
+		t.Error("the lane is stable, want not")
 	}
 	if _, ok := in.(guest.DeflatedLane); ok {
 		t.Error("memory does not keep deflated pages")
 	}
 }
 
-func TestABounceBufferIsPresentAndTheMemoryFaultsOnce(t *testing.T) {
+func TestBounced_BufferIsPrefaulted(t *testing.T) {
 	size := os.Getpagesize()
 	count := guest.PacketBytes / size
 	l := mustLayout(t, size, guest.Block{Name: "a", Length: uint64(count * size)})
@@ -72,8 +72,8 @@ func TestABounceBufferIsPresentAndTheMemoryFaultsOnce(t *testing.T) {
 	for i := range count {
 		all = append(all, uint64(i*size))
 	}
-	// What the Go runtime takes for itself in this thread (the race detector
-	// more than others) comes on top now and then: the fewest count.
+	// The Go runtime, the race detector above all, sometimes causes faults of its
+	// own in this thread. So the smallest count of several runs is compared.
 	fill, whole := int64(math.MaxInt64), int64(math.MaxInt64)
 	for range 5 {
 		m := newMemory(t, l)
@@ -94,7 +94,7 @@ func TestABounceBufferIsPresentAndTheMemoryFaultsOnce(t *testing.T) {
 			}
 		})
 		if putting < int64(count) {
-			t.Fatalf("putting %d pages into memory that is not there cost %d faults: this test would not see one", count, putting)
+			t.Fatalf("putting %d pages into absent memory cost %d faults: this test cannot count page faults", count, putting)
 		}
 		fill, whole = min(fill, filling), min(whole, putting)
 		if err := in.Close(); err != nil {
@@ -105,11 +105,11 @@ func TestABounceBufferIsPresentAndTheMemoryFaultsOnce(t *testing.T) {
 		t.Errorf("filling %d pages of the buffer cost %d faults", count, fill)
 	}
 	if whole > int64(count+count/8) {
-		t.Errorf("putting %d pages into memory that is not there cost %d faults", count, whole)
+		t.Errorf("putting %d pages into absent memory cost %d faults", count, whole)
 	}
 }
 
-func TestABouncedZeroPageGoesStraightToTheMemory(t *testing.T) {
+func TestBounced_ZeroPageIsNotBuffered(t *testing.T) {
 	size := os.Getpagesize()
 	l := mustLayout(t, size, guest.Block{Name: "a", Length: uint64(4 * size)})
 	m := newMemory(t, l)
@@ -130,7 +130,7 @@ func TestABouncedZeroPageGoesStraightToTheMemory(t *testing.T) {
 	}
 }
 
-func TestABounceBufferGrowsForMorePagesThanAPacket(t *testing.T) {
+func TestBounced_BufferGrowsBeyondAPacket(t *testing.T) {
 	const count = guest.PacketBytes/4096 + 3
 	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: count * 4096})
 	m := newMemory(t, l)
@@ -157,7 +157,7 @@ func TestABounceBufferGrowsForMorePagesThanAPacket(t *testing.T) {
 	}
 }
 
-func TestABouncedLaneRefusesWhatTheMemoryRefuses(t *testing.T) {
+func TestBounced_ReturnsErrorsOfTheMemory(t *testing.T) {
 	m := new(Memory)
 	if _, err := Bounced(m).Lane(); !errors.Is(err, guest.ErrLayout) {
 		t.Errorf("a lane before Setup: %v", err)
@@ -171,7 +171,7 @@ func TestABouncedLaneRefusesWhatTheMemoryRefuses(t *testing.T) {
 	if _, err := in.Pages(l.Blocks[0], []uint64{4096}); !errors.Is(err, guest.ErrLayout) {
 		t.Errorf("a page outside the block: %v", err)
 	}
-	// Nothing is left over from the call that failed.
+	// Commit copies nothing for the failed call.
 	if err := in.Commit(); err != nil || m.Received(l.Blocks[0], 0) {
 		t.Errorf("Commit after a refusal: error %v", err)
 	}
@@ -180,7 +180,7 @@ func TestABouncedLaneRefusesWhatTheMemoryRefuses(t *testing.T) {
 	}
 }
 
-func TestClosingABouncedLaneUnmapsItsBuffer(t *testing.T) {
+func TestBounced_CloseUnmapsTheBuffer(t *testing.T) {
 	in := bounceLaneOf(t, newMemory(t, mustLayout(t, 4096, guest.Block{Name: "a", Length: 4096}))).(*bounceLane)
 	if len(in.buffer.mem) < guest.PacketBytes {
 		t.Errorf("a buffer of %d bytes", len(in.buffer.mem))

@@ -10,8 +10,8 @@ import (
 	"github.com/vmferry/vmferry/guestmem"
 )
 
-// A VMM that has its guest's memory mapped already says so, and gets a source
-// of the pages that its dirty log names.
+// A VMM attaches the memory that it mapped for its guest, and gets a source of the
+// pages that its dirty log reports.
 func Example() {
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 1 << 20}})
 	if err != nil {
@@ -24,7 +24,7 @@ func Example() {
 	}
 
 	copy(ram[5*4096:], "written by the guest")
-	dirty := [][]uint64{make([]uint64, 256/64)} // a bit a page, as KVM gives it
+	dirty := [][]uint64{make([]uint64, 256/64)} // one bit for each page, as in KVM's dirty log
 	dirty[0][0] = 1<<5 | 1<<6
 	source, err := memory.Dirty(dirty)
 	if err != nil {
@@ -45,8 +45,8 @@ func Example() {
 	// pc.ram: data at [0x5000], zero at [0x6000]
 }
 
-// Memory of this process takes pages in without a copy: a reader puts them
-// where Pages says.
+// Memory receives pages without a copy: a reader fills the buffers of Pages, which
+// are the memory itself.
 func ExampleMemory_Lane() {
 	layout, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 1 << 20}})
 	if err != nil {

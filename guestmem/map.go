@@ -14,16 +14,16 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// mapping is memory that was mapped for one block: at least the block's length,
-// up to a whole number of the pages that back it.
+// mapping is the memory that was mapped for one block. Its length is the block's
+// length, rounded up to a multiple of the pages that back it.
 type mapping struct {
 	mem  []byte
-	page uint64   // bytes of the pages that were asked for
-	file *os.File // of Memfd
+	page uint64   // size of the requested pages in bytes
+	file *os.File // the memfd, nil for anonymous memory
 }
 
-// mapMemory maps size bytes as opts say, and makes them present if that is
-// asked for.
+// mapMemory maps size bytes according to opts, and preallocates them if opts
+// request it.
 func mapMemory(name string, size uint64, opts *Options) (_ mapping, err error) {
 	page, err := backingPage(opts)
 	if err != nil {
@@ -34,9 +34,10 @@ func mapMemory(name string, size uint64, opts *Options) (_ mapping, err error) {
 		return mapping{}, fmt.Errorf("%w: %d bytes", ErrNoMemory, size)
 	}
 	if opts.Prealloc != "" && opts.Prealloc != PreallocNone && opts.Pages != HugeTLB {
-		// The kernel would promise it, and kill somebody later.
+		// Linux overcommits memory: the mapping would succeed, and the OOM
+		// killer would end a process later.
 		if free := availableMemory(); size > free {
-			return mapping{}, fmt.Errorf("%w: %d MiB are to be preallocated, and %d MiB are available", ErrNoMemory, size>>20, free>>20)
+			return mapping{}, fmt.Errorf("%w: preallocating %d MiB, but only %d MiB are available", ErrNoMemory, size>>20, free>>20)
 		}
 	}
 	m := mapping{page: page}
@@ -52,9 +53,9 @@ func mapMemory(name string, size uint64, opts *Options) (_ mapping, err error) {
 		}
 		fd, flags = int(m.file.Fd()), unix.MAP_SHARED
 	default:
-		return mapping{}, fmt.Errorf("%w: unknown backing %q", guest.ErrLayout, opts.Backing)
+		return mapping{}, fmt.Errorf("%w: unknown backing %q (want anonymous or memfd)", guest.ErrLayout, opts.Backing)
 	}
-	if opts.Pages != HugeTLB { // whose pages are reserved now or not at all
+	if opts.Pages != HugeTLB { // mmap must reserve the pages of HugeTLB
 		flags |= unix.MAP_NORESERVE
 	}
 	if m.mem, err = mapAligned(size, page, fd, flags); err != nil {
@@ -71,21 +72,21 @@ func mapMemory(name string, size uint64, opts *Options) (_ mapping, err error) {
 	return m, nil
 }
 
-// Available says whether this system has the kind of memory that opts ask for, be
-// there enough of it or not.
+// Available reports whether this system has the kind of pages that opts request. It
+// does not check how many are free.
 func Available(opts Options) bool {
 	_, err := backingPage(&opts)
 	return err == nil
 }
 
-// prepare places the memory and makes it present.
+// prepare sets the NUMA policy of the memory and preallocates it.
 func (m *mapping) prepare(page uint64, opts *Options) error {
 	if opts.Pages == TransparentHuge {
 		if err := unix.Madvise(m.mem, unix.MADV_HUGEPAGE); err != nil {
-			return fmt.Errorf("%w: this kernel has no transparent ones (%w)", ErrNoHugePages, err)
+			return fmt.Errorf("%w: this kernel has no transparent huge pages (%w)", ErrNoHugePages, err)
 		}
 	}
-	if err := place(m.mem, opts); err != nil {
+	if err := setNUMAPolicy(m.mem, opts); err != nil {
 		return err
 	}
 	return preallocate(m.mem, page, opts)
@@ -104,8 +105,8 @@ func (m *mapping) unmap() error {
 	return err
 }
 
-// mapAligned maps at a multiple of align, without which there are no huge pages
-// at the ends.
+// mapAligned maps memory at a multiple of align, so that the kernel can use huge
+// pages at both ends.
 func mapAligned(size, align uint64, fd, flags int) ([]byte, error) {
 	const prot = unix.PROT_READ | unix.PROT_WRITE
 	if align <= uint64(os.Getpagesize()) {
@@ -115,19 +116,19 @@ func mapAligned(size, align uint64, fd, flags int) ([]byte, error) {
 		}
 		return unsafe.Slice((*byte)(p), size), nil
 	}
-	// Room to choose from; what is not used of it is given back.
-	room, err := unix.MmapPtr(-1, 0, nil, uintptr(size+align), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	// Reserve addresses for any alignment, and unmap the unused ones below.
+	reserved, err := unix.MmapPtr(-1, 0, nil, uintptr(size+align), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, err
 	}
-	head := (align - uint64(uintptr(room))%align) % align
-	at := unsafe.Add(room, head)
+	head := (align - uint64(uintptr(reserved))%align) % align
+	at := unsafe.Add(reserved, head)
 	if _, err := unix.MmapPtr(fd, 0, at, uintptr(size), prot, flags|unix.MAP_FIXED); err != nil {
-		unix.MunmapPtr(room, uintptr(size+align))
+		unix.MunmapPtr(reserved, uintptr(size+align))
 		return nil, err
 	}
 	if head > 0 {
-		unix.MunmapPtr(room, uintptr(head))
+		unix.MunmapPtr(reserved, uintptr(head))
 	}
 	if tail := align - head; tail > 0 {
 		unix.MunmapPtr(unsafe.Add(at, size), uintptr(tail))
@@ -135,8 +136,8 @@ func mapAligned(size, align uint64, fd, flags int) ([]byte, error) {
 	return unsafe.Slice((*byte)(at), size), nil
 }
 
-// newMemfd makes a file in memory that nobody can shrink: whoever else maps it
-// could otherwise take pages away from under this process.
+// newMemfd creates a memfd and seals its size. Without the seal, another process
+// that has the file could truncate it, and this process would get SIGBUS.
 func newMemfd(name string, size, page uint64, huge bool) (*os.File, error) {
 	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	if huge {
@@ -146,14 +147,14 @@ func newMemfd(name string, size, page uint64, huge bool) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name[:min(len(name), 200)], flags)
 	if err != nil {
 		if huge {
-			return nil, fmt.Errorf("%w: of %d KiB as a memfd: %w", ErrNoHugePages, page>>10, err)
+			return nil, fmt.Errorf("%w: no memfd of pages of %d KiB: %w", ErrNoHugePages, page>>10, err)
 		}
-		return nil, fmt.Errorf("making a memfd: %w", err)
+		return nil, fmt.Errorf("creating a memfd: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), name)
 	if err := unix.Ftruncate(fd, int64(size)); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("giving a memfd %d bytes: %w", size, err)
+		return nil, fmt.Errorf("growing a memfd to %d bytes: %w", size, err)
 	}
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
 		f.Close()
@@ -162,7 +163,7 @@ func newMemfd(name string, size, page uint64, huge bool) (*os.File, error) {
 	return f, nil
 }
 
-// hugeShift is log2 of a page size, which is how mmap and memfd_create take it.
+// hugeShift returns log2 of a page size, the form that mmap and memfd_create take.
 func hugeShift(page uint64) int {
 	n := 0
 	for page > 1 {
@@ -174,8 +175,8 @@ func hugeShift(page uint64) int {
 
 const hugePagesFolder = "/sys/kernel/mm/hugepages"
 
-// backingPage returns the size of the pages that opts ask for, which has to be
-// one that the system has.
+// backingPage returns the size in bytes of the pages that opts request. It fails if
+// the system has no pages of that kind and size.
 func backingPage(opts *Options) (uint64, error) {
 	switch opts.Pages {
 	case "", SmallPages:
@@ -184,26 +185,27 @@ func backingPage(opts *Options) (uint64, error) {
 		return transparentPage(opts.Backing)
 	case HugeTLB:
 	default:
-		return 0, fmt.Errorf("%w: unknown kind of pages %q", guest.ErrLayout, opts.Pages)
+		return 0, fmt.Errorf("%w: unknown kind of pages %q (want small, transparent or hugetlb)", guest.ErrLayout, opts.Pages)
 	}
 	size := opts.HugePageSize
 	if size == 0 {
 		kib, err := meminfo("Hugepagesize")
 		if err != nil || kib == 0 {
-			return 0, fmt.Errorf("%w: this system has none", ErrNoHugePages)
+			return 0, fmt.Errorf("%w: this system has no hugetlb pages", ErrNoHugePages)
 		}
 		size = kib << 10
 	}
 	if size&(size-1) != 0 {
-		return 0, fmt.Errorf("%w: %d is no power of two", ErrNoHugePages, size)
+		return 0, fmt.Errorf("%w: size %d is not a power of two", ErrNoHugePages, size)
 	}
 	if _, err := os.Stat(poolFolder(size)); err != nil {
-		return 0, fmt.Errorf("%w: this system has none of %d KiB (see %s)", ErrNoHugePages, size>>10, hugePagesFolder)
+		return 0, fmt.Errorf("%w: this system has no pages of %d KiB (see %s for the sizes it has)", ErrNoHugePages, size>>10, hugePagesFolder)
 	}
 	return size, nil
 }
 
-// transparentPage is the size of transparent huge pages, if they are on.
+// transparentPage returns the size of transparent huge pages in bytes. It fails if
+// the system has them off.
 func transparentPage(b Backing) (uint64, error) {
 	const folder = "/sys/kernel/mm/transparent_hugepage/"
 	setting := folder + "enabled"
@@ -212,10 +214,10 @@ func transparentPage(b Backing) (uint64, error) {
 	}
 	text, err := os.ReadFile(setting)
 	if err != nil {
-		return 0, fmt.Errorf("%w: this kernel has no transparent ones", ErrNoHugePages)
+		return 0, fmt.Errorf("%w: this kernel has no transparent huge pages", ErrNoHugePages)
 	}
 	if strings.Contains(string(text), "[never]") || strings.Contains(string(text), "[deny]") {
-		return 0, fmt.Errorf("%w: transparent ones are off in %s: write madvise (or advise) to it", ErrNoHugePages, setting)
+		return 0, fmt.Errorf("%w: transparent huge pages are off in %s (write madvise to the file, or advise for shmem)", ErrNoHugePages, setting)
 	}
 	if n, err := readNumber(folder + "hpage_pmd_size"); err == nil && n > 0 && n&(n-1) == 0 {
 		return n, nil
@@ -227,14 +229,15 @@ func poolFolder(page uint64) string {
 	return fmt.Sprintf("%s/hugepages-%dkB", hugePagesFolder, page>>10)
 }
 
-// noHugePages says how many there are and what to do.
+// noHugePages returns an error that says how many huge pages are free, and how many
+// to reserve.
 func noHugePages(size, page uint64) error {
 	free, _ := readNumber(poolFolder(page) + "/free_hugepages")
 	reserved, _ := readNumber(poolFolder(page) + "/resv_hugepages")
 	total, _ := readNumber(poolFolder(page) + "/nr_hugepages")
 	want := size / page
 	available := free - min(free, reserved)
-	return fmt.Errorf("%w: %d of %d KiB are wanted, %d are free: write %d or more to %s/nr_hugepages",
+	return fmt.Errorf("%w: need %d of %d KiB, but %d are free (write %d or more to %s/nr_hugepages)",
 		ErrNoHugePages, want, page>>10, available, total+want-min(want, available), poolFolder(page))
 }
 
@@ -246,15 +249,15 @@ func readNumber(path string) (uint64, error) {
 	return strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
 }
 
-// place sets the policy by which the kernel chooses nodes for mem.
-func place(mem []byte, opts *Options) error {
+// setNUMAPolicy sets the policy by which the kernel chooses NUMA nodes for mem.
+func setNUMAPolicy(mem []byte, opts *Options) error {
 	var mode uintptr
 	switch opts.NUMA {
 	case NUMADefault:
 		if len(opts.Nodes) == 0 {
 			return nil
 		}
-		return fmt.Errorf("%w: on nodes %v without a policy", ErrNUMA, opts.Nodes)
+		return fmt.Errorf("%w: nodes %v without a policy", ErrNUMA, opts.Nodes)
 	case NUMAPrefer:
 		mode = unix.MPOL_PREFERRED
 	case NUMABind:
@@ -262,18 +265,18 @@ func place(mem []byte, opts *Options) error {
 	case NUMAInterleave:
 		mode = unix.MPOL_INTERLEAVE
 	default:
-		return fmt.Errorf("%w: unknown policy %q", ErrNUMA, opts.NUMA)
+		return fmt.Errorf("%w: unknown policy %q (want prefer, bind or interleave)", ErrNUMA, opts.NUMA)
 	}
 	nodes := opts.Nodes
 	if len(nodes) == 0 {
 		return fmt.Errorf("%w: policy %q without a node", ErrNUMA, opts.NUMA)
 	}
 	if opts.NUMA == NUMAPrefer {
-		nodes = nodes[:1] // all that the policy takes
+		nodes = nodes[:1] // MPOL_PREFERRED takes one node
 	}
 	const most = 1024
 	if slices.Min(nodes) < 0 || slices.Max(nodes) >= most {
-		return fmt.Errorf("%w: on nodes %v (want 0 to %d)", ErrNUMA, nodes, most-1)
+		return fmt.Errorf("%w: nodes %v (want 0 to %d)", ErrNUMA, nodes, most-1)
 	}
 	var mask [most / 64]uint64
 	for _, n := range nodes {
@@ -283,9 +286,9 @@ func place(mem []byte, opts *Options) error {
 		mode, uintptr(unsafe.Pointer(&mask)), most+1, 0)
 	switch {
 	case errno == unix.EINVAL:
-		return fmt.Errorf("%w: on nodes %v: one of them has no memory, or does not exist", ErrNUMA, nodes)
+		return fmt.Errorf("%w: nodes %v: a node has no memory or does not exist", ErrNUMA, nodes)
 	case errno != 0:
-		return fmt.Errorf("%w: on nodes %v: %w", ErrNUMA, nodes, errno)
+		return fmt.Errorf("%w: nodes %v: %w", ErrNUMA, nodes, errno)
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func reserveHugePages(t testing.TB, n int) {
 	giveBack, err := hugepages.Reserve(n)
 	if err != nil {
 		if os.Getuid() != 0 {
-			t.Skipf("setting huge pages aside needs root: %v", err)
+			t.Skipf("reserving huge pages needs root: %v", err)
 		}
 		t.Fatal(err)
 	}
@@ -42,8 +42,8 @@ func mapped(t testing.TB, opts Options, length uint64) *Memory {
 	return m
 }
 
-// faultsOf returns the minor page faults that do takes in its own thread:
-// those of the garbage collector and of other tests are not its.
+// faultsOf returns the number of minor page faults of do in its own thread. It does
+// not count faults of the garbage collector and of other tests.
 func faultsOf(t testing.TB, do func()) int64 {
 	t.Helper()
 	runtime.LockOSThread()
@@ -60,7 +60,7 @@ func faultsOf(t testing.TB, do func()) int64 {
 	return count() - before
 }
 
-func TestMemoryOfEveryKindIsZeroedWritableAndPresentIfAskedFor(t *testing.T) {
+func TestNewWith_EveryKindIsZeroedAndPreallocated(t *testing.T) {
 	reserveHugePages(t, 8)
 	const length = 5<<20 + 4096 // no whole number of huge pages
 	for _, backing := range []Backing{"", Anonymous, Memfd} {
@@ -90,7 +90,7 @@ func TestMemoryOfEveryKindIsZeroedWritableAndPresentIfAskedFor(t *testing.T) {
 					if present := prealloc == PreallocTouch || prealloc == PreallocPopulate; present && got > 20 {
 						t.Errorf("%d page faults in memory that was preallocated", got)
 					} else if !present && kind != HugeTLB && kind != TransparentHuge && got < length/4096 {
-						t.Errorf("%d page faults in %d pages that nobody preallocated: this test would not see one", got, length/4096)
+						t.Errorf("%d page faults in %d pages that were not preallocated: this test cannot count page faults", got, length/4096)
 					}
 					for at := 0; at < length; at += 4096 {
 						if mem[at] != 1 {
@@ -103,7 +103,7 @@ func TestMemoryOfEveryKindIsZeroedWritableAndPresentIfAskedFor(t *testing.T) {
 	}
 }
 
-func TestAMemfdIsSharedAndCannotBeShrunk(t *testing.T) {
+func TestMemory_MemfdIsSharedAndSealed(t *testing.T) {
 	m := mapped(t, Options{Backing: Memfd}, 1<<20)
 	b := m.Layout().Blocks[0]
 	other, err := unix.Mmap(int(m.File(b).Fd()), 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -113,7 +113,7 @@ func TestAMemfdIsSharedAndCannotBeShrunk(t *testing.T) {
 	defer unix.Munmap(other)
 	copy(other[4096:], "from elsewhere")
 	if !bytes.HasPrefix(m.Bytes(b)[4096:], []byte("from elsewhere")) {
-		t.Error("what was written through the other mapping is not there")
+		t.Error("a write through the other mapping is missing")
 	}
 	if err := m.File(b).Truncate(0); err == nil {
 		t.Error("the file was shrunk under the memory")
@@ -123,9 +123,9 @@ func TestAMemfdIsSharedAndCannotBeShrunk(t *testing.T) {
 	}
 }
 
-func TestTransparentHugePagesComeWhole(t *testing.T) {
+func TestNewWith_TransparentHugePagesFaultWhole(t *testing.T) {
 	if !Available(Options{Pages: TransparentHuge}) || Available(Options{Pages: HugeTLB, HugePageSize: 3 << 20}) {
-		t.Error("what is available is not what is there")
+		t.Error("Available and mapping disagree")
 	}
 	m := mapped(t, Options{Pages: TransparentHuge}, 8<<20)
 	mem := m.Bytes(m.Layout().Blocks[0])
@@ -142,7 +142,7 @@ func TestTransparentHugePagesComeWhole(t *testing.T) {
 	}
 }
 
-func TestMemoryThatCannotBeHadIsATypedError(t *testing.T) {
+func TestNewWith_FailureIsATypedError(t *testing.T) {
 	free, err := readNumber(poolFolder(hugepages.Size) + "/free_hugepages")
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +159,7 @@ func TestMemoryThatCannotBeHadIsATypedError(t *testing.T) {
 		{"too few huge pages", (free + 10) * hugepages.Size, Options{Pages: HugeTLB, HugePageSize: hugepages.Size}, ErrNoHugePages, "nr_hugepages"},
 		{"too few huge pages for a memfd", (free + 10) * hugepages.Size, Options{Backing: Memfd, Pages: HugeTLB, HugePageSize: hugepages.Size}, ErrNoHugePages, "nr_hugepages"},
 		{"huge pages of a size that is none", 4096, Options{Pages: HugeTLB, HugePageSize: 3 << 20}, ErrNoHugePages, "power of two"},
-		{"huge pages of a size that the system lacks", 4096, Options{Pages: HugeTLB, HugePageSize: 1 << 40}, ErrNoHugePages, "this system has none"},
+		{"huge pages of a size that the system lacks", 4096, Options{Pages: HugeTLB, HugePageSize: 1 << 40}, ErrNoHugePages, "this system has no pages"},
 		{"a node that does not exist", 4096, Options{NUMA: NUMABind, Nodes: []int{1000}}, ErrNUMA, "1000"},
 		{"a node that cannot be", 4096, Options{NUMA: NUMABind, Nodes: []int{-1}}, ErrNUMA, "-1"},
 		{"a policy without nodes", 4096, Options{NUMA: NUMAInterleave}, ErrNUMA, "without a node"},
@@ -175,13 +175,13 @@ func TestMemoryThatCannotBeHadIsATypedError(t *testing.T) {
 				m.Close()
 			}
 			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
-				t.Errorf("%v; want an error that wraps %q and says %q", err, tt.want, tt.text)
+				t.Errorf("%v; want an error that wraps %q and contains %q", err, tt.want, tt.text)
 			}
 		})
 	}
 }
 
-func TestMemoryIsPlacedOnTheNodesNamed(t *testing.T) {
+func TestNewWith_SetsTheNUMAPolicy(t *testing.T) {
 	for _, policy := range []NUMAPolicy{NUMAPrefer, NUMABind, NUMAInterleave} {
 		m := mapped(t, Options{NUMA: policy, Nodes: []int{0}, Prealloc: PreallocPopulate}, 1<<20)
 		mem := m.Bytes(m.Layout().Blocks[0])
@@ -198,8 +198,8 @@ func TestMemoryIsPlacedOnTheNodesNamed(t *testing.T) {
 	}
 }
 
-// A hole is what populate may silently leave.
-func TestPagesThatArePromisedAndNotThereAreCounted(t *testing.T) {
+// populate may leave absent pages without an error.
+func TestPreallocate_AbsentPagesAreCounted(t *testing.T) {
 	m := mapped(t, Options{Prealloc: PreallocPopulate}, 1<<20)
 	mem := m.Bytes(m.Layout().Blocks[0])
 	if n, err := absent(mem); n != 0 || err != nil {
@@ -213,7 +213,7 @@ func TestPagesThatArePromisedAndNotThereAreCounted(t *testing.T) {
 	}
 }
 
-func TestTouchTurnsASignalIntoAnError(t *testing.T) {
+func TestTouch_SignalIsAnError(t *testing.T) {
 	f, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
@@ -224,13 +224,13 @@ func TestTouchTurnsASignalIntoAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Munmap(mem)
-	// Behind the end of the file there is no page to give.
+	// The kernel has no page beyond the end of the file.
 	if err := touch(mem, 4096); !errors.Is(err, ErrNoMemory) {
-		t.Errorf("touching pages that cannot be had: %v", err)
+		t.Errorf("touching pages beyond the file: %v", err)
 	}
 }
 
-func TestMissingCountsPagesThatNobodySpokeOf(t *testing.T) {
+func TestMemory_MissingCountsUnnamedPages(t *testing.T) {
 	m := mapped(t, Options{}, 100*4096)
 	b := m.Layout().Blocks[0]
 	in := lane(t, m)
@@ -246,7 +246,7 @@ func TestMissingCountsPagesThatNobodySpokeOf(t *testing.T) {
 	}
 }
 
-func TestBitmapSetsRangesAcrossWords(t *testing.T) {
+func TestBitmap_SetRangeAcrossWords(t *testing.T) {
 	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 200 * 4096})
 	for _, r := range [][2]uint64{{0, 0}, {0, 1}, {63, 65}, {0, 200}, {64, 128}, {5, 199}} {
 		b := guest.NewBitmap(l)
@@ -266,7 +266,7 @@ func TestBitmapSetsRangesAcrossWords(t *testing.T) {
 	}
 }
 
-func TestControlGroupsBoundWhatIsAvailable(t *testing.T) {
+func TestAvailableMemory_IsBoundByControlGroups(t *testing.T) {
 	if n := availableMemory(); n == 0 || n == math.MaxUint64 {
 		t.Errorf("%d bytes are available", n)
 	}

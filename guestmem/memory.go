@@ -15,20 +15,24 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// Memory is guest memory in this process: a sink that pages are put straight
-// into, and a source that yields slices of itself.
+// Memory is guest memory of this process. As a sink it receives pages in place. As
+// a source it yields slices of itself.
 //
-// Each block has a bitmap of the pages that were received. A page with data
-// costs the one page fault of its first write, or none if it is there already
-// (see Options). A zero page whose bit is clear is fresh, and is neither
-// read nor written: it costs none. The bitmap knows what came by lanes. Whoever
-// writes to the memory by another way (Bytes, File) before a migration has
-// ended keeps what he wrote where a zero page comes.
+// Each block has a bitmap of the pages that lanes wrote. A page with data costs one
+// page fault at its first write, or none if the page is present (see Options). A
+// zero page whose bit is clear costs no page fault, because Memory neither reads nor
+// writes the page. The bitmap does not include writes through Bytes or File. A page
+// that the program wrote that way before the end of the migration therefore keeps
+// its content when it arrives as zero.
+//
+// Several goroutines may write, each with its own lane. Setup and Close must not run
+// at the same time as another method.
 type Memory struct {
-	// Options say how Setup maps the blocks.
+	// Options direct how Setup maps the blocks.
 	Options Options
-	// Map, if it is set before Setup, gives the memory of a block, zeroed. It
-	// stays its owner's to free.
+	// Map, if it is set before Setup, returns the memory of a block, zeroed, of
+	// the block's length. The caller still owns that memory: Close does not free
+	// it.
 	Map func(*guest.Block) ([]byte, error)
 
 	layout *guest.Layout
@@ -38,17 +42,19 @@ type Memory struct {
 type memoryBlock struct {
 	mem     []byte
 	mapping mapping // what Setup mapped, if it did
-	faults  bool    // a page that was not received may not be present
-	// received has a bit for every page that was written, named for every page
-	// that a lane was told of, be it as zero.
+	faults  bool    // pages that were not received may be absent
+	// received has a bit for each page that a lane wrote, named for each page
+	// that a lane got, with data or as zero.
 	received, named []atomic.Uint64
 }
 
-// New maps zeroed memory for every block of the layout, as the zero value
-// of Options says. Close unmaps it.
+// New maps zeroed memory for every block of the layout, with the zero Options.
+// Close unmaps it.
 func New(l *guest.Layout) (*Memory, error) { return NewWith(l, Options{}) }
 
-// NewWith maps memory in the way that opts say.
+// NewWith maps zeroed memory for every block of the layout according to opts. The
+// error wraps ErrNoMemory, ErrNoHugePages, ErrNotPresent, ErrNUMA or
+// guest.ErrLayout. Close unmaps the memory.
 func NewWith(l *guest.Layout, opts Options) (*Memory, error) {
 	m := &Memory{Options: opts}
 	if err := m.Setup(l); err != nil {
@@ -57,18 +63,18 @@ func NewWith(l *guest.Layout, opts Options) (*Memory, error) {
 	return m, nil
 }
 
-// Setup maps the layout's memory. A Memory made by new(Memory) is thus a sink
-// whose size the stream decides.
+// Setup maps the memory of the layout. It succeeds once. The stream of a migration
+// thus determines the size of a new(Memory).
 func (m *Memory) Setup(l *guest.Layout) error {
 	if m.layout != nil {
-		return fmt.Errorf("%w: this memory has its blocks already", guest.ErrLayout)
+		return fmt.Errorf("%w: the memory already has blocks", guest.ErrLayout)
 	}
 	blocks := make([]memoryBlock, 0, len(l.Blocks))
 	for _, b := range l.Blocks {
 		mb, err := m.mapBlock(b, l.PageSize)
 		if err != nil {
 			unmap(blocks)
-			return fmt.Errorf("guestmem: mapping %d bytes for RAM block %q: %w", b.Length, b.Name, err)
+			return fmt.Errorf("mapping %d bytes for RAM block %q: %w", b.Length, b.Name, err)
 		}
 		words := (l.Pages(b) + 63) / 64
 		mb.received, mb.named = make([]atomic.Uint64, words), make([]atomic.Uint64, words)
@@ -90,21 +96,22 @@ func (m *Memory) mapBlock(b *guest.Block, pageSize int) (memoryBlock, error) {
 	}
 	mem, err := m.Map(b)
 	if err == nil && uint64(len(mem)) != b.Length {
-		err = fmt.Errorf("%w: Map gave %d bytes", guest.ErrLayout, len(mem))
+		err = fmt.Errorf("%w: Map returned %d bytes (want %d)", guest.ErrLayout, len(mem), b.Length)
 	}
 	return memoryBlock{mem: mem}, err
 }
 
-// Attach makes memory that the caller owns, one slice a block, a Memory. Its
-// pages are taken to hold something: a zero page that arrives is written.
+// Attach returns a Memory of memory that the caller owns, one slice for each block.
+// Memory assumes that the pages hold data, so a zero page that arrives clears its
+// page. Close does not free the memory.
 func Attach(l *guest.Layout, mem [][]byte) (*Memory, error) {
 	if len(mem) != len(l.Blocks) {
-		return nil, fmt.Errorf("%w: %d slices for %d RAM blocks", guest.ErrLayout, len(mem), len(l.Blocks))
+		return nil, fmt.Errorf("%w: %d memory slices for %d RAM blocks (want one for each)", guest.ErrLayout, len(mem), len(l.Blocks))
 	}
 	m := &Memory{layout: l}
 	for i, b := range l.Blocks {
 		if uint64(len(mem[i])) != b.Length {
-			return nil, fmt.Errorf("%w: %d bytes of memory for RAM block %q of %d", guest.ErrLayout, len(mem[i]), b.Name, b.Length)
+			return nil, fmt.Errorf("%w: memory slice of %d bytes for RAM block %q of %d bytes", guest.ErrLayout, len(mem[i]), b.Name, b.Length)
 		}
 		words := (l.Pages(b) + 63) / 64
 		mb := memoryBlock{mem: mem[i], received: make([]atomic.Uint64, words), named: make([]atomic.Uint64, words)}
@@ -116,25 +123,26 @@ func Attach(l *guest.Layout, mem [][]byte) (*Memory, error) {
 	return m, nil
 }
 
-// Layout returns the memory's blocks, nil before Setup.
+// Layout returns the layout of the memory, or nil before Setup.
 func (m *Memory) Layout() *guest.Layout { return m.layout }
 
-// Bytes returns the memory of b itself.
+// Bytes returns the memory of b, not a copy.
 func (m *Memory) Bytes(b *guest.Block) []byte { return m.blocks[b.Index].mem }
 
-// Received reports whether the page at offset of b was written by a lane.
+// Received reports whether a lane wrote data to the page at offset of b. For
+// attached memory it reports true.
 func (m *Memory) Received(b *guest.Block, offset uint64) bool {
 	page := offset / uint64(m.layout.PageSize)
 	return m.blocks[b.Index].received[page/64].Load()&(1<<(page%64)) != 0
 }
 
-// File returns the memfd that b's memory is, which other processes can map; nil
-// if it is none. The file is as long as the block, up to a whole number of the
-// pages that back it. It is the Memory's to close.
+// File returns the memfd of b's memory, which other processes can map, or nil if
+// the memory is not a memfd. The file has the block's length, rounded up to a
+// multiple of BackingPage. The Memory owns the file and closes it.
 func (m *Memory) File(b *guest.Block) *os.File { return m.blocks[b.Index].mapping.file }
 
-// BackingPage returns the bytes of the pages that back b, which for memory that
-// Setup did not map are taken to be small ones.
+// BackingPage returns the size in bytes of the pages that back b. For memory that
+// Setup did not map it returns the size of a small page.
 func (m *Memory) BackingPage(b *guest.Block) uint64 {
 	if page := m.blocks[b.Index].mapping.page; page != 0 && m.Options.Pages == HugeTLB {
 		return page
@@ -142,15 +150,16 @@ func (m *Memory) BackingPage(b *guest.Block) uint64 {
 	return uint64(os.Getpagesize())
 }
 
-// AbsentIsZero says that a page of b that has no memory yet is zero: it is
-// anonymous memory that Setup mapped. Of other memory only its owner knows.
+// AbsentIsZero reports whether an absent page of b is known to be zero. It is true
+// for anonymous memory that Setup mapped. A page of other memory may have content
+// that this process has not mapped yet.
 func (m *Memory) AbsentIsZero(b *guest.Block) bool {
 	return m.blocks[b.Index].mapping.mem != nil && m.blocks[b.Index].mapping.file == nil
 }
 
-// Missing counts the pages of b that no lane was told of, neither with data nor
-// as zero: after a whole migration of a source that names every page there are
-// none.
+// Missing returns the number of pages of b that no lane received, neither with data
+// nor as zero. It is 0 after a complete migration from a source that names every
+// page.
 func (m *Memory) Missing(b *guest.Block) uint64 {
 	missing := m.layout.Pages(b)
 	for i := range m.blocks[b.Index].named {
@@ -159,8 +168,8 @@ func (m *Memory) Missing(b *guest.Block) uint64 {
 	return missing
 }
 
-// Close unmaps the memory if New or Setup mapped it. Nothing may use it
-// any more.
+// Close unmaps the memory that New, NewWith or Setup mapped. The memory and its
+// lanes must not be used afterwards. A second call does nothing.
 func (m *Memory) Close() error { return unmap(m.blocks) }
 
 func unmap(blocks []memoryBlock) error {
@@ -177,10 +186,11 @@ func unmap(blocks []memoryBlock) error {
 	return errors.Join(errs...)
 }
 
-// Lane opens a way into the memory for one goroutine.
+// Lane opens a lane for one goroutine. The lane is not buffered: its Commit and
+// Close do nothing.
 func (m *Memory) Lane() (guest.Lane, error) {
 	if m.layout == nil {
-		return nil, fmt.Errorf("%w: no blocks set up yet", guest.ErrLayout)
+		return nil, fmt.Errorf("%w: the memory has no blocks yet (call Setup first)", guest.ErrLayout)
 	}
 	return &memoryLane{m: m}, nil
 }
@@ -223,12 +233,12 @@ func (r *run) extend(off, size uint64) bool {
 	return true
 }
 
-// populate makes pages that are about to be written present, all at once: that
-// costs a third of one page fault after the other, and more where a hypervisor
-// has its part in each.
+// populate makes a run of pages present in one system call before they are written.
+// That takes a third of the time of one page fault for each page. It saves more in a
+// virtual machine, where the hypervisor takes part in each fault.
 func (mb *memoryBlock) populate(r run, size uint64) {
 	if r.end-r.start > size {
-		// It is no error if it fails: the first write does the same.
+		// A failure is harmless: the first write of a page makes it present.
 		unix.Madvise(mb.mem[r.start:r.end], unix.MADV_POPULATE_WRITE)
 	}
 }
@@ -247,7 +257,7 @@ func (l *memoryLane) Zero(b *guest.Block, offsets []uint64) error {
 		if mb.received[page/64].Load()&(1<<(page%64)) == 0 {
 			continue
 		}
-		// Reading before writing keeps a page that is zero already clean.
+		// A page that is already zero is not written, so it stays clean.
 		if p := mb.mem[off : off+size]; !deflate.IsZero(p) {
 			clear(p)
 		}
@@ -256,8 +266,8 @@ func (l *memoryLane) Zero(b *guest.Block, offsets []uint64) error {
 	return nil
 }
 
-// marker sets bits of pages that mostly follow one another: a word at a time,
-// because several lanes set bits of one bitmap.
+// marker sets bits of pages that are mostly consecutive. It writes a word at a time,
+// because several lanes set bits of one bitmap atomically.
 type marker struct {
 	word uint64
 	mask uint64
@@ -285,14 +295,15 @@ func (k *marker) flush(bitmaps ...[]atomic.Uint64) {
 
 func (l *memoryLane) Close() error { return nil }
 
-// Stable says that pages are guest memory itself, which stays.
+// Stable returns true: the buffers of Pages are guest memory itself.
 func (l *memoryLane) Stable() bool { return true }
 
-// All returns a source of every page of the memory.
+// All returns a source of every page of the memory. Each page of zeros is yielded as
+// a zero page.
 func (m *Memory) All() guest.Source { return &memorySource{m: m} }
 
-// AllBut returns a source of every page, those whose bit is set as zero without
-// a look at them: see AbsentLog.
+// AllBut returns a source of every page. A page whose bit is set in absent is yielded
+// as a zero page without being read: see guest.AbsentLog.
 func (m *Memory) AllBut(absent guest.Bitmap) (guest.Source, error) {
 	if err := absent.Fits(m.layout); err != nil {
 		return nil, err
@@ -300,7 +311,7 @@ func (m *Memory) AllBut(absent guest.Bitmap) (guest.Source, error) {
 	return &memorySource{m: m, absent: absent}, nil
 }
 
-// Dirty returns a source of the pages whose bit is set.
+// Dirty returns a source of the pages whose bit is set in dirty.
 func (m *Memory) Dirty(dirty guest.Bitmap) (guest.Source, error) {
 	if err := dirty.Fits(m.layout); err != nil {
 		return nil, err
@@ -308,13 +319,13 @@ func (m *Memory) Dirty(dirty guest.Bitmap) (guest.Source, error) {
 	return &memorySource{m: m, dirty: dirty}, nil
 }
 
-// memorySource hands out runs of a packet's worth of pages by one shared
-// cursor over all blocks.
+// memorySource yields the pages in runs of one packet. All goroutines share one
+// cursor over the runs of all blocks.
 type memorySource struct {
 	m      *Memory
 	dirty  guest.Bitmap  // nil for all pages
 	absent guest.Bitmap  // nil for none
-	cursor atomic.Uint64 // in runs, over the blocks end to end
+	cursor atomic.Uint64 // next run, counted over all blocks in order
 }
 
 func (s *memorySource) Layout() *guest.Layout { return s.m.layout }
@@ -346,8 +357,8 @@ func (s *memorySource) Next(ctx context.Context, b *guest.Batch) error {
 	}
 }
 
-// fill puts pages from first up to end of b's block into b, the dirty ones
-// where there is a bitmap.
+// fill puts pages [first, end) of b's block into b. With a dirty bitmap it puts only
+// the dirty ones.
 func (s *memorySource) fill(b *guest.Batch, first, end uint64) {
 	size := uint64(s.m.layout.PageSize)
 	mem := s.m.blocks[b.Block.Index].mem

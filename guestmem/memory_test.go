@@ -40,7 +40,7 @@ func lane(t testing.TB, m *Memory) guest.Lane {
 	return l
 }
 
-// put writes one page, filled with a byte.
+// put writes one page that is filled with a byte.
 func put(t testing.TB, l guest.Lane, b *guest.Block, offset uint64, fill byte) {
 	t.Helper()
 	pages, err := l.Pages(b, []uint64{offset})
@@ -55,7 +55,7 @@ func put(t testing.TB, l guest.Lane, b *guest.Block, offset uint64, fill byte) {
 	}
 }
 
-// resident says which pages of mem the kernel has given.
+// resident reports which pages of mem are present.
 func resident(t testing.TB, mem []byte) []bool {
 	t.Helper()
 	vec := make([]byte, (len(mem)+os.Getpagesize()-1)/os.Getpagesize())
@@ -70,7 +70,7 @@ func resident(t testing.TB, mem []byte) []bool {
 	return in
 }
 
-func TestPagesPointsIntoTheMemoryItself(t *testing.T) {
+func TestMemory_PagesAreTheMemoryItself(t *testing.T) {
 	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 4 * 4096}, guest.Block{Name: "b", Length: 2 * 4096})
 	m := newMemory(t, l)
 	in := lane(t, m)
@@ -89,7 +89,7 @@ func TestPagesPointsIntoTheMemoryItself(t *testing.T) {
 	}
 }
 
-func TestALaneRefusesOffsetsOutsideTheBlock(t *testing.T) {
+func TestMemory_LaneRefusesOffsetsOutsideTheBlock(t *testing.T) {
 	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 4 * 4096})
 	m := newMemory(t, l)
 	in := lane(t, m)
@@ -103,7 +103,7 @@ func TestALaneRefusesOffsetsOutsideTheBlock(t *testing.T) {
 	}
 }
 
-func TestAFreshZeroPageIsNotTouched(t *testing.T) {
+func TestMemory_FreshZeroPageIsNotTouched(t *testing.T) {
 	const pages = 64
 	size := os.Getpagesize()
 	l := mustLayout(t, size, guest.Block{Name: "a", Length: uint64(pages * size)})
@@ -124,7 +124,7 @@ func TestAFreshZeroPageIsNotTouched(t *testing.T) {
 	}
 	put(t, in, a, all[3], 0xaa)
 	if !resident(t, m.Bytes(a))[3] {
-		t.Error("a page that was written is not there, so this test would not see a fault")
+		t.Error("a written page is absent: this test cannot detect a fault")
 	}
 	for i, off := range all {
 		if got, want := m.Received(a, off), i == 3; got != want {
@@ -133,7 +133,7 @@ func TestAFreshZeroPageIsNotTouched(t *testing.T) {
 	}
 }
 
-func TestAZeroPageClearsWhatCameBefore(t *testing.T) {
+func TestMemory_ZeroPageClearsEarlierData(t *testing.T) {
 	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 200 * 4096})
 	m := newMemory(t, l)
 	in := lane(t, m)
@@ -159,7 +159,7 @@ func TestAZeroPageClearsWhatCameBefore(t *testing.T) {
 	}
 }
 
-func TestAttachedMemoryIsTakenToHoldSomething(t *testing.T) {
+func TestAttach_ZeroPageIsWritten(t *testing.T) {
 	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 2 * 4096}, guest.Block{Name: "b", Length: 4096})
 	mem := [][]byte{bytes.Repeat([]byte{1}, 2*4096), bytes.Repeat([]byte{2}, 4096)}
 	m, err := Attach(l, mem)
@@ -176,11 +176,11 @@ func TestAttachedMemoryIsTakenToHoldSomething(t *testing.T) {
 		t.Fatal(err)
 	}
 	if mem[1][0] != 2 || m.Bytes(l.Blocks[1]) == nil {
-		t.Error("Close took memory that is the caller's")
+		t.Error("Close unmapped the caller's memory")
 	}
 }
 
-func TestAttachRefusesMemoryThatIsNotTheLayouts(t *testing.T) {
+func TestAttach_RefusesMemoryOfAnotherLayout(t *testing.T) {
 	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 2 * 4096}, guest.Block{Name: "b", Length: 4096})
 	for name, mem := range map[string][][]byte{
 		"a slice too few":  {make([]byte, 2*4096)},
@@ -194,7 +194,7 @@ func TestAttachRefusesMemoryThatIsNotTheLayouts(t *testing.T) {
 	}
 }
 
-func TestTheStreamMayDecideTheSizeOnce(t *testing.T) {
+func TestMemory_SetupSucceedsOnce(t *testing.T) {
 	m := new(Memory)
 	if _, err := m.Lane(); !errors.Is(err, guest.ErrLayout) {
 		t.Errorf("a lane before Setup: %v", err)
@@ -215,7 +215,7 @@ func TestTheStreamMayDecideTheSizeOnce(t *testing.T) {
 	}
 }
 
-func TestCloseMayBeCalledTwice(t *testing.T) {
+func TestMemory_SecondCloseDoesNothing(t *testing.T) {
 	m, err := New(mustLayout(t, 4096, guest.Block{Name: "a", Length: 4096}))
 	if err != nil {
 		t.Fatal(err)
@@ -227,7 +227,7 @@ func TestCloseMayBeCalledTwice(t *testing.T) {
 	}
 }
 
-func TestALaneDoesNotAllocateInTheSteadyState(t *testing.T) {
+func TestMemory_LaneDoesNotAllocateInTheSteadyState(t *testing.T) {
 	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 256 * 4096})
 	m := newMemory(t, l)
 	in := lane(t, m)

@@ -2,85 +2,89 @@ package guestmem
 
 import "errors"
 
-// Errors of mapping memory. What was asked for and what the machine has is in
-// the text.
+// Errors of mapping memory. The text of an error that wraps one says what was
+// requested and what the machine has.
 var (
-	// ErrNoMemory is wrapped when the machine has not enough memory.
-	ErrNoMemory = errors.New("not enough memory")
-	// ErrNoHugePages is wrapped when there are no huge pages, or not enough.
-	ErrNoHugePages = errors.New("not enough huge pages")
-	// ErrNotPresent is wrapped when memory was to be preallocated, nothing
-	// failed, and pages are missing all the same.
-	ErrNotPresent = errors.New("memory was preallocated and is not there")
-	// ErrNUMA is wrapped when memory cannot be placed on the nodes named.
-	ErrNUMA = errors.New("cannot place memory")
+	// ErrNoMemory is wrapped if the machine has too little memory available.
+	ErrNoMemory = errors.New("guestmem: not enough memory")
+	// ErrNoHugePages is wrapped if the machine has no huge pages of the
+	// requested kind, or too few.
+	ErrNoHugePages = errors.New("guestmem: not enough huge pages")
+	// ErrNotPresent is wrapped if the kernel preallocated memory without an
+	// error, but pages are absent afterwards.
+	ErrNotPresent = errors.New("guestmem: preallocated memory is not present")
+	// ErrNUMA is wrapped if memory cannot be placed on the requested nodes.
+	ErrNUMA = errors.New("guestmem: cannot place memory on NUMA nodes")
 )
 
-// Backing is what memory is made of.
+// Backing is the kind of mapping that holds the memory.
 type Backing string
 
 const (
-	// Anonymous memory is this process's alone. It is the default.
+	// Anonymous is private memory of this process. It is the default.
 	Anonymous Backing = "anonymous"
-	// Memfd memory is a file in memory, one for each block, that other
-	// processes can map too: see Memory.File.
+	// Memfd is a memfd for each block, which other processes can map too: see
+	// Memory.File.
 	Memfd Backing = "memfd"
 )
 
-// PageKind is the kind of pages that the kernel gives.
+// PageKind is the kind of pages that back the memory.
 type PageKind string
 
 const (
-	// SmallPages are the processor's ordinary ones. It is the default.
+	// SmallPages are pages of the processor's base page size. It is the
+	// default.
 	SmallPages PageKind = "small"
-	// TransparentHuge asks for huge pages where the kernel has some, and does
-	// with small ones where not.
+	// TransparentHuge requests transparent huge pages. The kernel uses small
+	// pages where it has no huge page.
 	TransparentHuge PageKind = "transparent"
-	// HugeTLB takes pages from the pool that the administrator set aside.
-	// There are enough, or mapping fails.
+	// HugeTLB takes pages from the pool that the administrator reserved. Mapping
+	// fails if the pool has too few.
 	HugeTLB PageKind = "hugetlb"
 )
 
-// Prealloc is how memory is made present before it is used. What is not
-// preallocated costs a page fault at the first write of each page.
+// Prealloc is the way to make memory present before its first use. The first write
+// of a page that was not preallocated costs a page fault.
 type Prealloc string
 
 const (
-	// PreallocNone leaves it to the first write. It is the default.
+	// PreallocNone does not preallocate. It is the default.
 	PreallocNone Prealloc = "none"
 	// PreallocTouch writes to each page.
 	PreallocTouch Prealloc = "touch"
-	// PreallocPopulate asks the kernel for many pages at a time
-	// (MADV_POPULATE_WRITE, Linux 5.14; before that, touch).
+	// PreallocPopulate makes many pages present in one system call
+	// (MADV_POPULATE_WRITE, Linux 5.14). On an older kernel it is
+	// PreallocTouch.
 	PreallocPopulate Prealloc = "populate"
 )
 
-// NUMAPolicy is how nodes are chosen.
+// NUMAPolicy is the policy by which the kernel chooses NUMA nodes.
 type NUMAPolicy string
 
 const (
 	// NUMADefault takes memory from the node of the thread that writes first.
 	NUMADefault NUMAPolicy = ""
-	// NUMAPrefer takes it from the first node named while that has some.
+	// NUMAPrefer takes memory from the first of Nodes while that has some free.
 	NUMAPrefer NUMAPolicy = "prefer"
-	// NUMABind takes it from the nodes named and from no others.
+	// NUMABind takes memory only from Nodes.
 	NUMABind NUMAPolicy = "bind"
-	// NUMAInterleave goes around the nodes named, page by page.
+	// NUMAInterleave takes memory from Nodes in turn, page by page.
 	NUMAInterleave NUMAPolicy = "interleave"
 )
 
-// Options say how the memory of RAM blocks is mapped. The zero value is
-// anonymous memory of small pages, none of them present.
+// Options direct how the memory of RAM blocks is mapped. The zero value maps
+// anonymous memory of small pages without preallocation.
 type Options struct {
 	Backing Backing
 	Pages   PageKind
-	// HugePageSize in bytes is for HugeTLB, such as 2 MiB or 1 GiB; 0 is the
-	// system's default.
+	// HugePageSize is the page size of HugeTLB in bytes, such as 2 MiB or 1 GiB.
+	// 0 selects the system's default.
 	HugePageSize uint64
 	Prealloc     Prealloc
-	// Workers is how many threads preallocate; 0 is one a processor, 8 at
-	// most.
+	// Workers is the number of threads that preallocate. 0 selects one for each
+	// processor, at most 8.
 	Workers int
 	NUMA    NUMAPolicy
-	Nodes   []int
+	// Nodes are the NUMA nodes of the policy NUMA, 0 to 1023.
+	Nodes []int
 }

@@ -21,10 +21,10 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// stretch is how much memory a worker makes present before it takes the next.
+// stretch is the memory in bytes that a worker preallocates in one step.
 const stretch = 64 << 20
 
-// preallocate makes mem present and looks whether it is.
+// preallocate makes mem present and verifies that it is.
 func preallocate(mem []byte, page uint64, opts *Options) error {
 	step := touch
 	switch opts.Prealloc {
@@ -34,7 +34,7 @@ func preallocate(mem []byte, page uint64, opts *Options) error {
 	case PreallocPopulate:
 		step = populate
 	default:
-		return fmt.Errorf("%w: unknown way to preallocate %q", guest.ErrLayout, opts.Prealloc)
+		return fmt.Errorf("%w: unknown preallocation %q (want none, touch or populate)", guest.ErrLayout, opts.Prealloc)
 	}
 	workers := opts.Workers
 	if workers <= 0 {
@@ -61,15 +61,15 @@ func preallocate(mem []byte, page uint64, opts *Options) error {
 	}
 	missing, err := absent(mem)
 	if err != nil {
-		return fmt.Errorf("looking whether %d MiB are there: %w", len(mem)>>20, err)
+		return fmt.Errorf("verifying that %d MiB are present: %w", len(mem)>>20, err)
 	}
 	if missing > 0 {
-		return fmt.Errorf("%w: %d of %d pages (is there a limit on this process's memory?)", ErrNotPresent, missing, len(mem)/os.Getpagesize())
+		return fmt.Errorf("%w: %d of %d pages are absent (check the memory limits of this process)", ErrNotPresent, missing, len(mem)/os.Getpagesize())
 	}
 	return nil
 }
 
-// populate has the kernel make all of mem present and writable.
+// populate asks the kernel to make all of mem present and writable.
 func populate(mem []byte, page uint64) error {
 	for {
 		switch err := unix.Madvise(mem, unix.MADV_POPULATE_WRITE); {
@@ -80,7 +80,7 @@ func populate(mem []byte, page uint64) error {
 		case err == unix.EINVAL: // an older kernel
 			return touch(mem, page)
 		case err == unix.EFAULT && page > uint64(os.Getpagesize()):
-			return fmt.Errorf("%w: of %d KiB: somebody took those that were reserved (%w)", ErrNoHugePages, page>>10, err)
+			return fmt.Errorf("%w: another process took reserved pages of %d KiB (%w)", ErrNoHugePages, page>>10, err)
 		case err == unix.ENOMEM:
 			return fmt.Errorf("%w (%w)", ErrNoMemory, err)
 		default:
@@ -89,8 +89,8 @@ func populate(mem []byte, page uint64) error {
 	}
 }
 
-// touch writes to each page without changing it. Where the kernel has no page
-// to give it sends a signal, which becomes an error here.
+// touch writes to each page without changing its content. If the kernel has no page
+// left it sends SIGBUS, which touch returns as an error.
 func touch(mem []byte, page uint64) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -103,17 +103,17 @@ func touch(mem []byte, page uint64) (err error) {
 			if page > uint64(os.Getpagesize()) {
 				cause = ErrNoHugePages
 			}
-			err = fmt.Errorf("%w: none for address %#x", cause, f.Addr())
+			err = fmt.Errorf("%w: no page for address %#x", cause, f.Addr())
 		}
 	}()
-	// Small steps even for huge pages: transparent ones may not have come.
+	// Touch every small page, because the kernel may have no transparent huge page.
 	for at := 0; at < len(mem); at += os.Getpagesize() {
 		atomic.AddUint32((*uint32)(unsafe.Pointer(&mem[at])), 0)
 	}
 	return nil
 }
 
-// absent counts the pages of mem that are neither in memory nor swapped out.
+// absent returns the number of pages of mem that are neither present nor swapped out.
 func absent(mem []byte) (missing int, err error) {
 	size := os.Getpagesize()
 	vec := make([]byte, min(len(mem)/size, 1<<20))
@@ -132,7 +132,7 @@ func absent(mem []byte) (missing int, err error) {
 	return missing, nil
 }
 
-// swappedOut says whether the page at the start of mem is in swap.
+// swappedOut reports whether the first page of mem is in swap.
 func swappedOut(mem []byte) bool {
 	f, err := os.Open("/proc/self/pagemap")
 	if err != nil {
@@ -148,18 +148,18 @@ func swappedOut(mem []byte) bool {
 	return binary.NativeEndian.Uint64(entry[:])&presentOrSwapped != 0
 }
 
-// availableMemory is how many bytes this process could take: what the system
-// says is available, swap, and what its control group leaves.
+// availableMemory returns the number of bytes that this process can allocate: the
+// system's available memory plus free swap, or less if its control group allows less.
 func availableMemory() uint64 {
 	kib, err := meminfo("MemAvailable")
 	if err != nil {
-		return math.MaxUint64 // nothing known, nothing refused
+		return math.MaxUint64 // unknown, so no limit
 	}
 	swap, _ := meminfo("SwapFree")
 	return min((kib+swap)<<10, groupMemory())
 }
 
-// meminfo returns a line of /proc/meminfo, in KiB.
+// meminfo returns the value of a line of /proc/meminfo, in KiB.
 func meminfo(key string) (uint64, error) {
 	f, err := os.Open("/proc/meminfo")
 	if err != nil {
@@ -172,11 +172,11 @@ func meminfo(key string) (uint64, error) {
 			return strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
 		}
 	}
-	return 0, errors.New("no line " + key + " in /proc/meminfo")
+	return 0, errors.New("/proc/meminfo has no line " + key)
 }
 
-// groupMemory is what the control groups that this process is in (version 2)
-// leave it.
+// groupMemory returns the number of bytes that the limits of this process's control
+// groups (version 2) leave.
 func groupMemory() uint64 {
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {

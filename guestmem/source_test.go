@@ -13,11 +13,11 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// yielded is what came out of a source: how often each page, by block, as
-// normal and as zero.
+// yielded counts how often a source yielded each page of each block, as a normal
+// page and as a zero page.
 type yielded struct{ normal, zero []map[uint64]int }
 
-// drain empties a source with several goroutines and checks every batch.
+// drain reads a source to its end with several goroutines and checks every batch.
 func drain(t testing.TB, src guest.Source, goroutines int) yielded {
 	t.Helper()
 	l := src.Layout()
@@ -67,8 +67,8 @@ func (y yielded) take(t testing.TB, l *guest.Layout, b *guest.Batch) {
 	}
 }
 
-// scattered is memory of three blocks, none a multiple of a packet, with
-// every third page not zero.
+// scattered returns memory of three blocks in which every third page is not zero. No
+// block is a multiple of a packet.
 func scattered(t testing.TB, pageSize int) (*Memory, yielded) {
 	t.Helper()
 	run := uint64(guest.PacketPages(pageSize))
@@ -80,7 +80,7 @@ func scattered(t testing.TB, pageSize int) (*Memory, yielded) {
 		normal, zero := map[uint64]int{}, map[uint64]int{}
 		for page := range l.Pages(b) {
 			if page%3 == 0 {
-				m.Bytes(b)[page*size+size-1] = 1 // only the last byte tells
+				m.Bytes(b)[page*size+size-1] = 1 // only the last byte is not zero
 				normal[page*size] = 1
 			} else {
 				zero[page*size] = 1
@@ -91,7 +91,7 @@ func scattered(t testing.TB, pageSize int) (*Memory, yielded) {
 	return m, want
 }
 
-func TestAllYieldsEachPageOnce(t *testing.T) {
+func TestSource_AllYieldsEachPageOnce(t *testing.T) {
 	for _, pageSize := range []int{1 << 10, 4 << 10, 64 << 10} {
 		m, want := scattered(t, pageSize)
 		for _, goroutines := range []int{1, 8} {
@@ -103,7 +103,7 @@ func TestAllYieldsEachPageOnce(t *testing.T) {
 	}
 }
 
-func TestASourceYieldsTheMemoryItself(t *testing.T) {
+func TestSource_YieldsTheMemoryItself(t *testing.T) {
 	m, _ := scattered(t, 4096)
 	var b guest.Batch
 	if err := m.All().Next(t.Context(), &b); err != nil {
@@ -116,7 +116,7 @@ func TestASourceYieldsTheMemoryItself(t *testing.T) {
 	}
 }
 
-func TestDirtyYieldsThePagesWhoseBitIsSet(t *testing.T) {
+func TestSource_DirtyYieldsPagesWhoseBitIsSet(t *testing.T) {
 	m, all := scattered(t, 4096)
 	l := m.Layout()
 	random := rand.New(rand.NewPCG(1, 2))
@@ -160,7 +160,7 @@ func TestDirtyYieldsThePagesWhoseBitIsSet(t *testing.T) {
 	}
 }
 
-func TestBitsBeyondABlocksEndAreNotPages(t *testing.T) {
+func TestSource_BitsBeyondTheBlockAreIgnored(t *testing.T) {
 	l := mustLayout(t, 4096, guest.Block{Name: "a", Length: 3 * 4096})
 	src, err := newMemory(t, l).Dirty([][]uint64{{^uint64(0)}})
 	if err != nil {
@@ -171,7 +171,7 @@ func TestBitsBeyondABlocksEndAreNotPages(t *testing.T) {
 	}
 }
 
-func TestDirtyRefusesBitmapsThatAreNotTheLayouts(t *testing.T) {
+func TestSource_DirtyRefusesBitmapsOfAnotherLayout(t *testing.T) {
 	m, _ := scattered(t, 4096)
 	for name, dirty := range map[string][][]uint64{
 		"too few":       {make([]uint64, 7), make([]uint64, 1)},
@@ -184,7 +184,7 @@ func TestDirtyRefusesBitmapsThatAreNotTheLayouts(t *testing.T) {
 	}
 }
 
-func TestASourceEndsWithItsContext(t *testing.T) {
+func TestSource_EndsWithItsContext(t *testing.T) {
 	m, _ := scattered(t, 4096)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -193,7 +193,7 @@ func TestASourceEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestASourceThatIsOverStaysOver(t *testing.T) {
+func TestSource_StaysAtEOF(t *testing.T) {
 	m, _ := scattered(t, 4096)
 	src := m.All()
 	drain(t, src, 1)

@@ -129,9 +129,9 @@ func inflatePacket(t *testing.T, s *iaa.Session, p *packet, mem []byte) {
 	}
 }
 
-// TestRecordedChannel inflates the beginning of a recorded migration with QEMU's
+// TestCapture_RecordedChannel inflates the beginning of a recorded migration with QEMU's
 // qpl method, page by page the same as compress/flate does.
-func TestRecordedChannel(t *testing.T) {
+func TestCapture_RecordedChannel(t *testing.T) {
 	m, d := start(t, iaamodel.Uniform(1, nil), nil)
 	s := session(t, d, iaa.SessionConfig{Slots: 128})
 	mem := guest(t, m, d, 64<<20)
@@ -175,10 +175,10 @@ func guest(t *testing.T, m *iaamodel.Machine, d *iaa.Device, size int) []byte {
 	return mem
 }
 
-// TestWholeRecordings restores the memory of the recorded migrations, where they
+// TestCapture_WholeRecordings restores the memory of the recorded migrations, where they
 // are at hand, and compares its hash with that of the destination. Where they
-// are not, TestRecordedChannel has done the same for a part of one.
-func TestWholeRecordings(t *testing.T) {
+// are not, TestCapture_RecordedChannel has done the same for a part of one.
+func TestCapture_WholeRecordings(t *testing.T) {
 	for name, size := range map[string]int{"synthetic-qpl-2ch": 64 << 20, "linux-qpl-2ch": 128 << 20} {
 		dir := filepath.Join("..", "..", "shared", "captures", name)
 		sum, err := os.ReadFile(filepath.Join(dir, "ram0.sha256"))

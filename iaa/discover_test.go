@@ -13,7 +13,7 @@ import (
 	"github.com/vmferry/vmferry/iaa/iaamodel"
 )
 
-func TestDiscoverReadsEverything(t *testing.T) {
+func TestDiscover_ReadsEverything(t *testing.T) {
 	cfg := iaamodel.Config{Devices: []iaamodel.Device{{
 		Version: 0x200, Node: 1, Engines: 8,
 		Queues: []iaamodel.Queue{
@@ -51,7 +51,7 @@ func TestDiscoverReadsEverything(t *testing.T) {
 	}
 }
 
-func TestWhyNothingIsUsable(t *testing.T) {
+func TestDiscover_SaysWhyNoQueueIsUsable(t *testing.T) {
 	type edit func(*iaamodel.Device)
 	queue := func(f func(*iaamodel.Queue)) edit { return func(d *iaamodel.Device) { f(&d.Queues[0]) } }
 	for name, test := range map[string]struct {
@@ -106,7 +106,7 @@ func TestWhyNothingIsUsable(t *testing.T) {
 	}
 }
 
-func TestQueues_OneThatIsUnfitIsLeftOutAndTheOthersWork(t *testing.T) {
+func TestOpen_SkipsAnUnfitQueue(t *testing.T) {
 	cfg := iaamodel.Uniform(1, func(d *iaamodel.Device) {
 		d.Queues = []iaamodel.Queue{{MaxTransfer: 2048}, {Inherited: true}, {MaxTransfer: 16 << 10}, {}}
 	})
@@ -147,7 +147,7 @@ func TestQueues_OneThatIsUnfitIsLeftOutAndTheOthersWork(t *testing.T) {
 	}
 }
 
-func TestProbeTellsTheSubmission(t *testing.T) {
+func TestProbe_ReportsTheSubmission(t *testing.T) {
 	cfg := iaamodel.Uniform(1, func(d *iaamodel.Device) {
 		d.Queues = []iaamodel.Queue{{}, {Mode: "dedicated"}, {RefuseMmap: true}, {Mode: "dedicated"}}
 	})
@@ -180,7 +180,7 @@ func TestProbeTellsTheSubmission(t *testing.T) {
 	}
 }
 
-func TestMachineWithoutIAA(t *testing.T) {
+func TestDiscover_MachineWithoutIAA(t *testing.T) {
 	opts := iaa.Options{SysfsRoot: filepath.Join(t.TempDir(), "none")}
 	inv, err := iaa.Discover(opts)
 	if err != nil || inv.Problem == nil || inv.Problem.Reason != iaa.ReasonNoDriver {
@@ -199,7 +199,7 @@ func TestMachineWithoutIAA(t *testing.T) {
 	}
 }
 
-func TestHostileSysfs(t *testing.T) {
+func TestDiscover_HostileSysfs(t *testing.T) {
 	for _, file := range []string{"max_engines", "wq0.0/size", "gen_cap", "wq0.0/mode"} {
 		for _, content := range []string{"", "999999999999999999999999", "99999999", "-1", "x\x00y"} {
 			m := machine(t, iaamodel.Uniform(1, nil))
@@ -221,7 +221,7 @@ func TestHostileSysfs(t *testing.T) {
 	}
 }
 
-func TestFilter(t *testing.T) {
+func TestDiscover_Filter(t *testing.T) {
 	cfg := iaamodel.Uniform(1, func(d *iaamodel.Device) { d.Queues = []iaamodel.Queue{{}, {}} })
 	_, d := start(t, cfg, func(o *iaa.Options) {
 		o.Filter = func(q iaa.QueueInfo) bool { return q.Name == "wq0.1" }

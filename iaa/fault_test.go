@@ -46,7 +46,7 @@ var textPage = bytes.Repeat([]byte("a page that shrinks; "), 200)[:pageSize]
 // also on a slow machine.
 func quick(o *iaa.Options) { o.JobTimeout = 400 * time.Millisecond }
 
-func TestFaultsAreTouchedAndResubmitted(t *testing.T) {
+func TestJob_PageFaultIsTouchedAndResubmitted(t *testing.T) {
 	for name, access := range map[string]iaamodel.Access{
 		"source": iaamodel.AccessSource, "destination": iaamodel.AccessDestination, "AECS": iaamodel.AccessAECS,
 		"all": iaamodel.AccessSource | iaamodel.AccessDestination | iaamodel.AccessAECS,
@@ -73,7 +73,7 @@ func TestFaultsAreTouchedAndResubmitted(t *testing.T) {
 	}
 }
 
-func TestFaultsWithoutEnd(t *testing.T) {
+func TestJob_EndlessPageFaults(t *testing.T) {
 	_, d := start(t, always(iaamodel.Action{Evict: iaamodel.AccessDestination}), func(o *iaa.Options) { o.FaultRetries = 5 })
 	s := session(t, d, iaa.SessionConfig{})
 	if err := s.SubmitCompress(0, textPage); err != nil {
@@ -92,7 +92,7 @@ func TestFaultsWithoutEnd(t *testing.T) {
 	}
 }
 
-func TestRecordFaultOnVersion2(t *testing.T) {
+func TestJob_RecordFaultOnVersion2(t *testing.T) {
 	cfg := once(iaamodel.Action{Evict: iaamodel.AccessRecord})
 	cfg.Devices[0].Version = 0x200
 	_, d := start(t, cfg, nil)
@@ -102,7 +102,7 @@ func TestRecordFaultOnVersion2(t *testing.T) {
 	}
 }
 
-func TestUserfaultPagesAreFaultedInByTheProcessor(t *testing.T) {
+func TestJob_ProcessorFaultsInUserfaultPages(t *testing.T) {
 	for _, block := range []bool{false, true} {
 		cfg := iaamodel.Uniform(1, func(d *iaamodel.Device) { d.Queues[0].BlockOnFault = block })
 		m, d := start(t, cfg, nil)
@@ -130,7 +130,7 @@ func TestUserfaultPagesAreFaultedInByTheProcessor(t *testing.T) {
 	}
 }
 
-func TestBlockOnFaultIsTimed(t *testing.T) {
+func TestJob_BlockOnFaultIsBounded(t *testing.T) {
 	cfg := once(iaamodel.Action{Delay: 2 * time.Millisecond}) // a long fault
 	cfg.Devices[0].Queues[0].BlockOnFault = true
 	_, d := start(t, cfg, nil)
@@ -141,7 +141,7 @@ func TestBlockOnFaultIsTimed(t *testing.T) {
 	}
 }
 
-func TestFailuresAreNamed(t *testing.T) {
+func TestJob_ErrorNamesTheFailure(t *testing.T) {
 	for name, test := range map[string]struct {
 		action iaamodel.Action
 		want   error
@@ -177,7 +177,7 @@ func TestFailuresAreNamed(t *testing.T) {
 	}
 }
 
-func TestBadStreams(t *testing.T) {
+func TestJob_BadStreams(t *testing.T) {
 	_, d := start(t, iaamodel.Uniform(1, nil), nil)
 	s := session(t, d, iaa.SessionConfig{})
 	good := deflateGo(t, textPage, 6)
@@ -200,7 +200,7 @@ func TestBadStreams(t *testing.T) {
 	}
 }
 
-func TestUseOfSlots(t *testing.T) {
+func TestSession_UseOfSlots(t *testing.T) {
 	_, d := start(t, always(iaamodel.Action{Delay: 5 * time.Millisecond}), nil)
 	s := session(t, d, iaa.SessionConfig{Slots: 2})
 	if _, _, err := s.Poll(0); !errors.Is(err, iaa.ErrSlotIdle) {
@@ -235,7 +235,7 @@ func TestUseOfSlots(t *testing.T) {
 	}
 }
 
-func TestLateJobKeepsItsSlot(t *testing.T) {
+func TestJob_LateJobKeepsItsSlot(t *testing.T) {
 	t.Parallel()
 	_, d := start(t, once(iaamodel.Action{Delay: 2 * time.Second}), quick)
 	s := session(t, d, iaa.SessionConfig{Slots: 1})
@@ -259,7 +259,7 @@ func TestLateJobKeepsItsSlot(t *testing.T) {
 	}
 }
 
-func TestVanishedJobIsDrained(t *testing.T) {
+func TestJob_VanishedJobIsDrained(t *testing.T) {
 	t.Parallel()
 	_, d := start(t, once(iaamodel.Action{Fate: iaamodel.FateVanish}), quick)
 	s := session(t, d, iaa.SessionConfig{Slots: 1})
@@ -275,7 +275,7 @@ func TestVanishedJobIsDrained(t *testing.T) {
 	compress(t, s, 0, textPage)
 }
 
-func TestHungJobKeepsItsMemory(t *testing.T) {
+func TestJob_HungJobKeepsItsMemory(t *testing.T) {
 	m, d := start(t, once(iaamodel.Action{Fate: iaamodel.FateHang}), func(o *iaa.Options) {
 		quick(o)
 		o.DrainTimeout = 100 * time.Millisecond
@@ -302,7 +302,7 @@ func TestHungJobKeepsItsMemory(t *testing.T) {
 	// Closing the device, in the clean-up, must give the memory back.
 }
 
-func TestQueueIsGivenUpAfterTimeoutsInARow(t *testing.T) {
+func TestQueue_IsDisabledAfterConsecutiveTimeouts(t *testing.T) {
 	t.Parallel()
 	_, d := start(t, always(iaamodel.Action{Fate: iaamodel.FateVanish}), quick)
 	s := session(t, d, iaa.SessionConfig{Slots: 8})
@@ -322,7 +322,7 @@ func TestQueueIsGivenUpAfterTimeoutsInARow(t *testing.T) {
 	}
 }
 
-func TestQueueDisabledMidRun(t *testing.T) {
+func TestQueue_DisabledDuringTheRun(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"queue", "device"} {
 		t.Run(how, func(t *testing.T) {
@@ -380,7 +380,7 @@ func TestQueueDisabledMidRun(t *testing.T) {
 	}
 }
 
-func TestEveryWayToSubmit(t *testing.T) {
+func TestQueue_EveryWayToSubmit(t *testing.T) {
 	for _, mode := range []string{"shared", "dedicated"} {
 		for _, mapped := range []bool{true, false} {
 			name := map[bool]string{true: "mapped", false: "write"}[mapped]
@@ -433,7 +433,7 @@ func TestEveryWayToSubmit(t *testing.T) {
 	}
 }
 
-func TestFullQueueIsTriedAgain(t *testing.T) {
+func TestQueue_FullQueueIsRetried(t *testing.T) {
 	m, d := start(t, iaamodel.Uniform(1, nil), nil)
 	s := session(t, d, iaa.SessionConfig{})
 	if err := m.Refuse("wq0.0", iaa.DefaultRetries); err != nil {
@@ -455,7 +455,7 @@ func TestFullQueueIsTriedAgain(t *testing.T) {
 	compress(t, s, 0, textPage)
 }
 
-func TestNearDevicesComeFirst(t *testing.T) {
+func TestQueue_NearDevicesComeFirst(t *testing.T) {
 	cfg := iaamodel.Uniform(3, nil)
 	cfg.Devices[0].Node, cfg.Devices[1].Node, cfg.Devices[2].Node = 0, 1, 1
 	for i := range cfg.Devices {

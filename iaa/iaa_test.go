@@ -153,7 +153,7 @@ func deflateGo(t testing.TB, p []byte, level int) []byte {
 	return b.Bytes()
 }
 
-func TestCompressIsReadByFlate(t *testing.T) {
+func TestCompress_IsReadByFlate(t *testing.T) {
 	for _, version := range []uint32{0x100, 0x200} {
 		for _, huffman := range []iaa.Huffman{iaa.HuffmanFixed, iaa.HuffmanDynamic} {
 			t.Run(huffman.String()+map[uint32]string{0x100: "/v1", 0x200: "/v2"}[version], func(t *testing.T) {
@@ -188,7 +188,7 @@ func TestCompressIsReadByFlate(t *testing.T) {
 	}
 }
 
-func TestInflateWhatFlateWrites(t *testing.T) {
+func TestInflate_ReadsFlate(t *testing.T) {
 	m, d := start(t, iaamodel.Uniform(1, nil), nil)
 	guest, err := m.Guest(16*pageSize, true)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"unsafe"
 )
 
-// TestInstructionsAgreeWithTheKernel compares CPUID with /proc/cpuinfo.
-func TestInstructionsAgreeWithTheKernel(t *testing.T) {
+// TestInstructions_AgreeWithTheKernel compares CPUID with /proc/cpuinfo.
+func TestInstructions_AgreeWithTheKernel(t *testing.T) {
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil || runtime.GOARCH != "amd64" {
 		if got := hostInstructions(); runtime.GOARCH != "amd64" && got != (Instructions{}) {
@@ -32,10 +32,10 @@ func TestInstructionsAgreeWithTheKernel(t *testing.T) {
 	}
 }
 
-// TestMovdir64b stores descriptors to each slot of a page of ordinary memory, by
+// TestInstructions_Movdir64b stores descriptors to each slot of a page of ordinary memory, by
 // the portal that a dedicated queue would have. Without the instruction it
 // asserts that the driver would not use it.
-func TestMovdir64b(t *testing.T) {
+func TestInstructions_Movdir64b(t *testing.T) {
 	page, err := (&host{}).Map(portalSize, true)
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +86,7 @@ func (n fakeNode) Map() (Portal, error)              { return hostPortal(n.page)
 func (n fakeNode) Write(d []Descriptor) (int, error) { return len(d), nil }
 func (n fakeNode) Close() error                      { return nil }
 
-func TestHostRelaxAndTouch(t *testing.T) {
+func TestHost_RelaxAndTouch(t *testing.T) {
 	h := defaultSystem()
 	mem, err := h.Map(2*osPage, false)
 	if err != nil {
@@ -118,7 +118,7 @@ func TestHostRelaxAndTouch(t *testing.T) {
 	}
 }
 
-func TestTouchOfUnmappedMemoryIsAnError(t *testing.T) {
+func TestHost_TouchOfUnmappedMemoryIsAnError(t *testing.T) {
 	h := defaultSystem()
 	mem, err := h.Map(osPage, true)
 	if err != nil {

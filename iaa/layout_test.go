@@ -8,7 +8,7 @@ import (
 	"github.com/vmferry/vmferry/iaa/internal/deflate"
 )
 
-func TestDescriptorLayout(t *testing.T) {
+func TestDescriptor_Layout(t *testing.T) {
 	var d Descriptor
 	if unsafe.Sizeof(d) != DescriptorSize {
 		t.Errorf("descriptor has %d bytes", unsafe.Sizeof(d))
@@ -32,7 +32,7 @@ func TestDescriptorLayout(t *testing.T) {
 	}
 }
 
-func TestRecordLayout(t *testing.T) {
+func TestRecord_Layout(t *testing.T) {
 	var r Record
 	if unsafe.Sizeof(r) != DescriptorSize {
 		t.Errorf("record has %d bytes", unsafe.Sizeof(r))
@@ -69,7 +69,7 @@ func TestRecordLayout(t *testing.T) {
 	}
 }
 
-func TestFlagValues(t *testing.T) {
+func TestDescriptor_FlagValues(t *testing.T) {
 	for name, f := range map[string][2]uint32{
 		"cache control":   {uint32(FlagCacheControl), 0x100},
 		"read AECS":       {uint32(FlagReadAECS), 0x10000},
@@ -86,7 +86,7 @@ func TestFlagValues(t *testing.T) {
 	}
 }
 
-func TestFixedAECS(t *testing.T) {
+func TestAECS_Fixed(t *testing.T) {
 	aecs := make([]byte, AECSSize)
 	for i := range aecs {
 		aecs[i] = 0xee
@@ -127,7 +127,7 @@ func TestFixedAECS(t *testing.T) {
 	}
 }
 
-func TestDynamicAECSDistrustsTheHistogram(t *testing.T) {
+func TestAECS_DynamicChecksTheHistogram(t *testing.T) {
 	histogram := make([]byte, HistogramSize)
 	binary.LittleEndian.PutUint32(histogram[4*'a':], 5000)
 	if _, err := writeDynamicAECS(make([]byte, AECSSize), histogram, 4096); err == nil {

@@ -66,7 +66,7 @@ func TestMethod_SendsToItsOwnReceiver(t *testing.T) {
 	})
 }
 
-func TestMethod_EveryLevelCarriesPages(t *testing.T) {
+func TestMethod_SendsPagesAtEveryLevel(t *testing.T) {
 	levels := map[string][]int{"none": {0}, "zlib": {0, 1, 6, 9}, "zstd": {0, 1, 3, 9, 20}, "qpl": {0, 1, multifd.LevelDense}, "uadk": {0, 1, multifd.LevelDense}, "qatzip": {0, 1, 9}}
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		for _, level := range levels[m.Name()] {
@@ -212,7 +212,7 @@ func TestNewSender_LevelOutsideTheMethodsIsRefused(t *testing.T) {
 	})
 }
 
-func TestNewSender_EveryLevelOfAMethodIsTaken(t *testing.T) {
+func TestNewSender_EveryLevelOfAMethodIsAccepted(t *testing.T) {
 	forMethods(t, func(t *testing.T, m multifd.Method) {
 		for _, level := range []int{0, m.Levels().Least, m.Levels().Most} {
 			s, err := multifd.NewSender(io.Discard, m, nil, multifd.ChannelConfig{Channel: 5, PageSize: page4K, Level: level})

@@ -223,7 +223,7 @@ func TestReceiver_ChannelThatEndsInAPacketIsTruncated(t *testing.T) {
 	})
 }
 
-func TestFlags_HaveNames(t *testing.T) {
+func TestFlags_Names(t *testing.T) {
 	for f, want := range map[multifd.Flags]string{
 		0: "none", multifd.FlagSync: "SYNC", multifd.FlagSync | multifd.FlagZlib: "SYNC|zlib",
 		multifd.FlagQPL: "qpl", multifd.FlagDeviceState | 0x100: "DEVICE_STATE|0x100",

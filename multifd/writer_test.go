@@ -105,7 +105,7 @@ func TestVectorWriter_DoesNotAllocateInTheSteadyState(t *testing.T) {
 	}
 }
 
-func TestVectorWriter_SaysThatTheOtherSideIsGone(t *testing.T) {
+func TestVectorWriter_ErrorReportsAClosedPeer(t *testing.T) {
 	a, b := socketPair(t)
 	b.Close()
 	bufs := net.Buffers{{1}, {2}}

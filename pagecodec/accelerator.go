@@ -17,15 +17,17 @@ import (
 	"github.com/vmferry/vmferry/iaa/hybrid"
 )
 
-// Policy says whether pages are deflated and inflated on the device.
+// Policy selects between the device and software.
 type Policy string
 
 const (
-	// Auto uses the device if there is a usable one, and logs once if not.
+	// Auto uses the device if there is a usable one. Otherwise it uses software,
+	// and logs that once.
 	Auto Policy = "auto"
-	// Require fails in setup if there is no usable device.
+	// Require makes NewEncoder, NewDecoder, Ready and Register fail if there is no
+	// usable device.
 	Require Policy = "require"
-	// Off uses software. So does the zero value.
+	// Off uses software. It is the default.
 	Off Policy = "off"
 )
 
@@ -35,20 +37,22 @@ type Options struct {
 	// CPU is the share of a batch's pages, 0 to 1, that the processor may take
 	// from the end of the batch while the device works on its beginning.
 	CPU float64
-	// Prefault is how buffers become present at setup.
+	// Prefault selects how buffers become present at setup.
 	Prefault iaa.Prefault
-	// Bounce inflates into a prefaulted buffer and copies from there, rather
-	// than straight into guest memory. Which is faster depends on whether
+	// Bounce makes the device inflate into a prefaulted buffer, from which the
+	// processor copies to guest memory. Whether that is faster depends on whether
 	// guest memory is present: see docs/guide/iaa.md.
 	Bounce bool
-	// Device are the driver's options; the zero value is this machine. Without
-	// Nodes, devices of the node that this process runs on come first.
+	// Device are the options of the driver. The zero value selects the devices of
+	// this machine. Without Nodes, the driver prefers devices of the NUMA node that
+	// this process runs on.
 	Device iaa.Options
+	// Logger may be nil, which discards logs.
 	Logger *slog.Logger
 }
 
-// Accelerator is the device of one migration or snapshot, shared by its
-// goroutines. It opens the device on first use. A nil *Accelerator is software.
+// Accelerator is the device of one migration or snapshot. Several goroutines may use it.
+// It opens the device on first use. A nil *Accelerator uses software.
 type Accelerator struct {
 	opts Options
 
@@ -56,8 +60,8 @@ type Accelerator struct {
 	opened bool
 	dev    *iaa.Device
 	err    error                    // why there is no device
-	ended  hybrid.Stats             // of channels that were cleaned up
-	open   map[*hybrid.Channel]bool // the others
+	ended  hybrid.Stats             // counts of closed channels
+	open   map[*hybrid.Channel]bool // open channels
 }
 
 // NewAccelerator returns an accelerator that opens its device on first use. Close
@@ -69,8 +73,8 @@ func NewAccelerator(opts Options) *Accelerator {
 	return &Accelerator{opts: opts, open: map[*hybrid.Channel]bool{}}
 }
 
-// device opens the device once. It returns nil without an error if the work is to
-// be done in software.
+// device opens the device at its first call. It returns nil without an error if software
+// does the work.
 func (a *Accelerator) device() (*iaa.Device, error) {
 	if a == nil || a.opts.Policy == Off || a.opts.Policy == "" {
 		return nil, nil
@@ -94,8 +98,8 @@ func (a *Accelerator) device() (*iaa.Device, error) {
 	return a.dev, nil
 }
 
-// currentNode is the NUMA node that this process runs on, from which the kernel
-// gives it memory.
+// currentNode returns the NUMA node that this process runs on. The kernel allocates its
+// memory on the same node.
 func currentNode() []int {
 	var cpu, node uint32
 	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), uintptr(unsafe.Pointer(&node)), 0); errno != 0 {
@@ -110,8 +114,9 @@ func (a *Accelerator) Ready() error {
 	return err
 }
 
-// Register lets the device read and write guest memory in place. Call unregister
-// after the encoders and decoders are closed and before the memory is unmapped.
+// Register lets the device read and write guest memory in place. The caller calls
+// unregister after it closes the encoders and decoders, and before it unmaps the memory.
+// In software Register does nothing.
 func (a *Accelerator) Register(memory [][]byte) (unregister func() error, err error) {
 	dev, err := a.device()
 	if err != nil || dev == nil {
@@ -134,13 +139,13 @@ func (a *Accelerator) Register(memory [][]byte) (unregister func() error, err er
 	return unregister, nil
 }
 
-// Stats are the counts of the device and of the pages it was given.
+// Stats has the counts of the device and of the pages that were sent to it.
 type Stats struct {
 	Device iaa.Stats    `json:"device"`
 	Pages  hybrid.Stats `json:"pages"`
 }
 
-// Stats returns the counts so far; ok is false if no device is in use.
+// Stats returns the counts so far. ok is false if no device is in use.
 func (a *Accelerator) Stats() (s Stats, ok bool) {
 	if a == nil {
 		return s, false
@@ -170,13 +175,13 @@ func addStats(a, b hybrid.Stats) hybrid.Stats {
 	return sum
 }
 
-// Close closes the device.
+// Close closes the device. Call it after all encoders and decoders are closed.
 func (a *Accelerator) Close() error {
 	if a == nil {
 		return nil
 	}
 	a.mu.Lock()
-	dev := a.dev // it stays, for Stats
+	dev := a.dev // a.dev stays set for Stats
 	a.mu.Unlock()
 	if dev == nil {
 		return nil
@@ -215,14 +220,14 @@ func (a *Accelerator) NewDecoder(pageSize int) (Decoder, error) {
 	return d, nil
 }
 
-// software is what the device's channel does pages with that the device does not.
+// software is the codec for the pages of a channel that the device does not process.
 type software struct {
 	*deflate.Encoder
 	*deflate.Decoder
 }
 
-// channel sets up one goroutine's use of the device, or returns nil if the work is
-// to be done in software.
+// channel opens a channel of the device for one goroutine. It returns nil if software
+// does the work.
 func (a *Accelerator) channel(pageSize int, mode deflate.Mode) (*hybrid.Channel, error) {
 	if pageSize < guest.MinPageSize || pageSize > guest.MaxPageSize {
 		return nil, fmt.Errorf("pagecodec: page size %d (want %d to %d)", pageSize, guest.MinPageSize, guest.MaxPageSize)
@@ -246,7 +251,7 @@ func (a *Accelerator) channel(pageSize int, mode deflate.Mode) (*hybrid.Channel,
 	return c, nil
 }
 
-// huffman is the device's equivalent of the mode.
+// huffman returns the device's Huffman code for the mode.
 func huffman(mode deflate.Mode) iaa.Huffman {
 	if mode == deflate.Dense {
 		return iaa.HuffmanDynamic
@@ -254,15 +259,15 @@ func huffman(mode deflate.Mode) iaa.Huffman {
 	return iaa.HuffmanFixed
 }
 
-// drainTime bounds how long a channel that is closed waits for its last jobs.
+// drainTime is the longest time that closing a channel waits for its last jobs.
 const drainTime = 10 * time.Second
 
-// cleanup ends what channel set up.
-func (a *Accelerator) cleanup(c *hybrid.Channel) {
+// closeChannel closes a channel and keeps its counts.
+func (a *Accelerator) closeChannel(c *hybrid.Channel) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if err := c.Close(ctx); err != nil {
-		a.opts.Logger.Warn("ending a channel's use of the accelerator", "error", err)
+		a.opts.Logger.Warn("closing a channel of the accelerator failed", "error", err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

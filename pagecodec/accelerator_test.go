@@ -13,7 +13,7 @@ import (
 	"github.com/vmferry/vmferry/pagecodec"
 )
 
-func TestAccelerator_FailsWhereADeviceIsRequiredAndMissing(t *testing.T) {
+func TestAccelerator_RequiredDeviceIsMissing(t *testing.T) {
 	acc := pagecodec.NewAccelerator(pagecodec.Options{Policy: pagecodec.Require, Device: noDevice(t)})
 	_, encErr := acc.NewEncoder(4096, deflate.Fast)
 	_, decErr := acc.NewDecoder(4096)
@@ -28,7 +28,7 @@ func TestAccelerator_FailsWhereADeviceIsRequiredAndMissing(t *testing.T) {
 	}
 }
 
-func TestAccelerator_IsSoftwareWithoutADevice(t *testing.T) {
+func TestAccelerator_UsesSoftwareWithoutADevice(t *testing.T) {
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
 	for name, acc := range map[string]*pagecodec.Accelerator{
@@ -48,18 +48,18 @@ func TestAccelerator_IsSoftwareWithoutADevice(t *testing.T) {
 			t.Errorf("%s: registering: %v", name, err)
 		}
 		if _, ok := acc.Stats(); ok {
-			t.Errorf("%s: counts of a device that is not there", name)
+			t.Errorf("%s: Stats reports a device, want none", name)
 		}
 		if err := acc.Close(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if n := strings.Count(log.String(), "no usable accelerator"); n != 1 {
-		t.Errorf("it logged %d times that there is no accelerator, want once, for auto:\n%s", n, &log)
+		t.Errorf("%d log lines about the missing accelerator, want 1 for auto:\n%s", n, &log)
 	}
 }
 
-func TestAccelerator_RefusesPageSizesThatDoNotExist(t *testing.T) {
+func TestAccelerator_RefusesInvalidPageSizes(t *testing.T) {
 	acc, _ := modelled(t, pagecodec.Options{})
 	for _, acc := range []*pagecodec.Accelerator{nil, acc} {
 		for _, size := range []int{0, -1, 511, 1 << 20} {
@@ -121,7 +121,7 @@ func TestAccelerator_WorksInPlaceInRegisteredMemory(t *testing.T) {
 	}
 }
 
-func TestAccelerator_CountsOutliveItsUsers(t *testing.T) {
+func TestAccelerator_StatsIncludeClosedChannels(t *testing.T) {
 	acc, _ := modelled(t, pagecodec.Options{})
 	e := newEncoder(t, acc, 4096, deflate.Fast)
 	if err := errors.Join(e.Begin(makePages(1, 4096, 64)), e.Finish()); err != nil {

@@ -9,52 +9,54 @@ import (
 // Encoder deflates batches of pages. Batches are finished in the order in which
 // they were begun. At most two are in progress: begun and not released.
 type Encoder interface {
-	// Overlaps reports whether it gains time to begin a batch before the one
-	// before is finished.
+	// Overlaps reports whether beginning a batch before the previous one is
+	// finished saves time.
 	Overlaps() bool
-	// Begin starts on pages, of the encoder's page size each.
+	// Begin begins a batch of pages. Each page has the encoder's page size.
 	Begin(pages [][]byte) error
-	// Finish completes the oldest batch that was begun and is not finished, and
-	// releases the one finished before.
+	// Finish waits for the oldest unfinished batch, and releases the batch that
+	// was finished before.
 	Finish() error
-	// Stream returns page i of the batch that was finished last: a raw deflate
-	// stream, or the page itself if it does not shrink. A stream is put into room,
-	// which has at least one byte less than a page, or stays in a buffer of the
-	// encoder's own until Release. Each page is asked for once.
-	Stream(i int, room []byte) []byte
-	// Release gives back the buffers of the batch that was finished last.
+	// Stream returns page i of the last finished batch: a raw deflate stream
+	// (RFC 1951), or the page itself if it does not shrink. The stream is in dst,
+	// which must have at least page-size-1 bytes, or in a buffer of the encoder
+	// that is valid until Release. The caller calls Stream once for each page.
+	Stream(i int, dst []byte) []byte
+	// Release releases the buffers of the last finished batch.
 	Release()
-	// Close ends the use of the device, and abandons batches in progress. A
-	// second call does nothing.
+	// Close closes the encoder and abandons batches in progress. A second call
+	// does nothing.
 	Close()
 }
 
-// Decoder inflates batches of pages. A batch holds the streams of its pages end to
-// end, lengths[i] bytes each; a length of exactly the page size is the page itself.
+// Decoder inflates batches of pages. A batch holds the streams of its pages one after
+// another; stream i has lengths[i] bytes. A stream of exactly page-size bytes is the page
+// itself.
 type Decoder interface {
-	// Overlaps reports whether it gains time to begin a batch before the one
-	// before is finished. At most two batches may be begun and not finished. Their
-	// pages are filled in any order, so they must not have pages in common.
+	// Overlaps reports whether beginning a batch before the previous one is
+	// finished saves time. At most two batches may be unfinished. Their pages are
+	// filled in any order, so the batches must not share pages.
 	Overlaps() bool
-	// Buffer returns prefaulted memory for data, which a device can read in
-	// place. It is valid until Close.
+	// Buffer returns size bytes of prefaulted memory for data, which a device can
+	// read in place. The memory is valid until Close.
 	Buffer(size int) ([]byte, error)
-	// Begin starts to fill pages from data. Begin or Finish returns a *PageError
-	// if a stream does not give exactly its page.
+	// Begin begins to inflate data into pages. Begin or Finish returns a
+	// *PageError if a stream does not inflate to exactly one page.
 	Begin(lengths []uint32, data []byte, pages [][]byte) error
-	// Finish returns when the pages of the oldest batch in progress are filled.
-	// Without one it does nothing.
+	// Finish waits until the pages of the oldest unfinished batch are filled. It
+	// does nothing if there is none.
 	Finish() error
-	// Check inflates a batch only to see that every stream gives a page.
+	// Check verifies that each stream of a batch inflates to a page, and discards
+	// the pages.
 	Check(lengths []uint32, data []byte) error
-	// Close ends the use of the device, and abandons batches in progress. A
-	// second call does nothing.
+	// Close closes the decoder and abandons batches in progress. A second call
+	// does nothing.
 	Close()
 }
 
-// PageError reports a stream that does not give exactly a page.
+// PageError reports a stream that does not inflate to exactly one page.
 type PageError struct {
-	Page int // index in the batch
+	Page int // index of the page in the batch
 	Err  error
 }
 
@@ -62,7 +64,7 @@ func (e *PageError) Error() string { return fmt.Sprintf("page %d of the batch: %
 
 func (e *PageError) Unwrap() error { return e.Err }
 
-// checkPages checks that a batch has whole pages and no more than a packet of them.
+// checkPages checks that a batch has at most a packet of pages of the right size.
 func checkPages(pages [][]byte, pageSize int) error {
 	if most := guest.PacketPages(pageSize); len(pages) > most {
 		return fmt.Errorf("pagecodec: %d pages in a batch (at most %d)", len(pages), most)
@@ -99,7 +101,7 @@ func checkStreams(lengths []uint32, data []byte, pageSize int) error {
 		sum += int(n)
 	}
 	if sum != len(data) {
-		return fmt.Errorf("pagecodec: the streams have %d bytes in total, but the data has %d", sum, len(data))
+		return fmt.Errorf("pagecodec: the streams have %d bytes in total, but data has %d bytes", sum, len(data))
 	}
 	return nil
 }

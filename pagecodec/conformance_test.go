@@ -12,7 +12,7 @@ import (
 	"github.com/vmferry/vmferry/pagecodec"
 )
 
-// Both implementations do the same with the same batches.
+// Both implementations give the same result for the same batches.
 
 func TestEncoder_StreamsInflateToThePages(t *testing.T) {
 	forImplementations(t, func(t *testing.T, acc *pagecodec.Accelerator) {
@@ -55,7 +55,7 @@ func checkStreams(t *testing.T, e pagecodec.Encoder, pages [][]byte) {
 		if len(stream) >= size {
 			t.Errorf("page %d: a stream of %d bytes", i, len(stream))
 		} else if err := dec.Inflate(got, stream); err != nil || !bytes.Equal(got, page) {
-			t.Errorf("page %d does not come back: %v", i, err)
+			t.Errorf("page %d does not inflate to itself: %v", i, err)
 		}
 	}
 }
@@ -64,7 +64,7 @@ func TestEncoder_BatchesOverlapInOrder(t *testing.T) {
 	forImplementations(t, func(t *testing.T, acc *pagecodec.Accelerator) {
 		e := newEncoder(t, acc, 4096, deflate.Fast)
 		if err := e.Finish(); err == nil {
-			t.Error("it finished a batch that was not begun")
+			t.Error("Finish succeeded without a batch")
 		}
 		batches := make([][][]byte, 6)
 		for i := range batches {
@@ -81,7 +81,7 @@ func TestEncoder_BatchesOverlapInOrder(t *testing.T) {
 			if i+1 < len(batches) {
 				begin(i + 1)
 				if err := e.Begin(batches[0]); err == nil {
-					t.Error("it began a third batch")
+					t.Error("Begin accepted a third batch")
 				}
 			}
 			if err := e.Finish(); err != nil {
@@ -90,7 +90,7 @@ func TestEncoder_BatchesOverlapInOrder(t *testing.T) {
 			checkStreams(t, e, batches[i])
 			if i+1 < len(batches) {
 				if err := e.Begin(batches[0]); err == nil {
-					t.Error("it began a third batch while the first was not released")
+					t.Error("Begin accepted a third batch while the first was not released")
 				}
 			}
 			e.Release()
@@ -98,7 +98,7 @@ func TestEncoder_BatchesOverlapInOrder(t *testing.T) {
 	})
 }
 
-func TestEncoder_RefusesWhatIsNoBatch(t *testing.T) {
+func TestEncoder_RefusesInvalidBatches(t *testing.T) {
 	forImplementations(t, func(t *testing.T, acc *pagecodec.Accelerator) {
 		e := newEncoder(t, acc, 4096, deflate.Fast)
 		for name, pages := range map[string][][]byte{
@@ -107,7 +107,7 @@ func TestEncoder_RefusesWhatIsNoBatch(t *testing.T) {
 			"too many pages": blank(4096, guest.PacketPages(4096)+1),
 		} {
 			if err := e.Begin(pages); err == nil {
-				t.Errorf("%s: taken", name)
+				t.Errorf("%s: accepted", name)
 			}
 		}
 		pages := makePages(1, 4096, 3)
@@ -197,7 +197,7 @@ func TestDecoder_NamesThePageThatDoesNotInflate(t *testing.T) {
 				}
 				checkPageError(t, err)
 				checkPageError(t, d.Check(bad.lengths, bad.data))
-				// The decoder goes on.
+				// The decoder still works.
 				if err := d.Check(good.lengths, good.data); err != nil {
 					t.Error(err)
 				}
@@ -221,7 +221,7 @@ func checkPageError(t *testing.T, err error) {
 	}
 }
 
-func TestDecoder_RefusesWhatIsNoBatch(t *testing.T) {
+func TestDecoder_RefusesInvalidBatches(t *testing.T) {
 	forImplementations(t, func(t *testing.T, acc *pagecodec.Accelerator) {
 		d := newDecoder(t, acc, 4096)
 		good := deflated(t, makePages(1, 4096, 4))
@@ -240,14 +240,14 @@ func TestDecoder_RefusesWhatIsNoBatch(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 			if err := d.Begin(b.lengths, b.data, blank(4096, len(b.lengths))); err == nil {
-				t.Errorf("%s: taken", name)
+				t.Errorf("%s: accepted", name)
 			}
 		}
 		if err := d.Begin(good.lengths, good.data, blank(4096, 3)); err == nil {
-			t.Error("it took four streams for three pages")
+			t.Error("Begin accepted four streams for three pages")
 		}
 		if err := d.Begin(good.lengths, good.data, blank(4095, 4)); err == nil {
-			t.Error("it took pages that are too short")
+			t.Error("Begin accepted pages that are too short")
 		}
 		if err := d.Check(good.lengths, good.data); err != nil {
 			t.Errorf("a batch after those: %v", err)

@@ -8,8 +8,8 @@ import (
 	"github.com/vmferry/vmferry/iaa/hybrid"
 )
 
-// background is the context of jobs on the device. They end by themselves: each
-// has a deadline in the driver, and software does what misses it.
+// background is the context of jobs on the device. The driver bounds each job with a
+// deadline, and software processes the pages of a job that misses it.
 var background = context.Background()
 
 // deviceChannel is one goroutine's use of the device.
@@ -21,15 +21,14 @@ type deviceChannel struct {
 
 func (*deviceChannel) Overlaps() bool { return true }
 
-func (c *deviceChannel) Close() { c.close.Do(func() { c.acc.cleanup(c.ch) }) }
+func (c *deviceChannel) Close() { c.close.Do(func() { c.acc.closeChannel(c.ch) }) }
 
-// deviceEncoder deflates on the device. A batch is finished when the next one has
-// been begun, so that the device's queue does not run dry while a packet is
-// written.
+// deviceEncoder deflates on the device. Its caller begins a batch before it finishes the
+// previous one, so that the device has work while the caller writes a packet.
 type deviceEncoder struct {
 	deviceChannel
-	begun    [2]deviceBatch // in order
-	waiting  int            // of them
+	begun    [2]deviceBatch // unfinished batches in order
+	waiting  int            // number of unfinished batches
 	finished deviceBatch
 }
 
@@ -83,17 +82,17 @@ func (e *deviceEncoder) Release() {
 type deviceDecoder struct {
 	deviceChannel
 	pageSize   int
-	scratch    []byte // pages that are inflated only to be checked
+	scratch    []byte // pages of Check
 	srcs, dsts [][]byte
-	begun      [2]inflating // in order
-	waiting    int          // of them
+	begun      [2]inflating // unfinished batches in order
+	waiting    int          // number of unfinished batches
 }
 
-// inflating is a packet on the device, nil if it has nothing to do, and the
-// places in the batch of the pages that it fills.
+// inflating is a batch on the device. packet is nil if all pages of the batch were
+// copied. indexes[i] is the index in the batch of page i of the packet.
 type inflating struct {
-	packet *hybrid.Packet
-	places []int
+	packet  *hybrid.Packet
+	indexes []int
 }
 
 func (d *deviceDecoder) Buffer(size int) ([]byte, error) { return d.ch.Buffer(size) }
@@ -113,11 +112,11 @@ func (d *deviceDecoder) Begin(lengths []uint32, data []byte, pages [][]byte) err
 	return nil
 }
 
-// start puts the streams of a batch on the device; without pages, into scratch
-// memory. Pages that are whole are copied.
+// start submits the streams of a batch to the device, and copies streams that are the page
+// itself. If pages is nil, the device inflates into scratch memory.
 func (d *deviceDecoder) start(b *inflating, lengths []uint32, data []byte, pages [][]byte) error {
 	d.srcs, d.dsts = d.srcs[:0], d.dsts[:0]
-	b.packet, b.places = nil, b.places[:0]
+	b.packet, b.indexes = nil, b.indexes[:0]
 	for i, n := range lengths {
 		stream := data[:n]
 		data = data[n:]
@@ -127,7 +126,7 @@ func (d *deviceDecoder) start(b *inflating, lengths []uint32, data []byte, pages
 			if pages != nil {
 				page = pages[i]
 			}
-			d.srcs, d.dsts, b.places = append(d.srcs, stream), append(d.dsts, page), append(b.places, i)
+			d.srcs, d.dsts, b.indexes = append(d.srcs, stream), append(d.dsts, page), append(b.indexes, i)
 		case pages != nil:
 			copy(pages[i], stream)
 		}
@@ -150,7 +149,8 @@ func (d *deviceDecoder) Finish() error {
 	return err
 }
 
-// finish waits for the packet and names the page of the batch that is wrong.
+// finish waits for the packet. It translates the page of an error to its index in the
+// batch.
 func (b *inflating) finish() error {
 	if b.packet == nil {
 		return nil
@@ -160,7 +160,7 @@ func (b *inflating) finish() error {
 	b.packet = nil
 	var page *hybrid.PageError
 	if errors.As(err, &page) {
-		return &PageError{b.places[page.Page], page.Err}
+		return &PageError{b.indexes[page.Page], page.Err}
 	}
 	return err
 }
@@ -172,7 +172,7 @@ func (d *deviceDecoder) Check(lengths []uint32, data []byte) error {
 	if err := checkStreams(lengths, data, d.pageSize); err != nil {
 		return err
 	}
-	// The next free place, which the batch leaves again.
+	// Use the next free entry of begun until the batch is finished.
 	b := &d.begun[d.waiting]
 	if err := d.start(b, lengths, data, nil); err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/pagecodec"
 )
 
-// A nil Accelerator is software. With a device the calls are the same.
+// A nil Accelerator uses software. The calls are the same with a device.
 func Example() {
 	const pageSize = 4096
 	var acc *pagecodec.Accelerator

@@ -13,12 +13,12 @@ import (
 	"github.com/vmferry/vmferry/pagecodec"
 )
 
-// noDevice are the options of a machine without a device.
+// noDevice returns the options of a machine without a device.
 func noDevice(t testing.TB) iaa.Options {
 	return iaa.Options{SysfsRoot: t.TempDir(), DevRoot: t.TempDir()}
 }
 
-// modelled is an accelerator on a model of two devices, which may not be misused.
+// modelled returns an accelerator on a model of two devices, and fails the test if the driver misuses them.
 func modelled(t testing.TB, opts pagecodec.Options) (*pagecodec.Accelerator, *iaamodel.Machine) {
 	t.Helper()
 	cfg := iaamodel.Uniform(2, nil)
@@ -34,7 +34,7 @@ func modelled(t testing.TB, opts pagecodec.Options) (*pagecodec.Accelerator, *ia
 			t.Errorf("closing the accelerator: %v", err)
 		}
 		if v := m.Violations(); len(v) > 0 {
-			t.Errorf("the driver did wrong: %v", v)
+			t.Errorf("the driver misused the model: %v", v)
 		}
 	})
 	return acc, m
@@ -48,7 +48,7 @@ func forImplementations(t *testing.T, f func(t *testing.T, acc *pagecodec.Accele
 			acc, _ := modelled(t, opts)
 			f(t, acc)
 			if s, ok := acc.Stats(); !ok || s.Device.Compressed+s.Device.Inflated == 0 {
-				t.Errorf("the device did nothing: %+v", s)
+				t.Errorf("the device processed no page: %+v", s)
 			}
 		})
 	}
@@ -74,10 +74,10 @@ func newDecoder(t testing.TB, acc *pagecodec.Accelerator, pageSize int) pagecode
 	return d
 }
 
-// isRandom tells which pages of makePages do not shrink.
+// isRandom reports whether page i of makePages does not shrink.
 func isRandom(i int) bool { return i%4 == 1 }
 
-// makePages makes pages of text, of random bytes and of nearly nothing.
+// makePages returns pages of text, of random bytes, and pages that are nearly zero.
 func makePages(seed uint64, pageSize, n int) [][]byte {
 	r := rand.New(rand.NewPCG(seed, 1))
 	pages := make([][]byte, n)
@@ -100,7 +100,7 @@ func makePages(seed uint64, pageSize, n int) [][]byte {
 	return pages
 }
 
-// batch is deflated pages as a Decoder takes them.
+// batch holds deflated pages in the form that a Decoder takes.
 type batch struct {
 	lengths []uint32
 	data    []byte
@@ -110,7 +110,7 @@ func (b *batch) add(stream []byte) {
 	b.lengths, b.data = append(b.lengths, uint32(len(stream))), append(b.data, stream...)
 }
 
-// collect takes the streams of the batch that was finished last.
+// collect returns the streams of the last finished batch.
 func collect(e pagecodec.Encoder, pageSize, n int) *batch {
 	b := new(batch)
 	room := make([]byte, pageSize-1)

@@ -11,13 +11,12 @@ var (
 	errTooMany  = errors.New("pagecodec: two batches are in progress (finish or release one first)")
 )
 
-// softwareEncoder deflates a page when its stream is asked for, straight to where
-// the caller wants it.
+// softwareEncoder deflates a page in Stream, directly into the caller's buffer.
 type softwareEncoder struct {
 	pageSize int
 	deflate  *deflate.Encoder
-	begun    [2][][]byte // in order
-	waiting  int         // of them
+	begun    [2][][]byte // unfinished batches in order
+	waiting  int         // number of unfinished batches
 	finished [][]byte
 	held     int // 1 until the finished batch is released
 }
@@ -50,11 +49,11 @@ func (e *softwareEncoder) Finish() error {
 	return nil
 }
 
-func (e *softwareEncoder) Stream(i int, room []byte) []byte {
+func (e *softwareEncoder) Stream(i int, dst []byte) []byte {
 	page := e.finished[i]
-	room = room[:e.pageSize-1]
-	if n := e.deflate.Deflate(room, page); n > 0 {
-		return room[:n]
+	dst = dst[:e.pageSize-1]
+	if n := e.deflate.Deflate(dst, page); n > 0 {
+		return dst[:n]
 	}
 	return page
 }
@@ -63,11 +62,11 @@ func (e *softwareEncoder) Release() { e.finished, e.held = nil, 0 }
 
 func (e *softwareEncoder) Close() { *e = softwareEncoder{pageSize: e.pageSize} }
 
-// softwareDecoder inflates a batch when it is begun.
+// softwareDecoder inflates a batch in Begin.
 type softwareDecoder struct {
 	pageSize int
 	inflate  *deflate.Decoder
-	scratch  []byte // a page that is inflated only to be checked
+	scratch  []byte // a page of Check
 }
 
 func newSoftwareDecoder(pageSize int) *softwareDecoder {
@@ -118,8 +117,8 @@ func (d *softwareDecoder) Check(lengths []uint32, data []byte) error {
 
 func (d *softwareDecoder) Close() { *d = softwareDecoder{pageSize: d.pageSize} }
 
-// Prefaulted returns n bytes that were written once, so that no page fault delays
-// a batch.
+// Prefaulted returns n bytes of memory whose pages are present, so that no page fault
+// delays a batch.
 func Prefaulted(n int) []byte {
 	b := make([]byte, n)
 	for i := 0; i < n; i += 4096 {

@@ -7,7 +7,7 @@ import (
 	"github.com/vmferry/vmferry/deflate"
 )
 
-func TestSoftwareEncoder_PutsStreamsWhereTheCallerWantsThem(t *testing.T) {
+func TestSoftwareEncoder_WritesStreamsIntoTheCallersBuffer(t *testing.T) {
 	e := newEncoder(t, nil, 4096, deflate.Fast)
 	pages := makePages(1, 4096, 1)
 	if err := errors.Join(e.Begin(pages), e.Finish()); err != nil {
@@ -19,7 +19,7 @@ func TestSoftwareEncoder_PutsStreamsWhereTheCallerWantsThem(t *testing.T) {
 	}
 	for i, b := range room[4095:] {
 		if b != 0 {
-			t.Fatalf("byte %d behind the room of a stream was written", i)
+			t.Fatalf("byte %d beyond the buffer of a stream was written", i)
 		}
 	}
 }

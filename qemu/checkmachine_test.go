@@ -76,7 +76,7 @@ func TestRestore_FailureNamesTheStateOfQEMU(t *testing.T) {
 	}{
 		"the snapshot is corrupt": {
 			map[string]string{"status": "failed", "error-desc": "load of migration failed"}, corrupt,
-			[]string{"^snapshot is corrupt: pages-000000", `left "inmigrate" with a part`, "quit"},
+			[]string{"^snapshot: corrupt: pages-000000", `left "inmigrate" with a part`, "quit"},
 		},
 		"a file of the snapshot cannot be read": {
 			map[string]string{"status": "failed", "error-desc": "load of migration failed"}, unread,

@@ -13,7 +13,7 @@ func bodyOf(b interface{ Bytes(string) []byte }) string {
 	return text[:strings.LastIndex(text, ",\n  \"sha256\":")]
 }
 
-func TestOpen_ManifestThatTwoReadersReadDifferentlyIsRefused(t *testing.T) {
+func TestOpen_AmbiguousManifestIsRefused(t *testing.T) {
 	for name, change := range map[string][2]string{
 		"a key twice":                    {`"store": `, `"store": "raw", "store": `},
 		"a key in another case":          {`"store": `, `"Store": `},
@@ -35,7 +35,7 @@ func TestOpen_ManifestThatTwoReadersReadDifferentlyIsRefused(t *testing.T) {
 	}
 }
 
-func TestOpen_ManifestWithUnknownKeysIsTaken(t *testing.T) {
+func TestOpen_ManifestWithUnknownKeysIsAccepted(t *testing.T) {
 	b, _ := small(t, snapshot.StoreFast, 1024)
 	body := strings.Replace(bodyOf(b), `"store": `, `"later": {"a": [1, {"b": null}]}, "Later": 2, "store": `, 1)
 	newForger(t, b).signText(body)

@@ -15,9 +15,9 @@ import (
 	"github.com/vmferry/vmferry/store/storetest"
 )
 
-// TestReader_AnIndexThatUsesSomethingTwiceIsRefused takes a snapshot of four
+// TestReader_IndexWithSharedBytesIsRefused takes a snapshot of four
 // chunks with a page each, whose slots are those of one extent.
-func TestReader_AnIndexThatUsesSomethingTwiceIsRefused(t *testing.T) {
+func TestReader_IndexWithSharedBytesIsRefused(t *testing.T) {
 	be := binary.BigEndian
 	for _, tt := range []struct {
 		name   string
@@ -89,9 +89,9 @@ func TestReader_AnIndexThatUsesSomethingTwiceIsRefused(t *testing.T) {
 	}
 }
 
-// TestOpen_ObjectsOfPagesThatHoldMuchElseAreRefused: a sparse file costs nothing,
+// TestOpen_PageObjectsWithOtherDataAreRefused: a sparse file costs nothing,
 // but its digest takes as long as its size says.
-func TestOpen_ObjectsOfPagesThatHoldMuchElseAreRefused(t *testing.T) {
+func TestOpen_PageObjectsWithOtherDataAreRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		size    int64
@@ -246,7 +246,7 @@ func TestReader_ClaimsOfAnObjectTakeNoMemory(t *testing.T) {
 	}
 }
 
-func TestReader_AManifestOfEmptyElementsTakesLittleMemory(t *testing.T) {
+func TestReader_ManifestOfEmptyElementsTakesLittleMemory(t *testing.T) {
 	for _, body := range []string{`{"blocks": [`, `{"objects": [`, `{"machine": {"hardware": {"devices": [`} {
 		b, _ := small(t, snapshot.StoreFast, 1024)
 		f := newForger(t, b)

@@ -6,19 +6,19 @@ import (
 	"sync"
 )
 
-// entryBytes is about what an entry of a cache takes besides its value.
+// entryBytes is the approximate size in bytes of a cache entry without its value.
 const entryBytes = 256
 
-// cache keeps what was loaded, the values used last, up to a bound of bytes.
-// Nothing is loaded under its lock: calls for different keys load at the same
-// time, calls for one key share a load. Errors are not kept.
+// cache is an LRU cache of loaded values, with a limit in bytes. It does not hold its
+// lock during a load: calls for different keys load concurrently, and calls for one key
+// share a load. It does not keep errors.
 type cache[K comparable, V any] struct {
 	limit int64
 
 	mu      sync.Mutex
 	held    int64 // bytes of the entries
 	entries map[K]*list.Element
-	recent  list.List // of *cacheEntry[K, V], the one used last in front
+	recent  list.List // of *cacheEntry[K, V], the most recently used first
 	loads   map[K]*load[V]
 }
 
@@ -28,20 +28,20 @@ type cacheEntry[K comparable, V any] struct {
 	bytes int64
 }
 
-// load is a load under way.
+// load is a load in progress.
 type load[V any] struct {
-	done  chan struct{} // closed when the rest is set
+	done  chan struct{} // closed when the other fields are set
 	value V
 	err   error
-	ended bool // the context of the call that loads has ended: the error is that call's
+	ended bool // err belongs to the loading call only, because its context ended
 }
 
 func newCache[K comparable, V any](limit int64) *cache[K, V] {
 	return &cache[K, V]{limit: limit, entries: map[K]*list.Element{}, loads: map[K]*load[V]{}}
 }
 
-// get returns the value of a key, and loads it if it is not kept. fetch returns
-// the bytes that the value takes too.
+// get returns the value of a key. If the cache does not hold the value, get calls
+// fetch, which returns the value and its size in bytes.
 func (c *cache[K, V]) get(ctx context.Context, key K, fetch func() (V, int64, error)) (V, error) {
 	for {
 		c.mu.Lock()

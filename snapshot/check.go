@@ -12,9 +12,9 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// check looks for what a correct digest does not rule out. Writer and reader
-// both call it: the reader because a snapshot may be forged, the writer so that
-// it completes nothing that a reader refuses.
+// check checks the content of the manifest, which a correct digest does not. The reader
+// calls it because a snapshot may be forged. The writer calls it so that it completes no
+// snapshot that a reader refuses.
 func (m *Manifest) check() error {
 	layout, err := m.Layout()
 	if err != nil {
@@ -35,7 +35,7 @@ func (m *Manifest) check() error {
 	return nil
 }
 
-// checkTexts looks at what describes the machine.
+// checkTexts checks the texts that describe the machine.
 func (m *Manifest) checkTexts() error {
 	for _, text := range []struct{ member, value string }{
 		{"tool", m.Tool}, {"machine.type", m.Machine.Type}, {"machine.uuid", m.Machine.UUID},
@@ -45,7 +45,7 @@ func (m *Manifest) checkTexts() error {
 			return fmt.Errorf("%s has %d bytes (at most %d)", text.member, len(text.value), maxTextLen)
 		}
 		if !utf8.ValidString(text.value) {
-			return fmt.Errorf("%s %q is not UTF-8, so that the manifest cannot say it", text.member, text.value)
+			return fmt.Errorf("%s %q is not UTF-8 (the manifest is JSON, which cannot hold it)", text.member, text.value)
 		}
 	}
 	if uuid, err := hex.DecodeString(m.Machine.UUID); err != nil || len(uuid) != 0 && len(uuid) != 16 {
@@ -54,17 +54,18 @@ func (m *Manifest) checkTexts() error {
 	return nil
 }
 
-// checkBlockNames refuses names that JSON would change.
+// checkBlockNames refuses names that are not UTF-8, which JSON would change.
 func checkBlockNames(l *guest.Layout) error {
 	for _, b := range l.Blocks {
 		if !utf8.ValidString(b.Name) {
-			return fmt.Errorf("the name of RAM block %d, %q, is not UTF-8, so that the manifest cannot say it", b.Index, b.Name)
+			return fmt.Errorf("the name of RAM block %d, %q, is not UTF-8 (the manifest is JSON, which cannot hold it)", b.Index, b.Name)
 		}
 	}
 	return nil
 }
 
-// checkObjects looks at names, sizes, digests and how many there are of a role.
+// checkObjects checks the names, sizes and digests of the objects, and the number of
+// objects of each role.
 func (m *Manifest) checkObjects() error {
 	names, roles := map[string]bool{manifestName: true}, map[Role]int{}
 	for _, o := range m.Objects {
@@ -72,10 +73,10 @@ func (m *Manifest) checkObjects() error {
 			return err
 		}
 		if names[o.Name] {
-			return fmt.Errorf("object %q is named twice", o.Name)
+			return fmt.Errorf("object %q is listed twice", o.Name)
 		}
 		if sum, err := hex.DecodeString(o.SHA256); o.Size < 0 || err != nil || len(sum) != sha256.Size {
-			return fmt.Errorf("object %q of %d bytes with digest %q", o.Name, o.Size, o.SHA256)
+			return fmt.Errorf("object %q has %d bytes and digest %q (want a size of at least 0 and 64 hexadecimal digits)", o.Name, o.Size, o.SHA256)
 		}
 		if limit, ok := roleLimits[o.Role]; ok && o.Size > limit {
 			return fmt.Errorf("object %q of role %q has %d bytes (at most %d)", o.Name, o.Role, o.Size, limit)
@@ -97,48 +98,48 @@ func (m *Manifest) checkObjects() error {
 	return nil
 }
 
-// roleLimits bound the objects that are read whole.
+// roleLimits are the largest sizes in bytes of the objects that are read whole.
 var roleLimits = map[Role]int64{RoleHead: maxHead, RoleDevices: maxMeta, RoleStates: maxMeta}
 
-// checkTotals compares the totals with what they sum up.
+// checkTotals compares the totals with the sums over blocks and objects.
 func (m *Manifest) checkTotals(l *guest.Layout) error {
-	var kept, all uint64 // below 2^37: the layout bounds all pages together
+	var kept, all uint64 // at most 2^37: the layout bounds the number of pages
 	for i, b := range m.Blocks {
 		if b.Pages > l.Pages(l.Blocks[i]) {
-			return fmt.Errorf("RAM block %q keeps %d of %d pages", b.Name, b.Pages, l.Pages(l.Blocks[i]))
+			return fmt.Errorf("RAM block %q has %d pages stored of %d", b.Name, b.Pages, l.Pages(l.Blocks[i]))
 		}
 		kept += b.Pages
 		all += l.Pages(l.Blocks[i])
 	}
 	t := m.Totals
 	if t.Pages != kept || t.Zero != all-kept {
-		return fmt.Errorf("totals of %d pages and %d zero pages (the RAM blocks have %d and %d)", t.Pages, t.Zero, kept, all-kept)
+		return fmt.Errorf("the totals are %d pages and %d zero pages (the RAM blocks have %d and %d)", t.Pages, t.Zero, kept, all-kept)
 	}
 	if t.Extents > t.Pages || t.Pages > t.Extents*uint64(extentPages(l.PageSize)) {
-		return fmt.Errorf("%d pages in %d extents", t.Pages, t.Extents)
+		return fmt.Errorf("the totals are %d pages in %d extents (want 1 to %d pages for each extent)", t.Pages, t.Extents, extentPages(l.PageSize))
 	}
-	left := t.PageBytes // of which no object has some
+	missing := t.PageBytes // not yet found in an object
 	if t.PageBytes < 0 || uint64(t.PageBytes) > t.Extents*uint64(maxExtentLen(l.PageSize)) {
-		return fmt.Errorf("%d bytes of pages in %d extents", t.PageBytes, t.Extents)
+		return fmt.Errorf("the totals are %d bytes of pages in %d extents (want 0 to %d bytes for each extent)", t.PageBytes, t.Extents, maxExtentLen(l.PageSize))
 	}
-	// At most a quarter is superseded. A sparse file of any size costs
-	// nothing, but reading it never ends.
-	room := t.PageBytes/3*4 + 4
+	// At most a quarter of the bytes is superseded. Without this limit a forged
+	// snapshot could hold a sparse file of any size, and reading it would not end.
+	most := t.PageBytes/3*4 + 4
 	for _, o := range m.Objects {
 		switch o.Role {
 		case RolePages:
-			left -= min(left, o.Size)
-			if room -= o.Size; room < 0 {
-				return fmt.Errorf("object %q takes the objects of pages over 4 thirds of the %d bytes that are pages", o.Name, t.PageBytes)
+			missing -= min(missing, o.Size)
+			if most -= o.Size; most < 0 {
+				return fmt.Errorf("the page objects up to %q have more than 4/3 of the %d bytes of pages", o.Name, t.PageBytes)
 			}
 		case RoleIndex:
 			if o.Size != t.IndexBytes {
-				return fmt.Errorf("an index of %d bytes (the totals say %d)", o.Size, t.IndexBytes)
+				return fmt.Errorf("the index has %d bytes (the totals have %d)", o.Size, t.IndexBytes)
 			}
 		}
 	}
-	if left > 0 {
-		return fmt.Errorf("%d bytes of pages are in no object", left)
+	if missing > 0 {
+		return fmt.Errorf("%d bytes of pages are in no object", missing)
 	}
 	return nil
 }
@@ -150,10 +151,10 @@ func (m *Manifest) checkHead(head []byte) error {
 		return corrupt("head", "%v", err)
 	}
 	if c.PageSize() != m.Machine.PageSize {
-		return corrupt("head", "pages of %d bytes (the manifest says %d)", c.PageSize(), m.Machine.PageSize)
+		return corrupt("head", "the page size is %d (the manifest has %d)", c.PageSize(), m.Machine.PageSize)
 	}
 	if c.Machine != m.Machine.Type {
-		return corrupt("head", "it is of machine %q, the manifest of %q", c.Machine, m.Machine.Type)
+		return corrupt("head", "the machine type is %q (the manifest has %q)", c.Machine, m.Machine.Type)
 	}
 	return nil
 }

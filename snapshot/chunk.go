@@ -7,7 +7,7 @@ import (
 	"sort"
 )
 
-// chunk is a loaded segment of pages.
+// chunk is a loaded index segment of pages.
 type chunk struct {
 	dense bool
 	count int
@@ -20,7 +20,7 @@ func (c *chunk) location(i int) location {
 	return location(binary.BigEndian.Uint64(c.locations()[8*i:]))
 }
 
-// check looks at everything that a lookup goes by.
+// check checks all bytes that a lookup depends on.
 func (c *chunk) check(extents, pages uint64) error {
 	be := binary.BigEndian
 	last := -1
@@ -38,7 +38,7 @@ func (c *chunk) check(extents, pages uint64) error {
 			}
 		}
 		if rank != c.count {
-			return fmt.Errorf("%d bits for %d pages", rank, c.count)
+			return fmt.Errorf("the bitmap has %d bits for %d pages", rank, c.count)
 		}
 	} else {
 		for i := range c.count {
@@ -50,18 +50,18 @@ func (c *chunk) check(extents, pages uint64) error {
 		}
 	}
 	if uint64(last) >= pages {
-		return fmt.Errorf("page %d of %d", last, pages)
+		return fmt.Errorf("page %d is beyond the %d pages of the block", last, pages)
 	}
 	for i := range c.count {
 		if l := c.location(i); l>>8 == 0 || l.extent() >= extents {
-			return fmt.Errorf("location %#x with %d extents", uint64(l), extents)
+			return fmt.Errorf("location %#x is invalid for %d extents", uint64(l), extents)
 		}
 	}
 	return nil
 }
 
-// find returns where page of the chunk is, 0 if it is zero. It takes a
-// constant time: a bit and a rank, or at most eleven steps in a short list.
+// find returns the location of a page of the chunk, or 0 for a zero page. The number of
+// steps is bounded: a bit and a rank, or at most eleven comparisons in a short list.
 func (c *chunk) find(page uint32) location {
 	be := binary.BigEndian
 	if !c.dense {
@@ -83,7 +83,7 @@ func (c *chunk) find(page uint32) location {
 	return c.location(rank)
 }
 
-// entries appends all pages of the chunk.
+// entries appends all pages of the chunk to dst, in ascending order.
 func (c *chunk) entries(dst []entry) []entry {
 	i := 0
 	if !c.dense {

@@ -10,7 +10,7 @@ import (
 	"github.com/vmferry/vmferry/deflate"
 )
 
-// decoder takes extents apart. It belongs to one goroutine.
+// decoder decodes extents. It belongs to one goroutine.
 type decoder struct {
 	pageSize int
 	inflate  *deflate.Decoder
@@ -23,16 +23,16 @@ func newDecoder(pageSize int) *decoder {
 	return &decoder{pageSize: pageSize, inflate: deflate.NewDecoder()}
 }
 
-// extentData is an extent whose checksum was right.
+// extentData is an extent whose checksum was verified.
 type extentData struct {
 	count   int
 	codec   codec
 	payload []byte
-	// starts has count+1 offsets into payload for deflated pages.
+	// starts has count+1 offsets into payload, if the pages are deflated.
 	starts []int
 }
 
-// parse checks the form of an extent's payload and, for zstd, decodes it.
+// parse checks the form of an extent's payload. It decodes zstd.
 func (d *decoder) parse(e extent, payload []byte) (extentData, error) {
 	x := extentData{count: int(e.count), codec: e.codec, payload: payload}
 	switch e.codec {
@@ -42,20 +42,20 @@ func (d *decoder) parse(e extent, payload []byte) (extentData, error) {
 		}
 	case codecDeflate:
 		if len(payload) < 4*x.count {
-			return x, fmt.Errorf("%d bytes do not hold the lengths of %d pages", len(payload), x.count)
+			return x, fmt.Errorf("%d bytes are too short for the lengths of %d pages", len(payload), x.count)
 		}
 		d.offsets = append(d.offsets[:0], 4*x.count)
 		at := 4 * x.count
 		for i := range x.count {
 			n := binary.BigEndian.Uint32(payload[4*i:])
 			if n == 0 || n > uint32(d.pageSize) {
-				return x, fmt.Errorf("slot %d has %d bytes", i, n)
+				return x, fmt.Errorf("slot %d has %d bytes (want 1 to %d)", i, n, d.pageSize)
 			}
 			at += int(n)
 			d.offsets = append(d.offsets, at)
 		}
 		if at != len(payload) {
-			return x, fmt.Errorf("slots of together %d bytes in an extent of %d", at, len(payload))
+			return x, fmt.Errorf("lengths and slots have %d bytes in total, but the extent has %d", at, len(payload))
 		}
 		x.starts = d.offsets
 	case codecZstd:
@@ -76,7 +76,7 @@ func (d *decoder) unzstd(frame []byte, size int) ([]byte, error) {
 		}
 		d.zstd = r
 	}
-	// The frame says its size: what says more is not taken apart at all.
+	// The frame header has the content size. A frame of another size is not decoded.
 	var h zstd.Header
 	if err := h.Decode(frame); err != nil {
 		return nil, err
@@ -95,11 +95,11 @@ func (d *decoder) unzstd(frame []byte, size int) ([]byte, error) {
 	return raw, nil
 }
 
-// deflated gives a slot in the form of the wire: raw deflate, or the page
-// itself at exactly its size.
+// deflated returns a slot in the form guest.Deflated: a raw deflate stream, or the page
+// itself if it has exactly page-size bytes.
 func (x *extentData) deflated(slot int) []byte { return x.payload[x.starts[slot]:x.starts[slot+1]] }
 
-// page gives a slot's page: dst, filled, or the payload's own bytes.
+// page returns the page of a slot. The result is dst, or a part of the payload.
 func (d *decoder) page(x *extentData, slot int, dst []byte) ([]byte, error) {
 	if x.codec == codecRaw {
 		return x.payload[slot*d.pageSize : (slot+1)*d.pageSize], nil
@@ -120,12 +120,12 @@ func (d *decoder) close() {
 	}
 }
 
-// zstdEncoders are kept: making one costs megabytes.
+// zstdEncoders pools encoders, because each takes megabytes of memory.
 var zstdEncoders = sync.Pool{New: func() any {
 	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault),
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true))
 	if err != nil {
-		panic(err) // the options are constants that zstd knows
+		panic(err) // cannot happen: the options are constants
 	}
 	return w
 }}

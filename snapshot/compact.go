@@ -11,12 +11,12 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// compact rewrites every object of which more than a quarter is superseded:
-// afterwards at most a quarter of the whole is. No object of pages is committed
-// yet: those that are rewritten are read where they are sealed, and aborted. An
-// object store so uploads what counts, once. Pages that are deflated are
-// moved as they are. Where the snapshot has a bound, it goes by steps: what a
-// step moves has room beside what is there.
+// compact rewrites every page object of which more than a quarter is superseded.
+// Afterwards at most a quarter of all page objects is superseded. No page object is
+// committed yet: compact reads sealed objects and aborts them, so an object store
+// uploads only current pages, and each once. It moves deflated pages unchanged. With
+// Options.MaxSize it works in steps, each of which fits below the bound together with
+// the existing objects.
 func (w *Writer) compact(ctx context.Context) error {
 	for {
 		rewrite, all, err := w.wasteful(ctx)
@@ -35,7 +35,8 @@ func (w *Writer) compact(ctx context.Context) error {
 	}
 }
 
-// rewrite moves the pages of some objects to new ones and aborts the objects.
+// rewrite moves the current pages of some objects to new objects and aborts the old
+// ones.
 func (w *Writer) rewrite(ctx context.Context, objects map[uint32]bool) error {
 	c := &compactor{w: w, dec: newDecoder(w.layout.PageSize)}
 	c.objects = newObjectCache(func(ctx context.Context, i uint32) (store.Object, error) { return w.objects[i].w.Open(ctx) })
@@ -64,7 +65,7 @@ func (w *Writer) rewrite(ctx context.Context, objects map[uint32]bool) error {
 	if err != nil {
 		return err
 	}
-	if err := c.objects.close(); err != nil { // before they are aborted
+	if err := c.objects.close(); err != nil { // close the objects before aborting them
 		return err
 	}
 	for index := range objects {
@@ -75,8 +76,9 @@ func (w *Writer) rewrite(ctx context.Context, objects map[uint32]bool) error {
 	return nil
 }
 
-// wasteful returns the objects of which more than a quarter is superseded; not
-// all of them, but those with the least left, if there is no room to move all.
+// wasteful returns the objects of which more than a quarter is superseded. If moving
+// all of them would exceed Options.MaxSize, it returns those with the fewest current
+// bytes, and all is false.
 func (w *Writer) wasteful(ctx context.Context) (rewrite map[uint32]bool, all bool, err error) {
 	live := make([]uint8, len(w.extents))
 	var scratch []entry
@@ -101,16 +103,16 @@ func (w *Writer) wasteful(ctx context.Context) (rewrite map[uint32]bool, all boo
 			wasteful = append(wasteful, o)
 		}
 	}
-	left := func(o *pageObject) int64 { return o.info.Size - int64(dead[o.index]) }
-	slices.SortFunc(wasteful, func(a, b *pageObject) int { return cmp.Compare(left(a), left(b)) })
+	current := func(o *pageObject) int64 { return o.info.Size - int64(dead[o.index]) }
+	slices.SortFunc(wasteful, func(a, b *pageObject) int { return cmp.Compare(current(a), current(b)) })
 	rewrite = map[uint32]bool{}
-	room := int64(math.MaxInt64)
+	free := int64(math.MaxInt64)
 	if w.opts.MaxSize > 0 {
-		room = w.opts.MaxSize - w.stored.Load()
+		free = w.opts.MaxSize - w.stored.Load()
 	}
 	for _, o := range wasteful {
-		// Lengths of slots and roundings of the above are on top.
-		if room -= left(o) + left(o)/8; room < 0 && len(rewrite) > 0 {
+		// An eighth more covers the lengths of slots and rounding errors.
+		if free -= current(o) + current(o)/8; free < 0 && len(rewrite) > 0 {
 			break
 		}
 		rewrite[o.index] = true
@@ -134,7 +136,7 @@ func (c *compactor) close() {
 	c.objects.close()
 }
 
-// move stores a run of one extent's pages again.
+// move stores a run of pages of one extent in the compactor's lane.
 func (c *compactor) move(ctx context.Context, b *guest.Block, chunk int, run []entry) error {
 	e := c.w.extents[run[0].loc.extent()]
 	payload, err := c.read(ctx, e)
@@ -183,7 +185,7 @@ func (c *compactor) read(ctx context.Context, e extent) ([]byte, error) {
 		return nil, err
 	}
 	if checksum(c.payload) != e.crc {
-		return nil, corrupt(c.w.objects[e.object].info.Name, "the checksum of the extent at %d is wrong right after it was written", e.offset)
+		return nil, corrupt(c.w.objects[e.object].info.Name, "the checksum of the extent at %d is wrong when read back after writing", e.offset)
 	}
 	return c.payload, nil
 }

@@ -139,7 +139,7 @@ func TestFinish_MovesDeflatedPagesWithoutRecompression(t *testing.T) {
 	m.check(t, open(t, bucket))
 }
 
-func TestFinish_ClosesWhatItOpens(t *testing.T) {
+func TestFinish_ClosesTheObjectsThatItOpens(t *testing.T) {
 	bucket, _, _ := rewritten(t, snapshot.StoreFast, 100)
 	if n := bucket.OpenObjects(); n != 0 {
 		t.Errorf("%d objects are open", n)

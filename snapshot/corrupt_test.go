@@ -122,7 +122,7 @@ func TestReader_MissingObjectIsFound(t *testing.T) {
 	}
 }
 
-func TestReader_ObjectsThatChangedPlacesAreFound(t *testing.T) {
+func TestReader_SwappedObjectsAreFound(t *testing.T) {
 	good, _ := small(t, snapshot.StoreFast, 1024)
 	names := good.Names()
 	for i, a := range names {
@@ -135,7 +135,7 @@ func TestReader_ObjectsThatChangedPlacesAreFound(t *testing.T) {
 	}
 }
 
-func TestReader_ErrorOfTheBucketIsNoCorruption(t *testing.T) {
+func TestReader_ErrorOfTheBucketIsNotErrCorrupt(t *testing.T) {
 	boom := errors.New("boom")
 	good, m := small(t, snapshot.StoreFast, 1024)
 	for _, op := range []storetest.Op{storetest.Open, storetest.Read} {

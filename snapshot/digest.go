@@ -15,28 +15,27 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// digests compares the digests of the index and of all objects of pages with
-// the manifest's while a source yields pages. Checksums find what a disk
-// changes; only digests find bytes that were changed together with their checksums.
-// Objects are read a second time for that, mostly from the page cache, since
-// a source does not read them in the order of their bytes, nor all of them.
+// digests verifies the digests of the index and of all page objects while a source
+// yields pages. Checksums find errors of a disk. Only digests find bytes that were
+// changed together with their checksums. A source does not read objects in order or
+// completely, so digests reads each object a second time, mostly from the page cache.
 //
-// Its goroutines are the reader's: they end when all is read, at the first
-// error, or when the reader is closed.
+// The Reader owns the goroutines. They end when all objects are read, at the first
+// error, or at Close.
 type digests struct {
 	mu     sync.Mutex
 	cancel context.CancelFunc // nil before the start
 	done   chan struct{}      // closed when all goroutines have ended
 	err    atomic.Pointer[error]
-	ok     atomic.Bool
+	ok     atomic.Bool // all digests are verified
 	closed bool
 }
 
-// digestWorkers is how many objects are read at once. SHA-256 takes about 2 ns
-// a byte without instructions for it.
+// digestWorkers returns the number of objects that are read at the same time. SHA-256
+// takes about 2 ns for a byte on a processor without SHA instructions.
 func digestWorkers() int { return min(4, max(1, runtime.GOMAXPROCS(0)/2)) }
 
-// start begins, once. Only close ends them early. It returns what went wrong so far.
+// start starts the goroutines at its first call. It returns the first error so far.
 func (d *digests) start(ctx context.Context, r *Reader) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -44,7 +43,8 @@ func (d *digests) start(ctx context.Context, r *Reader) error {
 		return errClosed
 	}
 	if d.cancel == nil && !d.ok.Load() {
-		// Other sources wait for them too: the first one's end is not theirs.
+		// Other sources also wait for the goroutines, so they must not end with the
+		// context of the first source.
 		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		d.cancel, d.done = cancel, make(chan struct{})
 		go func() {
@@ -66,7 +66,7 @@ func (d *digests) failed() error {
 	return nil
 }
 
-// wait returns nil when all digests are right.
+// wait waits until all digests are verified. It returns an error if one is wrong.
 func (d *digests) wait(ctx context.Context) error {
 	if d.ok.Load() {
 		return nil
@@ -90,11 +90,12 @@ func (d *digests) close() {
 	}
 }
 
-// DigestsVerified says whether the digests of the index and of all pages were
-// found right: by Verify, or by a source that came to its end.
+// DigestsVerified reports whether the digests of the index and of all page objects are
+// verified: by Verify, or by a source that reached io.EOF.
 func (r *Reader) DigestsVerified() bool { return r.digests.ok.Load() }
 
-// compareDigests reads the index and the objects of pages, several at a time.
+// compareDigests verifies the digests of the index and of all page objects, several at
+// a time.
 func (r *Reader) compareDigests(ctx context.Context) error {
 	group, inner := errgroup.WithContext(ctx)
 	group.SetLimit(digestWorkers())
@@ -126,7 +127,7 @@ func (r *Reader) compareDigests(ctx context.Context) error {
 	return contextErr(ctx)
 }
 
-// compareDigest reads an object from its start to its end.
+// compareDigest reads a whole object and verifies its digest.
 func compareDigest(ctx context.Context, o store.Object, info ObjectInfo) error {
 	sum := sha256.New()
 	buf := make([]byte, min(info.Size, 256<<10))
@@ -145,7 +146,7 @@ func compareDigest(ctx context.Context, o store.Object, info ObjectInfo) error {
 		}
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != info.SHA256 {
-		return corrupt(info.Name, "its digest is %s (the manifest says %s)", got, info.SHA256)
+		return corrupt(info.Name, "its digest is %s (the manifest has %s)", got, info.SHA256)
 	}
 	return nil
 }

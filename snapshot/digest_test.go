@@ -100,8 +100,8 @@ func TestSource_DigestsAreVerifiedAtItsEnd(t *testing.T) {
 	}
 }
 
-// TestReader_CloseEndsTheComparingOfDigests closes it while a source is at work.
-func TestReader_CloseEndsTheComparingOfDigests(t *testing.T) {
+// TestReader_CloseEndsTheVerificationOfDigests closes it while a source is at work.
+func TestReader_CloseEndsTheVerificationOfDigests(t *testing.T) {
 	for range 20 {
 		b, _, _ := rewritten(t, snapshot.StoreRaw, 0)
 		r, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})

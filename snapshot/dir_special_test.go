@@ -60,7 +60,7 @@ func soon(t *testing.T, what string, f func()) {
 
 // Each object of a snapshot in turn is replaced by what is no regular file, and
 // by a link to the object itself.
-func TestOpen_ObjectThatIsNoRegularFile(t *testing.T) {
+func TestOpen_ObjectThatIsNotARegularFileIsRefused(t *testing.T) {
 	d, path := newDir(t)
 	if err, _ := save(t, d, snapshot.StoreFast); err != nil {
 		t.Fatal(err)

@@ -41,7 +41,7 @@ func openDir(t *testing.T, path string) *store.Dir {
 	return d
 }
 
-func TestCreate_SnapshotIsNotWrittenOver(t *testing.T) {
+func TestCreate_SnapshotIsNotOverwritten(t *testing.T) {
 	d, path := newDir(t)
 	if err, _ := save(t, d, snapshot.StoreRaw); err != nil {
 		t.Fatal(err)
@@ -82,7 +82,7 @@ func TestOpen_SnapshotThatIsBeingWritten(t *testing.T) {
 	}
 }
 
-func TestCreateDir_SecondWriterLeavesTheFirstOnesSnapshot(t *testing.T) {
+func TestCreateDir_SecondWriterKeepsTheSnapshotOfTheFirst(t *testing.T) {
 	d, path := newDir(t)
 	if second, err := store.CreateDir(path); !errors.Is(err, store.ErrInUse) || second != nil {
 		t.Fatalf("CreateDir: %v", err)
@@ -96,7 +96,7 @@ func TestCreateDir_SecondWriterLeavesTheFirstOnesSnapshot(t *testing.T) {
 	}
 }
 
-func TestOpen_DirectoryThatIsNoSnapshot(t *testing.T) {
+func TestOpen_DirectoryWithoutASnapshotIsErrIncomplete(t *testing.T) {
 	_, path := newDir(t)
 	d, err := store.OpenDir(path)
 	if err != nil {
@@ -118,7 +118,7 @@ func TestOpen_DirectoryThatIsNoSnapshot(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(path, "manifest.json"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := snapshot.Open(t.Context(), d, snapshot.OpenOptions{}); err == nil || !strings.Contains(err.Error(), "no regular file") {
+	if _, err := snapshot.Open(t.Context(), d, snapshot.OpenOptions{}); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("a directory as the manifest: %v", err)
 	}
 }

@@ -1,21 +1,21 @@
-// Package snapshot keeps a machine's memory and device state as objects of a
-// [store.Bucket]. docs/snapshot-format.md is the format's standard.
+// Package snapshot stores a machine's memory and device state as objects of a
+// [store.Bucket]. docs/snapshot-format.md specifies the format.
 //
-// A [Writer] is a guest.Sink: a migration's pages go in, the newest of each
-// counts. Its objects of pages are sealed when they are full. Finish moves the
-// pages that count out of those of which more than a quarter is superseded, then
-// commits the rest, and the manifest last: a snapshot that has a manifest is
-// complete. So no object of pages is removed or read again after its commit,
-// which an object store would be paid for. The price is that sealed objects stay
-// in the bucket's local part until then: memory for them would not be bounded.
+// A [Writer] is a guest.Sink. It receives the pages of a migration and keeps the last
+// write of each. It seals a page object when the object is full. Finish rewrites the page
+// objects of which more than a quarter is superseded, then commits all objects, and the
+// manifest last. A snapshot with a manifest is complete. The Writer therefore never
+// removes or reads a page object after its commit, which an object store would charge
+// for. In return, sealed objects stay in the bucket's local storage until Finish.
 //
-// A [Reader] finds any page through the index, is a source of all of them,
-// verifies and exports. [Reader.Page] keeps the extents that it read last.
+// A [Reader] finds any page through the index. It is also a source of all pages,
+// verifies the snapshot and exports it. [Reader.Page] caches the extents that it read
+// last.
 //
-// Once Finish returns, a loss of power takes nothing of the snapshot away.
+// After Finish returns nil, the whole snapshot survives a loss of power.
 //
-// Traps: until Finish returns there is no snapshot; Abort removes what there
-// is of it. The bucket is closed by its owner, not by its Reader. Everything in a
-// snapshot is checked when it is read, an extent at a time, and errors wrap
-// [ErrCorrupt].
+// Traps: there is no snapshot until Finish returns nil. Abort removes the objects of an
+// unfinished snapshot. The owner of a bucket closes it; Reader and Writer do not. The
+// Reader checks all data when it reads them, an extent at a time. Errors of that check
+// wrap [ErrCorrupt].
 package snapshot

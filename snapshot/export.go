@@ -16,8 +16,8 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// File is what an export is written to: an *os.File, for one. What is not
-// written has to read as zero.
+// File is the destination of an export, such as an *os.File. Bytes that were never
+// written must read as zero.
 type File interface {
 	io.WriterAt
 	Truncate(size int64) error
@@ -25,8 +25,9 @@ type File interface {
 
 var _ File = (*os.File)(nil)
 
-// ExportRaw writes the memory of the block of b's name, byte for byte. Zero pages are left
-// out, so that the file is sparse.
+// ExportRaw writes the memory of RAM block b to f: byte i of the file is byte i of the
+// block. It does not write zero pages, so the file is sparse. It finds the block by name,
+// and fails if the snapshot has no block with that name and length.
 func (r *Reader) ExportRaw(ctx context.Context, b *guest.Block, f File) error {
 	if err := r.calls.begin(); err != nil {
 		return err
@@ -36,7 +37,7 @@ func (r *Reader) ExportRaw(ctx context.Context, b *guest.Block, f File) error {
 	if own == nil || own.Length != b.Length {
 		return fmt.Errorf("export: the snapshot has no RAM block %q of %d bytes", b.Name, b.Length)
 	}
-	for _, size := range []int64{0, int64(b.Length)} { // so that all of it is zero
+	for _, size := range []int64{0, int64(b.Length)} { // makes all bytes zero
 		if err := f.Truncate(size); err != nil {
 			return fmt.Errorf("export: %w", err)
 		}
@@ -50,8 +51,8 @@ func (r *Reader) ExportRaw(ctx context.Context, b *guest.Block, f File) error {
 	}, func(other *guest.Block) bool { return other == own })
 }
 
-// eachPage calls f with runs of adjacent pages of the blocks that want is true
-// of, from several goroutines.
+// eachPage calls f with each stored page of the blocks for which want returns true. It
+// calls f from several goroutines.
 func (r *Reader) eachPage(ctx context.Context, f func(b *guest.Block, offset uint64, data []byte) error, want func(*guest.Block) bool) error {
 	src := r.Source(SourceOptions{}).(*source)
 	group, ctx := errgroup.WithContext(ctx)
@@ -90,14 +91,15 @@ const (
 	mappedAlign     = 1 << 20
 )
 
-// mappedBlock is where a block is in a mapped-ram file.
+// mappedBlock is the position of a block in a mapped-ram file.
 type mappedBlock struct {
 	bitmapAt, words, pagesAt uint64
 }
 
-// ExportMappedRAM writes a file that QEMU 9.0 and later loads by itself: with
-// the capability mapped-ram on, migrate-incoming "file:PATH". The layout is
-// QEMU's docs/devel/migration/mapped-ram.
+// ExportMappedRAM writes a file that QEMU 9.0 and later loads without vmferry: with the
+// capability mapped-ram and the command migrate-incoming "file:PATH". QEMU's
+// docs/devel/migration/mapped-ram describes the format. ExportMappedRAM fails if the
+// snapshot has device-state packets, which the format cannot hold.
 func (r *Reader) ExportMappedRAM(ctx context.Context, f File) error {
 	if err := r.calls.begin(); err != nil {
 		return err
@@ -106,7 +108,7 @@ func (r *Reader) ExportMappedRAM(ctx context.Context, f File) error {
 	if states, err := r.States(ctx); err != nil {
 		return err
 	} else if len(states) > 0 {
-		return fmt.Errorf("export: %d device-state packets of multifd channels have no place in a mapped-ram file", len(states))
+		return fmt.Errorf("export: the snapshot has %d device-state packets of multifd channels, which a mapped-ram file cannot hold", len(states))
 	}
 	head, err := r.Head(ctx)
 	if err != nil {
@@ -139,11 +141,12 @@ type mappedExport struct {
 	r      *Reader
 	f      File
 	blocks []mappedBlock
-	at     uint64 // where the stream goes on
+	at     uint64 // offset of the next byte of the stream
 }
 
-// setup writes the stream's beginning. It lies around the pages: each block's
-// line, then its bitmap, then its pages on the next MiB, then the next line.
+// setup writes the beginning of the stream. The file interleaves the stream with the
+// pages: for each block the entry of the block, its bitmap, and its pages at the next
+// multiple of 1 MiB.
 func (x *mappedExport) setup(head []byte) error {
 	var buf bytes.Buffer
 	w := vmstate.NewWriter(&buf, x.r.layout, vmstate.SyncPerRound)
@@ -192,7 +195,7 @@ func (x *mappedExport) page(b *guest.Block, offset uint64, data []byte) error {
 	return err
 }
 
-// bitmaps writes which pages are not zero, in the order of bytes of this host.
+// bitmaps writes the bitmaps of pages that are not zero, in the byte order of this host.
 func (x *mappedExport) bitmaps(ctx context.Context) error {
 	var words [chunkPages / 64]uint64
 	var list []entry
@@ -207,7 +210,7 @@ func (x *mappedExport) bitmaps(ctx context.Context) error {
 				return err
 			}
 			if c == nil {
-				continue // what is not written is zero
+				continue // the bitmap is zero where it is not written
 			}
 			clear(words[:])
 			list = c.entries(list[:0])
@@ -224,7 +227,7 @@ func (x *mappedExport) bitmaps(ctx context.Context) error {
 	return nil
 }
 
-// rest writes the stream's end behind the last block.
+// rest writes the end of the stream after the last block.
 func (x *mappedExport) rest(devices []byte) error {
 	w := vmstate.NewWriter(&offsetWriter{x.f, int64(x.at)}, x.r.layout, vmstate.SyncPerRound)
 	return errors.Join(w.BeginSection(true), w.EndFileSection(), w.Devices(devices))

@@ -104,7 +104,7 @@ func TestExportRaw_IsSparse(t *testing.T) {
 	}
 }
 
-func TestExportRaw_BlockThatIsNotThere(t *testing.T) {
+func TestExportRaw_MissingBlockIsRefused(t *testing.T) {
 	r, _, _ := exported(t, pcLayout(t, 4096))
 	for _, b := range []*guest.Block{{Name: "pc.rom", Length: 4096}, {Name: "pc.ram", Length: 4096}} {
 		if err := r.ExportRaw(t.Context(), b, new(memoryFile)); err == nil || !strings.Contains(err.Error(), b.Name) {

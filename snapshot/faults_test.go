@@ -224,7 +224,7 @@ func TestWriter_FullDiskLeavesTheDirectoryEmpty(t *testing.T) {
 	}
 }
 
-func TestWriter_IsUsedInItsOrder(t *testing.T) {
+func TestWriter_CallsInTheWrongOrderFail(t *testing.T) {
 	b := storetest.NewBucket()
 	l := pcLayout(t, 4096)
 	w, err := snapshot.Create(t.Context(), b, snapshot.Options{})

@@ -16,26 +16,28 @@ import (
 	"github.com/vmferry/vmferry/multifd"
 )
 
-// Meta is what a snapshot keeps besides pages.
+// Meta is the content of a snapshot besides pages.
 type Meta struct {
-	// Head and Devices are the main channel's, byte for byte.
+	// Head and Devices are bytes of the migration's main channel: the header
+	// with the configuration, and everything from the first device section on.
 	Head, Devices []byte
-	States        []multifd.DeviceState
-	Machine       Machine
+	// States are the device-state packets of the multifd channels.
+	States  []multifd.DeviceState
+	Machine Machine
 }
 
-// Finish completes the snapshot: all lanes are closed. It drops what was
-// superseded if that is more than a quarter, then commits the objects of pages
-// and the index, and last the manifest, when a reader has found that it can open
-// what is there. After an error, Abort is to be called.
+// Finish completes the snapshot and returns its manifest. The caller must have closed
+// all lanes. Finish rewrites page objects of which more than a quarter is superseded,
+// commits the page objects and the index, and checks that a Reader can open them. It
+// writes the manifest last. After an error the caller calls Abort.
 func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 	if w.layout == nil {
-		return nil, errors.New("snapshot: no memory came")
+		return nil, errors.New("snapshot: no memory (Setup was not called)")
 	}
 	if w.lanes != 0 {
 		return nil, fmt.Errorf("snapshot: %d lanes are still open", w.lanes)
 	}
-	w.sweep.over = true
+	w.sweep.ended = true
 	if err := w.compact(ctx); err != nil {
 		return nil, err
 	}
@@ -59,7 +61,7 @@ func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 	if err := w.writeIndex(ctx, m, renumber); err != nil {
 		return nil, err
 	}
-	w.tables, w.extents, w.free = nil, nil, nil // the index has it all
+	w.tables, w.extents, w.free = nil, nil, nil // the index holds their content
 	if err := w.writeMeta(ctx, m, meta); err != nil {
 		return nil, err
 	}
@@ -71,16 +73,16 @@ func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 		return nil, err
 	}
 	if err := w.readBack(ctx, m, text); err != nil {
-		return nil, fmt.Errorf("snapshot: refusing to complete what could not be read: %w", err)
+		return nil, fmt.Errorf("snapshot: cannot complete a snapshot that a reader refuses: %w", err)
 	}
 	return m, w.writeObject(ctx, manifestName, text)
 }
 
-// commitsAtOnce is how many objects of pages are committed at once.
+// commitsAtOnce is the number of page objects that are committed at the same time.
 const commitsAtOnce = 16
 
-// commitPages commits the objects of pages that are left. From here on none of
-// them is removed, unless Finish fails, and their pages are not read again.
+// commitPages commits the remaining page objects. Afterwards the Writer does not read
+// their pages, and removes none of them unless Finish fails.
 func (w *Writer) commitPages(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(commitsAtOnce)
@@ -92,8 +94,8 @@ func (w *Writer) commitPages(ctx context.Context) error {
 	return group.Wait()
 }
 
-// readBack looks with a reader's eyes at all that it would refuse. m, where
-// nothing was encoded yet, says what a text cannot.
+// readBack checks the snapshot as a Reader does. It checks m as well as the text,
+// because encoding can change names that are not UTF-8.
 func (w *Writer) readBack(ctx context.Context, m *Manifest, text []byte) error {
 	if err := m.check(); err != nil {
 		return err
@@ -118,7 +120,7 @@ func (w *Writer) writeMeta(ctx context.Context, m *Manifest, meta Meta) error {
 		data []byte
 	}{{"head", RoleHead, meta.Head}, {"devices", RoleDevices, meta.Devices}}
 	if len(meta.States) > 0 {
-		size := 0 // beforehand: a buffer that grows is copied again and again
+		size := 0 // allocate once: a growing buffer is copied repeatedly
 		for i := range meta.States {
 			size += multifd.DeviceStateHeader + len(meta.States[i].Data)
 		}
@@ -156,10 +158,10 @@ func (w *Writer) writeObject(ctx context.Context, name string, data []byte) erro
 	return w.commit(ctx, name, ow)
 }
 
-// writeIndex writes the index with the extents that still hold a page, and
-// counts.
+// writeIndex writes the index of the extents that hold a current page, and sets the
+// totals.
 func (w *Writer) writeIndex(ctx context.Context, m *Manifest, renumber []uint32) error {
-	live := make([]uint64, len(w.extents)) // first pages that count, then the new number + 1
+	live := make([]uint64, len(w.extents)) // first the number of current pages, then the new extent number + 1
 	var scratch []entry
 	err := w.eachChunk(ctx, &scratch, func(int, int) error {
 		for _, e := range scratch {
@@ -205,8 +207,8 @@ func (w *Writer) writeIndex(ctx context.Context, m *Manifest, renumber []uint32)
 	return nil
 }
 
-// extentOrder yields the extents so that those of one object come in the order of
-// their offsets. So their numbers do, unless some were used again.
+// extentOrder yields the extents so that those of one object are in the order of their
+// offsets. Extent numbers have that order already, unless some numbers were reused.
 func (w *Writer) extentOrder() iter.Seq2[int, int] {
 	if !w.reused {
 		return func(yield func(int, int) bool) {
@@ -240,7 +242,7 @@ func (w *Writer) fillIndex(ctx context.Context, m *Manifest, o *pageObject, kept
 	err := w.eachChunk(ctx, &scratch, func(block, n int) error {
 		for i := range scratch {
 			l := scratch[i].loc
-			scratch[i].loc = at(number[l.extent()]-1, l.slot())
+			scratch[i].loc = newLocation(number[l.extent()]-1, l.slot())
 		}
 		m.Blocks[block].Pages += uint64(len(scratch))
 		return x.chunk(block, n, scratch)
@@ -255,7 +257,7 @@ func (w *Writer) fillIndex(ctx context.Context, m *Manifest, o *pageObject, kept
 	return x.finish()
 }
 
-// eachChunk fills scratch with each chunk of each block in turn.
+// eachChunk calls f for each chunk of each block, with the chunk's entries in scratch.
 func (w *Writer) eachChunk(ctx context.Context, scratch *[]entry, f func(block, n int) error) error {
 	for block, t := range w.tables {
 		for n := range t.chunks {

@@ -10,28 +10,27 @@ import (
 )
 
 var (
-	// ErrCorrupt is wrapped by every error about bytes that are not what the
-	// format says or the digests promise.
-	ErrCorrupt = errors.New("snapshot is corrupt")
-	// ErrIncomplete is wrapped when there is no manifest: the save did not
-	// get to its end.
-	ErrIncomplete = errors.New("no complete snapshot")
-	// ErrExists is wrapped when the bucket for a new snapshot is not empty.
-	ErrExists = errors.New("the destination is not empty")
-	// ErrTooLarge is wrapped when a snapshot gets larger than
-	// [Options].MaxSize.
-	ErrTooLarge = errors.New("snapshot is too large")
+	// ErrCorrupt is wrapped if data of a snapshot violate the format or do not
+	// match a checksum or digest.
+	ErrCorrupt = errors.New("snapshot: corrupt")
+	// ErrIncomplete is wrapped if the bucket has no manifest: the save did not
+	// complete.
+	ErrIncomplete = errors.New("snapshot: incomplete")
+	// ErrExists is wrapped if the bucket for a new snapshot is not empty.
+	ErrExists = errors.New("snapshot: destination is not empty")
+	// ErrTooLarge is wrapped if a snapshot exceeds [Options].MaxSize.
+	ErrTooLarge = errors.New("snapshot: too large")
 )
 
 func corrupt(object, format string, args ...any) error {
 	return fmt.Errorf("%w: %s: %s", ErrCorrupt, object, fmt.Sprintf(format, args...))
 }
 
-// Store is how pages are kept.
+// Store is the encoding of pages that the writer uses.
 type Store string
 
-// The kinds of store. Fast and dense are both deflate, a page at a time; zstd
-// is a frame an extent.
+// The encodings of pages. Fast and dense are raw deflate (RFC 1951), one stream for each
+// page. Zstd is one frame (RFC 8878) for each extent.
 const (
 	StoreFast  Store = "fast"
 	StoreDense Store = "dense"
@@ -43,9 +42,9 @@ const (
 type codec uint8
 
 const (
-	codecRaw     codec = 0 // pages end to end
-	codecDeflate codec = 1 // a qpl packet's payload
-	codecZstd    codec = 2 // one zstd frame of the pages end to end
+	codecRaw     codec = 0 // the pages one after another
+	codecDeflate codec = 1 // the payload of a qpl packet
+	codecZstd    codec = 2 // one zstd frame of the pages one after another
 )
 
 func (s Store) codec() (codec, error) {
@@ -57,10 +56,10 @@ func (s Store) codec() (codec, error) {
 	case StoreRaw:
 		return codecRaw, nil
 	}
-	return 0, fmt.Errorf("snapshot: unknown store %q (fast, dense, zstd or raw)", string(s))
+	return 0, fmt.Errorf("snapshot: unknown store %q (want fast, dense, zstd or raw)", string(s))
 }
 
-// mode is how the store deflates, if it does.
+// mode returns the deflate mode of StoreFast and StoreDense.
 func (s Store) mode() deflate.Mode {
 	if s == StoreDense {
 		return deflate.Dense
@@ -68,11 +67,11 @@ func (s Store) mode() deflate.Mode {
 	return deflate.Fast
 }
 
-// extentPages returns how many pages an extent holds at most.
+// extentPages returns the largest number of pages of an extent.
 func extentPages(pageSize int) int { return min(128, guest.PacketPages(pageSize)) }
 
-// maxExtentLen bounds the bytes of an extent: raw pages with their lengths,
-// and room for a zstd frame that did not shrink.
+// maxExtentLen returns the largest size of an extent in bytes. It covers raw pages with
+// their lengths, and a zstd frame of pages that do not shrink.
 func maxExtentLen(pageSize int) int {
 	n := extentPages(pageSize)
 	return n*pageSize + 4*n + n*pageSize/128 + 64
@@ -82,24 +81,25 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
-// location is where a page is kept: extent number + 1 in the upper bits, its
-// slot in the extent in the lowest eight. 0 is a page that is not kept: zero.
+// location is the position of a page: extent number + 1 in the upper 56 bits, slot in
+// the lower 8 bits. Location 0 is a zero page, which is not stored.
 type location uint64
 
-func at(extent uint64, slot int) location { return location((extent+1)<<8 | uint64(slot)) }
+func newLocation(extent uint64, slot int) location { return location((extent+1)<<8 | uint64(slot)) }
 
 func (l location) extent() uint64 { return uint64(l>>8) - 1 }
 func (l location) slot() int      { return int(l & 0xff) }
 
-// maxExtents bounds the extents of a snapshot: what a location can say.
+// maxExtents is the largest number of extents of a snapshot, so that a location fits
+// into the 48 bits of a packed entry.
 const maxExtents = 1 << 40
 
 // extent is one line of the extent table.
 type extent struct {
-	object uint32 // index among the manifest's page objects
+	object uint32 // index in the manifest's list of page objects
 	block  uint16
 	codec  codec
-	count  uint8 // pages
+	count  uint8 // number of pages
 	offset uint64
 	length uint32
 	crc    uint32

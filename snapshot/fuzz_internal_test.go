@@ -96,14 +96,14 @@ func repair(b []byte) {
 
 // FuzzIndex opens any bytes as an index, and looks everything up in it.
 func FuzzIndex(f *testing.F) {
-	sparse := []entry{{0, at(0, 0)}, {1, at(0, 1)}, {65535, at(0, 2)}}
+	sparse := []entry{{0, newLocation(0, 0)}, {1, newLocation(0, 1)}, {65535, newLocation(0, 2)}}
 	l, objects, b := writeTestIndex(f, sparse, sparse)
 	addSeed(f, "sparse", b)
 	_, _, b = writeTestIndex(f, nil, nil)
 	addSeed(f, "empty", b)
 	var dense []entry
 	for i := range sparseMax + 1 {
-		dense = append(dense, entry{uint32(i * 30), at(uint64(i/128), i%128)})
+		dense = append(dense, entry{uint32(i * 30), newLocation(uint64(i/128), i%128)})
 	}
 	_, _, b = writeTestIndex(f, dense, nil)
 	f.Add(b)

@@ -25,9 +25,9 @@ var update = flag.Bool("update", false, "write the golden files and the seeds of
 // that no encoder has a say in the golden file.
 var deflatedAs, _ = hex.DecodeString("edc1010d000000c2a0acef5fc21e0e28000000e0dd00")
 
-// TestWriter_FormatIsThatOfTheGoldenFile: a snapshot that was written once has to
+// TestWriter_FormatMatchesTheGoldenFile: a snapshot that was written once has to
 // always be readable.
-func TestWriter_FormatIsThatOfTheGoldenFile(t *testing.T) {
+func TestWriter_FormatMatchesTheGoldenFile(t *testing.T) {
 	l := newLayout(t, 4096, guest.Block{Name: "pc.ram", Length: 1 << 30}, guest.Block{Name: "vga.vram", Length: 16 * 4096})
 	b := storetest.NewBucket()
 	w := create(t, b, l, snapshot.Options{Tool: "vmferry golden"})

@@ -2,66 +2,69 @@ package snapshot
 
 import "fmt"
 
-// Hardware is what a saved machine was made of, as far as its QEMU told: what
-// a QEMU that is to restore the machine is compared with before a page is
-// sent. What is zero or empty is not known.
+// Hardware describes the hardware of a saved machine, as far as its QEMU reports it. A
+// restore compares it with the destination QEMU before it sends a page. A zero or empty
+// field is unknown.
 type Hardware struct {
-	// KVM tells that KVM ran the machine.
+	// KVM reports whether KVM ran the machine.
 	KVM     bool         `json:"kvm,omitempty"`
 	CPU     CPUInfo      `json:"cpu"`
 	Memory  MemoryInfo   `json:"memory"`
 	Devices []DeviceInfo `json:"devices,omitempty"`
-	// Onboard counts the devices that nobody named, by their type: what the
-	// machine type and options such as -serial make.
+	// Onboard counts the devices without an ID, by type: the devices that the
+	// machine type and options such as -serial create.
 	Onboard map[string]int `json:"onboard,omitempty"`
 }
 
-// CPUInfo is what the virtual CPUs are.
+// CPUInfo describes the virtual CPUs.
 type CPUInfo struct {
-	// Type is QEMU's name of the type, such as "qemu64-x86_64-cpu", Target
-	// the architecture.
+	// Type is QEMU's name of the CPU type, such as "qemu64-x86_64-cpu". Target is
+	// QEMU's name of the architecture.
 	Type   string `json:"type,omitempty"`
 	Target string `json:"target,omitempty"`
 	// Signature is vendor, family, model and stepping of an x86 CPU.
 	Signature string `json:"signature,omitempty"`
 	Count     int    `json:"count,omitempty"`
-	// Topology has the numbers of -smp: "maxcpus", "sockets", "cores", ...
+	// Topology has the numbers of the option -smp: "maxcpus", "sockets", "cores", ...
 	Topology map[string]int `json:"topology,omitempty"`
-	// Features are the words of CPUID that are not zero, by leaf, subleaf if
-	// there is one, and register, all in hexadecimal: "7.0.EBX".
+	// Features are the CPUID registers that are not zero. The key is the leaf, the
+	// subleaf if the leaf has one, and the register, such as "7.0.EBX". Numbers
+	// in the key are hexadecimal.
 	Features map[string]uint32 `json:"features,omitempty"`
 }
 
-// MemoryInfo is what -m said, in bytes.
+// MemoryInfo has the values of the option -m. Size and MaxSize are in bytes.
 type MemoryInfo struct {
 	Size    uint64 `json:"size,omitempty"`
 	Slots   uint64 `json:"slots,omitempty"`
 	MaxSize uint64 `json:"max_size,omitempty"`
 }
 
-// DeviceInfo is one device of -device or device_add.
+// DeviceInfo is one device of the option -device or the command device_add.
 type DeviceInfo struct {
 	ID   string `json:"id,omitempty"`
 	Type string `json:"type"`
-	// Bus is the name of the bus it is on, Address where on a PCI bus.
+	// Bus is the name of the device's bus. Address is its address on a PCI bus.
 	Bus     string `json:"bus,omitempty"`
 	Address string `json:"address,omitempty"`
 }
 
-// Bounds of what a manifest may say of the hardware.
+// Limits of the hardware record in a manifest: the length of a text in bytes, and the
+// number of entries of a list or map.
 const (
 	maxHardwareText    = 256
 	maxHardwareEntries = 4096
 )
 
-// Check tells whether the record keeps to the bounds that readers have.
+// Check returns an error if the record exceeds the limits of the format, or if a count
+// is negative. A nil record is valid.
 func (h *Hardware) Check() error {
 	if h == nil {
 		return nil
 	}
 	for _, n := range []int{len(h.Devices), len(h.Onboard), len(h.CPU.Topology), len(h.CPU.Features)} {
 		if n > maxHardwareEntries {
-			return fmt.Errorf("hardware: a list of %d entries (at most %d)", n, maxHardwareEntries)
+			return fmt.Errorf("hardware: list of %d entries (at most %d)", n, maxHardwareEntries)
 		}
 	}
 	texts := []string{h.CPU.Type, h.CPU.Target, h.CPU.Signature}
@@ -80,12 +83,12 @@ func (h *Hardware) Check() error {
 	}
 	for _, text := range texts {
 		if len(text) > maxHardwareText {
-			return fmt.Errorf("hardware: a text of %d bytes (at most %d)", len(text), maxHardwareText)
+			return fmt.Errorf("hardware: text of %d bytes (at most %d)", len(text), maxHardwareText)
 		}
 	}
 	for _, n := range counts {
 		if n < 0 {
-			return fmt.Errorf("hardware: a count of %d", n)
+			return fmt.Errorf("hardware: negative count %d", n)
 		}
 	}
 	return nil

@@ -289,7 +289,7 @@ func TestOpen_HostileManifestIsRefused(t *testing.T) {
 	}
 }
 
-func TestOpen_ManifestThatIsNoJSONIsRefused(t *testing.T) {
+func TestOpen_ManifestThatIsNotJSONIsRefused(t *testing.T) {
 	for name, body := range map[string]string{
 		"empty": "", "no object": "[", "a string": `"x"`, "deep": strings.Repeat("[", 1<<20), "two objects": "{}\n{", "an open string": `{"format": "vmferry-snapshot`,
 	} {
@@ -299,7 +299,7 @@ func TestOpen_ManifestThatIsNoJSONIsRefused(t *testing.T) {
 	}
 }
 
-func TestOpen_ManifestThatIsTooLongIsRefusedUnread(t *testing.T) {
+func TestOpen_LongManifestIsRefusedBeforeReading(t *testing.T) {
 	b, _ := small(t, snapshot.StoreFast, 1024)
 	b.Put("manifest.json", make([]byte, 16<<20+1))
 	wantCorrupt(t, b, "17 MiB of manifest")
@@ -308,7 +308,7 @@ func TestOpen_ManifestThatIsTooLongIsRefusedUnread(t *testing.T) {
 	}
 }
 
-func TestOpen_AnotherVersionIsUnknownAndNotCorrupt(t *testing.T) {
+func TestOpen_OtherVersionIsNotErrCorrupt(t *testing.T) {
 	b, _ := small(t, snapshot.StoreFast, 1024)
 	f := newForger(t, b)
 	f.manifest["version"] = 2

@@ -7,15 +7,15 @@ import (
 	"slices"
 )
 
-// The index object is segments, then a directory of them, then a footer of 64
-// bytes. docs/snapshot-format.md section 5 is its description.
+// The index object consists of segments, a directory of the segments, and a footer of
+// 64 bytes. Section 5 of docs/snapshot-format.md specifies it.
 
 const (
 	indexMagic   = "VMFIDX1\n"
 	footerLen    = 64
 	dirEntryLen  = 32
 	extentLen    = 32
-	tableExtents = 1024 // extents a segment of the extent table
+	tableExtents = 1024 // extents in a segment of the extent table
 
 	segmentExtents = 1
 	segmentSparse  = 2
@@ -23,17 +23,17 @@ const (
 
 	sparseEntryLen = 2 + 8
 	rankPages      = 512
-	// sparseMax is the most pages of a sparse chunk. A bitmap with ranks is
-	// found in without a search; from here on it costs little more than 12
-	// bytes a page, which leaves room below 16 for lines of the extent table
-	// whose slots are mostly superseded.
+	// sparseMax is the largest number of pages of a sparse chunk. A dense chunk
+	// needs no search. With more pages than this it takes little more than 12
+	// bytes for each page. The rest up to 16 bytes covers entries of the extent
+	// table for extents that are mostly superseded.
 	sparseMax = 1<<11 - 1
 )
 
-// segment is a line of the directory.
+// segment is an entry of the directory.
 type segment struct {
 	offset uint64
-	first  uint32 // chunk of the block, or extent / tableExtents
+	first  uint32 // number of the chunk in its block, or of the part of the extent table
 	length uint32
 	count  uint32
 	crc    uint32
@@ -80,7 +80,7 @@ func parseExtent(b []byte) extent {
 	}
 }
 
-// indexWriter writes an index from its start to its end.
+// indexWriter writes an index from start to end.
 type indexWriter struct {
 	w       func(p []byte) error
 	dir     []segment
@@ -114,8 +114,8 @@ func (w *indexWriter) extentTable(extents []extent) error {
 	return nil
 }
 
-// chunk writes a chunk's entries, which are in the order of pages, if there
-// are any.
+// chunk writes the entries of a chunk, which are in the order of pages. It writes
+// nothing for an empty chunk.
 func (w *indexWriter) chunk(block, n int, entries []entry) error {
 	if len(entries) == 0 {
 		return nil

@@ -27,7 +27,7 @@ func somePages(r *rand.Rand, n int) []entry {
 	slices.Sort(pages)
 	var out []entry
 	for i, p := range pages {
-		out = append(out, entry{uint32(p), at(uint64(i/128), i%128)})
+		out = append(out, entry{uint32(p), newLocation(uint64(i/128), i%128)})
 	}
 	return out
 }
@@ -110,10 +110,10 @@ func TestIndex_IsEmptyWithoutPages(t *testing.T) {
 	}
 }
 
-func TestLocation_SaysExtentAndSlot(t *testing.T) {
+func TestLocation_HasExtentAndSlot(t *testing.T) {
 	for _, extent := range []uint64{0, 1, 1 << 20, maxExtents - 1} {
 		for _, slot := range []int{0, 1, 127} {
-			if l := at(extent, slot); l == 0 || l.extent() != extent || l.slot() != slot {
+			if l := newLocation(extent, slot); l == 0 || l.extent() != extent || l.slot() != slot {
 				t.Errorf("extent %d slot %d became %#x: extent %d slot %d", extent, slot, uint64(l), l.extent(), l.slot())
 			}
 		}

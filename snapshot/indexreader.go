@@ -12,13 +12,13 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// index reads an index in ranges: the footer and the directory when it is
-// opened, a segment when it is wanted.
+// index reads an index in ranges. openIndex reads the footer and the directory; later
+// calls read one segment each.
 type index struct {
 	o       store.Object
 	name    string
 	layout  *guest.Layout
-	objects []ObjectInfo // those of role pages
+	objects []ObjectInfo // of role pages
 	extents uint64
 	pages   uint64
 	table   []segment   // of the extent table, in order
@@ -29,7 +29,7 @@ func openIndex(ctx context.Context, o store.Object, name string, layout *guest.L
 	be := binary.BigEndian
 	x := &index{o: o, name: name, layout: layout, objects: objects, chunks: make([][]segment, len(layout.Blocks))}
 	if o.Size() < footerLen {
-		return nil, corrupt(name, "%d bytes do not hold a footer", o.Size())
+		return nil, corrupt(name, "%d bytes are too short for a footer", o.Size())
 	}
 	footer, err := x.read(ctx, uint64(o.Size())-footerLen, footerLen)
 	if err != nil {
@@ -44,7 +44,7 @@ func openIndex(ctx context.Context, o store.Object, name string, layout *guest.L
 	count, dirAt := uint64(be.Uint32(footer[12:])), be.Uint64(footer[32:])
 	x.extents, x.pages = be.Uint64(footer[16:]), be.Uint64(footer[24:])
 	if want := uint64(o.Size()) - footerLen - count*dirEntryLen; count*dirEntryLen > uint64(o.Size())-footerLen || dirAt != want {
-		return nil, corrupt(name, "a directory of %d segments at %d in %d bytes", count, dirAt, o.Size())
+		return nil, corrupt(name, "the directory of %d segments at %d does not fit the index of %d bytes", count, dirAt, o.Size())
 	}
 	if err := x.checkCounts(count); err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func openIndex(ctx context.Context, o store.Object, name string, layout *guest.L
 	return x, x.readDirectory(ctx, dirAt, count, be.Uint32(footer[40:]))
 }
 
-// checkCounts compares the footer's counts with what the machine can have.
+// checkCounts compares the counts of the footer with the machine's number of pages.
 func (x *index) checkCounts(segments uint64) error {
 	var pages, chunks uint64
 	for _, b := range x.layout.Blocks {
@@ -61,19 +61,19 @@ func (x *index) checkCounts(segments uint64) error {
 		chunks += (n + chunkPages - 1) / chunkPages
 	}
 	if x.pages > pages || x.extents > x.pages {
-		return corrupt(x.name, "the footer says %d pages in %d extents, the machine has %d pages", x.pages, x.extents, pages)
+		return corrupt(x.name, "the footer has %d pages in %d extents, but the machine has %d pages", x.pages, x.extents, pages)
 	}
 	if most := chunks + (x.extents+tableExtents-1)/tableExtents; segments > most {
-		return corrupt(x.name, "the footer says %d segments (at most %d with %d extents)", segments, most, x.extents)
+		return corrupt(x.name, "the footer has %d segments (at most %d with %d extents)", segments, most, x.extents)
 	}
 	return nil
 }
 
-// directoryLines is how many lines of the directory are read at a time: its
-// memory grows with the lines that are right, not with the footer's count.
+// directoryLines is the number of entries of the directory that are read at a time. So
+// memory grows with the valid entries, not with the count that the footer claims.
 const directoryLines = 1 << 13
 
-// readDirectory reads, checks and sorts in the lines of the directory.
+// readDirectory reads and checks the entries of the directory.
 func (x *index) readDirectory(ctx context.Context, at, count uint64, sum uint32) error {
 	d := indexDirectory{x: x, end: at}
 	crc := uint32(0)
@@ -85,7 +85,7 @@ func (x *index) readDirectory(ctx context.Context, at, count uint64, sum uint32)
 		}
 		crc = crc32.Update(crc, castagnoli, lines)
 		for line := range slices.Chunk(lines, dirEntryLen) {
-			if err := d.take(line); err != nil {
+			if err := d.add(line); err != nil {
 				return err
 			}
 		}
@@ -97,29 +97,29 @@ func (x *index) readDirectory(ctx context.Context, at, count uint64, sum uint32)
 	return d.check()
 }
 
-// indexDirectory adds up the lines of a directory.
+// indexDirectory checks the entries of a directory and sums their counts.
 type indexDirectory struct {
 	x       *index
 	lines   int
-	offset  uint64 // where the next segment begins
-	end     uint64 // where the directory begins
+	offset  uint64 // start of the next segment
+	end     uint64 // start of the directory
 	extents uint64
 	pages   uint64
 }
 
-// take checks a line and sorts it in. The segments follow one another in the
-// order of the lines, so that none is used twice.
-func (d *indexDirectory) take(line []byte) error {
+// add checks an entry and adds it to the index. The segments must be adjacent and in the
+// order of the entries, so that no byte is in two segments.
+func (d *indexDirectory) add(line []byte) error {
 	x, s := d.x, parseSegment(line)
 	bad := func(format string, args ...any) error {
-		return corrupt(x.name, "directory line %d: %s", d.lines, fmt.Sprintf(format, args...))
+		return corrupt(x.name, "directory entry %d: %s", d.lines, fmt.Sprintf(format, args...))
 	}
 	var length uint64
 	switch s.kind {
 	case segmentExtents:
 		length = uint64(s.count) * extentLen
 		if s.count == 0 || s.count > tableExtents || int(s.first) != len(x.table) || d.extents%tableExtents != 0 {
-			return bad("%d extents as part %d of the table", s.count, s.first)
+			return bad("invalid count of %d extents in part %d of the extent table", s.count, s.first)
 		}
 		x.table = append(x.table, s)
 		d.extents += uint64(s.count)
@@ -134,33 +134,33 @@ func (d *indexDirectory) take(line []byte) error {
 		x.chunks[s.block] = append(x.chunks[s.block], s)
 		d.pages += uint64(s.count)
 	default:
-		return bad("segment of kind %d", s.kind)
+		return bad("unknown kind %d of segment", s.kind)
 	}
 	if s.offset != d.offset || uint64(s.length) != length || length > d.end-d.offset {
-		return bad("%d bytes at %d (want %d bytes at %d, and the directory begins at %d)", s.length, s.offset, length, d.offset, d.end)
+		return bad("segment of %d bytes at %d (want %d bytes at %d, before the directory at %d)", s.length, s.offset, length, d.offset, d.end)
 	}
 	d.lines++
 	d.offset += length
 	return nil
 }
 
-// check compares the sums of all lines with the footer.
+// check compares the sums over all entries with the footer.
 func (d *indexDirectory) check() error {
 	if d.offset != d.end {
-		return corrupt(d.x.name, "the segments end at %d, the directory begins at %d", d.offset, d.end)
+		return corrupt(d.x.name, "the segments end at %d, but the directory begins at %d", d.offset, d.end)
 	}
 	if d.extents != d.x.extents || d.pages != d.x.pages {
-		return corrupt(d.x.name, "the directory has %d extents and %d pages, the footer %d and %d", d.extents, d.pages, d.x.extents, d.x.pages)
+		return corrupt(d.x.name, "the directory has %d extents and %d pages, but the footer has %d and %d", d.extents, d.pages, d.x.extents, d.x.pages)
 	}
 	return nil
 }
 
 func (x *index) checkChunk(s segment) error {
 	if int(s.block) >= len(x.layout.Blocks) {
-		return fmt.Errorf("RAM block %d of %d", s.block, len(x.layout.Blocks))
+		return fmt.Errorf("RAM block %d does not exist (the machine has %d)", s.block, len(x.layout.Blocks))
 	}
 	if pages := x.layout.Pages(x.layout.Blocks[s.block]); uint64(s.first)*chunkPages >= pages || s.count == 0 || uint64(s.count) > min(chunkPages, pages-uint64(s.first)*chunkPages) {
-		return fmt.Errorf("%d pages in chunk %d of a RAM block of %d pages", s.count, s.first, pages)
+		return fmt.Errorf("invalid count of %d pages in chunk %d of a RAM block of %d pages", s.count, s.first, pages)
 	}
 	if before := x.chunks[s.block]; len(before) > 0 && s.first <= before[len(before)-1].first {
 		return fmt.Errorf("chunk %d of RAM block %d follows chunk %d", s.first, s.block, before[len(before)-1].first)
@@ -184,7 +184,7 @@ func (x *index) load(ctx context.Context, s segment) ([]byte, error) {
 	return b, err
 }
 
-// extentPart loads one part of the extent table, checked.
+// extentPart loads and checks one part of the extent table.
 func (x *index) extentPart(ctx context.Context, n int) ([]extent, error) {
 	b, err := x.load(ctx, x.table[n])
 	if err != nil {
@@ -196,13 +196,13 @@ func (x *index) extentPart(ctx context.Context, n int) ([]extent, error) {
 		e := parseExtent(b[i*extentLen:])
 		switch {
 		case int(e.object) >= len(x.objects):
-			err = corrupt(x.name, "extent %d is in page object %d of %d", n*tableExtents+i, e.object, len(x.objects))
+			err = corrupt(x.name, "extent %d is in page object %d, but there are %d", n*tableExtents+i, e.object, len(x.objects))
 		case int(e.block) >= len(x.layout.Blocks):
-			err = corrupt(x.name, "extent %d is of RAM block %d of %d", n*tableExtents+i, e.block, len(x.layout.Blocks))
+			err = corrupt(x.name, "extent %d belongs to RAM block %d, but there are %d", n*tableExtents+i, e.block, len(x.layout.Blocks))
 		case e.count == 0 || int(e.count) > extentPages(x.layout.PageSize) || e.length == 0 || int64(e.length) > int64(limit) || e.codec > codecZstd:
-			err = corrupt(x.name, "extent %d has %d pages in %d bytes with codec %d", n*tableExtents+i, e.count, e.length, e.codec)
+			err = corrupt(x.name, "extent %d has an invalid count or codec: %d pages in %d bytes with codec %d", n*tableExtents+i, e.count, e.length, e.codec)
 		case e.offset > uint64(x.objects[e.object].Size) || uint64(e.length) > uint64(x.objects[e.object].Size)-e.offset:
-			err = corrupt(x.name, "extent %d is %d bytes at %d of %s, which has %d", n*tableExtents+i, e.length, e.offset, x.objects[e.object].Name, x.objects[e.object].Size)
+			err = corrupt(x.name, "extent %d has %d bytes at %d of %s, which has only %d bytes", n*tableExtents+i, e.length, e.offset, x.objects[e.object].Name, x.objects[e.object].Size)
 		}
 		if err != nil {
 			return nil, err
@@ -212,7 +212,8 @@ func (x *index) extentPart(ctx context.Context, n int) ([]extent, error) {
 	return part, nil
 }
 
-// loadChunk loads chunk n of a block; nil if it has no pages.
+// loadChunk loads and checks chunk n of a block. It returns nil if the chunk has no
+// pages.
 func (x *index) loadChunk(ctx context.Context, block int, n uint32) (*chunk, error) {
 	i, ok := slices.BinarySearchFunc(x.chunks[block], n, func(s segment, n uint32) int { return cmp.Compare(s.first, n) })
 	if !ok {

@@ -14,48 +14,49 @@ import (
 	"github.com/vmferry/vmferry/pagecodec"
 )
 
-// lane collects pages into extents and writes them to objects of its own. It
-// is used by one goroutine.
+// lane collects pages into extents and writes the extents to its own page objects. One
+// goroutine uses it.
 type lane struct {
 	w        *Writer
-	ctx      context.Context // of what it writes: guest.Lane has none
+	ctx      context.Context // of its writes, because the methods of guest.Lane take none
 	object   *pageObject
 	pageSize int
-	max      int // pages an extent holds
+	max      int // largest number of pages of an extent
 
-	// The extent at hand: its number, its block, and n pages. Its payload is
-	// kept in buf behind room for the lengths of all pages, so that the
-	// lengths can be put right before the data.
+	// The current extent: its number, its block, and n pages. buf has space for
+	// the lengths of all pages before data, so that flush can put the lengths
+	// directly before the data.
 	number  uint64
 	block   *guest.Block
 	n       int
 	lengths []uint32
-	room    int
-	data    []byte // buf[room:], up to what is there
+	header  int    // space for the lengths in bytes
+	data    []byte // the used part of buf[header:]
 	buf     []byte
 
-	// What Pages gave out.
-	at      *guest.Block
+	// The block, offsets and buffers of the last Pages.
+	into    *guest.Block
 	offsets []uint64
 	pages   [][]byte
 	scratch []byte
 
 	encoder pagecodec.Encoder // nil if the store does not deflate
-	kept    []uint64          // memory for the offsets of pages that are not zero
+	nonZero []uint64          // memory for the offsets of pages that are not zero
 	frame   []byte
 	closed  bool
 }
 
-// Lane opens a way into the snapshot.
+// Lane opens a lane of the snapshot. Several lanes may be open, one for each goroutine.
+// The caller closes each lane before Finish.
 func (w *Writer) Lane() (guest.Lane, error) {
 	if w.layout == nil {
-		return nil, errors.New("snapshot: no memory was set up")
+		return nil, errors.New("snapshot: no memory yet (call Setup first)")
 	}
 	size := w.layout.PageSize
 	l := &lane{w: w, ctx: w.ctx, pageSize: size, max: extentPages(size)}
-	l.room = 4 * l.max
-	l.buf = make([]byte, l.room+l.max*size)
-	l.data = l.buf[l.room:l.room]
+	l.header = 4 * l.max
+	l.buf = make([]byte, l.header+l.max*size)
+	l.data = l.buf[l.header:l.header]
 	l.scratch = make([]byte, guest.PacketBytes)
 	if w.codec == codecDeflate {
 		var err error
@@ -72,22 +73,22 @@ func (w *Writer) Lane() (guest.Lane, error) {
 	return l, nil
 }
 
-// Pages gives out scratch memory: what arrives is encoded in Commit.
+// Pages returns scratch memory, whose content Commit encodes.
 func (l *lane) Pages(b *guest.Block, offsets []uint64) ([][]byte, error) {
 	if len(offsets) > guest.PacketBytes/l.pageSize {
-		return nil, fmt.Errorf("snapshot: %d pages at once (at most %d)", len(offsets), guest.PacketBytes/l.pageSize)
+		return nil, fmt.Errorf("snapshot: %d pages in one call (at most %d)", len(offsets), guest.PacketBytes/l.pageSize)
 	}
 	if err := l.check(b, offsets); err != nil {
 		return nil, err
 	}
-	l.at, l.offsets, l.pages = b, offsets, l.pages[:0]
+	l.into, l.offsets, l.pages = b, offsets, l.pages[:0]
 	for i := range offsets {
 		l.pages = append(l.pages, l.scratch[i*l.pageSize:(i+1)*l.pageSize:(i+1)*l.pageSize])
 	}
 	return l.pages, nil
 }
 
-// Commit encodes the pages that were put into the scratch memory.
+// Commit encodes the pages in the scratch memory.
 func (l *lane) Commit() error {
 	l.dropZero()
 	if len(l.pages) == 0 {
@@ -103,7 +104,7 @@ func (l *lane) Commit() error {
 		defer l.encoder.Release()
 	}
 	for i, page := range l.pages {
-		if err := l.begin(l.at); err != nil {
+		if err := l.begin(l.into); err != nil {
 			return err
 		}
 		if l.encoder != nil {
@@ -116,24 +117,24 @@ func (l *lane) Commit() error {
 	return nil
 }
 
-// dropZero forgets the zero pages of what Pages gave out.
+// dropZero records the zero pages of the last Pages and removes them from l.pages.
 func (l *lane) dropZero() {
 	pages := l.pages[:0]
-	l.kept = l.kept[:0]
+	l.nonZero = l.nonZero[:0]
 	for i, off := range l.offsets {
 		if deflate.IsZero(l.pages[i]) {
-			l.w.tables[l.at.Index].put(off/uint64(l.pageSize), 0)
+			l.w.tables[l.into.Index].put(off/uint64(l.pageSize), 0)
 			continue
 		}
-		pages, l.kept = append(pages, l.pages[i]), append(l.kept, off)
+		pages, l.nonZero = append(pages, l.pages[i]), append(l.nonZero, off)
 	}
-	l.pages, l.offsets = pages, l.kept
+	l.pages, l.offsets = pages, l.nonZero
 }
 
-// KeepsDeflated says that deflated pages are kept as they came.
+// KeepsDeflated reports whether the snapshot stores deflated pages.
 func (l *lane) KeepsDeflated() bool { return l.w.codec == codecDeflate }
 
-// PutDeflated keeps pages as they came.
+// PutDeflated stores deflated pages unchanged.
 func (l *lane) PutDeflated(b *guest.Block, offsets []uint64, lengths []uint32, data []byte) error {
 	if err := l.check(b, offsets); err != nil {
 		return err
@@ -143,7 +144,7 @@ func (l *lane) PutDeflated(b *guest.Block, offsets []uint64, lengths []uint32, d
 		sum += uint64(n)
 	}
 	if len(lengths) != len(offsets) || sum != uint64(len(data)) {
-		return fmt.Errorf("snapshot: %d lengths of together %d bytes for %d pages of %d", len(lengths), sum, len(offsets), len(data))
+		return fmt.Errorf("snapshot: %d lengths with a sum of %d bytes for %d pages with %d bytes of data", len(lengths), sum, len(offsets), len(data))
 	}
 	for i, off := range offsets {
 		if err := l.begin(b); err != nil {
@@ -158,7 +159,7 @@ func (l *lane) PutDeflated(b *guest.Block, offsets []uint64, lengths []uint32, d
 	return nil
 }
 
-// Zero forgets the pages: what is not kept is zero.
+// Zero removes the pages from the table: a page without a location is zero.
 func (l *lane) Zero(b *guest.Block, offsets []uint64) error {
 	if err := l.check(b, offsets); err != nil {
 		return err
@@ -169,7 +170,7 @@ func (l *lane) Zero(b *guest.Block, offsets []uint64) error {
 	return nil
 }
 
-// check looks at offsets before they index a table.
+// check checks offsets before they index a table.
 func (l *lane) check(b *guest.Block, offsets []uint64) error {
 	for _, off := range offsets {
 		if err := l.w.layout.CheckOffset(b, off); err != nil {
@@ -179,7 +180,7 @@ func (l *lane) check(b *guest.Block, offsets []uint64) error {
 	return nil
 }
 
-// begin makes sure that there is an extent of the block with a free slot.
+// begin makes the current extent one of the block with a free slot.
 func (l *lane) begin(b *guest.Block) error {
 	if l.n > 0 && l.block == b {
 		return nil
@@ -192,18 +193,18 @@ func (l *lane) begin(b *guest.Block) error {
 	return err
 }
 
-// add puts a page, as it is kept, into the next slot.
+// add appends an encoded page to the current extent.
 func (l *lane) add(offset uint64, data []byte) error {
-	l.data = append(l.data, data...) // in place if the encoder put it there
+	l.data = append(l.data, data...) // no copy if the encoder wrote it here
 	l.lengths = append(l.lengths, uint32(len(data)))
-	l.w.tables[l.block.Index].put(offset/uint64(l.pageSize), at(l.number, l.n))
+	l.w.tables[l.block.Index].put(offset/uint64(l.pageSize), newLocation(l.number, l.n))
 	if l.n++; l.n == l.max {
 		return l.flush()
 	}
 	return nil
 }
 
-// flush writes the extent at hand.
+// flush writes the current extent.
 func (l *lane) flush() error {
 	if l.n == 0 {
 		return nil
@@ -211,11 +212,11 @@ func (l *lane) flush() error {
 	payload := l.data
 	switch l.w.codec {
 	case codecDeflate:
-		start := l.room - 4*l.n
+		start := l.header - 4*l.n
 		for i, n := range l.lengths {
 			binary.BigEndian.PutUint32(l.buf[start+4*i:], n)
 		}
-		payload = l.buf[start : l.room+len(l.data)]
+		payload = l.buf[start : l.header+len(l.data)]
 	case codecZstd:
 		enc := zstdEncoders.Get().(*zstd.Encoder)
 		l.frame = enc.EncodeAll(l.data, l.frame[:0])
@@ -255,7 +256,7 @@ func (l *lane) write(payload []byte) error {
 	return nil
 }
 
-// Close writes what is left and ends the lane.
+// Close writes the current extent, seals the lane's object and ends the lane.
 func (l *lane) Close() error {
 	if l.closed {
 		return nil

@@ -1,37 +1,44 @@
 package snapshot
 
-// What a snapshot can hold at most. Writer and reader go by the same bounds, so
-// that what Finish completes can be opened. The index has no bound of its own:
-// its counts are compared with the machine's pages and with its own bytes.
+// Limits of a snapshot. Writer and reader use the same limits, so that a reader can open
+// every snapshot that Finish completes. The index has no limit of its own: the reader
+// compares its counts with the machine's pages and with its size.
 const (
-	// maxManifestSize bounds the manifest's text.
+	// maxManifestSize is the largest size of the manifest in bytes.
 	maxManifestSize = 16 << 20
-	// maxPageObjects bounds the objects of pages. The lines of so many would
-	// fill the manifest.
+
+	// maxPageObjects is the largest number of page objects. The entries of more
+	// would not fit into the manifest.
 	maxPageObjects = 1 << 17
-	// maxNewPageObjects is how many the writer makes: their lines leave room
-	// for those of the most RAM blocks with the longest names.
+
+	// maxNewPageObjects is the largest number of page objects that the writer
+	// creates. Their entries leave space in the manifest for the largest number
+	// of RAM blocks with the longest names.
 	maxNewPageObjects = 1 << 14
-	// maxTextLen bounds the texts that say what a machine is.
+
+	// maxTextLen is the largest length in bytes of a text that describes the
+	// machine.
 	maxTextLen = 1024
-	// maxHead and maxMeta bound the objects that are read whole: the head,
-	// and devices or device states.
+
+	// maxHead and maxMeta are the largest sizes in bytes of objects that are
+	// read whole: maxHead of the head, maxMeta of devices and device states.
 	maxHead = 1 << 20
 	maxMeta = 1 << 30
-	// openObjects is how many objects of pages a reader keeps open.
+
+	// openObjects is the number of page objects that a reader keeps open.
 	openObjects = 64
 
-	// defaultObjectSize is about how large the first objects of pages get.
-	// The size doubles every growthStep objects up to 2^maxGrowth times:
-	// 100 TiB are some 6,000 objects.
+	// defaultObjectSize is the approximate size in bytes of the first page
+	// objects. The size doubles every growthStep objects, maxGrowth times at
+	// most, so 100 TiB take about 6,000 objects.
 	defaultObjectSize = 64 << 20
 	growthStep        = 512
 	maxGrowth         = 10
 )
 
-// firstObjectSize returns about how large the first objects get below a bound.
-// Superseded pages make room again by whole objects: so none is a large part of
-// the bound.
+// firstObjectSize returns the approximate size of the first page objects for a bound on
+// the size of the snapshot. The writer frees superseded pages by whole objects, so an
+// object must be small compared with the bound.
 func firstObjectSize(bound int64) int64 {
 	if bound == 0 {
 		return defaultObjectSize
@@ -39,7 +46,7 @@ func firstObjectSize(bound int64) int64 {
 	return min(defaultObjectSize, max(bound/64, 64<<10))
 }
 
-// objectSize returns about how large page object number n gets.
+// objectSize returns the approximate size of page object n in bytes.
 func objectSize(first int64, n int) int64 {
 	return first << min(n/growthStep, maxGrowth)
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// TestManifest_TheLargestThatIsWrittenCanBeRead has the most objects that the
+// TestManifest_LargestOfTheWriterCanBeRead has the most objects that the
 // writer makes, and the most blocks with the longest names.
-func TestManifest_TheLargestThatIsWrittenCanBeRead(t *testing.T) {
+func TestManifest_LargestOfTheWriterCanBeRead(t *testing.T) {
 	m := seedManifest()
 	m.Objects, m.Totals.PageBytes = m.Objects[1:], 0
 	digest := strings.Repeat("f", 64)
@@ -33,7 +33,7 @@ func TestManifest_TheLargestThatIsWrittenCanBeRead(t *testing.T) {
 	}
 }
 
-func TestWriter_MakesNoMoreObjectsThanTheManifestCanSay(t *testing.T) {
+func TestWriter_BoundsTheNumberOfObjects(t *testing.T) {
 	w := &Writer{objects: make([]*pageObject, maxNewPageObjects), opts: Options{ObjectSize: defaultObjectSize}}
 	if _, err := w.newObject(t.Context()); err == nil || !strings.Contains(err.Error(), "16384 objects") {
 		t.Errorf("got %v", err)

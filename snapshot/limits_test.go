@@ -17,9 +17,9 @@ import (
 // index, and those that its goroutines are at.
 const mostOpen = 64 + 1 + 8
 
-// TestSnapshot_HundredTiBGoThroughWriterAndReader has as many objects as 100 TiB
+// TestSnapshot_HundredTiBAreWrittenAndRead has as many objects as 100 TiB
 // of pages: what is 64 MiB there is a byte here.
-func TestSnapshot_HundredTiBGoThroughWriterAndReader(t *testing.T) {
+func TestSnapshot_HundredTiBAreWrittenAndRead(t *testing.T) {
 	const bytesOfPages = (100 << 40) / (64 << 20)
 	l := newLayout(t, 4096, guest.Block{Name: "ram0", Length: 60 << 40}, guest.Block{Name: "ram1", Length: 40 << 40})
 	bucket := storetest.NewBucket()
@@ -149,7 +149,7 @@ func TestReader_FewObjectsAreOpenAtOnce(t *testing.T) {
 	}
 }
 
-func TestWriter_NamesThatNoManifestCanSayAreRefused(t *testing.T) {
+func TestWriter_InvalidNamesAreRefused(t *testing.T) {
 	w, err := snapshot.Create(t.Context(), storetest.NewBucket(), snapshot.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -163,7 +163,7 @@ func TestWriter_NamesThatNoManifestCanSayAreRefused(t *testing.T) {
 		want   string
 	}{
 		"machine type":    {func(m *snapshot.Meta) { m.Machine.Type = "pc-\xff" }, `machine.type "pc-\xff" is not UTF-8`},
-		"another machine": {func(m *snapshot.Meta) { m.Machine.Type = "pc-q35-7.2" }, `machine "pc-q35-10.0"`},
+		"another machine": {func(m *snapshot.Meta) { m.Machine.Type = "pc-q35-7.2" }, `machine type is "pc-q35-10.0"`},
 		"run state":       {func(m *snapshot.Meta) { m.Machine.RunState = "run\xfe" }, `machine.run_state "run\xfe" is not UTF-8`},
 		"long run state":  {func(m *snapshot.Meta) { m.Machine.RunState = strings.Repeat("r", 1025) }, `machine.run_state has 1025 bytes`},
 		"uuid":            {func(m *snapshot.Meta) { m.Machine.UUID = "0011" }, `machine.uuid "0011"`},
@@ -192,7 +192,7 @@ func TestWriter_NamesThatNoManifestCanSayAreRefused(t *testing.T) {
 	}
 }
 
-func TestWriter_ASnapshotAboveItsBoundIsRefused(t *testing.T) {
+func TestWriter_SnapshotAboveItsBoundIsRefused(t *testing.T) {
 	l := pcLayout(t, 4096)
 	for _, bound := range []int64{1, 100_000, 300*4096 + 5000} {
 		bucket := storetest.NewBucket()

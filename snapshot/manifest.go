@@ -26,13 +26,13 @@ const (
 	formatVersion = 1
 )
 
-// Manifest is what a snapshot says of itself. Its presence makes the snapshot
-// complete.
+// Manifest describes a snapshot. A snapshot with a manifest is complete. The JSON keys
+// are those of section 3 of docs/snapshot-format.md.
 type Manifest struct {
 	Format  string    `json:"format"`
 	Version int       `json:"version"`
 	Created time.Time `json:"created"`
-	// Tool is what wrote it.
+	// Tool names the program that wrote the snapshot.
 	Tool    string       `json:"tool,omitempty"`
 	Machine Machine      `json:"machine"`
 	Store   Store        `json:"store"`
@@ -41,34 +41,38 @@ type Manifest struct {
 	Totals  Totals       `json:"totals"`
 }
 
-// Machine is what has to be known of the machine to start it again.
+// Machine is the information that a restore of the machine needs.
 type Machine struct {
-	// Type is the machine type, such as "pc-q35-7.2"; the same is needed to
-	// restore.
-	Type     string `json:"type"`
-	UUID     string `json:"uuid,omitempty"`
-	PageSize int    `json:"page_size"`
-	// Sync is where the sync points of its migration are.
+	// Type is the machine type, such as "pc-q35-7.2". A restore needs a machine of
+	// the same type.
+	Type string `json:"type"`
+	// UUID has 32 hexadecimal digits, or is empty.
+	UUID string `json:"uuid,omitempty"`
+	// PageSize is the target page size in bytes.
+	PageSize int `json:"page_size"`
+	// Sync is the position of the sync points in the migration.
 	Sync vmstate.SyncMode `json:"sync"`
-	// RunState is the state it was in, such as "running".
+	// RunState is the run state of the machine, such as "running".
 	RunState string `json:"run_state,omitempty"`
-	// QEMU is the version of the QEMU it was saved from, if that is known.
+	// QEMU is the version of the source QEMU, if known.
 	QEMU string `json:"qemu,omitempty"`
-	// Hardware is what the machine was made of, if QEMU was asked.
+	// Hardware is the hardware of the machine, if known.
 	Hardware *Hardware `json:"hardware,omitempty"`
 }
 
-// BlockInfo is one RAM block.
+// BlockInfo describes one RAM block.
 type BlockInfo struct {
-	Name   string `json:"name"`
+	Name string `json:"name"`
+	// Length is in bytes.
 	Length uint64 `json:"length"`
-	// HugePage is the size of the pages that back it, if the stream said so.
+	// HugePage is the size in bytes of the pages that back the block, if the
+	// stream names it.
 	HugePage uint64 `json:"huge_page,omitempty"`
-	// Pages are those kept; the others are zero.
+	// Pages is the number of stored pages. The other pages are zero.
 	Pages uint64 `json:"pages"`
 }
 
-// Role is what an object is for.
+// Role is the purpose of an object.
 type Role string
 
 // The roles of objects.
@@ -80,29 +84,32 @@ const (
 	RoleStates  Role = "states"
 )
 
-// ObjectInfo is one object.
+// ObjectInfo describes one object.
 type ObjectInfo struct {
-	Name   string `json:"name"`
-	Role   Role   `json:"role"`
-	Size   int64  `json:"size"`
+	Name string `json:"name"`
+	Role Role   `json:"role"`
+	// Size is in bytes.
+	Size int64 `json:"size"`
+	// SHA256 is the digest of the object in lower-case hexadecimal.
 	SHA256 string `json:"sha256"`
 }
 
-// Totals sum a snapshot up.
+// Totals has the sums over a snapshot.
 type Totals struct {
-	// Pages are those kept, Zero the others; PageBytes is what extents of
-	// the pages take, IndexBytes what finding them takes.
+	// Pages is the number of stored pages, Zero the number of the others.
+	// PageBytes is the size of the extents in the index, IndexBytes the size of
+	// the index.
 	Pages      uint64 `json:"pages"`
 	Zero       uint64 `json:"zero"`
 	Extents    uint64 `json:"extents"`
 	PageBytes  int64  `json:"page_bytes"`
 	IndexBytes int64  `json:"index_bytes"`
-	// Superseded are pages that a later round replaced and that still take
-	// up room.
+	// Superseded is the number of pages that a later round replaced but that are
+	// still in an object.
 	Superseded uint64 `json:"superseded"`
 }
 
-// Bytes returns the bytes of all objects.
+// Bytes returns the total size of all objects except the manifest, in bytes.
 func (m *Manifest) Bytes() int64 {
 	var n int64
 	for _, o := range m.Objects {
@@ -111,7 +118,7 @@ func (m *Manifest) Bytes() int64 {
 	return n
 }
 
-// Layout returns the RAM blocks.
+// Layout returns the layout of the RAM blocks. The error wraps guest.ErrLayout.
 func (m *Manifest) Layout() (*guest.Layout, error) {
 	blocks := make([]guest.Block, len(m.Blocks))
 	for i, b := range m.Blocks {
@@ -120,10 +127,10 @@ func (m *Manifest) Layout() (*guest.Layout, error) {
 	return guest.NewLayout(m.Machine.PageSize, blocks)
 }
 
-// digestKey begins the last member of a manifest: the digest of all before it.
+// digestKey begins the last member of a manifest: the digest of all bytes before it.
 const digestKey = ",\n  \"sha256\": \""
 
-// encode gives the manifest's text, which ends with its own digest.
+// encode returns the text of the manifest, which ends with its own digest.
 func (m *Manifest) encode() ([]byte, error) {
 	body, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
@@ -134,7 +141,7 @@ func (m *Manifest) encode() ([]byte, error) {
 	return fmt.Appendf(body, "%s%x\"\n}\n", digestKey, sum), nil
 }
 
-// decodeManifest reads and checks a manifest's text.
+// decodeManifest decodes and checks the text of a manifest.
 func decodeManifest(text []byte) (*Manifest, error) {
 	if len(text) > maxManifestSize {
 		return nil, corrupt(manifestName, "%d bytes (at most %d)", len(text), maxManifestSize)
@@ -146,7 +153,7 @@ func decodeManifest(text []byte) (*Manifest, error) {
 	body := text[:len(text)-tail]
 	sum := sha256.Sum256(body)
 	if want := fmt.Appendf(nil, "%s%x\"\n}\n", digestKey, sum); !bytes.Equal(text[len(body):], want) {
-		return nil, corrupt(manifestName, "its digest is %s, not what it says", hex.EncodeToString(sum[:]))
+		return nil, corrupt(manifestName, "its digest is %s, but its text has another", hex.EncodeToString(sum[:]))
 	}
 	if err := strictjson.Check(text, new(Manifest), strictjson.Options{MaxBytes: maxManifestSize, MaxEntries: maxEntries}); err != nil {
 		return nil, corrupt(manifestName, "%v", err)
@@ -159,13 +166,13 @@ func decodeManifest(text []byte) (*Manifest, error) {
 		return nil, corrupt(manifestName, "format %q (want %q)", m.Format, formatName)
 	}
 	if m.Version != formatVersion {
-		return nil, fmt.Errorf("snapshot: format version %d is not known here (want %d): use the vmferry that wrote it (%s)", m.Version, formatVersion, m.Tool)
+		return nil, fmt.Errorf("snapshot: unknown format version %d (want %d; use the vmferry that wrote the snapshot: %s)", m.Version, formatVersion, m.Tool)
 	}
 	return m, m.check()
 }
 
-// maxEntries bounds the manifest's lists and maps before they are read: an entry
-// of no members is 3 bytes of text and a hundred of memory.
+// maxEntries bounds the lists and maps of the manifest before they are decoded. An entry
+// without members has 3 bytes of text and takes about a hundred bytes of memory.
 var maxEntries = map[reflect.Type]int{
 	reflect.TypeFor[[]BlockInfo]():       guest.MaxBlocks,
 	reflect.TypeFor[[]ObjectInfo]():      maxPageObjects + 4,
@@ -178,7 +185,7 @@ var maxEntries = map[reflect.Type]int{
 func readManifest(ctx context.Context, b store.Bucket) (*Manifest, error) {
 	text, err := readObject(ctx, b, manifestName, maxManifestSize, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w in %v: it has no %s (save writes it last: either that save did not complete, or this is not the directory of a snapshot)", ErrIncomplete, b, manifestName)
+		return nil, fmt.Errorf("%w: %v has no %s (either the save did not complete, or this is not the directory of a snapshot)", ErrIncomplete, b, manifestName)
 	}
 	if err != nil {
 		return nil, err
@@ -186,13 +193,13 @@ func readManifest(ctx context.Context, b store.Bucket) (*Manifest, error) {
 	return decodeManifest(text)
 }
 
-// readStep is how many bytes of an object are read before memory is taken for
-// more of them.
+// readStep is the number of bytes of an object that are read before more memory is
+// allocated.
 const readStep = 1 << 20
 
-// readObject reads a whole object of at most limit bytes. Its memory grows with
-// the bytes that come, not with those that the object claims; sure bytes are
-// known to be right.
+// readObject reads a whole object of at most limit bytes. Its memory grows with the bytes
+// that it reads, not with the size that the object claims. It allocates memory for the
+// first sure bytes at once, because the caller has verified them.
 func readObject(ctx context.Context, b store.Bucket, name string, limit, sure int64) ([]byte, error) {
 	o, err := openNamed(ctx, b, name)
 	if err != nil {

@@ -10,18 +10,18 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// pageObject is an object of pages that is being written by one lane. It is
-// committed in Finish, when it is known which of its pages count: until then it
-// is sealed, and is read and aborted instead of being opened and removed.
+// pageObject is an object of pages that one lane writes. Finish commits it, when the
+// Writer knows which of its pages are current. Until then it is sealed, so the Writer
+// reads and aborts it instead of opening and removing a committed object.
 type pageObject struct {
 	index  uint32
 	info   ObjectInfo
-	w      store.Writer // nil before it is begun
+	w      store.Writer // nil before the object is created
 	sum    hash.Hash
-	sealed bool          // or is being sealed
-	gone   bool          // aborted, because its pages were moved or superseded, or never begun
-	done   chan struct{} // closed when the seal has ended
-	good   bool          // then: it went well
+	sealed bool          // sealed, or a seal is in progress
+	gone   bool          // aborted because its pages were moved or superseded, or never created
+	done   chan struct{} // closed at the end of the seal
+	sealOK bool          // the seal succeeded; valid once done is closed
 }
 
 func (w *Writer) newObject(ctx context.Context) (*pageObject, error) {
@@ -44,12 +44,12 @@ func (w *Writer) newObject(ctx context.Context) (*pageObject, error) {
 	return o, nil
 }
 
-// reserveObject takes the next number.
+// reserveObject adds a page object with the next number.
 func (w *Writer) reserveObject() (*pageObject, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.objects)-w.gone >= maxNewPageObjects {
-		return nil, fmt.Errorf("snapshot: more than %d objects of pages (object size %d)", maxNewPageObjects, w.opts.ObjectSize)
+		return nil, fmt.Errorf("snapshot: more than %d objects of pages (object size %d: increase Options.ObjectSize)", maxNewPageObjects, w.opts.ObjectSize)
 	}
 	name := fmt.Sprintf("pages-%06d", len(w.objects))
 	o := &pageObject{index: uint32(len(w.objects)), info: ObjectInfo{Name: name, Role: RolePages}, sum: sha256.New(), done: make(chan struct{})}
@@ -57,16 +57,16 @@ func (w *Writer) reserveObject() (*pageObject, error) {
 	return o, nil
 }
 
-// create begins an object.
+// create creates an object whose writes count towards Options.MaxSize.
 func (w *Writer) create(ctx context.Context, name string) (store.Writer, error) {
 	ow, err := w.bucket.Create(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot: beginning %s: %w", name, err)
+		return nil, fmt.Errorf("snapshot: creating %s: %w", name, err)
 	}
 	return boundedWriter{ow, w}, nil
 }
 
-// commit makes an object visible. Abort removes it then.
+// commit makes an object visible. Abort removes committed objects.
 func (w *Writer) commit(ctx context.Context, name string, ow store.Writer) error {
 	w.mu.Lock()
 	w.committed = append(w.committed, name)
@@ -77,7 +77,7 @@ func (w *Writer) commit(ctx context.Context, name string, ow store.Writer) error
 	return nil
 }
 
-// boundedWriter keeps the snapshot below its bound.
+// boundedWriter keeps the snapshot below Options.MaxSize.
 type boundedWriter struct {
 	store.Writer
 	w *Writer
@@ -86,12 +86,12 @@ type boundedWriter struct {
 func (b boundedWriter) Write(ctx context.Context, p []byte) (int, error) {
 	stored := b.w.stored.Add(int64(len(p)))
 	if limit := b.w.opts.MaxSize; limit > 0 && stored > limit {
-		return 0, fmt.Errorf("%w: %d bytes with what comes next, superseded pages included, and the bound is %d (give more with --max-size)", ErrTooLarge, stored, limit)
+		return 0, fmt.Errorf("%w: the next write makes it %d bytes, including superseded pages, but the bound is %d (raise --max-size)", ErrTooLarge, stored, limit)
 	}
 	return b.Writer.Write(ctx, p)
 }
 
-// remove takes an object of pages away whose pages count no more.
+// remove aborts a page object that has no current page.
 func (w *Writer) remove(ctx context.Context, o *pageObject) error {
 	w.mu.Lock()
 	o.gone = true
@@ -114,7 +114,7 @@ func (o *pageObject) write(ctx context.Context, p []byte) error {
 	return nil
 }
 
-// seal makes the object durable, in the background: a lane has pages to take.
+// seal makes the object durable in the background, so that the lane can continue.
 func (w *Writer) seal(ctx context.Context, o *pageObject) {
 	w.mu.Lock()
 	o.sealed = true
@@ -126,7 +126,7 @@ func (w *Writer) seal(ctx context.Context, o *pageObject) {
 		if err := o.w.Seal(ctx); err != nil {
 			return fmt.Errorf("snapshot: making %s durable: %w", o.info.Name, err)
 		}
-		o.good = true
+		o.sealOK = true
 		return nil
 	})
 }

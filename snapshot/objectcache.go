@@ -10,35 +10,37 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// objectCache opens objects of pages when they are read, and keeps the last few
-// open: a process has fewer file descriptors than a large snapshot objects.
-// Nothing is opened or closed under its lock.
+// objectCache opens page objects when they are read, and keeps the last openObjects open,
+// because a large snapshot has more objects than a process has file descriptors. It does
+// not hold its lock while it opens or closes an object.
 type objectCache struct {
-	opens func(ctx context.Context, index uint32) (store.Object, error)
+	openObject func(ctx context.Context, index uint32) (store.Object, error)
 
 	mu     sync.Mutex
 	open   map[uint32]*cachedObject
-	recent []*cachedObject // the one used last is last
+	recent []*cachedObject // the most recently used last
 	closed bool
 }
 
-// cachedObject is closed when it is out of the cache and has no users.
+// cachedObject is an object of the cache. It is closed when it is evicted and has no
+// users.
 type cachedObject struct {
-	store.Object // nil if it could not be opened
+	store.Object // nil if opening failed
 	index        uint32
 	users        int
-	out          bool
+	evicted      bool
 
 	ready chan struct{} // closed when the object is open, or err is set
 	err   error
-	ended bool // the context of the call that opens has ended: the error is that call's
+	ended bool // err belongs to the opening call only, because its context ended
 }
 
-func newObjectCache(opens func(ctx context.Context, index uint32) (store.Object, error)) *objectCache {
-	return &objectCache{opens: opens, open: map[uint32]*cachedObject{}}
+func newObjectCache(open func(ctx context.Context, index uint32) (store.Object, error)) *objectCache {
+	return &objectCache{openObject: open, open: map[uint32]*cachedObject{}}
 }
 
-// openNamed opens an object that the manifest names.
+// openNamed opens an object of the snapshot. An entry that is not an object makes the
+// snapshot corrupt.
 func openNamed(ctx context.Context, b store.Bucket, name string) (store.Object, error) {
 	o, err := b.Open(ctx, name)
 	switch {
@@ -61,12 +63,12 @@ func openObject(ctx context.Context, b store.Bucket, info ObjectInfo) (store.Obj
 	}
 	if o.Size() != info.Size {
 		o.Close()
-		return nil, corrupt(info.Name, "%d bytes (the manifest says %d)", o.Size(), info.Size)
+		return nil, corrupt(info.Name, "%d bytes (the manifest has %d)", o.Size(), info.Size)
 	}
 	return o, nil
 }
 
-// use returns an open object, which is to be released.
+// use returns an open object. The caller releases it.
 func (c *objectCache) use(ctx context.Context, index uint32) (*cachedObject, error) {
 	for {
 		o, dropped, first, err := c.find(index)
@@ -74,11 +76,11 @@ func (c *objectCache) use(ctx context.Context, index uint32) (*cachedObject, err
 			return nil, err
 		}
 		if first {
-			o.Object, o.err = c.opens(ctx, index)
+			o.Object, o.err = c.openObject(ctx, index)
 			o.ended = o.err != nil && ctx.Err() != nil
 			err := errors.Join(o.err, dropped.close())
 			if err != nil {
-				c.drop(o) // this call uses it: release closes it
+				c.remove(o) // release closes the object
 			}
 			close(o.ready)
 			if err != nil {
@@ -100,8 +102,8 @@ func (c *objectCache) use(ctx context.Context, index uint32) (*cachedObject, err
 	}
 }
 
-// find returns an object with one more user. If it is new, that user opens it,
-// and closes what has to make room.
+// find returns an object with one more user. If first is true, that user opens the
+// object, and closes the object dropped that was evicted for it.
 func (c *objectCache) find(index uint32) (o, dropped *cachedObject, first bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -110,20 +112,20 @@ func (c *objectCache) find(index uint32) (o, dropped *cachedObject, first bool, 
 	}
 	if o = c.open[index]; o != nil {
 		o.users++
-		c.touch(o)
+		c.markRecent(o)
 		return o, nil, false, nil
 	}
 	o = &cachedObject{index: index, users: 1, ready: make(chan struct{})}
 	c.open[index] = o
 	c.recent = append(c.recent, o)
 	if len(c.recent) > openObjects {
-		dropped = c.take(c.recent[0])
+		dropped = c.evict(c.recent[0])
 	}
 	return o, dropped, true, nil
 }
 
-// touch makes o the one that is dropped last.
-func (c *objectCache) touch(o *cachedObject) {
+// markRecent makes o the most recently used object.
+func (c *objectCache) markRecent(o *cachedObject) {
 	last := len(c.recent) - 1
 	for i := last; i >= 0; i-- {
 		if c.recent[i] == o {
@@ -134,28 +136,29 @@ func (c *objectCache) touch(o *cachedObject) {
 	}
 }
 
-// take takes an object out of the cache, and returns it if it is to be closed.
-func (c *objectCache) take(o *cachedObject) *cachedObject {
-	if o.out {
+// evict removes an object from the cache. It returns the object if the caller must close
+// it.
+func (c *objectCache) evict(o *cachedObject) *cachedObject {
+	if o.evicted {
 		return nil
 	}
 	delete(c.open, o.index)
 	c.recent = slices.DeleteFunc(c.recent, func(other *cachedObject) bool { return other == o })
-	o.out = true
+	o.evicted = true
 	if o.users > 0 {
 		return nil // release closes it
 	}
 	return o
 }
 
-// drop takes out an object that has users.
-func (c *objectCache) drop(o *cachedObject) {
+// remove evicts an object that has users.
+func (c *objectCache) remove(o *cachedObject) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.take(o)
+	c.evict(o)
 }
 
-// close closes the object, if there is one.
+// close closes the object, if it is open.
 func (o *cachedObject) close() error {
 	if o == nil || o.Object == nil {
 		return nil
@@ -163,11 +166,11 @@ func (o *cachedObject) close() error {
 	return o.Close()
 }
 
-// release ends what use began.
+// release ends a use. It closes the object if it is evicted and has no other user.
 func (c *objectCache) release(o *cachedObject) error {
 	c.mu.Lock()
 	o.users--
-	last := o.users == 0 && o.out
+	last := o.users == 0 && o.evicted
 	c.mu.Unlock()
 	if last {
 		return o.close()
@@ -175,7 +178,7 @@ func (c *objectCache) release(o *cachedObject) error {
 	return nil
 }
 
-// check opens each of n objects once, which compares its size.
+// check opens each of n objects once, which checks its existence and size.
 func (c *objectCache) check(ctx context.Context, n int) error {
 	for i := range n {
 		o, err := c.use(ctx, uint32(i))
@@ -189,13 +192,13 @@ func (c *objectCache) check(ctx context.Context, n int) error {
 	return nil
 }
 
-// close drops all objects. None can be used afterwards.
+// close evicts all objects. Later calls of use fail.
 func (c *objectCache) close() error {
 	c.mu.Lock()
 	c.closed = true
 	var unused []*cachedObject
 	for len(c.recent) > 0 {
-		unused = append(unused, c.take(c.recent[0]))
+		unused = append(unused, c.evict(c.recent[0]))
 	}
 	c.mu.Unlock()
 	var first error

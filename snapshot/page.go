@@ -8,16 +8,16 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// Page reads the page at offset of b into dst, one page. It takes one lookup
-// in the index and one read of an extent, which is kept for other pages of it:
-// see [OpenOptions]. Calls read different extents at the same time; calls for
-// one extent share its read.
+// Page reads the page at offset of b into dst, which has the page size. It looks the page
+// up in the index and reads its extent, which it caches for other pages: see
+// [OpenOptions]. Several goroutines may call Page. Calls read different extents
+// concurrently, and calls for one extent share its read.
 func (r *Reader) Page(ctx context.Context, b *guest.Block, offset uint64, dst []byte) error {
 	if err := r.layout.CheckOffset(b, offset); err != nil {
 		return err
 	}
 	if len(dst) != r.layout.PageSize {
-		return fmt.Errorf("snapshot: %d bytes to read a page of %d into", len(dst), r.layout.PageSize)
+		return fmt.Errorf("snapshot: buffer of %d bytes for a page of %d bytes", len(dst), r.layout.PageSize)
 	}
 	if err := r.calls.begin(); err != nil {
 		return err
@@ -36,7 +36,7 @@ func (r *Reader) Page(ctx context.Context, b *guest.Block, offset uint64, dst []
 		return err
 	}
 	if int(e.block) != b.Index || l.slot() >= int(e.count) {
-		return corrupt(r.index.name, "page %#x of RAM block %q is said to be slot %d of an extent of %d pages of block %d", offset, b.Name, l.slot(), e.count, e.block)
+		return corrupt(r.index.name, "page at %#x of RAM block %q has slot %d of an extent with %d pages of block %d", offset, b.Name, l.slot(), e.count, e.block)
 	}
 	dec := r.decoders.Get().(*decoder)
 	defer r.decoders.Put(dec)
@@ -52,7 +52,7 @@ func (r *Reader) Page(ctx context.Context, b *guest.Block, offset uint64, dst []
 	return nil
 }
 
-// locate finds where a page of b is kept, 0 if it is zero.
+// locate returns the location of a page of b, or 0 for a zero page.
 func (r *Reader) locate(ctx context.Context, b *guest.Block, page uint64) (location, error) {
 	key := chunkKey{b.Index, uint32(page / chunkPages)}
 	c, err := r.chunks.get(ctx, key, func() (*chunk, int64, error) {
@@ -68,7 +68,7 @@ func (r *Reader) locate(ctx context.Context, b *guest.Block, page uint64) (locat
 	return c.find(uint32(page % chunkPages)), nil
 }
 
-// loadExtent reads an extent into memory of its own.
+// loadExtent reads an extent into new memory, which the cache keeps.
 func (r *Reader) loadExtent(ctx context.Context, dec *decoder, e extent) (*extentData, int64, error) {
 	payload, err := r.payload(ctx, e, nil)
 	if err != nil {
@@ -80,7 +80,7 @@ func (r *Reader) loadExtent(ctx context.Context, dec *decoder, e extent) (*exten
 	}
 	x.starts = slices.Clone(x.starts)
 	if e.codec == codecZstd {
-		dec.raw = nil // the extent's now
+		dec.raw = nil // the extent keeps this memory
 	}
 	return &x, int64(cap(x.payload) + 8*cap(x.starts)), nil
 }

@@ -101,7 +101,7 @@ func wantPage(t *testing.T, r *snapshot.Reader, m *model, n, page int) {
 }
 
 // Each read waits until all have arrived.
-func TestPage_DifferentExtentsAreReadAtTheSameTime(t *testing.T) {
+func TestPage_DifferentExtentsAreReadConcurrently(t *testing.T) {
 	const n = 4
 	b, m := extents(t, n, snapshot.StoreFast)
 	r := open(t, b)

@@ -15,16 +15,15 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// Reader reads a complete snapshot. Its methods may be called by several
-// goroutines.
+// Reader reads a complete snapshot. Several goroutines may call its methods.
 type Reader struct {
 	bucket   store.Bucket
 	manifest *Manifest
 	layout   *guest.Layout
 	pages    []ObjectInfo
-	objects  *objectCache // of pages
+	objects  *objectCache // page objects
 	index    *index
-	// indexInfo is what the manifest says of the index.
+	// indexInfo is the manifest's entry of the index.
 	indexInfo ObjectInfo
 	digests   digests
 	calls     calls
@@ -40,24 +39,28 @@ type chunkKey struct {
 	chunk uint32
 }
 
-// OpenOptions say how a snapshot is read. The zero value is ready for use.
+// OpenOptions configure a Reader. The zero value selects the defaults.
 type OpenOptions struct {
-	// CacheSize bounds the bytes of extents that Page keeps; 0 is 16 MiB, and a
-	// negative one keeps none.
+	// CacheSize is the largest number of bytes of extents that Page caches. 0
+	// selects 16 MiB. A negative size disables the cache.
 	CacheSize int64
 }
 
-// Bounds of what a reader keeps, in bytes.
+// Limits of a reader's caches, in bytes.
 const (
 	defaultCacheSize = 16 << 20
-	// keptParts is that of the extent table: the lines of 8 million pages.
-	keptParts = 2 << 20
-	// keptChunks is that of the chunks that Page looks into: 4 GiB of guest.
-	keptChunks = 8 << 20
+	// partsCacheSize is the limit for the extent table: the entries of 8 million
+	// pages.
+	partsCacheSize = 2 << 20
+	// chunksCacheSize is the limit for the chunks that Page uses: 4 GiB of guest
+	// memory.
+	chunksCacheSize = 8 << 20
 )
 
-// Open opens a snapshot. It reads the manifest and the index's directory, no
-// pages, and looks whether all objects are there in their sizes.
+// Open opens a snapshot. It reads the manifest and the directory of the index, but no
+// pages, and checks that all objects exist with the right size. The error wraps
+// ErrIncomplete if there is no manifest, and ErrCorrupt if a check fails. The caller
+// closes the Reader before the bucket.
 func Open(ctx context.Context, b store.Bucket, opts OpenOptions) (*Reader, error) {
 	m, err := readManifest(ctx, b)
 	if err != nil {
@@ -66,7 +69,7 @@ func Open(ctx context.Context, b store.Bucket, opts OpenOptions) (*Reader, error
 	return openWith(ctx, b, m, opts)
 }
 
-// calls counts the calls of a reader that are under way.
+// calls counts the calls of a reader that are in progress.
 type calls struct {
 	mu     sync.Mutex
 	closed bool
@@ -85,7 +88,7 @@ func (c *calls) begin() error {
 
 func (c *calls) end() { c.group.Done() }
 
-// close lets no other call begin. It says whether it is the first to do so.
+// close makes begin fail. It reports whether this is its first call.
 func (c *calls) close() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -106,7 +109,7 @@ func openWith(ctx context.Context, b store.Bucket, m *Manifest, opts OpenOptions
 	}
 	r := &Reader{
 		bucket: b, manifest: m, layout: layout,
-		parts: newCache[uint64, []extent](keptParts), chunks: newCache[chunkKey, *chunk](keptChunks), extents: newCache[uint64, *extentData](opts.CacheSize),
+		parts: newCache[uint64, []extent](partsCacheSize), chunks: newCache[chunkKey, *chunk](chunksCacheSize), extents: newCache[uint64, *extentData](opts.CacheSize),
 	}
 	r.decoders.New = func() any { return newDecoder(layout.PageSize) }
 	for _, info := range m.Objects {
@@ -138,7 +141,7 @@ func openWith(ctx context.Context, b store.Bucket, m *Manifest, opts OpenOptions
 	return r, r.checkCounts()
 }
 
-// checkCounts compares the manifest's counts with the index's.
+// checkCounts compares the counts of the manifest with those of the index.
 func (r *Reader) checkCounts() error {
 	var pages uint64
 	for i, b := range r.manifest.Blocks {
@@ -147,18 +150,19 @@ func (r *Reader) checkCounts() error {
 			n += uint64(s.count)
 		}
 		if n != b.Pages {
-			return corrupt(r.index.name, "it has %d pages of RAM block %q, the manifest %d", n, b.Name, b.Pages)
+			return corrupt(r.index.name, "it has %d pages of RAM block %q (the manifest has %d)", n, b.Name, b.Pages)
 		}
 		pages += n
 	}
 	if pages != r.manifest.Totals.Pages || r.index.extents != r.manifest.Totals.Extents {
-		return corrupt(r.index.name, "it has %d pages in %d extents, the manifest %d in %d", pages, r.index.extents, r.manifest.Totals.Pages, r.manifest.Totals.Extents)
+		return corrupt(r.index.name, "it has %d pages in %d extents (the manifest has %d in %d)", pages, r.index.extents, r.manifest.Totals.Pages, r.manifest.Totals.Extents)
 	}
 	return nil
 }
 
-// Close ends what runs in the background and closes the objects. It waits for
-// calls that are under way: end their contexts to end them. Later calls fail.
+// Close ends the goroutines of the Reader and closes the objects. It waits for calls that
+// are in progress; the caller can end them through their contexts. Later calls of other
+// methods fail. A second Close does nothing. Close does not close the bucket.
 func (r *Reader) Close() error {
 	if !r.calls.close() {
 		return nil
@@ -177,20 +181,21 @@ func (r *Reader) Close() error {
 	return first
 }
 
-// Manifest returns what the snapshot says of itself.
+// Manifest returns the manifest of the snapshot. The caller must not change it.
 func (r *Reader) Manifest() *Manifest { return r.manifest }
 
-// Layout returns the RAM blocks.
+// Layout returns the layout of the RAM blocks.
 func (r *Reader) Layout() *guest.Layout { return r.layout }
 
-// small reads a whole object and checks its digest.
-func (r *Reader) small(ctx context.Context, role Role) ([]byte, error) {
+// readRole reads the object of a role and verifies its digest. It returns nil if the
+// snapshot has no object of the role.
+func (r *Reader) readRole(ctx context.Context, role Role) ([]byte, error) {
 	for _, info := range r.manifest.Objects {
 		if info.Role != role {
 			continue
 		}
-		// A sparse file claims any size for nothing. So the digest is
-		// compared before there is memory for all bytes.
+		// A sparse file can have any size. So verify the digest before
+		// allocating memory for the whole object.
 		sure := int64(0)
 		if info.Size > readStep {
 			if err := r.verifyDigest(ctx, info); err != nil {
@@ -206,28 +211,29 @@ func (r *Reader) small(ctx context.Context, role Role) ([]byte, error) {
 			return nil, err
 		}
 		if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != info.SHA256 {
-			return nil, corrupt(info.Name, "its digest is %x (the manifest says %s)", sum, info.SHA256)
+			return nil, corrupt(info.Name, "its digest is %x (the manifest has %s)", sum, info.SHA256)
 		}
 		return data, nil
 	}
 	return nil, nil
 }
 
-// Head returns the migration stream's header and configuration, checked.
+// Head returns the header and configuration of the migration stream, and checks them
+// against the manifest.
 func (r *Reader) Head(ctx context.Context) ([]byte, error) {
-	head, err := r.small(ctx, RoleHead)
+	head, err := r.readRole(ctx, RoleHead)
 	if err != nil {
 		return nil, err
 	}
 	return head, r.manifest.checkHead(head)
 }
 
-// Devices returns the device state with the end of the stream.
-func (r *Reader) Devices(ctx context.Context) ([]byte, error) { return r.small(ctx, RoleDevices) }
+// Devices returns the migration stream from the first device section to its end.
+func (r *Reader) Devices(ctx context.Context) ([]byte, error) { return r.readRole(ctx, RoleDevices) }
 
-// States returns the device-state packets.
+// States returns the device-state packets of multifd channels, or nil if there are none.
 func (r *Reader) States(ctx context.Context) ([]multifd.DeviceState, error) {
-	data, err := r.small(ctx, RoleStates)
+	data, err := r.readRole(ctx, RoleStates)
 	if err != nil || data == nil {
 		return nil, err
 	}
@@ -238,7 +244,7 @@ func (r *Reader) States(ctx context.Context) ([]multifd.DeviceState, error) {
 	return states, nil
 }
 
-// extent returns a line of the extent table.
+// extent returns an entry of the extent table.
 func (r *Reader) extent(ctx context.Context, n uint64) (extent, error) {
 	part, err := r.parts.get(ctx, n/tableExtents, func() ([]extent, int64, error) {
 		part, err := r.index.extentPart(ctx, int(n/tableExtents))
@@ -250,7 +256,7 @@ func (r *Reader) extent(ctx context.Context, n uint64) (extent, error) {
 	return part[n%tableExtents], nil
 }
 
-// payload reads an extent into buf and checks its checksum.
+// payload reads an extent into buf and verifies its checksum.
 func (r *Reader) payload(ctx context.Context, e extent, buf []byte) ([]byte, error) {
 	if cap(buf) < int(e.length) {
 		buf = make([]byte, e.length)
@@ -274,12 +280,12 @@ func (r *Reader) payload(ctx context.Context, e extent, buf []byte) ([]byte, err
 	return buf, nil
 }
 
-// chunkCount returns how many chunks a block has.
+// chunkCount returns the number of chunks of a block.
 func (r *Reader) chunkCount(b *guest.Block) uint32 {
 	return uint32((r.layout.Pages(b) + chunkPages - 1) / chunkPages)
 }
 
-var errClosed = errors.New("snapshot: reader is closed")
+var errClosed = errors.New("snapshot: reader closed")
 
 func contextErr(ctx context.Context) error {
 	if ctx.Err() != nil {

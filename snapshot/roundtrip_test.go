@@ -76,7 +76,7 @@ func fillAtRandom(t *testing.T, bucket store.Bucket, m *model, store snapshot.St
 	finish(t, w, l)
 }
 
-func TestWriter_OneWriteAfterAnother(t *testing.T) {
+func TestWriter_SequentialWrites(t *testing.T) {
 	const size = 4096
 	a, b := bytes.Repeat([]byte("a"), size), bytes.Repeat([]byte("b"), size)
 	zero := make([]byte, size)
@@ -124,7 +124,7 @@ func TestWriter_OneWriteAfterAnother(t *testing.T) {
 	}
 }
 
-func TestWriter_LanesWorkSideBySide(t *testing.T) {
+func TestWriter_ConcurrentLanes(t *testing.T) {
 	const size, lanes = 4096, 4
 	l := newLayout(t, size, guest.Block{Name: "pc.ram", Length: 1024 * size}, guest.Block{Name: "vga.vram", Length: 1024 * size})
 	dir, err := store.CreateDir(t.TempDir())
@@ -158,7 +158,7 @@ func TestWriter_LanesWorkSideBySide(t *testing.T) {
 	m.check(t, open(t, dir))
 }
 
-func TestReader_ReturnsWhatIsKeptBesidesPages(t *testing.T) {
+func TestReader_ReturnsHeadDevicesAndStates(t *testing.T) {
 	bucket, m := small(t, snapshot.StoreFast, 4096)
 	want := metaFor(m.layout)
 	r := open(t, bucket)

@@ -8,37 +8,39 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// SourceOptions say what a source yields.
+// SourceOptions configure a source. The zero value yields no zero pages and verifies
+// digests.
 type SourceOptions struct {
-	// Zero says of which blocks zero pages are yielded too; nil is none. A
-	// machine's main memory is zero when it is made, but its ROMs are not.
+	// Zero reports whether the source also yields the zero pages of a block. Nil
+	// yields none. The main memory of a new machine is zero, but its ROMs are
+	// not.
 	Zero func(*guest.Block) bool
-	// SkipDigests leaves it at the checksums, which do not find what was
-	// changed together with them.
+	// SkipDigests makes the source verify only checksums. Checksums do not find
+	// data that were changed together with their checksum.
 	SkipDigests bool
 }
 
-// Source returns a source of all pages of the snapshot, each once. Its end is
-// io.EOF only when the digests of the index and of all objects of pages are
-// those of the manifest; otherwise it is an error that wraps ErrCorrupt.
+// Source returns a source that yields each page of the snapshot once. Next returns io.EOF
+// only if the digests of the index and of all page objects match the manifest. Otherwise
+// the last error wraps ErrCorrupt. Several goroutines may call Next.
 func (r *Reader) Source(opts SourceOptions) guest.Source {
 	return &source{r: r, opts: opts}
 }
 
-// source goes through the chunks of the index in order and hands out an extent
-// at a time.
+// source iterates over the chunks of the index in order and yields the pages of one
+// extent at a time.
 type source struct {
 	r    *Reader
 	opts SourceOptions
 
 	mu    sync.Mutex
 	block int
-	chunk uint32 // the block's next chunk, or segment of one
+	chunk uint32 // next chunk of the block, or next segment without zero pages
 	jobs  []job
 	list  []entry
 }
 
-// job is a batch that is still to be made: pages of one extent, or zero pages.
+// job describes a batch: pages of one extent, or zero pages.
 type job struct {
 	block *guest.Block
 	chunk uint32
@@ -47,7 +49,7 @@ type job struct {
 	zero  []uint64
 }
 
-// batchBuffers are what a batch needs to be filled.
+// batchBuffers are the buffers for filling a batch.
 type batchBuffers struct {
 	dec     *decoder
 	payload []byte
@@ -74,14 +76,14 @@ func (s *source) Next(ctx context.Context, b *guest.Batch) error {
 	return s.r.fill(ctx, b, j)
 }
 
-// next takes the next job. There is no end before the digests are compared.
+// next returns the next job. At the end it waits until the digests are verified.
 func (s *source) next(ctx context.Context) (job, error) {
 	if !s.opts.SkipDigests {
 		if err := s.r.digests.start(ctx, s.r); err != nil {
 			return job{}, err
 		}
 	}
-	j, err := s.take(ctx)
+	j, err := s.nextJob(ctx)
 	if err == io.EOF && !s.opts.SkipDigests {
 		if bad := s.r.digests.wait(ctx); bad != nil {
 			return job{}, bad
@@ -90,7 +92,7 @@ func (s *source) next(ctx context.Context) (job, error) {
 	return j, err
 }
 
-func (s *source) take(ctx context.Context) (job, error) {
+func (s *source) nextJob(ctx context.Context) (job, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.jobs) == 0 {
@@ -109,8 +111,8 @@ func (s *source) take(ctx context.Context) (job, error) {
 	return j, nil
 }
 
-// loadNext makes the jobs of the block's next chunk: of all chunks where zero
-// pages are wanted, otherwise of those that the index has.
+// loadNext adds the jobs of the block's next chunk. Without zero pages it skips chunks
+// that the index does not have.
 func (s *source) loadNext(ctx context.Context, b *guest.Block) error {
 	n, count := s.chunk, s.r.chunkCount(b)
 	if !s.zero(b) {
@@ -127,17 +129,16 @@ func (s *source) loadNext(ctx context.Context, b *guest.Block) error {
 	return s.load(ctx, b, n)
 }
 
-// zero says whether zero pages of b are yielded.
+// zero reports whether the source yields zero pages of b.
 func (s *source) zero(b *guest.Block) bool { return s.opts.Zero != nil && s.opts.Zero(b) }
 
-// load makes the jobs of one chunk.
+// load adds the jobs of one chunk.
 func (s *source) load(ctx context.Context, b *guest.Block, n uint32) error {
 	c, err := s.r.index.loadChunk(ctx, b.Index, n)
 	if err != nil {
 		return err
 	}
-	// Runs of the chunk before may still be in use: they are slices of their
-	// own list.
+	// Jobs of the previous chunk may still use the old list, so make a new one.
 	s.list = nil
 	if c != nil {
 		s.list = c.entries(make([]entry, 0, c.count))
@@ -158,7 +159,7 @@ func (s *source) load(ctx context.Context, b *guest.Block, n uint32) error {
 	})
 }
 
-// addZero makes jobs of the chunk's pages that are not in the list.
+// addZero adds jobs of the chunk's zero pages: those that are not in the list.
 func (s *source) addZero(b *guest.Block, n uint32) {
 	size := uint64(s.r.layout.PageSize)
 	first := uint64(n) * chunkPages
@@ -182,7 +183,7 @@ func (s *source) addZero(b *guest.Block, n uint32) {
 	}
 }
 
-// fill reads a job's extent and puts its pages into the batch.
+// fill reads the extent of a job and puts its pages into the batch.
 func (r *Reader) fill(ctx context.Context, b *guest.Batch, j job) error {
 	buf, ok := b.Scratch.(*batchBuffers)
 	if !ok || buf.dec.pageSize != r.layout.PageSize {

@@ -5,19 +5,20 @@ import (
 	"sync"
 )
 
-// sweep is what the writer knows of its last look for objects of which no page
-// counts any more. Rounds that follow one another supersede whole objects: a
-// page that is written all the time is sent in each.
+// sweep is the state of the last sweep, which removes page objects without a current
+// page. Each round sends the pages that are written often, so rounds supersede whole
+// objects.
 type sweep struct {
-	running sync.Mutex // a lane sweeps, the others go on
-	at      int64      // bytes of pages written by then
-	left    int64      // bytes of objects that were left
-	over    bool       // no more pages come, Finish moves them
+	running sync.Mutex // held by the lane that sweeps; other lanes continue
+	written int64      // bytes of pages written before the last sweep
+	stored  int64      // bytes of objects after the last sweep
+	ended   bool       // Finish was called, which moves pages itself
 }
 
-// sweepIfDue sweeps when as much was written as the last time was left, so that
-// looking through the table costs little beside the writing; and earlier when
-// the snapshot comes close to its bound. There all lanes wait for it.
+// sweepIfDue sweeps when the lanes have written as many bytes as the last sweep left, so
+// that the search of the table costs little compared with the writes. It sweeps earlier
+// when the snapshot is close to Options.MaxSize. Close to it all lanes wait for the
+// sweep.
 func (w *Writer) sweepIfDue(ctx context.Context) error {
 	limit := w.opts.MaxSize
 	if limit > 0 && w.stored.Load() > limit/4*3 {
@@ -26,26 +27,26 @@ func (w *Writer) sweepIfDue(ctx context.Context) error {
 		return nil
 	}
 	defer w.sweep.running.Unlock()
-	if w.sweep.over {
+	if w.sweep.ended {
 		return nil
 	}
-	since := w.bytes.Load() - w.sweep.at
-	due := since >= max(w.sweep.left, 8*w.opts.ObjectSize)
+	since := w.bytes.Load() - w.sweep.written
+	due := since >= max(w.sweep.stored, 8*w.opts.ObjectSize)
 	if limit > 0 && w.stored.Load() > limit/2 && since >= limit/16 {
 		due = true
 	}
 	if !due {
 		return nil
 	}
-	w.sweep.at = w.bytes.Load()
+	w.sweep.written = w.bytes.Load()
 	err := w.removeSuperseded(ctx)
-	w.sweep.left = w.stored.Load()
+	w.sweep.stored = w.stored.Load()
 	return err
 }
 
-// removeSuperseded removes the sealed objects without a page that counts. Lanes
-// may go on: a location of a sealed extent is never put into the table again, so
-// an extent that is not found there once is never found again.
+// removeSuperseded removes the sealed objects without a current page. Lanes may continue,
+// because they never put a location of a sealed extent into the table again: an extent
+// that is not in the table stays out of it.
 func (w *Writer) removeSuperseded(ctx context.Context) error {
 	w.mu.Lock()
 	var sealed []*pageObject
@@ -65,8 +66,8 @@ func (w *Writer) removeSuperseded(ctx context.Context) error {
 		if used[o.index] {
 			continue
 		}
-		if <-o.done; !o.good {
-			continue // Finish says why
+		if <-o.done; !o.sealOK {
+			continue // Finish returns the error
 		}
 		if err := w.remove(ctx, o); err != nil {
 			return err
@@ -79,8 +80,8 @@ func (w *Writer) removeSuperseded(ctx context.Context) error {
 	return nil
 }
 
-// liveExtents returns a bit for each of the first n extents: whether one of its
-// pages counts.
+// liveExtents returns a bitmap of the first n extents, in which the bit of each extent
+// with a current page is set.
 func (w *Writer) liveExtents(n int) []uint64 {
 	live := make([]uint64, (n+63)/64)
 	var scratch []entry
@@ -97,8 +98,8 @@ func (w *Writer) liveExtents(n int) []uint64 {
 	return live
 }
 
-// usedObjects returns which objects have a live extent, or one that is younger
-// than the bits.
+// usedObjects reports for each object whether it has a live extent, or an extent that is
+// newer than the bitmap.
 func (w *Writer) usedObjects(live []uint64) []bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -111,8 +112,8 @@ func (w *Writer) usedObjects(live []uint64) []bool {
 	return used
 }
 
-// freeExtents lets the numbers of extents of removed objects be used again: the
-// table has none of them.
+// freeExtents frees the numbers of the extents of removed objects for reuse. The table
+// holds none of these numbers.
 func (w *Writer) freeExtents() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -9,32 +9,33 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// chunkPages is how many pages of a block one chunk of the table, and of the
-// index, covers: 256 MiB of 4 KiB pages.
+// chunkPages is the number of pages of a chunk of the table and of the index: 256 MiB of
+// 4 KiB pages.
 const chunkPages = 1 << 16
 
-// fewPages is how many pages a chunk keeps as a list before it gets an array of
-// all its places. The array takes 512 KiB, so a source pays at least 36 KiB on
-// the wire (9 bytes a page) for it.
+// fewPages is the number of pages that a chunk keeps as a list before it allocates an
+// array for all pages. The array takes 512 KiB. A hostile source must send at least
+// 36 KiB (9 bytes for each page) to make the writer allocate one.
 const fewPages = 4096
 
-// table says where each page of a block is kept. Its chunks are made when the
-// first page in them is, and grow with what they hold: a large machine that is
-// mostly zero stays small.
+// table maps each page of a block to its location. It allocates a chunk for the first
+// page in the chunk, and a chunk grows with its pages. So the table of a large machine
+// that is mostly zero stays small.
 type table struct {
 	pages  uint64
 	chunks []atomic.Pointer[tableChunk]
 }
 
-// tableChunk is the locations of one chunk: a list of few, or an array of all.
+// tableChunk holds the locations of one chunk: a list of few pages, or an array of all.
 type tableChunk struct {
 	all atomic.Pointer[[chunkPages]atomic.Uint64]
 
 	mu  sync.Mutex
-	few []packed // in the order of pages; nil once there is an array
+	few []packed // in the order of pages; nil if all is set
 }
 
-// packed is a page of a chunk in the upper 16 bits, its location in the rest.
+// packed is a page number of a chunk in the upper 16 bits and its location in the lower
+// 48 bits.
 type packed uint64
 
 func pack(page uint64, l location) packed { return packed(page<<48 | uint64(l)) }
@@ -46,7 +47,7 @@ func newTable(l *guest.Layout, b *guest.Block) *table {
 	return &table{pages: pages, chunks: make([]atomic.Pointer[tableChunk], (pages+chunkPages-1)/chunkPages)}
 }
 
-// put says where page is kept now.
+// put sets the location of a page. Location 0 makes the page zero.
 func (t *table) put(page uint64, l location) {
 	slot := &t.chunks[page/chunkPages]
 	c := slot.Load()
@@ -69,7 +70,7 @@ func (t *table) put(page uint64, l location) {
 func (c *tableChunk) putFew(page uint64, l location) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if all := c.all.Load(); all != nil { // made since put looked
+	if all := c.all.Load(); all != nil { // another lane allocated the array
 		all[page].Store(uint64(l))
 		return
 	}
@@ -96,13 +97,13 @@ func (c *tableChunk) putFew(page uint64, l location) {
 	}
 }
 
-// entry is a page of a chunk and where it is.
+// entry is a page of a chunk and its location.
 type entry struct {
 	page uint32 // within the chunk
 	loc  location
 }
 
-// entries appends what chunk number n holds, in the order of pages.
+// entries appends the entries of chunk n to dst, in the order of pages.
 func (t *table) entries(dst []entry, n int) []entry {
 	c := t.chunks[n].Load()
 	if c == nil {
@@ -131,10 +132,10 @@ func appendAll(dst []entry, all *[chunkPages]atomic.Uint64) []entry {
 	return dst
 }
 
-// byExtent sorts entries so that those of one extent follow one another in
-// the order of their slots, and calls f with each such run.
+// byExtent sorts entries by extent and slot, and calls f with the run of entries of each
+// extent.
 func byExtent(entries []entry, f func(run []entry) error) error {
-	// Pages mostly come as they were stored, so this is mostly sorted.
+	// Pages are mostly stored in order, so the entries are mostly sorted.
 	slices.SortFunc(entries, func(a, b entry) int { return cmp.Compare(a.loc, b.loc) })
 	for len(entries) > 0 {
 		n := 1

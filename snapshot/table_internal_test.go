@@ -30,7 +30,7 @@ func BenchmarkTablePut(b *testing.B) {
 			if n%128 == 0 {
 				n = packets.Add(1) * 128
 			}
-			t.put(n%pages, at(n/128, int(n%128)))
+			t.put(n%pages, newLocation(n/128, int(n%128)))
 			n++
 		}
 	})
@@ -44,7 +44,7 @@ func BenchmarkTablePutAtRandom(b *testing.B) {
 		r := rand.New(rand.NewPCG(rand.Uint64(), 1))
 		for pb.Next() {
 			n := r.Uint64N(pages)
-			t.put(n, at(n/128, int(n%128)))
+			t.put(n, newLocation(n/128, int(n%128)))
 		}
 	})
 }
@@ -60,7 +60,7 @@ func TestTable_HoldsTheNewestLocationInEitherForm(t *testing.T) {
 			page := chunkPages/2 + r.Uint64N(spread)
 			l := location(0)
 			if r.IntN(8) > 0 {
-				l = at(i*1_000_003%(maxExtents-1), int(i%128))
+				l = newLocation(i*1_000_003%(maxExtents-1), int(i%128))
 			}
 			table.put(page, l)
 			if want[page] = l; l == 0 {
@@ -93,7 +93,7 @@ func TestTable_PutsOfManyLanesMeetInOneChunk(t *testing.T) {
 	for lane := range uint64(lanes) {
 		wg.Go(func() {
 			for page := lane; page < 4*fewPages; page += lanes {
-				table.put(page, at(page, int(lane)))
+				table.put(page, newLocation(page, int(lane)))
 			}
 		})
 	}
@@ -103,7 +103,7 @@ func TestTable_PutsOfManyLanesMeetInOneChunk(t *testing.T) {
 		t.Fatalf("%d pages, want %d", len(entries), 4*fewPages)
 	}
 	for i, e := range entries {
-		if e.page != uint32(i) || e.loc != at(uint64(i), i%lanes) {
+		if e.page != uint32(i) || e.loc != newLocation(uint64(i), i%lanes) {
 			t.Fatalf("page %d is at %#x", e.page, uint64(e.loc))
 		}
 	}

@@ -12,34 +12,35 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// checkRun looks for what a hostile index could say: pages of another block's
-// extent, slots beyond it, or one slot as two pages.
+// checkRun checks a run of entries of one extent. A hostile index could name pages of
+// another block's extent, slots beyond the extent, or one slot for two pages.
 func checkRun(b *guest.Block, e extent, run []entry) error {
 	if int(e.block) != b.Index {
-		return fmt.Errorf("it is of RAM block %d, but page %#x of block %d (%q) is said to be in it", e.block, run[0].page, b.Index, b.Name)
+		return fmt.Errorf("it belongs to RAM block %d, but the index has page %#x of block %d (%q) in it", e.block, run[0].page, b.Index, b.Name)
 	}
 	for i, en := range run {
 		if en.loc.slot() >= int(e.count) {
-			return fmt.Errorf("slot %d of %d pages", en.loc.slot(), e.count)
+			return fmt.Errorf("slot %d is beyond its %d pages", en.loc.slot(), e.count)
 		}
 		if i > 0 && en.loc == run[i-1].loc {
-			return fmt.Errorf("slot %d is said to be two pages", en.loc.slot())
+			return fmt.Errorf("the index has slot %d for two pages", en.loc.slot())
 		}
 	}
 	return nil
 }
 
-// Verified is what Verify looked at.
+// Verified counts the objects, bytes and pages that Verify verified.
 type Verified struct {
 	Objects int    `json:"objects"`
 	Bytes   int64  `json:"bytes"`
 	Pages   uint64 `json:"pages"`
 }
 
-// Verify reads everything: every object's digest, the index, every extent's
-// checksum, and every page, which is decoded. progress, if not nil, is called
-// with the bytes checked so far, at most the snapshot's: half of an object's bytes
-// count when its digest is right, the rest when its pages can be decoded.
+// Verify verifies the whole snapshot: the digest of every object, the index, the checksum
+// of every extent, and every page, which it decodes. If progress is not nil, Verify calls
+// it with the number of bytes verified so far, at most the size of the snapshot. Half of
+// an object's bytes count after its digest, and the other half after all pages are
+// decoded. The error wraps ErrCorrupt if a check fails.
 func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verified, error) {
 	var v Verified
 	if err := r.calls.begin(); err != nil {
@@ -70,7 +71,7 @@ func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verifi
 	pages, err := r.verifyPages(ctx)
 	v.Pages = pages
 	if err == nil && pages != r.manifest.Totals.Pages {
-		err = corrupt(r.index.name, "%d pages could be read (the manifest says %d)", pages, r.manifest.Totals.Pages)
+		err = corrupt(r.index.name, "%d pages were read (the manifest has %d)", pages, r.manifest.Totals.Pages)
 	}
 	if err == nil {
 		progress(v.Bytes)
@@ -87,8 +88,8 @@ func (r *Reader) verifyDigest(ctx context.Context, info ObjectInfo) error {
 	return compareDigest(ctx, o, info)
 }
 
-// verifyIndex looks for what several lines of the index use at once: so a few
-// bytes can claim to be much memory.
+// verifyIndex checks that no two entries of the index use the same bytes. Otherwise a few
+// bytes could claim to be a large memory.
 func (r *Reader) verifyIndex(ctx context.Context) error {
 	if err := r.verifyExtents(ctx); err != nil {
 		return err
@@ -96,12 +97,11 @@ func (r *Reader) verifyIndex(ctx context.Context) error {
 	return r.verifySlots(ctx)
 }
 
-// verifyExtents checks that the extents of an object follow one another: what
-// two of them share is pages of one in the other's words. Their bytes are those
-// of the totals.
+// verifyExtents checks that the extents of an object do not overlap and that their offsets
+// ascend, and compares their sizes with the totals.
 func (r *Reader) verifyExtents(ctx context.Context) error {
 	ends := make([]uint64, len(r.pages))
-	var bytes, slots uint64 // extents of an object do not overlap: no overflow
+	var bytes, slots uint64 // no overflow, because extents do not overlap
 	for n := range r.index.table {
 		if err := contextErr(ctx); err != nil {
 			return err
@@ -112,7 +112,7 @@ func (r *Reader) verifyExtents(ctx context.Context) error {
 		}
 		for i, e := range part {
 			if e.offset < ends[e.object] {
-				return corrupt(r.index.name, "extent %d begins at %d of %s, but the one before it ends at %d", n*tableExtents+i, e.offset, r.pages[e.object].Name, ends[e.object])
+				return corrupt(r.index.name, "extent %d begins at %d of %s, but the previous extent ends at %d", n*tableExtents+i, e.offset, r.pages[e.object].Name, ends[e.object])
 			}
 			ends[e.object] = e.offset + uint64(e.length)
 			bytes += uint64(e.length)
@@ -120,15 +120,15 @@ func (r *Reader) verifyExtents(ctx context.Context) error {
 		}
 	}
 	if t := r.manifest.Totals; slots < t.Pages || slots-t.Pages > t.Superseded {
-		return corrupt(r.index.name, "extents of %d slots (the manifest says %d pages and %d superseded ones)", slots, t.Pages, t.Superseded)
+		return corrupt(r.index.name, "the extents have %d slots (the manifest has %d pages and %d superseded pages)", slots, t.Pages, t.Superseded)
 	}
 	if bytes != uint64(r.manifest.Totals.PageBytes) {
-		return corrupt(r.index.name, "extents of %d bytes (the manifest says %d)", bytes, r.manifest.Totals.PageBytes)
+		return corrupt(r.index.name, "the extents have %d bytes (the manifest has %d)", bytes, r.manifest.Totals.PageBytes)
 	}
 	return nil
 }
 
-// slotSet is which of an extent's slots are a page.
+// slotSet is a set of slots of an extent.
 type slotSet [2]uint64
 
 func (s *slotSet) add(slot int) (twice bool) {
@@ -138,9 +138,9 @@ func (s *slotSet) add(slot int) (twice bool) {
 	return twice
 }
 
-// verifySlots checks that each slot of each extent is one page of the index at
-// most, and that no extent is without a page. It takes 16 bytes an extent, half
-// of what the extent takes in the index.
+// verifySlots checks that the index has each slot of each extent for at most one page, and
+// that each extent has a page. It takes 16 bytes of memory for each extent, half of the
+// extent's entry in the index.
 func (r *Reader) verifySlots(ctx context.Context) error {
 	used := make([]slotSet, r.index.extents)
 	var list []entry
@@ -160,13 +160,13 @@ func (r *Reader) verifySlots(ctx context.Context) error {
 					return corrupt(r.index.name, "slot %d of extent %d (at most %d)", slot, n, extentPages(r.layout.PageSize)-1)
 				}
 				if used[n].add(slot) {
-					return corrupt(r.index.name, "slot %d of extent %d is said to be two pages", slot, n)
+					return corrupt(r.index.name, "the index has slot %d of extent %d for two pages", slot, n)
 				}
 			}
 		}
 	}
 	if n := slices.Index(used, slotSet{}); n >= 0 {
-		return corrupt(r.index.name, "no page is in extent %d", n)
+		return corrupt(r.index.name, "extent %d has no page", n)
 	}
 	return nil
 }

@@ -16,26 +16,28 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// Options say how a snapshot is written. The zero value is ready for use.
+// Options configure a Writer. The zero value selects the defaults.
 type Options struct {
-	// Store is how pages are kept; "" is StoreFast.
+	// Store is the encoding of pages. "" selects StoreFast.
 	Store Store
-	// Tool is noted in the manifest.
+	// Tool is the name of the program for the manifest, at most 1024 bytes.
 	Tool string
-	// Accelerator deflates pages, if it has a device; nil is software. Its
-	// owner closes it when the lanes are closed or the writer is aborted.
+	// Accelerator deflates pages, on its device if it has one. Nil selects
+	// software. Its owner closes it after the lanes are closed or the Writer is
+	// aborted.
 	Accelerator *pagecodec.Accelerator
-	// ObjectSize is about how large the first objects of pages get, in
-	// bytes; 0 is 64 MiB, and less where MaxSize is small. Later ones get
-	// larger, so that even a hundred TiB are some thousand objects.
+	// ObjectSize is the approximate size in bytes of the first page objects. 0
+	// selects 64 MiB, or less if MaxSize is small. Later objects are larger, so
+	// that 100 TiB take some thousand objects.
 	ObjectSize int64
-	// MaxSize bounds the bytes of all objects at any moment, those of
-	// superseded pages included; 0 does not. A snapshot that gets larger fails
-	// with ErrTooLarge.
+	// MaxSize is the largest total size of all objects in bytes at any time,
+	// including superseded pages. 0 means no limit. If a snapshot exceeds it, the
+	// error wraps ErrTooLarge.
 	MaxSize int64
 }
 
-// Writer writes one snapshot. It is the sink of a migration.
+// Writer writes one snapshot. It is a guest.Sink: Setup, lanes of several goroutines,
+// then Finish or Abort. The caller serializes the methods except Lane and Bytes.
 type Writer struct {
 	ctx    context.Context // of the lanes
 	bucket store.Bucket
@@ -47,22 +49,23 @@ type Writer struct {
 	mu      sync.Mutex
 	extents []extent
 	free    []uint64 // numbers of extents whose objects were aborted
-	reused  bool     // some of them were taken again
+	reused  bool     // an extent number was reused
 	objects []*pageObject
-	gone    int // of them
-	// committed are the names of the objects that Finish committed, or tried to.
+	gone    int // number of objects that are gone
+	// committed are the names of the objects that Finish committed or tried to
+	// commit.
 	committed []string
-	lanes     int
-	encoders  []pagecodec.Encoder // of lanes, until they are closed
+	lanes     int                 // number of open lanes
+	encoders  []pagecodec.Encoder // of open lanes
 
 	seals  errgroup.Group
 	bytes  atomic.Int64
-	stored atomic.Int64 // bytes of all objects that are there
+	stored atomic.Int64 // bytes of all objects that exist
 	sweep  sweep
 }
 
-// Create begins a snapshot in an empty bucket. Otherwise the error wraps
-// ErrExists. The lanes write with ctx: when it ends, they fail.
+// Create begins a snapshot in an empty bucket. If the bucket is not empty, the error wraps
+// ErrExists. The lanes write with ctx: they fail when it ends.
 func Create(ctx context.Context, b store.Bucket, opts Options) (*Writer, error) {
 	if opts.Store == "" {
 		opts.Store = StoreFast
@@ -86,18 +89,18 @@ func checkEmpty(ctx context.Context, b store.Bucket) error {
 		return fmt.Errorf("snapshot: %w", err)
 	}
 	if slices.Contains(names, manifestName) {
-		return fmt.Errorf("%w: %v holds a snapshot; remove it or save to another name", ErrExists, b)
+		return fmt.Errorf("%w: %v holds a snapshot (remove it, or save to another name)", ErrExists, b)
 	}
 	if len(names) > 0 {
-		return fmt.Errorf("%w: %v holds %s and no complete snapshot (remove it if a killed save left it behind, or save to another name)", ErrExists, b, names[0])
+		return fmt.Errorf("%w: %v holds %s but no complete snapshot (remove it if a killed save left it behind, or save to another name)", ErrExists, b, names[0])
 	}
 	return nil
 }
 
-// Setup says what memory will come.
+// Setup sets the layout of the memory. It succeeds once.
 func (w *Writer) Setup(l *guest.Layout) error {
 	if w.layout != nil {
-		return errors.New("snapshot: the writer has its layout already")
+		return errors.New("snapshot: the writer already has a layout")
 	}
 	if err := checkBlockNames(l); err != nil {
 		return fmt.Errorf("snapshot: %w", err)
@@ -109,10 +112,11 @@ func (w *Writer) Setup(l *guest.Layout) error {
 	return nil
 }
 
-// Bytes returns the bytes of pages written so far, superseded ones included.
+// Bytes returns the number of bytes of encoded pages written so far, including superseded
+// pages.
 func (w *Writer) Bytes() int64 { return w.bytes.Load() }
 
-// newExtent reserves a number in the extent table.
+// newExtent reserves an extent number.
 func (w *Writer) newExtent() (uint64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -128,19 +132,19 @@ func (w *Writer) newExtent() (uint64, error) {
 	return uint64(len(w.extents) - 1), nil
 }
 
-// Abort removes all that was written, even when ctx has ended. The lanes'
-// goroutines have ended.
+// Abort removes all objects of the snapshot, even if ctx has ended. The goroutines of the
+// lanes must have ended.
 func (w *Writer) Abort(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	for _, e := range w.encoders {
 		e.Close()
 	}
 	w.encoders = nil
-	w.seals.Wait() // Finish said what went wrong
+	w.seals.Wait() // Finish returned the error
 	var first error
 	note := func(err error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && first == nil {
-			first = fmt.Errorf("snapshot: removing what there is of an unfinished snapshot: %w", err)
+			first = fmt.Errorf("snapshot: removing an unfinished snapshot: %w", err)
 		}
 	}
 	// The manifest goes first: without it there is no snapshot.
@@ -151,7 +155,7 @@ func (w *Writer) Abort(ctx context.Context) error {
 		if o.w == nil || o.gone {
 			continue
 		}
-		if err := o.w.Abort(ctx); !errors.Is(err, fs.ErrClosed) { // unless it is committed
+		if err := o.w.Abort(ctx); !errors.Is(err, fs.ErrClosed) { // fs.ErrClosed: already committed
 			note(err)
 		}
 	}

@@ -91,7 +91,7 @@ type crashCheck struct {
 func (c *crashCheck) check(mark string, after *store.CrashFS) error {
 	d, err := after.OpenDir(crashPath)
 	if errors.Is(err, fs.ErrNotExist) {
-		return wantIncomplete(mark, "there is no directory")
+		return wantIncomplete(mark, "the directory does not exist")
 	}
 	if err != nil {
 		return err
@@ -140,8 +140,8 @@ func verifyDir(d *store.Dir) error {
 	return errors.Join(err, r.Close())
 }
 
-// Once Finish returned, the snapshot is there and verifies after any crash. While
-// it is written or removed, it is complete or has no manifest.
+// After Finish returned, a crash keeps a snapshot that verifies. A crash during writing
+// or removal leaves a complete snapshot or none with a manifest.
 func TestSnapshot_CrashAtEveryMoment(t *testing.T) {
 	for _, links := range []bool{false, true} {
 		for _, abort := range []bool{false, true} {
@@ -162,7 +162,7 @@ func TestSnapshot_CrashAtEveryMoment(t *testing.T) {
 	}
 }
 
-// The check notices each kind of sync that is left out.
+// The check fails if a kind of sync is left out.
 func TestSnapshot_CrashWithoutASync(t *testing.T) {
 	for name, drops := range map[string]func(isDir bool, ino uint64) bool{
 		"of files":               func(isDir bool, _ uint64) bool { return !isDir },
@@ -179,8 +179,8 @@ func TestSnapshot_CrashWithoutASync(t *testing.T) {
 	}
 }
 
-// A directory that another process made a moment ago is made durable too.
-func TestCreateDir_CrashInADirectoryThatAnotherMade(t *testing.T) {
+// CreateDir also makes a directory durable that another process has just created.
+func TestCreateDir_CrashAfterAnotherProcessMadeTheParent(t *testing.T) {
 	f := store.NewCrashFS(false, nil)
 	for _, path := range []string{"/", "/backups", "/backups/today"} {
 		name := strings.Split(crashPath, "/")[len(strings.FieldsFunc(path, func(c rune) bool { return c == '/' }))+1]

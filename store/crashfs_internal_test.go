@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// crashFS is a model of a file system that promises no more than POSIX does: a
-// crash may take away every change to a directory since that directory was
-// synced, each one by itself, and the bytes of every file since the file was.
-// It keeps a log of what was done, from which crashStates makes what can be
-// found after a crash.
+// crashFS is a model of a file system with the guarantees of POSIX and no more. A crash
+// can lose each change of a directory since the last sync of that directory,
+// independently of the others, and the bytes of each file since the last sync of the
+// file. crashFS logs all operations, from which crashStates computes the possible
+// states after a crash.
 type crashFS struct {
 	mu     sync.Mutex
 	root   *crashNode
@@ -34,14 +34,14 @@ type crashNode struct {
 	data    []byte
 }
 
-// crashOp is one step: of the names in a directory, of a file's bytes, a sync,
-// or a mark of the test.
+// crashOp is one operation: a change of names in a directory, a change of a file's
+// bytes, a sync, or a mark of the test.
 type crashOp struct {
 	dir  uint64
-	sets map[string]*crashNode // nil: the name goes
+	sets map[string]*crashNode // nil removes the name
 
 	file *crashNode
-	data []byte // all of the file's, from now on
+	data []byte // new content of the file
 
 	sync uint64
 	mark string
@@ -68,7 +68,7 @@ func (f *crashFS) mark(what string) {
 	f.log = append(f.log, crashOp{mark: what})
 }
 
-// set changes names of a directory, as one step.
+// set changes names of a directory in one operation.
 func (f *crashFS) set(dir *crashNode, sets map[string]*crashNode) {
 	apply(dir.entries, sets)
 	f.log = append(f.log, crashOp{dir: dir.ino, sets: sets})
@@ -238,7 +238,7 @@ type crashFile struct {
 	n  *crashNode
 }
 
-// change replaces a file's bytes by what f makes of a copy of them.
+// change applies f to a copy of a file's bytes and replaces the bytes by the result.
 func (f *crashFile) change(to func([]byte) []byte) {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// disk is what a crash cannot take away, and what it can.
+// disk is the durable state of the disk and the changes that a crash can lose.
 type disk struct {
 	entries map[uint64]map[string]*crashNode // by directory
 	pending []crashOp                        // changes of names
@@ -43,7 +43,7 @@ func (d *disk) do(op crashOp) {
 	}
 }
 
-// maxSubsets bounds the states of one moment that are looked at one by one.
+// maxSubsets is the largest number of states that are checked for one moment.
 const maxSubsets = 1 << 10
 
 // crashStates calls check with every state in which a crash can leave the disk,
@@ -80,7 +80,7 @@ func (f *crashFS) crashStates(check func(mark string, after *crashFS) error) (st
 
 func onesIn(n int) int { return strings.Count(fmt.Sprintf("%b", n), "1") }
 
-// lostBytes is what becomes of bytes that were not synced.
+// lostBytes is the effect of a crash on bytes that were not synced.
 type lostBytes string
 
 const (

@@ -10,36 +10,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrInUse is wrapped when another process, or another Dir of this one, is
+// ErrInUse is wrapped if another process, or another Dir of this process, is
 // writing to the directory.
-var ErrInUse = errors.New("the directory is in use")
+var ErrInUse = errors.New("store: directory in use")
 
-// madeDir is a directory that this process made.
+// madeDir is a directory that this process created.
 type madeDir struct {
 	parent directory
 	name   string
 	id     fileID
 }
 
-// CreateDir makes a directory for objects, with the directories above it that
-// are missing, or takes one that is there. The entries of all directories above
-// it are durable when it returns.
+// CreateDir opens a directory for writing. It creates the directory and its missing
+// parents with mode 0700. When it returns, the entries of all directories above are
+// durable.
 //
-// Until Close, the directory is locked: another CreateDir of it fails with
-// ErrInUse. The lock is on the open directory, so that it leaves no file behind
-// and ends with the process. Where the file system cannot lock a directory (some
-// network file systems), two writers still do not write over or remove what is
-// the other's, but one of them may fail late.
+// The directory is locked until Close: another CreateDir of the same directory fails
+// with ErrInUse. The lock is on the open directory, so it leaves no file behind and
+// ends with the process. On a file system that cannot lock a directory (some network
+// file systems), two writers do not overwrite or remove each other's objects, but one
+// of them may fail late.
 func CreateDir(path string) (*Dir, error) { return createDir(osFS{}, path) }
 
-// errReplaced is why createDir tries again.
-var errReplaced = errors.New("the directory was replaced while it was being opened")
+// errReplaced makes createDir try again.
+var errReplaced = errors.New("the directory was replaced while it was opened")
 
 func createDir(fsys fsys, path string) (*Dir, error) {
 	var err error
 	for range 100 {
-		// Another process may remove a directory, which it made, between
-		// two steps: then the way is made once more.
+		// Another process may remove a directory that it created between two
+		// steps. Then create the path again.
 		var d *Dir
 		if d, err = tryCreateDir(fsys, path); err == nil {
 			return d, nil
@@ -52,29 +52,29 @@ func createDir(fsys fsys, path string) (*Dir, error) {
 		return nil, err
 	}
 	if errors.Is(err, unix.ENOTDIR) {
-		return nil, fmt.Errorf("directory of objects: %w (name a directory that does not exist yet, or an empty one)", err)
+		return nil, fmt.Errorf("store: %w (name a directory that does not exist yet, or an empty one)", err)
 	}
-	return nil, fmt.Errorf("directory of objects: %w", err)
+	return nil, fmt.Errorf("store: %w", err)
 }
 
 func tryCreateDir(fsys fsys, path string) (_ *Dir, err error) {
-	d := &Dir{path: path, fsys: fsys, writes: true, wrote: map[string]noted{}}
+	d := &Dir{path: path, fsys: fsys, writes: true, committed: map[string]fileKey{}}
 	defer func() {
 		if err != nil {
-			d.RemoveDir() // err is what counts; only empty directories are removed
+			d.RemoveDir() // best effort: it removes only empty directories
 			d.Close()
 		}
 	}()
-	if d.dir, err = d.reach(fsys, path); err != nil {
+	if d.dir, err = d.openOrCreate(fsys, path); err != nil {
 		return nil, err
 	}
 	switch err := d.dir.lock(); {
 	case err == errLocked:
-		return nil, fmt.Errorf("%w: %s is writing a snapshot to %s; wait for its end or save to another name", ErrInUse, holder(d.dir.id(), path), path)
+		return nil, fmt.Errorf("%w: %s is writing to %s (wait for its end, or name another directory)", ErrInUse, holder(d.dir.id(), path), path)
 	case err != nil:
 		return nil, err
 	}
-	// Who held the lock before may have removed the directory.
+	// The previous holder of the lock may have removed the directory.
 	again, err := fsys.openDir(path)
 	if err != nil {
 		return nil, err
@@ -86,19 +86,19 @@ func tryCreateDir(fsys fsys, path string) (_ *Dir, err error) {
 	return d, syncAbove(d.dir)
 }
 
-// reach opens a directory and makes what is missing on the way.
-func (d *Dir) reach(fsys fsys, path string) (directory, error) {
+// openOrCreate opens a directory. It creates the directory and its missing parents.
+func (d *Dir) openOrCreate(fsys fsys, path string) (directory, error) {
 	dir, err := fsys.openDir(path)
 	above, name := splitPath(path)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) || name == "" {
 		return dir, err
 	}
-	parent, err := d.reach(fsys, above)
+	parent, err := d.openOrCreate(fsys, above)
 	if err != nil {
 		return nil, err
 	}
 	err = parent.mkdir(name)
-	if errors.Is(err, fs.ErrExist) { // another made it a moment ago
+	if errors.Is(err, fs.ErrExist) { // another process created it in the meantime
 		defer parent.Close()
 		return parent.openDir(name)
 	}
@@ -125,8 +125,8 @@ func (d *Dir) reach(fsys fsys, path string) (directory, error) {
 	return dir, nil
 }
 
-// splitPath splits a path before its last name, as the kernel does: without
-// taking "link/.." for nothing. The name is "" if there is nothing above.
+// splitPath splits a path before its last name. Like the kernel, it does not simplify
+// "link/..". The name is "" for the root.
 func splitPath(path string) (above, name string) {
 	trimmed := strings.TrimRight(path, "/")
 	i := strings.LastIndexByte(trimmed, '/')
@@ -139,23 +139,24 @@ func splitPath(path string) (above, name string) {
 	return trimmed[:i], name
 }
 
-// checkPath looks whether the path still leads to the directory. Objects that
-// are complete elsewhere are not found by the user.
+// checkPath returns an error if the path does not lead to the directory any more: the
+// user would not find the objects.
 func (d *Dir) checkPath() error {
 	now, err := d.fsys.openDir(d.path)
 	if err != nil {
-		return fmt.Errorf("the directory that the objects are written to is not at its path any more: %w", err)
+		return fmt.Errorf("store: the directory was moved or removed during writing: %w", err)
 	}
 	defer now.Close()
 	if now.id() != d.dir.id() {
-		return fmt.Errorf("%s is another directory now than the one that the objects are written to: it was moved or replaced meanwhile", d.path)
+		return fmt.Errorf("store: %s was replaced by another directory during writing", d.path)
 	}
 	return nil
 }
 
-// syncAbove makes the entries durable that lead to a directory, up to the root
-// of its file system. Another process may have made them a moment ago. What
-// this process may not open, it did not make.
+// syncAbove makes the entries that lead to a directory durable, up to the root of its
+// file system. It also syncs entries that another process may have created in the
+// meantime. It stops at a directory that this process may not open, because this
+// process did not create that directory's entries.
 func syncAbove(dir directory) error {
 	at := dir
 	for {
@@ -179,10 +180,10 @@ func syncAbove(dir directory) error {
 	}
 }
 
-// RemoveDir removes what CreateDir made: the directory, if this process made it,
-// and those above it that it made and that are empty. A directory that was there
-// before stays, and so does one that has taken its place. It is an error if the
-// directory is not empty. Call it before Close, which ends the lock.
+// RemoveDir removes the directories that CreateDir created: the directory itself and
+// its empty parents. It does not remove a directory that existed before, or one that
+// has replaced a created directory. It returns an error if the directory is not empty.
+// Call RemoveDir before Close, which releases the lock.
 func (d *Dir) RemoveDir() error {
 	for _, m := range slices.Backward(d.made) {
 		if d.dir != nil && d.dir.id() == m.id {
@@ -193,12 +194,12 @@ func (d *Dir) RemoveDir() error {
 		}
 		above, err := m.parent.openDir(m.name)
 		if err != nil {
-			continue // it is gone, or a file by now
+			continue // removed, or replaced by a file
 		}
 		err = m.remove(above)
 		above.Close()
 		if err != nil {
-			return nil // it is in use for something else by now
+			return nil // in use for something else
 		}
 	}
 	return nil
@@ -210,14 +211,14 @@ func (d *Dir) removeOwnDir(m madeDir) error {
 	case err == nil || errors.Is(err, fs.ErrNotExist) || err == errLocked:
 		return nil
 	case errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("directory of objects: %s stays: it holds what this process did not make: %w", d.path, err)
+		return fmt.Errorf("store: %s is not removed: it holds files that this process did not write: %w", d.path, err)
 	}
-	return fmt.Errorf("directory of objects: %w", err)
+	return fmt.Errorf("store: %w", err)
 }
 
-// remove removes the directory if it is empty, still the one that was made, and
-// not locked. CreateDir of another process looks, after it has the lock,
-// whether the directory is still there: so none is removed below it.
+// remove removes the directory if it is empty, not locked, and still the one that this
+// process created. CreateDir of another process checks that the directory still exists
+// after it has the lock, so remove never removes a directory that is in use.
 func (m madeDir) remove(own directory) error {
 	if err := own.lock(); err != nil {
 		return err
@@ -227,7 +228,7 @@ func (m madeDir) remove(own directory) error {
 		return err
 	}
 	if info.id != m.id {
-		return fmt.Errorf("%s is another directory now than the one that this process made: it stays", m.name)
+		return fmt.Errorf("%s is not removed: it is not the directory that this process created", m.name)
 	}
 	return m.parent.removeDir(m.name)
 }

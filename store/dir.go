@@ -11,31 +11,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dir is a bucket in a directory of the local file system. It works on the
-// directory that it opened, whatever its path names later. Close it in the end.
+// Dir is a Bucket in a directory of the local file system. It works on the directory
+// that it opened, even if its path names another one later. The owner closes it.
 type Dir struct {
 	path   string
 	dir    directory
-	fsys   fsys // nil unless it writes
+	fsys   fsys // nil if open for reading
 	writes bool
 	made   []madeDir // the outermost first
 
-	mu    sync.Mutex
-	wrote map[string]noted // the objects that were committed through it
+	mu        sync.Mutex
+	committed map[string]fileKey // the objects that were committed through this Dir
 
 	changes entryChanges
 }
 
 var _ Bucket = (*Dir)(nil)
 
-// OpenDir opens a directory for reading. It takes no lock: objects may be
-// written to it meanwhile.
+// OpenDir opens a directory for reading. It takes no lock, so a writer may add objects
+// at the same time.
 func OpenDir(path string) (*Dir, error) { return openDir(osFS{}, path) }
 
 func openDir(fsys fsys, path string) (*Dir, error) {
 	dir, err := fsys.openDir(path)
 	if errors.Is(err, unix.ENOTDIR) {
-		return nil, fmt.Errorf("%s is no directory: %w", path, err)
+		return nil, fmt.Errorf("%w (name the directory of a snapshot)", err)
 	}
 	if errors.Is(err, unix.ENOENT) {
 		return nil, fmt.Errorf("%w (name the directory that a save or receive made)", err)
@@ -46,8 +46,8 @@ func openDir(fsys fsys, path string) (*Dir, error) {
 	return &Dir{path: path, dir: dir}, nil
 }
 
-// Close ends the use of the directory, and with it the lock that CreateDir took.
-// Objects that are open stay open.
+// Close closes the directory and releases the lock of CreateDir. Open objects stay
+// open.
 func (d *Dir) Close() error {
 	for _, m := range d.made {
 		m.parent.Close()
@@ -59,12 +59,13 @@ func (d *Dir) Close() error {
 	return d.dir.Close()
 }
 
+// String returns the path of the directory.
 func (d *Dir) String() string { return d.path }
 
-// partial ends the name of an object that is not committed.
+// partial is the suffix of the name of an object that is not committed.
 const partial = ".partial"
 
-// Create begins an object.
+// Create begins an object as a file NAME.partial with mode 0600.
 func (d *Dir) Create(ctx context.Context, name string) (Writer, error) {
 	if err := errors.Join(CheckName(name), ended(ctx)); err != nil {
 		return nil, err
@@ -83,17 +84,17 @@ func (d *Dir) Create(ctx context.Context, name string) (Writer, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &dirWriter{f: f, own: noted{info.id, -1}, dir: d, name: name}, nil
+	return &dirWriter{f: f, own: fileKey{info.id, -1}, dir: d, name: name}, nil
 }
 
-// dirWriter writes NAME.partial.
+// dirWriter writes the file NAME.partial.
 type dirWriter struct {
-	f    file // nil when it is sealed
-	own  noted
-	dir  *Dir
-	name string
-	bad  error // the seal failed
-	over bool
+	f       file // nil once sealed
+	own     fileKey
+	dir     *Dir
+	name    string
+	sealErr error // of a seal that failed
+	ended   bool  // committed or aborted
 }
 
 func (w *dirWriter) closed(op string) error {
@@ -124,21 +125,21 @@ func (w *dirWriter) Seal(ctx context.Context) error {
 	if closeErr := w.f.Close(); err == nil {
 		err = closeErr
 	}
-	if w.f, w.bad = nil, err; err == nil {
+	if w.f, w.sealErr = nil, err; err == nil {
 		w.own.size = info.size
 	}
 	return err
 }
 
 func (w *dirWriter) Open(ctx context.Context) (Object, error) {
-	if w.over || w.bad != nil {
+	if w.ended || w.sealErr != nil {
 		return nil, w.closed("open")
 	}
 	if w.f != nil {
-		return nil, fmt.Errorf("store: object %s is read before it is sealed", w.name)
+		return nil, fmt.Errorf("store: cannot open object %s before it is sealed", w.name)
 	}
 	o, err := w.dir.open(ctx, w.name+partial)
-	if err == nil && !w.own.is(o.info) {
+	if err == nil && !w.own.matches(o.info) {
 		err = errors.Join(replaced(w.name+partial), o.Close())
 	}
 	if err != nil {
@@ -148,14 +149,14 @@ func (w *dirWriter) Open(ctx context.Context) (Object, error) {
 }
 
 func (w *dirWriter) Commit(ctx context.Context) error {
-	if w.over {
+	if w.ended {
 		return w.closed("commit")
 	}
 	if w.f != nil {
-		w.Seal(ctx) // publish passes the error on
+		w.Seal(ctx) // publish returns the error
 	}
-	w.over = true
-	err := w.bad
+	w.ended = true
+	err := w.sealErr
 	if err == nil {
 		err = ended(ctx)
 	}
@@ -163,53 +164,53 @@ func (w *dirWriter) Commit(ctx context.Context) error {
 		err = w.dir.checkPath()
 	}
 	d := w.dir
-	before := d.note(w.name, w.own) // Remove may come once it is visible
+	before := d.setCommitted(w.name, w.own) // a caller may remove the object once it is visible
 	if err := publish(d.dir, w.own, w.name+partial, w.name, err); err != nil {
-		d.note(w.name, before)
+		d.setCommitted(w.name, before)
 		return err
 	}
 	return d.changes.sync(d.dir)
 }
 
 func (w *dirWriter) Abort(context.Context) error {
-	if w.over {
+	if w.ended {
 		return w.closed("abort")
 	}
-	w.over = true
+	w.ended = true
 	if w.f != nil {
-		w.f.Close() // its bytes do not count any more
+		w.f.Close() // the bytes are discarded, so an error does not matter
 		w.f = nil
 	}
 	return removeOwn(w.dir.dir, w.name+partial, w.own)
 }
 
-// note notes which object of a name was committed through the Dir, and returns
-// what was noted before; the zero value is none.
-func (d *Dir) note(name string, own noted) (before noted) {
+// setCommitted records the file that was committed under a name through this Dir. It
+// returns the previous record. The zero fileKey is no file.
+func (d *Dir) setCommitted(name string, own fileKey) (before fileKey) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	before = d.wrote[name]
-	if own == (noted{}) {
-		delete(d.wrote, name)
+	before = d.committed[name]
+	if own == (fileKey{}) {
+		delete(d.committed, name)
 	} else {
-		d.wrote[name] = own
+		d.committed[name] = own
 	}
 	return before
 }
 
 func replaced(name string) error {
-	return fmt.Errorf("%s is another file now than the one that this process wrote: both are left as they are", name)
+	return fmt.Errorf("store: %s was replaced by another file (both files are kept)", name)
 }
 
-// publish gives a file whose bytes are durable its last name, unless err says
-// that something failed before. After an error the file is gone. The caller
-// syncs the directory.
-func publish(d directory, own noted, from, to string, err error) error {
+// publish renames a file whose bytes are durable to its final name. If err is not nil
+// or the rename fails, publish removes the file and returns the error. The caller syncs
+// the directory.
+func publish(d directory, own fileKey, from, to string, err error) error {
 	info, statErr := d.stat(from)
 	if err == nil {
 		err = statErr
 	}
-	if err == nil && !own.is(info) {
+	if err == nil && !own.matches(info) {
 		return replaced(from)
 	}
 	if err == nil {
@@ -224,15 +225,15 @@ func publish(d directory, own noted, from, to string, err error) error {
 	return err
 }
 
-// entryChanges makes changes of a directory's entries durable. One sync serves
-// all changes that were made before it began.
+// entryChanges makes changes of a directory's entries durable. One sync covers all
+// changes that were made before it began.
 type entryChanges struct {
-	made   atomic.Uint64
+	made   atomic.Uint64 // number of changes
 	mu     sync.Mutex
-	synced uint64 // of those that were made
+	synced uint64 // number of changes that are durable
 }
 
-// sync returns when the caller's change, and all before it, are durable.
+// sync returns when the caller's change and all earlier changes are durable.
 func (c *entryChanges) sync(d directory) error {
 	own := c.made.Add(1)
 	c.mu.Lock()
@@ -248,8 +249,8 @@ func (c *entryChanges) sync(d directory) error {
 	return nil
 }
 
-// Open opens an object. What is no regular file is refused: a FIFO would block,
-// a symbolic link can lead out of the directory.
+// Open opens an object. It refuses an entry that is not a regular file with
+// ErrNotObject: a FIFO would block, and a symbolic link can lead out of the directory.
 func (d *Dir) Open(ctx context.Context, name string) (Object, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
@@ -297,23 +298,23 @@ func (d *Dir) Remove(ctx context.Context, name string) error {
 		return err
 	}
 	d.mu.Lock()
-	own := d.wrote[name] // no file is the zero one
+	own := d.committed[name] // the zero fileKey matches no file
 	d.mu.Unlock()
 	if err := removeOwn(d.dir, name, own); err != nil {
 		return err
 	}
-	d.note(name, noted{})
+	d.setCommitted(name, fileKey{})
 	return d.changes.sync(d.dir)
 }
 
-// List lists the directory.
+// List returns the sorted names of all entries of the directory.
 func (d *Dir) List(ctx context.Context) ([]string, error) {
 	if err := ended(ctx); err != nil {
 		return nil, err
 	}
 	names, err := d.dir.list()
 	if err != nil {
-		return nil, fmt.Errorf("directory of objects: %w", err)
+		return nil, fmt.Errorf("store: %w", err)
 	}
 	return names, nil
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// roleVariable makes the test's program play another process.
+// roleVariable names the role that the test program plays as another process.
 const roleVariable = "VMFERRY_STORE_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -58,7 +58,7 @@ func playRole(role, path string) error {
 		_, err = f.WriteAt([]byte("half"), 0)
 		return err
 	}
-	return fmt.Errorf("there is no role %q", role)
+	return fmt.Errorf("unknown role %q", role)
 }
 
 // startRole starts a process that plays the role and waits until it is ready.
@@ -93,7 +93,7 @@ func kill(cmd *exec.Cmd) {
 	cmd.Wait()
 }
 
-func TestCreateDir_SecondWriterIsToldWhoWrites(t *testing.T) {
+func TestCreateDir_SecondWriterFailsAndNamesTheFirst(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "snap")
 	other := startRole(t, "writer", path)
 	_, err := store.CreateDir(path)
@@ -102,11 +102,11 @@ func TestCreateDir_SecondWriterIsToldWhoWrites(t *testing.T) {
 	}
 	for _, want := range []string{path, fmt.Sprintf("process %d", other.Process.Pid), filepath.Base(other.Path), "wait for its end"} {
 		if !strings.Contains(err.Error(), want) {
-			t.Errorf("the error %q does not say %q", err, want)
+			t.Errorf("error %q, want it to contain %q", err, want)
 		}
 	}
 	kill(other)
-	// The lock is gone with its holder; what it left behind is not.
+	// The lock ended with its holder. The partial object stays.
 	d, err := store.CreateDir(path)
 	if err != nil {
 		t.Fatalf("CreateDir after the writer was killed: %v", err)
@@ -117,24 +117,23 @@ func TestCreateDir_SecondWriterIsToldWhoWrites(t *testing.T) {
 	closeDir(t, d)
 }
 
-func TestCreateDir_SecondWriterLeavesTheFirstOnesObjects(t *testing.T) {
+func TestCreateDir_SecondWriterKeepsObjectsOfTheFirst(t *testing.T) {
 	d, path := newDir(t)
 	second, err := store.CreateDir(path)
 	if !errors.Is(err, store.ErrInUse) || second != nil {
 		t.Fatalf("CreateDir: %v", err)
 	}
 	if want := fmt.Sprintf("this process (pid %d)", os.Getpid()); !strings.Contains(err.Error(), want) {
-		t.Errorf("the error %q does not say %q", err, want)
+		t.Errorf("error %q, want it to contain %q", err, want)
 	}
 	write(t, d, "o", "data")
 	closeDir(t, d)
 	wantObject(t, openDir(t, path), "o", "data")
 }
 
-// Each of several writers makes the directory, fails, and removes what it made,
-// while the others do the same: none ever finds that the directory that it holds
-// is gone or has an object of another in it.
-func TestCreateDir_WritersAtTheSameMoment(t *testing.T) {
+// Several writers create the directory, fail, and remove it, all at the same time. No
+// writer loses the directory that it holds, or finds another writer's object in it.
+func TestCreateDir_ConcurrentWriters(t *testing.T) {
 	parent := t.TempDir()
 	path := filepath.Join(parent, "a", "b")
 	var wg sync.WaitGroup
@@ -168,7 +167,7 @@ func TestCreateDir_WritersAtTheSameMoment(t *testing.T) {
 	}
 }
 
-func TestRemoveDir_ParentsThatThisProcessMade(t *testing.T) {
+func TestRemoveDir_RemovesCreatedParents(t *testing.T) {
 	for _, tt := range []struct{ name, there, add, want string }{
 		{"all were made", "", "", ""},
 		{"one was there", "a", "", "a"},
@@ -202,7 +201,7 @@ func TestRemoveDir_ParentsThatThisProcessMade(t *testing.T) {
 	}
 }
 
-func TestRemoveDir_DirectoryThatWasReplacedStays(t *testing.T) {
+func TestRemoveDir_ReplacedDirectoryStays(t *testing.T) {
 	d, path := newDir(t)
 	w, err := d.Create(t.Context(), "o")
 	if err != nil {
@@ -224,7 +223,7 @@ func TestRemoveDir_DirectoryThatWasReplacedStays(t *testing.T) {
 	if err := os.Remove(filepath.Join(path, "o.partial")); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.RemoveDir(); err == nil || !strings.Contains(err.Error(), "another directory") {
+	if err := d.RemoveDir(); err == nil || !strings.Contains(err.Error(), "not the directory that this process created") {
 		t.Errorf("RemoveDir: %v", err)
 	}
 	if _, err := os.Stat(path); err != nil {
@@ -232,7 +231,7 @@ func TestRemoveDir_DirectoryThatWasReplacedStays(t *testing.T) {
 	}
 }
 
-func TestCommit_DirectoryThatIsNotAtItsPath(t *testing.T) {
+func TestCommit_MovedOrReplacedDirectoryFails(t *testing.T) {
 	for name, replace := range map[string]func(path string) error{
 		"moved":      func(string) error { return nil },
 		"replaced":   func(path string) error { return os.Mkdir(path, 0o700) },
@@ -249,7 +248,7 @@ func TestCommit_DirectoryThatIsNotAtItsPath(t *testing.T) {
 			if err := errors.Join(os.Rename(path, moved), replace(path)); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.Commit(t.Context()); err == nil || !strings.Contains(err.Error(), "the objects are written to") {
+			if err := w.Commit(t.Context()); err == nil || !strings.Contains(err.Error(), "during writing") {
 				t.Errorf("Commit: %v", err)
 			}
 			if names, err := os.ReadDir(moved); err != nil || len(names) != 0 {
@@ -259,7 +258,7 @@ func TestCommit_DirectoryThatIsNotAtItsPath(t *testing.T) {
 	}
 }
 
-func TestCommit_NameThatIsTakenMeanwhile(t *testing.T) {
+func TestCommit_NameTakenDuringWritingFails(t *testing.T) {
 	d, path := newDir(t)
 	w, err := d.Create(t.Context(), "o")
 	if err != nil {
@@ -283,7 +282,7 @@ func TestCommit_NameThatIsTakenMeanwhile(t *testing.T) {
 	}
 }
 
-func TestCommit_PartialObjectThatWasReplaced(t *testing.T) {
+func TestCommit_ReplacedPartialObjectFails(t *testing.T) {
 	d, path := newDir(t)
 	for _, end := range []func(store.Writer, context.Context) error{store.Writer.Commit, store.Writer.Abort} {
 		w, err := d.Create(t.Context(), "o")

@@ -64,14 +64,14 @@ func wantObject(t *testing.T, b store.Bucket, name, want string) {
 	}
 }
 
-func TestCreateDir_EmptyDirectoryIsTaken(t *testing.T) {
+func TestCreateDir_EmptyDirectoryIsAccepted(t *testing.T) {
 	d, path := newDir(t)
 	closeDir(t, d)
 	d, err := store.CreateDir(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// It was there before, so that it stays.
+	// The directory existed before, so it stays.
 	if err := d.RemoveDir(); err != nil {
 		t.Error(err)
 	}
@@ -89,7 +89,7 @@ func TestCommit_FailureLeavesNoFile(t *testing.T) {
 	if _, err := w.Write(t.Context(), []byte("data")); err != nil {
 		t.Fatal(err)
 	}
-	// A directory that is not empty cannot be renamed over.
+	// A rename cannot replace a directory that is not empty.
 	if err := os.MkdirAll(filepath.Join(path, "o", "x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestCommit_FailureLeavesNoFile(t *testing.T) {
 	}
 }
 
-func TestRemoveDir_DirectoryThatIsGone(t *testing.T) {
+func TestRemoveDir_MissingDirectoryIsNoError(t *testing.T) {
 	d, path := newDir(t)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
@@ -148,8 +148,8 @@ func TestSeal_FreesTheDescriptor(t *testing.T) {
 	}
 }
 
-// The number of a file that was removed is soon another's.
-func TestCommit_SealedObjectWhoseNumberIsAnotherFiles(t *testing.T) {
+// A new file soon reuses the inode number of a removed file.
+func TestCommit_ReusedInodeNumberIsNotTheObject(t *testing.T) {
 	for name, end := range map[string]func(store.Writer, context.Context) error{"Commit": store.Writer.Commit, "Abort": store.Writer.Abort} {
 		d, path := newDir(t)
 		w, err := d.Create(t.Context(), "o")
@@ -160,10 +160,10 @@ func TestCommit_SealedObjectWhoseNumberIsAnotherFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		theirs := filepath.Join(path, "o.partial")
-		if err := os.WriteFile(theirs, []byte("another's"), 0o600); err != nil { // it keeps the number
+		if err := os.WriteFile(theirs, []byte("another's"), 0o600); err != nil { // the inode number stays
 			t.Fatal(err)
 		}
-		if err := end(w, t.Context()); err == nil || !strings.Contains(err.Error(), "o.partial is") {
+		if err := end(w, t.Context()); err == nil || !strings.Contains(err.Error(), "o.partial ") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if data, err := os.ReadFile(theirs); string(data) != "another's" {
@@ -172,7 +172,7 @@ func TestCommit_SealedObjectWhoseNumberIsAnotherFiles(t *testing.T) {
 	}
 }
 
-func TestCommit_SealedObjectThatWasReplaced(t *testing.T) {
+func TestCommit_ReplacedSealedObjectFails(t *testing.T) {
 	d, path := newDir(t)
 	w, err := d.Create(t.Context(), "o")
 	if err != nil {
@@ -185,10 +185,10 @@ func TestCommit_SealedObjectThatWasReplaced(t *testing.T) {
 	if err := errors.Join(os.Rename(theirs, filepath.Join(path, "moved")), os.WriteFile(theirs, []byte("another's"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Open(t.Context()); err == nil || !strings.Contains(err.Error(), "o.partial is another file now") {
+	if _, err := w.Open(t.Context()); err == nil || !strings.Contains(err.Error(), "o.partial was replaced by another file") {
 		t.Errorf("Open: %v", err)
 	}
-	if err := w.Commit(t.Context()); err == nil || !strings.Contains(err.Error(), "o.partial is another file now") {
+	if err := w.Commit(t.Context()); err == nil || !strings.Contains(err.Error(), "o.partial was replaced by another file") {
 		t.Errorf("Commit: %v", err)
 	}
 	if data, err := os.ReadFile(theirs); string(data) != "another's" {

@@ -1,18 +1,18 @@
-// Package store keeps named objects in one place: a directory now, the keys
-// below a prefix of an object store as well. Package snapshot is its user.
+// Package store stores named objects, in a directory or below a prefix of an object
+// store. Package snapshot keeps the objects of a snapshot in it.
 //
-// [Bucket] is the interface and its contract; [Dir] implements it in a local
-// directory, store/storetest in memory. A new implementation has to pass
-// storetest.TestBucket. [CreateFile] writes a single file that appears when it
-// is whole, as an export needs it.
+// [Bucket] is the interface and its contract. [Dir] implements it in a local directory,
+// and storetest.Bucket in memory. Every implementation must pass storetest.TestBucket.
+// [CreateFile] writes a single file, such as an export, that appears under its name
+// when it is complete.
 //
-// An object is begun, written, sealed and committed. Objects that only count
-// together are sealed one by one and committed at the end: until then the
-// writer can read a sealed object and abort it, so that no committed object is
-// read or removed when its content turns out to be superseded. A directory keeps
-// a sealed object as NAME.partial. An object store keeps it in a local spool,
-// because the parts of an upload cannot be read, and uploads it in Commit.
+// A writer creates, writes, seals and commits an object. A writer of several objects
+// that belong together seals each one and commits all of them at the end. Until then it
+// can read a sealed object, and abort it if its content is superseded. So it never reads
+// or removes a committed object. A Dir keeps a sealed object as NAME.partial. An
+// implementation for an object store should keep it in a local spool and upload it in
+// Commit, because the parts of an upload cannot be read.
 //
-// Traps: until Commit returns nil, there is no object. A [Dir] is closed by its
-// owner. What another process put under a name is never replaced or removed.
+// Traps: an object does not exist until Commit returns nil. The owner of a [Dir] closes
+// it. A bucket never replaces or removes an object of another process.
 package store

@@ -1,13 +1,13 @@
 package store
 
-// Partial ends the name of an object that is not committed.
+// Partial is the suffix of the name of an object that is not committed.
 const Partial = partial
 
-// CrashFS is a file system that crashes.
+// CrashFS is a model of a file system that crashes.
 type CrashFS = crashFS
 
-// NewCrashFS returns an empty file system. links says that its rename is a link
-// and an unlink; drops says which syncs are not done, nil for none.
+// NewCrashFS returns an empty file system. With links, its rename is a link and an
+// unlink. drops reports the syncs to leave out; nil leaves out none.
 func NewCrashFS(links bool, drops func(isDir bool, ino uint64) bool) *CrashFS {
 	f := newCrashFS()
 	f.links, f.dropsSync = links, drops
@@ -19,7 +19,7 @@ func (f *crashFS) Steps() int                          { return len(f.log) }
 func (f *crashFS) CreateDir(path string) (*Dir, error) { return createDir(f, path) }
 func (f *crashFS) OpenDir(path string) (*Dir, error)   { return openDir(f, path) }
 
-// Mkdir makes a directory, and syncs nothing.
+// Mkdir creates a directory and syncs nothing.
 func (f *crashFS) Mkdir(above, name string) error {
 	d, err := f.openDir(above)
 	if err != nil {

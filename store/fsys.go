@@ -12,38 +12,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fsys is the file system below a Dir and a NewFile: the operations whose order
-// and durability their users depend on. Tests put a model in its place that
-// loses what was not synced.
+// fsys is the file system of a Dir and a NewFile: the operations whose order and
+// durability they depend on. Tests replace it by a model that loses changes that were
+// not synced.
 type fsys interface {
-	// openDir opens a directory. A symbolic link at the end of path is
-	// followed: the user named it.
+	// openDir opens a directory. It follows a symbolic link at the end of path,
+	// because the user named the link.
 	openDir(path string) (directory, error)
 }
 
-// directory is an open directory. It stays the same one when its path is given
-// to another. Names are of its entries; no symbolic link is followed.
+// directory is an open directory. It stays the same directory when another one takes
+// its path. Names are names of its entries. Methods follow no symbolic link.
 type directory interface {
 	io.Closer
 	id() fileID
-	// openDir opens a directory in it, or, as "..", the one above.
+	// openDir opens a directory of the directory, or its parent for "..".
 	openDir(name string) (directory, error)
 	mkdir(name string) error
-	// create makes a file, and fails if the name is taken.
+	// create creates a file. It fails with fs.ErrExist if the name exists.
 	create(name string) (file, error)
-	// open opens a regular file for reading. It refuses everything else
-	// without touching it.
+	// open opens a regular file for reading. It refuses any other entry without
+	// opening it.
 	open(name string) (file, error)
-	// stat describes an entry.
+	// stat returns the description of an entry.
 	stat(name string) (fileInfo, error)
-	// rename gives a file another name, and fails if that is taken.
+	// rename renames a file. It fails with fs.ErrExist if the new name exists.
 	rename(from, to string) error
 	remove(name string) error
 	removeDir(name string) error
 	// list returns the names of the entries, sorted.
 	list() ([]string, error)
-	// lock takes the directory for this descriptor, until it is closed, or
-	// returns errLocked.
+	// lock locks the directory until it is closed. It returns errLocked if
+	// another descriptor holds the lock.
 	lock() error
 	// sync makes the entries durable.
 	sync() error
@@ -60,7 +60,7 @@ type file interface {
 	stat() (fileInfo, error)
 }
 
-// fileID tells a file or directory from all others of this host.
+// fileID identifies a file or directory on this host.
 type fileID struct{ dev, ino uint64 }
 
 type fileInfo struct {
@@ -69,17 +69,17 @@ type fileInfo struct {
 	mode uint32 // as in stat(2)
 }
 
-// noted is what a file is known by that this process wrote.
-type noted struct {
+// fileKey identifies a file that this process wrote.
+type fileKey struct {
 	id fileID
-	// size is that of a file that is closed: when it is removed, another file
-	// can get its number. -1 is one that is open.
+	// size is the size of a closed file, or -1 for an open one. If a closed file
+	// is removed, another file can get its inode number, so size is compared too.
 	size int64
 }
 
-func (n noted) is(i fileInfo) bool { return i.id == n.id && (n.size < 0 || i.size == n.size) }
+func (k fileKey) matches(i fileInfo) bool { return i.id == k.id && (k.size < 0 || i.size == k.size) }
 
-// kind names what an entry is.
+// kind names the kind of an entry.
 func (i fileInfo) kind() string {
 	switch i.mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -100,18 +100,17 @@ func (i fileInfo) kind() string {
 	return "of an unknown kind"
 }
 
-// errLocked is what lock returns when another descriptor holds the lock.
+// errLocked reports that another descriptor holds the lock.
 var errLocked = errors.New("locked")
 
-// removeOwn removes a file if it is the one that was noted: not one that has
-// taken the name since.
-func removeOwn(d directory, name string, own noted) error {
+// removeOwn removes the file own. It fails if another file has taken the name.
+func removeOwn(d directory, name string, own fileKey) error {
 	info, err := d.stat(name)
 	if err != nil {
 		return err
 	}
-	if !own.is(info) {
-		return fmt.Errorf("%s is not the file that this process wrote: it is left as it is", name)
+	if !own.matches(info) {
+		return fmt.Errorf("store: %s is not removed: it is not the file that this process wrote", name)
 	}
 	return d.remove(name)
 }
@@ -123,7 +122,7 @@ func (osFS) openDir(path string) (directory, error) {
 	return openDirAt(unix.AT_FDCWD, path, path, 0)
 }
 
-// osDir is a directory by its descriptor.
+// osDir is an open directory of the operating system.
 type osDir struct {
 	f     *os.File
 	ident fileID
@@ -152,7 +151,7 @@ func openAt(at int, name string, flags int, mode uint32) (fd int, err error) {
 	return fd, err
 }
 
-// retry repeats a call that a signal interrupted.
+// retry repeats a call that a signal interrupts.
 func retry(call func() error) error {
 	for {
 		if err := call(); err != unix.EINTR {
@@ -171,7 +170,7 @@ func infoOf(st *unix.Stat_t) fileInfo {
 	return fileInfo{id: fileID{uint64(st.Dev), st.Ino}, size: st.Size, mode: st.Mode}
 }
 
-// do calls f with the descriptor, which cannot be closed meanwhile.
+// do calls f with the descriptor. The descriptor cannot be closed during the call.
 func (d *osDir) do(op, name string, f func(fd int) error) error {
 	raw, err := d.f.SyscallConn()
 	if err != nil {
@@ -219,8 +218,8 @@ func (d *osDir) open(name string) (file, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Between the two calls, another file can take the name. So the opening
-	// follows no link and waits for no writer of a FIFO.
+	// Another file can take the name between the two calls. So open without
+	// following a link or waiting for the writer of a FIFO, and check again.
 	f, err := d.openFile("open", name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_NOCTTY)
 	if err != nil {
 		return nil, err
@@ -239,7 +238,7 @@ func regular(info fileInfo, path string) error {
 	if info.mode&unix.S_IFMT == unix.S_IFREG {
 		return nil
 	}
-	return fmt.Errorf("%w: %s is %s, no regular file (each object of a snapshot is a regular file)", ErrNotObject, path, info.kind())
+	return fmt.Errorf("%w: %s is %s, not a regular file (each object of a snapshot is a regular file)", ErrNotObject, path, info.kind())
 }
 
 func (d *osDir) openFile(op, name string, flags int) (file, error) {
@@ -267,7 +266,7 @@ func (d *osDir) stat(name string) (info fileInfo, err error) {
 	return info, err
 }
 
-// renameat2 is a variable for tests of file systems that do not have it.
+// renameat2 is a variable so that tests can model a file system without it.
 var renameat2 = unix.Renameat2
 
 func (d *osDir) rename(from, to string) error {
@@ -276,14 +275,15 @@ func (d *osDir) rename(from, to string) error {
 		if err != unix.EINVAL && err != unix.ENOSYS {
 			return err
 		}
-		// The file system cannot refuse to replace, but a link never replaces.
+		// The file system has no rename without replacement, but link never
+		// replaces a file.
 		if err = unix.Linkat(fd, from, fd, to, 0); err == nil {
 			return unix.Unlinkat(fd, from, 0)
 		}
 		if err != unix.EPERM && err != unix.EOPNOTSUPP && err != unix.ENOSYS {
 			return err
 		}
-		// It has no links either. What is left is to look first.
+		// The file system has no links either, so check for the name first.
 		var st unix.Stat_t
 		if err = unix.Fstatat(fd, to, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
 			return unix.EEXIST
@@ -304,7 +304,7 @@ func (d *osDir) removeDir(name string) error {
 }
 
 func (d *osDir) list() ([]string, error) {
-	// A descriptor of its own has a position of its own.
+	// A separate descriptor has a separate read position.
 	own, err := d.openDir(".")
 	if err != nil {
 		return nil, err
@@ -321,9 +321,8 @@ func (d *osDir) lock() error {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return errLocked
 	case errors.Is(err, unix.EBADF), errors.Is(err, unix.ENOLCK), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
-		// Some network file systems do not lock directories. Without a
-		// lock, files are still created exclusively, and only own ones
-		// removed.
+		// Some network file systems cannot lock directories. Without a lock,
+		// this process still creates files exclusively and removes only its own.
 		return nil
 	}
 	return err
@@ -332,7 +331,7 @@ func (d *osDir) lock() error {
 func (d *osDir) sync() error {
 	err := d.do("sync", "", unix.Fsync)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return nil // the file system writes entries by itself
+		return nil // the file system needs no sync of directories
 	}
 	return err
 }
@@ -341,19 +340,19 @@ func (d *osDir) sync() error {
 type osFile struct {
 	*os.File
 	written int64
-	flushed int64 // what the kernel was asked to write to the disk
+	flushed int64 // bytes that the kernel was asked to write to the disk
 }
 
-// flushStep is how many bytes are left to the kernel before it is asked to
-// write them. Otherwise all of an object waits for Commit, and Commit for it.
+// flushStep is the number of bytes after which Write asks the kernel to begin writing
+// them to the disk. Otherwise the kernel would write the whole object during Seal.
 const flushStep = 8 << 20
 
 func (f *osFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
 	f.written += int64(n)
 	if f.written-f.flushed >= flushStep {
-		// This only begins the writing; the sync is what counts, and says
-		// what went wrong.
+		// This only begins the writing. Sync makes the bytes durable and returns
+		// an error of the writing.
 		unix.SyncFileRange(int(f.Fd()), f.flushed, f.written-f.flushed, unix.SYNC_FILE_RANGE_WRITE)
 		f.flushed = f.written
 	}

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A file system that cannot refuse to replace gets a link instead.
+// On a file system that cannot rename without replacing, rename uses a link.
 func TestRename_NeverReplaces(t *testing.T) {
 	system := renameat2
 	t.Cleanup(func() { renameat2 = system })

@@ -14,15 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holder says who has the lock of a directory, for an error: as much as /proc
-// shows of it.
+// holder describes the process that holds the lock of a directory, for an error. The
+// description depends on what /proc shows to this process.
 func holder(id fileID, path string) string {
 	pid := 0
 	if text, err := readOnce("/proc/locks"); err == nil {
 		pid = lockPID(bytes.NewReader(text), id)
 	}
 	if pid == 0 {
-		pid = openedBy(id, filepath.Base(path)) // not every kernel and file system lists the lock there
+		pid = openedBy(id, filepath.Base(path)) // some kernels and file systems do not list the lock
 	}
 	switch {
 	case pid <= 0:
@@ -36,7 +36,8 @@ func holder(id fileID, path string) string {
 	return fmt.Sprintf("process %d", pid)
 }
 
-// readOnce reads a file of the kernel by as few reads as it takes.
+// readOnce reads a file of /proc with as few reads as possible, so that the content is
+// consistent.
 func readOnce(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -48,9 +49,10 @@ func readOnce(path string) ([]byte, error) {
 	return text.Bytes(), err
 }
 
-// openedBy finds another process that has the file open, 0 if this process may look at
-// none that has: the process that holds a lock has the file open. Only files of that
-// name are looked at, because a file of a network that is gone would not answer.
+// openedBy returns the pid of another process that has the file open, as the holder of
+// a lock has. It returns 0 if it finds none, for example because this process may not
+// look at the other. It only examines open files with that name, because stat of a file
+// on an unreachable network file system would block.
 func openedBy(id fileID, name string) int {
 	processes, err := os.ReadDir("/proc")
 	if err != nil {
@@ -64,7 +66,7 @@ func openedBy(id fileID, name string) int {
 		dir := "/proc/" + p.Name() + "/fd/"
 		fds, err := os.ReadDir(dir)
 		if err != nil {
-			continue // it has ended, or is another user's
+			continue // the process has ended, or belongs to another user
 		}
 		for _, fd := range fds {
 			link, err := os.Readlink(dir + fd.Name())
@@ -80,8 +82,8 @@ func openedBy(id fileID, name string) int {
 	return 0
 }
 
-// lockPID finds the process that locked a file in the text of /proc/locks, 0 if
-// it is not there. A line is
+// lockPID returns the pid of the process that locked a file, from the text of
+// /proc/locks. It returns 0 if the lock is not listed. A line is
 //
 //	1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF
 func lockPID(text io.Reader, id fileID) (pid int) {
@@ -98,11 +100,11 @@ func lockPID(text io.Reader, id fileID) (pid int) {
 	return 0
 }
 
-// maxCommand is how much of a command line an error quotes, in characters.
+// maxCommand is the largest number of characters of a command line in an error.
 const maxCommand = 200
 
-// commandOf returns a process's command line, "" if it cannot be read. The
-// process chose the text, so that only what prints is passed on.
+// commandOf returns the command line of a process, or "" if it cannot be read. It
+// replaces characters that are not printable, because the process chose the text.
 func commandOf(pid int) string {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// An exported file is not there before it is whole, and stays once it is.
+// An exported file appears when it is complete, and then stays.
 func TestNewFile_CrashAtEveryMoment(t *testing.T) {
 	f := newCrashFS()
 	if err := f.openRoot().mkdir("out"); err != nil {

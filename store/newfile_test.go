@@ -63,7 +63,7 @@ func TestCreateFile_AbortLeavesNothing(t *testing.T) {
 	wantEntries(t, path, 0)
 }
 
-func TestCreateFile_NameThatIsTaken(t *testing.T) {
+func TestCreateFile_ExistingNameIsRefused(t *testing.T) {
 	for _, s := range special {
 		path := filepath.Join(t.TempDir(), "out")
 		if err := s.make(t, path); err != nil {
@@ -79,16 +79,16 @@ func TestCreateFile_NameThatIsTaken(t *testing.T) {
 	}
 }
 
-func TestCreateFile_PathsWithoutANameAreRefused(t *testing.T) {
+func TestCreateFile_PathWithoutANameIsRefused(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, path := range []string{"", "/", "//"} {
-		if f, err := store.CreateFile(path); err == nil || !strings.Contains(err.Error(), "no name") {
+		if f, err := store.CreateFile(path); err == nil || !strings.Contains(err.Error(), "names no file") {
 			t.Errorf("%q: %v, %v", path, f, err)
 		}
 	}
 }
 
-func TestCreateFile_NameThatIsTakenMeanwhile(t *testing.T) {
+func TestCreateFile_NameTakenDuringWritingFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "out")
 	f, err := store.CreateFile(path)
 	if err != nil {

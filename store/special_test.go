@@ -15,7 +15,7 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// special makes things that are no regular files at a path.
+// special creates entries that are not regular files at a path.
 var special = []struct {
 	kind string
 	make func(t *testing.T, path string) error
@@ -44,7 +44,7 @@ var special = []struct {
 	}},
 }
 
-// soon fails the test if f does not return: it waits for what never comes.
+// soon fails the test if f does not return.
 func soon(t *testing.T, what string, f func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -59,7 +59,7 @@ func soon(t *testing.T, what string, f func()) {
 	}
 }
 
-func TestOpen_NameOfWhatIsNoRegularFile(t *testing.T) {
+func TestOpen_EntryThatIsNotARegularFileIsRefused(t *testing.T) {
 	for _, s := range special {
 		d, path := newDir(t)
 		if err := s.make(t, filepath.Join(path, "o")); err != nil {
@@ -74,7 +74,7 @@ func TestOpen_NameOfWhatIsNoRegularFile(t *testing.T) {
 	}
 }
 
-func TestOpenDir_PathThatIsNoDirectory(t *testing.T) {
+func TestOpenDir_PathThatIsNotADirectoryIsRefused(t *testing.T) {
 	for _, s := range special {
 		if s.kind == "a directory" {
 			continue
@@ -101,7 +101,7 @@ func TestOpenDir_PathThatIsNoDirectory(t *testing.T) {
 }
 
 // An object's name can be taken by a FIFO or a link before the object begins.
-func TestCreate_NameThatIsTaken(t *testing.T) {
+func TestCreate_ExistingNameIsRefused(t *testing.T) {
 	for _, name := range []string{"o", "o.partial"} {
 		for _, s := range special {
 			d, path := newDir(t)

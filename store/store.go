@@ -8,69 +8,70 @@ import (
 	"strings"
 )
 
-// ErrNotObject is wrapped when an entry cannot be an object: a FIFO, a symbolic
-// link or a directory under the name.
-var ErrNotObject = errors.New("not an object")
+// ErrNotObject is wrapped if an entry with the name is not an object: a FIFO, a
+// symbolic link or a directory.
+var ErrNotObject = errors.New("store: not an object")
 
-// Bucket holds objects by name; [CheckName] says which names there are. An
-// object is written once, from its start to its end, and never changed.
-// Several goroutines may use a Bucket.
+// Bucket stores objects by name. [CheckName] defines the valid names. An object is
+// written once, from start to end, and never changed. Several goroutines may use a
+// Bucket.
 //
 // A call whose context has ended returns the context's cause.
 type Bucket interface {
-	// Create begins an object; fs.ErrExist if the name is taken by an object,
-	// or by one that is begun. The object appears, whole, when it is committed.
+	// Create begins an object. It fails with fs.ErrExist if the name belongs to
+	// an object, committed or not. The object appears, complete, at Commit.
 	Create(ctx context.Context, name string) (Writer, error)
-	// Open opens a committed object; fs.ErrNotExist if there is none. It does
-	// not wait: an entry that is no object is refused with ErrNotObject.
+	// Open opens a committed object. It fails with fs.ErrNotExist if there is
+	// none, and with ErrNotObject if the entry is not an object. It does not
+	// wait for an entry such as a FIFO.
 	Open(ctx context.Context, name string) (Object, error)
-	// Remove removes an object that was committed through this bucket;
-	// fs.ErrNotExist if nothing has that name. An object that another writer
-	// put there under the name stays, and the error says so. Once Remove
-	// returns nil, a loss of power does not bring the object back.
+	// Remove removes an object that was committed through this bucket. It fails
+	// with fs.ErrNotExist if the name does not exist. It does not remove an
+	// object of another writer: it returns an error instead. After Remove returns
+	// nil, the object stays removed even after a loss of power.
 	Remove(ctx context.Context, name string) error
-	// List lists the names, in any order, those of objects that were begun
-	// through this bucket included: they may have a suffix.
+	// List returns the names of the objects in any order. It includes objects
+	// that were begun through this bucket, whose names may have a suffix.
 	List(ctx context.Context) ([]string, error)
-	// String names the bucket for errors.
+	// String names the bucket in errors.
 	String() string
 }
 
-// Writer writes one object. It ends with Commit or Abort, after which its
-// methods return fs.ErrClosed. One goroutine at a time uses it.
+// Writer writes one object. Commit or Abort ends it: then its methods return
+// fs.ErrClosed. One goroutine at a time may use a Writer.
 type Writer interface {
-	// Write appends p. The context holds for this call only.
+	// Write appends p. The context applies to this call only.
 	Write(ctx context.Context, p []byte) (int, error)
-	// Seal ends the writing, makes the bytes durable where they are kept until
-	// Commit, and frees what writing takes, such as a file descriptor. After an
-	// error the object can only be aborted.
+	// Seal ends writing, makes the bytes durable where the bucket keeps them
+	// until Commit, and frees resources such as a file descriptor. After an error
+	// the caller can only abort the object.
 	Seal(ctx context.Context) error
-	// Open opens the object between Seal and Commit or Abort, while it has no
-	// name that others can open.
+	// Open opens the object between Seal and Commit or Abort. Other users of the
+	// bucket cannot open the object yet.
 	Open(ctx context.Context) (Object, error)
-	// Commit seals the object, unless it is sealed, and makes it visible under
-	// its name: once Commit returns nil, a loss of power takes neither the
-	// bytes nor the name away. It never replaces an object that has taken the
-	// name meanwhile; that is fs.ErrExist. After an error the object may be
-	// visible, but nothing else is left of it.
+	// Commit seals the object if needed and makes it visible under its name.
+	// After Commit returns nil, the bytes and the name survive a loss of power.
+	// Commit never replaces another object of the name: then it fails with
+	// fs.ErrExist. After an error the object may be visible, but nothing else
+	// remains of it.
 	Commit(ctx context.Context) error
-	// Abort removes what was written, and nothing else. It is no error that
-	// objects which Open returned are still open; they may fail from then on.
+	// Abort removes the bytes of this object, and nothing else. Objects that Open
+	// returned may still be open, but their methods may then fail.
 	Abort(ctx context.Context) error
 }
 
 // Object reads one object. Several goroutines may use it.
 type Object interface {
-	// ReadAt fills p with the bytes at offset, as an [io.ReaderAt] does: fewer
-	// bytes come with an error, which is io.EOF at the object's end.
+	// ReadAt fills p with the bytes at offset. Like [io.ReaderAt], it returns an
+	// error if it reads fewer bytes than len(p): io.EOF at the end of the object.
 	ReadAt(ctx context.Context, p []byte, offset int64) (int, error)
-	// Size is the object's size when it was opened.
+	// Size returns the size in bytes that the object had when it was opened.
 	Size() int64
 	Close() error
 }
 
-// ReadFull fills p with the bytes of o at offset. An object that ends before is
-// io.ErrUnexpectedEOF.
+// ReadFull fills p with the bytes of o at offset. It returns io.ErrUnexpectedEOF if o
+// ends before p is full.
 func ReadFull(ctx context.Context, o Object, p []byte, offset int64) error {
 	n, err := o.ReadAt(ctx, p, offset)
 	if n == len(p) {
@@ -82,14 +83,14 @@ func ReadFull(ctx context.Context, o Object, p []byte, offset int64) error {
 	return err
 }
 
-// maxNameLen bounds the name of an object.
+// maxNameLen is the largest length of an object's name in bytes.
 const maxNameLen = 128
 
-// CheckName refuses what is no name of an object: names are plain, without a
-// separator, and do not begin with a dot.
+// CheckName returns an error if name is not a valid name of an object. A valid name has
+// 1 to 128 bytes, no "/" or NUL byte, and does not begin with a dot.
 func CheckName(name string) error {
 	if name == "" || len(name) > maxNameLen || strings.ContainsAny(name, "/\x00") || name[0] == '.' {
-		return fmt.Errorf("store: %q is no object's name", name)
+		return fmt.Errorf("store: invalid object name %q (want 1 to %d bytes without / and without a leading dot)", name, maxNameLen)
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ func every(n int, a iaamodel.Action) iaamodel.Config {
 	return cfg
 }
 
-func TestFailedJobsAreRedoneInSoftware(t *testing.T) {
+func TestChannel_FailedJobsAreRedoneInSoftware(t *testing.T) {
 	for name, test := range map[string]struct {
 		action iaamodel.Action
 		cause  string
@@ -78,7 +78,7 @@ func TestFailedJobsAreRedoneInSoftware(t *testing.T) {
 	}
 }
 
-func TestMalformedStreamIsNamed(t *testing.T) {
+func TestChannel_ErrorNamesTheMalformedStream(t *testing.T) {
 	r := newRig(t, iaamodel.Uniform(1, nil), hybrid.Config{CPU: 0.2}, nil)
 	ps := pages(t, r.m, rand.New(rand.NewPCG(3, 3)), 3)
 	err := inflateAll(t, r.ch, [][]byte{{3, 0}, {0xff, 1}, {3, 0}}, ps)
@@ -97,7 +97,7 @@ func TestMalformedStreamIsNamed(t *testing.T) {
 	}
 }
 
-func TestPacketsAreCounted(t *testing.T) {
+func TestChannel_CountsPackets(t *testing.T) {
 	r := newRig(t, iaamodel.Uniform(1, nil), hybrid.Config{}, nil)
 	ps := pages(t, r.m, rand.New(rand.NewPCG(3, 3)), 4)
 	var started []*hybrid.Packet
@@ -126,7 +126,7 @@ func TestPacketsAreCounted(t *testing.T) {
 	}
 }
 
-func TestLossOfTheDevice(t *testing.T) {
+func TestChannel_LossOfTheDevice(t *testing.T) {
 	for _, require := range []bool{false, true} {
 		r := newRig(t, iaamodel.Uniform(1, nil), hybrid.Config{Require: require}, quick)
 		ps := pages(t, r.m, rand.New(rand.NewPCG(3, 3)), 3*packetPages)
@@ -158,7 +158,7 @@ func TestLossOfTheDevice(t *testing.T) {
 	}
 }
 
-func TestFullQueueFallsBackToSoftware(t *testing.T) {
+func TestChannel_FullQueueFallsBackToSoftware(t *testing.T) {
 	r := newRig(t, iaamodel.Uniform(1, nil), hybrid.Config{}, nil)
 	ps := pages(t, r.m, rand.New(rand.NewPCG(3, 3)), packetPages)
 	if err := r.m.Refuse("wq0.0", -1); err != nil {
@@ -177,8 +177,8 @@ func TestFullQueueFallsBackToSoftware(t *testing.T) {
 	}
 }
 
-// TestHungJobIntoGuestMemory: the one failure that software cannot put right.
-func TestHungJobIntoGuestMemory(t *testing.T) {
+// TestChannel_HungJobIntoGuestMemory: the one failure that software cannot put right.
+func TestChannel_HungJobIntoGuestMemory(t *testing.T) {
 	for _, bounce := range []bool{false, true} {
 		m, err := iaamodel.New(t.TempDir(), every(3, iaamodel.Action{Fate: iaamodel.FateHang}))
 		if err != nil {

@@ -244,7 +244,7 @@ func inflateAll(t *testing.T, ch *hybrid.Channel, srcs, dsts [][]byte) error {
 	return finish(before)
 }
 
-func TestBothWays(t *testing.T) {
+func TestChannel_BothDirections(t *testing.T) {
 	for _, cpu := range []float64{0, 0.3, 1} {
 		t.Run(fmt.Sprintf("cpu=%v", cpu), func(t *testing.T) {
 			r := newRig(t, iaamodel.Uniform(1, nil), hybrid.Config{CPU: cpu}, nil)
@@ -280,7 +280,7 @@ func TestBothWays(t *testing.T) {
 	}
 }
 
-func TestWithoutDevice(t *testing.T) {
+func TestChannel_WithoutADevice(t *testing.T) {
 	m, err := iaamodel.New(t.TempDir(), iaamodel.Config{})
 	if err != nil {
 		t.Fatal(err)

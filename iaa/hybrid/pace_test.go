@@ -10,7 +10,7 @@ func settle(p *pace, rate int) {
 	}
 }
 
-func TestPaceFollowsTheDevice(t *testing.T) {
+func TestPace_FollowsTheDevice(t *testing.T) {
 	p := newPace(256)
 	for _, rate := range []int{1, 10, 60, 5, 200, 0} {
 		settle(&p, rate)
@@ -21,7 +21,7 @@ func TestPaceFollowsTheDevice(t *testing.T) {
 	}
 }
 
-func TestPaceRecoversFromRunningDry(t *testing.T) {
+func TestPace_RecoversFromAnEmptyQueue(t *testing.T) {
 	p := newPace(256)
 	settle(&p, 1)
 	looks := 0
@@ -38,7 +38,7 @@ func TestPaceRecoversFromRunningDry(t *testing.T) {
 	}
 }
 
-func TestPaceStaysWithinTheSlots(t *testing.T) {
+func TestPace_StaysWithinTheSlots(t *testing.T) {
 	p := newPace(3)
 	settle(&p, 50)
 	if p.depth != 3 {

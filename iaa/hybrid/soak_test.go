@@ -46,9 +46,9 @@ func takeCensus(t *testing.T) census {
 	return census{runtime.NumGoroutine(), len(fds), bytes.Count(maps, []byte{'\n'})}
 }
 
-// TestSoak sends pages both ways while every kind of fault is injected at 1 %.
+// TestChannel_Soak sends pages both ways while every kind of fault is injected at 1 %.
 // The long run has 100,000 pages.
-func TestSoak(t *testing.T) {
+func TestChannel_Soak(t *testing.T) {
 	for _, mapped := range []bool{false, true} {
 		t.Run(fmt.Sprintf("mapped=%v", mapped), func(t *testing.T) {
 			before := takeCensus(t)

@@ -7,7 +7,7 @@ import (
 	"github.com/vmferry/vmferry/iaa"
 )
 
-func TestAECSLimits(t *testing.T) {
+func TestAECS_Limits(t *testing.T) {
 	mem := make([]byte, iaa.AECSSize)
 	var a aecs
 	if !a.parse(mem) {

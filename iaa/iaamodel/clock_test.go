@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/iaa"
 )
 
-func TestActorsTakeTurnsInVirtualTime(t *testing.T) {
+func TestClock_ActorsTakeTurnsInVirtualTime(t *testing.T) {
 	c := NewClock()
 	var log []string
 	actor := func(name string, step time.Duration) {
@@ -69,7 +69,7 @@ func simulate(t *testing.T, seed uint64, n int, edit func(*Timing)) (order []int
 	return order, clock.Now() - start, b.m.Stats()
 }
 
-func TestPublishedTimings(t *testing.T) {
+func TestClock_PublishedTimings(t *testing.T) {
 	exact := func(tm *Timing) { tm.Jitter, tm.Enqcmd, tm.Poll, tm.DeviceRate = 0, 0, 0, 0 }
 	job := 1200*time.Nanosecond + 2007*time.Nanosecond
 	_, took, _ := simulate(t, 1, 1, exact)
@@ -89,7 +89,7 @@ func TestPublishedTimings(t *testing.T) {
 	}
 }
 
-func TestSimulationIsSeededAndOutOfOrder(t *testing.T) {
+func TestClock_SimulationIsSeededAndOutOfOrder(t *testing.T) {
 	keep := func(*Timing) {}
 	a, tookA, _ := simulate(t, 1, 40, keep)
 	b, tookB, _ := simulate(t, 1, 40, keep)

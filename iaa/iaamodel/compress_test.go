@@ -32,7 +32,7 @@ func tables(t *testing.T, h *deflate.Histogram) *aecs {
 	return a
 }
 
-func TestCompressUsesTheTablesItIsGiven(t *testing.T) {
+func TestCompress_UsesTheGivenTables(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
 	src := text(rng, history)
 	var m matcher
@@ -59,7 +59,7 @@ func TestCompressUsesTheTablesItIsGiven(t *testing.T) {
 	}
 }
 
-func TestMatchesStayWithinTheHistory(t *testing.T) {
+func TestCompress_MatchesStayWithinTheHistory(t *testing.T) {
 	// The same random block twice, further apart than the history.
 	rng := rand.New(rand.NewPCG(3, 3))
 	block := make([]byte, 64)
@@ -84,7 +84,7 @@ func TestMatchesStayWithinTheHistory(t *testing.T) {
 	}
 }
 
-func TestStatisticsCountWhatIsThere(t *testing.T) {
+func TestStatistics_CountTheSymbols(t *testing.T) {
 	var m matcher
 	out := make([]byte, iaa.HistogramSize)
 	m.statistics(out, []byte("abcdefgh"))

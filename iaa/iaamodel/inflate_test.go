@@ -36,7 +36,7 @@ func text(rng *rand.Rand, n int) []byte {
 	return p
 }
 
-func TestInflateAgreesWithFlate(t *testing.T) {
+func TestInflate_AgreesWithFlate(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	var z inflater
 	for i := range 120 {
@@ -88,7 +88,7 @@ func (b *bitStream) bytes() []byte {
 	return b.buf[:b.w.Len()]
 }
 
-func TestInflateErrorCodes(t *testing.T) {
+func TestInflate_ErrorCodes(t *testing.T) {
 	// A stored block of 5000 bytes and then a match that reaches back 4097.
 	far := newBits().bits(0, 3).bits(0, 5).bits(5000, 16).bits(5000^0xffff, 16)
 	for range 5000 {
@@ -124,7 +124,7 @@ func TestInflateErrorCodes(t *testing.T) {
 	}
 }
 
-func TestInflateOverflow(t *testing.T) {
+func TestInflate_Overflow(t *testing.T) {
 	s := deflated(t, bytes.Repeat([]byte("a"), 100), 1)
 	var z inflater
 	guard := make([]byte, 101)

@@ -106,7 +106,7 @@ func (b *bench) stream() (plain []byte, size int) {
 	return plain, copy(b.page(2), deflated(b.t, plain, 6))
 }
 
-func TestDescriptorMistakes(t *testing.T) {
+func TestMachine_DescriptorMistakes(t *testing.T) {
 	for name, test := range map[string]struct {
 		edit func(d *iaa.Descriptor)
 		want iaa.Status
@@ -156,7 +156,7 @@ func TestDescriptorMistakes(t *testing.T) {
 	}
 }
 
-func TestMisalignedRecordIsNotWritten(t *testing.T) {
+func TestMachine_MisalignedRecordIsNotWritten(t *testing.T) {
 	b := newBench(t, Uniform(1, nil))
 	_, n := b.stream()
 	d, _ := b.inflateDesc(n)
@@ -175,7 +175,7 @@ func TestMisalignedRecordIsNotWritten(t *testing.T) {
 	}
 }
 
-func TestPageFaultsOnEveryAccess(t *testing.T) {
+func TestMachine_PageFaultsOnEveryAccess(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		page  int
@@ -221,7 +221,7 @@ func TestPageFaultsOnEveryAccess(t *testing.T) {
 	})
 }
 
-func TestRecordFault(t *testing.T) {
+func TestMachine_RecordFault(t *testing.T) {
 	for _, version := range []uint32{0x100, 0x200} {
 		cfg := Uniform(1, func(d *Device) { d.Version = version })
 		cfg.Script.Run = func(Job) Action { return Action{Evict: AccessRecord} }
@@ -247,7 +247,7 @@ func TestRecordFault(t *testing.T) {
 	}
 }
 
-func TestBlockOnFaultWaits(t *testing.T) {
+func TestMachine_BlockOnFaultWaits(t *testing.T) {
 	b := newBench(t, Uniform(1, func(d *Device) { d.Queues[0].BlockOnFault = true }))
 	plain, n := b.stream()
 	b.m.Evict(b.page(4))
@@ -267,7 +267,7 @@ func TestBlockOnFaultWaits(t *testing.T) {
 	}
 }
 
-func TestOccupancy(t *testing.T) {
+func TestMachine_Occupancy(t *testing.T) {
 	hang := Script{Run: func(Job) Action { return Action{Fate: FateHang} }}
 	// awaitTaken waits until the engine has taken a job, which then hangs.
 	awaitTaken := func(b *bench) {
@@ -359,7 +359,7 @@ func TestOccupancy(t *testing.T) {
 	})
 }
 
-func TestDrainWaitsForWhatIsBefore(t *testing.T) {
+func TestMachine_DrainWaitsForEarlierJobs(t *testing.T) {
 	cfg := Uniform(1, nil)
 	cfg.Script.Run = func(Job) Action { return Action{Delay: 30 * time.Millisecond} }
 	b := newBench(t, cfg)
@@ -377,7 +377,7 @@ func TestDrainWaitsForWhatIsBefore(t *testing.T) {
 	}
 }
 
-func TestScriptedCompletions(t *testing.T) {
+func TestMachine_ScriptedCompletions(t *testing.T) {
 	for name, test := range map[string]struct {
 		action Action
 		check  func(rec *iaa.Record, c iaa.Completion, out, plain []byte) bool
@@ -408,7 +408,7 @@ func TestScriptedCompletions(t *testing.T) {
 	}
 }
 
-func TestReuseIsAViolation(t *testing.T) {
+func TestMachine_ReuseIsAViolation(t *testing.T) {
 	cfg := Uniform(1, nil)
 	cfg.Script.Run = func(Job) Action { return Action{Fate: FateVanish} }
 	b := newBench(t, cfg)

@@ -34,7 +34,7 @@ var commands = map[string]command{
 		waits: []string{"stall-timeout", "connect-timeout"},
 		shown: []string{"migration.TestReceive_RecordedMigrationsAreStoredAndSentAgain", "migration.TestSender_DestinationThatNeverRepliesIsAStall"},
 	},
-	"export":  {shown: []string{"qemu.TestRealQEMULoadsMappedRAM", "store.TestCreateFile_NameThatIsTaken"}},
+	"export":  {shown: []string{"qemu.TestRealQEMULoadsMappedRAM", "store.TestCreateFile_ExistingNameIsRefused"}},
 	"inspect": {shown: []string{"cmd/vmferry.TestScripts"}},
 	"verify":  {shown: []string{"snapshot.FuzzSnapshotRepaired"}},
 	"demo":    {shown: []string{"cmd/vmferry.TestScripts"}}, // both sides are its own

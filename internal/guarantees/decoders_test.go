@@ -14,7 +14,7 @@ var decoding = []string{"deflate", "guest", "guestmem", "internal/strictjson", "
 // they keep what they decode, the test that bounds their memory.
 var decoders = map[string][]string{
 	"deflate.Decoder.Inflate":             {"deflate.FuzzInflate"},
-	"internal/strictjson.Unmarshal":       {"internal/strictjson.FuzzUnmarshal", "snapshot.TestReader_AManifestOfEmptyElementsTakesLittleMemory"},
+	"internal/strictjson.Unmarshal":       {"internal/strictjson.FuzzUnmarshal", "snapshot.TestReader_ManifestOfEmptyElementsTakesLittleMemory"},
 	"live.Receive":                        {"migration.FuzzReceiveWhole", "live.TestMigrate_LinkBreaksDuringHandover"},
 	"migration.Inbound.NextCommand":       {"vmstate.FuzzReader"},
 	"migration.Receive":                   {"migration.FuzzReceiveWhole", "migration.TestReceive_MemoryFollowsReceivedBytes"},
@@ -27,7 +27,7 @@ var decoders = map[string][]string{
 	"multifd.Receiver.Receive":            {"multifd.FuzzReceiver", "migration.TestReceive_MemoryFollowsReceivedBytes"},
 	"qmp.Event.Decode":                    {"qmp.FuzzStream"},
 	"qmp.MigrateParameters.UnmarshalJSON": {"qmp.FuzzMigrateParameters"},
-	"snapshot.Open":                       {"snapshot.FuzzSnapshotRepaired", "snapshot.FuzzManifest", "snapshot.FuzzIndex", "snapshot.TestReader_AManifestOfEmptyElementsTakesLittleMemory"},
+	"snapshot.Open":                       {"snapshot.FuzzSnapshotRepaired", "snapshot.FuzzManifest", "snapshot.FuzzIndex", "snapshot.TestReader_ManifestOfEmptyElementsTakesLittleMemory"},
 	"store.Dir.Open":                      {"snapshot.FuzzSnapshotRepaired"},
 	"store.OpenDir":                       {"snapshot.FuzzSnapshotRepaired"},
 	"transport.ParseAddress":              {"cmd/vmferry.TestScripts"},

@@ -10,8 +10,8 @@ import (
 // waits are the durations that users of the packages set, with the tests that show
 // that the wait ends.
 var waits = map[string][]string{
-	"iaa.Options.DrainTimeout":                   {"iaa.TestVanishedJobIsDrained", "iaa.TestHungJobKeepsItsMemory"},
-	"iaa.Options.JobTimeout":                     {"iaa.TestLateJobKeepsItsSlot", "iaa.TestQueueIsGivenUpAfterTimeoutsInARow"},
+	"iaa.Options.DrainTimeout":                   {"iaa.TestJob_VanishedJobIsDrained", "iaa.TestJob_HungJobKeepsItsMemory"},
+	"iaa.Options.JobTimeout":                     {"iaa.TestJob_LateJobKeepsItsSlot", "iaa.TestQueue_IsDisabledAfterConsecutiveTimeouts"},
 	"live.ReceiveConfig.Answer":                  {"live.TestMigrate_LinkBreaksDuringHandover"},
 	"live.Config.ConnectTimeout":                 {"migration.TestConnect_ErrorNamesTheConnectTimeout"},
 	"live.Config.Downtime":                       {"live.TestMigrate_DivergingMachineStaysOrStops"},

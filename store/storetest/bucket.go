@@ -11,7 +11,7 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// Bucket is a bucket in memory. Several goroutines may use it.
+// Bucket is a store.Bucket in memory. Several goroutines may use it.
 type Bucket struct {
 	mu      sync.Mutex
 	objects map[string][]byte
@@ -38,7 +38,7 @@ func (b *Bucket) Create(ctx context.Context, name string) (store.Writer, error) 
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.at(ctx, Create, name); err != nil {
+	if err := b.failure(ctx, Create, name); err != nil {
 		return nil, err
 	}
 	if _, there := b.objects[name]; there || b.begun[name] {
@@ -48,21 +48,21 @@ func (b *Bucket) Create(ctx context.Context, name string) (store.Writer, error) 
 	return &writer{b: b, name: name}, nil
 }
 
-// at returns the error of an operation: the context's, or a planned one.
-func (b *Bucket) at(ctx context.Context, op Op, name string) error {
+// failure returns the error of an operation: the context's cause, or a planned one.
+func (b *Bucket) failure(ctx context.Context, op Op, name string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return b.faults.at(op, name)
+	return b.faults.planned(op, name)
 }
 
 type writer struct {
-	b      *Bucket
-	name   string
-	data   []byte
-	sealed bool
-	bad    error // the seal failed
-	over   bool
+	b       *Bucket
+	name    string
+	data    []byte
+	sealed  bool
+	sealErr error // of a seal that failed
+	ended   bool  // committed or aborted
 }
 
 func (w *writer) closed(op Op) error {
@@ -72,13 +72,13 @@ func (w *writer) closed(op Op) error {
 func (w *writer) Write(ctx context.Context, p []byte) (int, error) {
 	w.b.mu.Lock()
 	defer w.b.mu.Unlock()
-	if w.over || w.sealed {
+	if w.ended || w.sealed {
 		return 0, w.closed(Write)
 	}
-	if err := w.b.at(ctx, Write, w.name); err != nil {
+	if err := w.b.failure(ctx, Write, w.name); err != nil {
 		return 0, err
 	}
-	n, err := w.b.faults.room(len(p))
+	n, err := w.b.faults.reserve(len(p))
 	w.data = append(w.data, p[:n]...)
 	w.b.written += int64(n)
 	return n, err
@@ -87,50 +87,50 @@ func (w *writer) Write(ctx context.Context, p []byte) (int, error) {
 func (w *writer) Seal(ctx context.Context) error {
 	w.b.mu.Lock()
 	defer w.b.mu.Unlock()
-	if w.over || w.sealed {
+	if w.ended || w.sealed {
 		return w.closed(Seal)
 	}
 	w.seal(ctx)
-	return w.bad
+	return w.sealErr
 }
 
 func (w *writer) seal(ctx context.Context) {
-	w.sealed, w.bad = true, w.b.at(ctx, Seal, w.name)
+	w.sealed, w.sealErr = true, w.b.failure(ctx, Seal, w.name)
 }
 
-// Open opens the sealed object. Its reads count for its name.
+// Open opens the sealed object. BytesRead counts its reads.
 func (w *writer) Open(ctx context.Context) (store.Object, error) {
 	w.b.mu.Lock()
 	defer w.b.mu.Unlock()
-	if w.over || !w.sealed || w.bad != nil {
+	if w.ended || !w.sealed || w.sealErr != nil {
 		return nil, w.closed(Open)
 	}
-	if err := w.b.at(ctx, Open, w.name); err != nil {
+	if err := w.b.failure(ctx, Open, w.name); err != nil {
 		return nil, err
 	}
 	return w.b.opened(w.name, w.data), nil
 }
 
-// Commit makes the object visible. As with a file whose sync failed, the
-// object is gone after an error.
+// Commit makes the object visible. After an error the object is removed, like a file
+// whose sync failed.
 func (w *writer) Commit(ctx context.Context) error {
 	w.b.mu.Lock()
 	defer w.b.mu.Unlock()
-	if w.over {
+	if w.ended {
 		return w.closed(Commit)
 	}
 	if !w.sealed {
 		w.seal(ctx)
 	}
-	w.over = true
+	w.ended = true
 	delete(w.b.begun, w.name)
-	if w.bad != nil {
-		return w.bad
+	if w.sealErr != nil {
+		return w.sealErr
 	}
-	if err := w.b.at(ctx, Commit, w.name); err != nil {
+	if err := w.b.failure(ctx, Commit, w.name); err != nil {
 		return err
 	}
-	if _, there := w.b.objects[w.name]; there { // Put was quicker
+	if _, there := w.b.objects[w.name]; there { // Put added the object in the meantime
 		return &fs.PathError{Op: "commit", Path: w.name, Err: fs.ErrExist}
 	}
 	w.b.objects[w.name] = w.data
@@ -140,22 +140,22 @@ func (w *writer) Commit(ctx context.Context) error {
 func (w *writer) Abort(context.Context) error {
 	w.b.mu.Lock()
 	defer w.b.mu.Unlock()
-	if w.over {
+	if w.ended {
 		return w.closed(Abort)
 	}
-	w.over = true
+	w.ended = true
 	delete(w.b.begun, w.name)
-	return w.b.faults.at(Abort, w.name)
+	return w.b.faults.planned(Abort, w.name)
 }
 
-// Open opens an object. What it reads is what was there when it was opened.
+// Open opens an object. Later changes of the object do not affect its content.
 func (b *Bucket) Open(ctx context.Context, name string) (store.Object, error) {
 	if err := store.CheckName(name); err != nil {
 		return nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.at(ctx, Open, name); err != nil {
+	if err := b.failure(ctx, Open, name); err != nil {
 		return nil, err
 	}
 	data, there := b.objects[name]
@@ -182,7 +182,7 @@ func (o *object) Size() int64 { return int64(len(o.data)) }
 
 func (o *object) ReadAt(ctx context.Context, p []byte, offset int64) (int, error) {
 	o.b.mu.Lock()
-	err := o.b.at(ctx, Read, o.name)
+	err := o.b.failure(ctx, Read, o.name)
 	if o.closed && err == nil {
 		err = &fs.PathError{Op: "read", Path: o.name, Err: fs.ErrClosed}
 	}
@@ -213,7 +213,7 @@ func (b *Bucket) Remove(ctx context.Context, name string) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.at(ctx, Remove, name); err != nil {
+	if err := b.failure(ctx, Remove, name); err != nil {
 		return err
 	}
 	if _, there := b.objects[name]; !there {
@@ -223,11 +223,11 @@ func (b *Bucket) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// List lists the objects, begun ones included, in the order of their names.
+// List returns the sorted names of the objects, including those that are begun.
 func (b *Bucket) List(ctx context.Context) ([]string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.at(ctx, List, ""); err != nil {
+	if err := b.failure(ctx, List, ""); err != nil {
 		return nil, err
 	}
 	return slices.Sorted(func(yield func(string) bool) {
@@ -244,35 +244,35 @@ func (b *Bucket) List(ctx context.Context) ([]string, error) {
 	}), nil
 }
 
-// Names returns the committed objects in the order of their names.
+// Names returns the sorted names of the committed objects.
 func (b *Bucket) Names() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Sorted(maps.Keys(b.objects))
 }
 
-// Bytes returns a copy of a committed object, nil if there is none.
+// Bytes returns a copy of a committed object, or nil if there is none.
 func (b *Bucket) Bytes(name string) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return bytes.Clone(b.objects[name])
 }
 
-// Put replaces or adds a committed object. No fault comes in its way.
+// Put adds or replaces a committed object. Planned failures do not apply.
 func (b *Bucket) Put(name string, data []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.objects[name] = bytes.Clone(data)
 }
 
-// Delete takes a committed object away. No fault comes in its way.
+// Delete deletes a committed object. Planned failures do not apply.
 func (b *Bucket) Delete(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.objects, name)
 }
 
-// Clone returns a bucket with the same committed objects, and no faults.
+// Clone returns a bucket with the same committed objects and no planned failures.
 func (b *Bucket) Clone() *Bucket {
 	c := NewBucket()
 	b.mu.Lock()
@@ -281,36 +281,35 @@ func (b *Bucket) Clone() *Bucket {
 	return c
 }
 
-// Written returns the bytes that were written to objects so far.
+// Written returns the number of bytes written to objects so far.
 func (b *Bucket) Written() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.written
 }
 
-// BytesRead returns the bytes that were read of the object so far.
+// BytesRead returns the number of bytes read from the object so far.
 func (b *Bucket) BytesRead(name string) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.read[name]
 }
 
-// OpenObjects returns how many objects are open: what was opened and not
-// closed yet.
+// OpenObjects returns the number of objects that are open.
 func (b *Bucket) OpenObjects() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.open
 }
 
-// Begun returns how many objects are begun and neither committed nor aborted.
+// Begun returns the number of objects that are neither committed nor aborted.
 func (b *Bucket) Begun() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.begun)
 }
 
-// ReadAll returns all of an object of any bucket.
+// ReadAll returns the content of an object of any bucket.
 func ReadAll(ctx context.Context, b store.Bucket, name string) ([]byte, error) {
 	o, err := b.Open(ctx, name)
 	if err != nil {

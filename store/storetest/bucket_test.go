@@ -24,7 +24,7 @@ func TestBucket_Dir(t *testing.T) {
 	})
 }
 
-func TestFillAfter_CutsTheWriteThatDoesNotFit(t *testing.T) {
+func TestFillAfter_TruncatesTheWriteThatDoesNotFit(t *testing.T) {
 	b := NewBucket()
 	b.FillAfter(10)
 	w, err := b.Create(t.Context(), "o")
@@ -73,7 +73,7 @@ func TestFail_EveryOperation(t *testing.T) {
 	}
 }
 
-func TestCommit_ObjectIsGoneAfterAFailure(t *testing.T) {
+func TestCommit_FailureRemovesTheObject(t *testing.T) {
 	b := NewBucket()
 	b.Fail(Commit, "o", errors.New("boom"))
 	w, err := b.Create(t.Context(), "o")
@@ -88,7 +88,7 @@ func TestCommit_ObjectIsGoneAfterAFailure(t *testing.T) {
 	}
 }
 
-func TestClone_DamageIsDoneToOneBucketOnly(t *testing.T) {
+func TestClone_DamageAffectsOneBucket(t *testing.T) {
 	b := NewBucket()
 	b.Put("o", []byte{0, 0xff, 1})
 	c := b.Clone()

@@ -15,8 +15,8 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// TestBucket checks that buckets do what [store.Bucket] says. empty returns
-// a new, empty bucket each time.
+// TestBucket checks that a bucket follows the contract of [store.Bucket]. empty returns
+// a new, empty bucket at each call.
 func TestBucket(t *testing.T, empty func() store.Bucket) {
 	for _, tt := range []struct {
 		name string
@@ -25,17 +25,17 @@ func TestBucket(t *testing.T, empty func() store.Bucket) {
 		{"a new bucket is empty", testEmpty},
 		{"a committed object reads as it was written", testReadsAsWritten},
 		{"any range of an object can be read", testRanges},
-		{"an object is not there before it is committed", testInvisible},
-		{"an aborted object leaves nothing behind", testAbort},
-		{"an object is never written over", testNoOverwrite},
-		{"an object is ended once, and a late end harms no other", testEndedOnce},
-		{"an object that is begun cannot be removed", testRemoveBegun},
+		{"an object is invisible before it is committed", testInvisible},
+		{"an aborted object leaves nothing", testAbort},
+		{"an object is never overwritten", testNoOverwrite},
+		{"a second Commit or Abort fails and changes no object", testEndedOnce},
+		{"an uncommitted object cannot be removed", testRemoveBegun},
 		{"a sealed object reads as it was written before it is committed", testSealed},
-		{"a sealed object is not there before it is committed", testSealedIsInvisible},
-		{"a removed object is gone", testRemove},
-		{"what is not there does not exist", testMissing},
+		{"a sealed object is invisible before it is committed", testSealedIsInvisible},
+		{"a removed object does not exist", testRemove},
+		{"a missing object is fs.ErrNotExist", testMissing},
 		{"names with a separator or a leading dot are refused", testNames},
-		{"several objects are written and read at once", testConcurrent},
+		{"several goroutines write and read objects", testConcurrent},
 		{"a call whose context has ended returns the cause", testEndedContext},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.test(t, empty()) })
@@ -69,7 +69,7 @@ func testEmpty(t *testing.T, b store.Bucket) {
 		t.Errorf("List: %q, %v", names, err)
 	}
 	if b.String() == "" {
-		t.Error("it has no name for errors")
+		t.Error("String is empty")
 	}
 }
 
@@ -136,13 +136,13 @@ func testInvisible(t *testing.T, b store.Bucket) {
 		t.Fatal(err)
 	}
 	if _, err := b.Open(t.Context(), "o"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("opening it: %v", err)
+		t.Errorf("Open: %v", err)
 	}
 	if names, err := b.List(t.Context()); err != nil || len(names) != 1 {
-		t.Errorf("List has %q (%v), but has to show that something was begun", names, err)
+		t.Errorf("List: %q, %v; want one name for the begun object", names, err)
 	}
 	if _, err := b.Create(t.Context(), "o"); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("beginning it again: %v", err)
+		t.Errorf("Create again: %v", err)
 	}
 	if err := w.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -175,10 +175,10 @@ func testAbort(t *testing.T, b store.Bucket) {
 func testNoOverwrite(t *testing.T, b store.Bucket) {
 	write(t, b, "o", []byte("first"))
 	if _, err := b.Create(t.Context(), "o"); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("creating it again: %v", err)
+		t.Errorf("Create again: %v", err)
 	}
 	if got, err := ReadAll(t.Context(), b, "o"); err != nil || string(got) != "first" {
-		t.Errorf("it is %q now (%v)", got, err)
+		t.Errorf("the object is %q (%v)", got, err)
 	}
 }
 
@@ -197,10 +197,10 @@ func testEndedOnce(t *testing.T, b store.Bucket) {
 			write(t, b, name, []byte(want))
 		}
 		if err := w.Abort(t.Context()); err == nil {
-			t.Errorf("Abort of an object that was %s went well", name)
+			t.Errorf("Abort of an object that was %s succeeded", name)
 		}
 		if err := w.Commit(t.Context()); err == nil {
-			t.Errorf("Commit of an object that was %s went well", name)
+			t.Errorf("Commit of an object that was %s succeeded", name)
 		}
 		if got, err := ReadAll(t.Context(), b, name); err != nil || string(got) != want {
 			t.Errorf("the object of the name %s: %q, %v", name, got, err)
@@ -234,7 +234,7 @@ func testRemove(t *testing.T, b store.Bucket) {
 		t.Fatal(err)
 	}
 	if _, err := b.Open(t.Context(), "o"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("opening it: %v", err)
+		t.Errorf("Open: %v", err)
 	}
 	if names, err := b.List(t.Context()); err != nil || !slices.Equal(names, []string{"p"}) {
 		t.Errorf("List: %q, %v", names, err)
@@ -254,7 +254,7 @@ func testNames(t *testing.T, b store.Bucket) {
 	write(t, b, "o", []byte("x"))
 	for _, name := range []string{"", ".", "..", "../o", "a/b", "/o", ".hidden", "nul\x00", strings.Repeat("x", 129)} {
 		if _, err := b.Create(t.Context(), name); err == nil {
-			t.Errorf("Create(%q) was taken", name)
+			t.Errorf("Create(%q) succeeded", name)
 		}
 		if _, err := b.Open(t.Context(), name); err == nil || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Open(%q): %v", name, err)

@@ -23,16 +23,16 @@ func testSealed(t *testing.T, b store.Bucket) {
 		}
 		if o, err := w.Open(t.Context()); err == nil {
 			o.Close()
-			t.Error("Open before Seal went well")
+			t.Error("Open before Seal succeeded")
 		}
 		if err := w.Seal(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := w.Write(t.Context(), want); err == nil {
-			t.Error("Write after Seal went well")
+			t.Error("Write after Seal succeeded")
 		}
 		if err := w.Seal(t.Context()); err == nil {
-			t.Error("a second Seal went well")
+			t.Error("a second Seal succeeded")
 		}
 		for range 2 { // opened again, it is the same object
 			o, err := w.Open(t.Context())
@@ -52,7 +52,7 @@ func testSealed(t *testing.T, b store.Bucket) {
 		}
 		if o, err := w.Open(t.Context()); err == nil {
 			o.Close()
-			t.Errorf("Open of a writer whose object is %s went well", name)
+			t.Errorf("Open of a writer whose object is %s succeeded", name)
 		}
 	}
 	if got, err := ReadAll(t.Context(), b, "committed"); err != nil || !bytes.Equal(got, want) {
@@ -72,16 +72,16 @@ func testSealedIsInvisible(t *testing.T, b store.Bucket) {
 		t.Fatal(err)
 	}
 	if _, err := b.Open(t.Context(), "o"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("opening it: %v", err)
+		t.Errorf("Open: %v", err)
 	}
 	if _, err := b.Create(t.Context(), "o"); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("beginning it again: %v", err)
+		t.Errorf("Create again: %v", err)
 	}
 	if err := b.Remove(t.Context(), "o"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("removing it: %v", err)
+		t.Errorf("Remove: %v", err)
 	}
 	if names, err := b.List(t.Context()); err != nil || len(names) != 1 {
-		t.Errorf("List has %q (%v), but has to show that something was begun", names, err)
+		t.Errorf("List: %q, %v; want one name for the begun object", names, err)
 	}
 	if err := w.Abort(t.Context()); err != nil {
 		t.Error(err)
@@ -90,7 +90,7 @@ func testSealedIsInvisible(t *testing.T, b store.Bucket) {
 
 func testEndedContext(t *testing.T, b store.Bucket) {
 	write(t, b, "o", []byte("x"))
-	cause := errors.New("the user interrupted it")
+	cause := errors.New("interrupted by the user")
 	over, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
 	w, err := b.Create(t.Context(), "begun")

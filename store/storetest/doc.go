@@ -1,7 +1,7 @@
-// Package storetest helps to test code that keeps objects: a [store.Bucket] in
-// memory that can be made to fail, to lose bytes and to change them, and
-// [TestBucket], which every implementation of the interface has to pass.
+// Package storetest provides test support for buckets. [Bucket] is a [store.Bucket] in
+// memory that can fail, and whose objects can be damaged. [TestBucket] is the
+// conformance test of the interface: every implementation must pass it.
 //
-// Traps: a [Bucket] holds everything in memory, and its counts and planned
-// failures hold for all goroutines that use it.
+// Traps: a [Bucket] keeps all objects in memory. All goroutines that use a Bucket share
+// its counts and its planned failures.
 package storetest

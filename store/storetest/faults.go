@@ -23,22 +23,23 @@ const (
 	List   Op = "list"
 )
 
-// ErrNoSpace is what a write fails with when the bucket is full, as on a disk.
+// ErrNoSpace is wrapped by the error of a write to a full bucket: ENOSPC, as on a full
+// disk.
 var ErrNoSpace error = unix.ENOSPC
 
 type faults struct {
-	planned map[Op]map[string]error
+	errs    map[Op]map[string]error
 	limited bool
 	left    int64
 }
 
-func newFaults() faults { return faults{planned: map[Op]map[string]error{}} }
+func newFaults() faults { return faults{errs: map[Op]map[string]error{}} }
 
-// at returns the error that was planned for the operation.
-func (f *faults) at(op Op, name string) error {
-	err := f.planned[op][name]
+// planned returns the error that was planned for the operation, or nil.
+func (f *faults) planned(op Op, name string) error {
+	err := f.errs[op][name]
 	if err == nil {
-		err = f.planned[op][""]
+		err = f.errs[op][""]
 	}
 	if err == nil {
 		return nil
@@ -46,8 +47,8 @@ func (f *faults) at(op Op, name string) error {
 	return fmt.Errorf("%s %s: %w", op, name, err)
 }
 
-// room returns how many of n bytes still fit.
-func (f *faults) room(n int) (int, error) {
+// reserve returns how many of n bytes fit, with an error if not all do.
+func (f *faults) reserve(n int) (int, error) {
 	if !f.limited || int64(n) <= f.left {
 		f.left -= int64(n)
 		return n, nil
@@ -57,20 +58,19 @@ func (f *faults) room(n int) (int, error) {
 	return fit, fmt.Errorf("write: %w", ErrNoSpace)
 }
 
-// Fail makes every op of the object of that name fail with err, or, with the
-// name "", of every object. A nil err takes it back.
+// Fail makes every operation op of the named object fail with an error that wraps err.
+// The name "" selects every object. A nil err ends the failures.
 func (b *Bucket) Fail(op Op, name string, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.faults.planned[op] == nil {
-		b.faults.planned[op] = map[string]error{}
+	if b.faults.errs[op] == nil {
+		b.faults.errs[op] = map[string]error{}
 	}
-	b.faults.planned[op][name] = err
+	b.faults.errs[op][name] = err
 }
 
-// FillAfter leaves room for n more bytes in all objects together: the write
-// that does not fit is cut short and fails with ErrNoSpace, and so does every
-// write after it.
+// FillAfter limits the bucket to n more bytes in all objects together. The write that
+// exceeds the limit is cut short and fails with ErrNoSpace. Later writes also fail.
 func (b *Bucket) FillAfter(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -85,24 +85,24 @@ func (b *Bucket) FlipBit(name string, bit int) {
 	})
 }
 
-// Truncate cuts a committed object to its first size bytes.
+// Truncate truncates a committed object to size bytes.
 func (b *Bucket) Truncate(name string, size int) {
 	b.change(name, func(data []byte) []byte { return data[:size] })
 }
 
-// Extend puts data behind a committed object.
+// Extend appends data to a committed object.
 func (b *Bucket) Extend(name string, data []byte) {
 	b.change(name, func(old []byte) []byte { return append(old, data...) })
 }
 
-// change replaces an object by what f makes of a copy of it, so that objects
-// that are open, and clones, keep what they had.
+// change applies f to a copy of an object and replaces the object by the result. Open
+// objects and clones keep the old content.
 func (b *Bucket) change(name string, f func([]byte) []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	data, there := b.objects[name]
 	if !there {
-		panic("storetest: there is no object " + name + " to change")
+		panic("storetest: object " + name + " does not exist")
 	}
 	b.objects[name] = f(bytes.Clone(data))
 }

@@ -95,7 +95,7 @@ func TestRealQEMUMigratesOverTLS(t *testing.T) {
 	}
 }
 
-// A machine that comes with a certificate of another authority is turned away,
+// A machine whose certificate is of another authority is refused,
 // and runs on. It trusts this side, so that it is this side that says no.
 func TestRealQEMUTLS_OtherAuthorityIsRefused(t *testing.T) {
 	var authorities [2]*certtest.Authority

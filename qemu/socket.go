@@ -175,7 +175,7 @@ func (d *socketDir) dial(ctx context.Context) (net.Conn, error) {
 		return nil, fmt.Errorf("socket %s: %w", d.socket(), err)
 	}
 	if is.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return nil, fmt.Errorf("%s is not a socket, though QEMU was told to listen there", d.socket())
+		return nil, fmt.Errorf("%s is not a socket, though QEMU reports that it listens there", d.socket())
 	}
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", fd))

@@ -15,12 +15,12 @@ import (
 type benchCmd struct {
 	Codec  benchCodecCmd  `cmd:"" name:"codec" help:"Measure the page codec on a corpus of 4 KiB pages, on one core."`
 	IAA    benchIAACmd    `cmd:"" name:"iaa" help:"Measure the accelerator; on a machine without one, the software codec that qpl then uses."`
-	Faults benchFaultsCmd `cmd:"" name:"faults" help:"Measure what a destination pays in page faults, for each way to treat zero pages and to come by memory."`
+	Faults benchFaultsCmd `cmd:"" name:"faults" help:"Measure the page faults of a destination, for each policy of zero pages and each kind of memory."`
 }
 
 type benchCodecCmd struct {
 	Corpus string `help:"File of concatenated 4 KiB pages, plain or zstd; without it a generated corpus is used." placeholder:"FILE"`
-	JSON   bool   `name:"json" help:"Write one JSON object a line."`
+	JSON   bool   `name:"json" help:"Write one JSON object per line."`
 }
 
 func (c *benchCodecCmd) Run(a *app) error {
@@ -57,8 +57,8 @@ func (c *benchCodecCmd) Run(a *app) error {
 type benchIAACmd struct {
 	JSON    bool    `name:"json" help:"Write JSON."`
 	Model   bool    `help:"Refused: the model of the devices is in the benchmark module (cd bench && go run ./iaa)."`
-	Dynamic bool    `help:"Dynamic Huffman codes, not the fixed ones."`
-	CPU     float64 `name:"cpu" default:"1" help:"The processor's budget in hybrid runs, 0 to 1." placeholder:"SHARE"`
+	Dynamic bool    `help:"Use dynamic Huffman codes instead of fixed ones."`
+	CPU     float64 `name:"cpu" default:"1" help:"Share of the processor in hybrid runs, 0 to 1." placeholder:"SHARE"`
 }
 
 func (c *benchIAACmd) Run(a *app) error {

@@ -10,9 +10,9 @@ import (
 
 type benchFaultsCmd struct {
 	Memory mebibytes `default:"256" help:"Guest memory, such as 1GiB; a number without a unit is MiB." placeholder:"SIZE"`
-	Runs   int       `default:"5" help:"How often everything is measured." placeholder:"N"`
-	JSON   bool      `name:"json" help:"Write one JSON object a line."`
-	Chart  string    `help:"Draw the page faults to this file, as SVG." placeholder:"FILE"`
+	Runs   int       `default:"5" help:"Number of runs." placeholder:"N"`
+	JSON   bool      `name:"json" help:"Write one JSON object per line."`
+	Chart  string    `help:"Write a chart of the page faults to this file, as SVG." placeholder:"FILE"`
 }
 
 func (c *benchFaultsCmd) Run(a *app) error {

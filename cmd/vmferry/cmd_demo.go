@@ -17,16 +17,16 @@ import (
 )
 
 type demoCmd struct {
-	Guest       string   `default:"go" enum:"go" help:"What runs in the machine: ${enum}, goroutines of a process; nothing has to be installed."`
+	Guest       string   `default:"go" enum:"go" help:"What runs in the machine: ${enum}, goroutines of a process. Nothing has to be installed."`
 	Memory      byteSize `default:"1GiB" help:"Memory of the machine, such as 512MiB." placeholder:"SIZE"`
 	Channels    int      `default:"2" help:"Multifd channels." placeholder:"N"`
 	Compression string   `default:"qpl" enum:"none,zlib,zstd,qpl,uadk,qatzip" help:"Method on the wire: ${enum}."`
-	Writers     int      `default:"2" help:"How many writers write all the time." placeholder:"N"`
-	Rate        *int     `help:"Pages that each writes a second; 0 is as fast as it can. If not given: 4000, or as many as this machine sends in time." placeholder:"N"`
-	Pages       string   `default:"transparent" enum:"small,transparent" help:"Pages of the memory: ${enum} huge ones, or small ones where there are none."`
-	DirtyLog    string   `default:"auto" enum:"auto,async,sync,marks" help:"Who knows what was written: the kernel (async or sync, auto for what it has), or marks that the writers set. ${enum}." placeholder:"LOG"`
-	Bandwidth   byteSize `default:"0" help:"Bytes a second on the wire at most, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
-	JSON        bool     `name:"json" help:"Write one JSON object a line, the report last."`
+	Writers     int      `default:"2" help:"Number of goroutines that write to the memory." placeholder:"N"`
+	Rate        *int     `help:"Pages per second of each writer; 0 is as fast as possible. Without the flag: 4000, or fewer on a slow machine." placeholder:"N"`
+	Pages       string   `default:"transparent" enum:"small,transparent" help:"Pages of the memory: ${enum} huge pages, or small pages if the system has no huge ones."`
+	DirtyLog    string   `default:"auto" enum:"auto,async,sync,marks" help:"Source of the dirty pages: the kernel (async or sync; auto chooses), or marks that the writers set. ${enum}." placeholder:"LOG"`
+	Bandwidth   byteSize `default:"0" help:"Most bytes per second on the wire, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
+	JSON        bool     `name:"json" help:"Write one JSON object per line, the report last."`
 }
 
 // defaultRate is how many pages each writer writes a second if the machine keeps up.

@@ -8,9 +8,9 @@ import (
 
 type exportCmd struct {
 	Block    string `help:"RAM block to write, the largest if not given (raw only)." placeholder:"NAME"`
-	Format   string `required:"" enum:"raw,mapped-ram" placeholder:"FORMAT" help:"${enum}: one block byte by byte, or a file for QEMU's own -incoming file: with the mapped-ram capability."`
+	Format   string `required:"" enum:"raw,mapped-ram" placeholder:"FORMAT" help:"${enum}: one RAM block byte by byte, or a file for QEMU's own -incoming file: with the mapped-ram capability."`
 	Snapshot string `arg:"" help:"Snapshot to read."`
-	Out      string `arg:"" help:"File to make."`
+	Out      string `arg:"" help:"File to create."`
 }
 
 func (c *exportCmd) Run(a *app) error {

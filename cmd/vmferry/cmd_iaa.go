@@ -15,9 +15,9 @@ import (
 // iaaFlags say how qpl uses the accelerator.
 type iaaFlags struct {
 	IAA        string  `name:"iaa" default:"auto" enum:"auto,require,off" help:"Use Intel's In-Memory Analytics Accelerator for deflate: ${enum}."`
-	IAACPU     float64 `name:"iaa-cpu" default:"1" help:"Share of a packet's pages, 0 to 1, that the processor may take while the device works." placeholder:"SHARE"`
-	IAAMemory  string  `name:"iaa-memory" default:"populate" enum:"populate,touch,none" help:"How the device's buffers become present at setup: ${enum}."`
-	IAAInflate string  `name:"iaa-inflate" default:"direct" enum:"direct,bounce" help:"Inflate straight into the machine's memory, or into a buffer that is copied: ${enum}."`
+	IAACPU     float64 `name:"iaa-cpu" default:"1" help:"Share of a packet's pages, 0 to 1, that the processor compresses while the device works." placeholder:"SHARE"`
+	IAAMemory  string  `name:"iaa-memory" default:"populate" enum:"populate,touch,none" help:"How the device's buffers are made present at setup: ${enum}."`
+	IAAInflate string  `name:"iaa-inflate" default:"direct" enum:"direct,bounce" help:"Inflate directly into the machine's memory, or into a buffer that is then copied: ${enum}."`
 }
 
 // accelerator makes what the method and the store use; nil if neither is of
@@ -42,8 +42,8 @@ func (f *iaaFlags) accelerator(a *app, method multifd.Method, store snapshot.Sto
 		Policy: pagecodec.Policy(f.IAA), CPU: f.IAACPU, Prefault: prefault, Bounce: f.IAAInflate == "bounce",
 	}
 	if qpl || f.IAA == string(pagecodec.Require) {
-		// Who only stores, as most do, is not told at each save that there
-		// is no accelerator.
+		// A save that only stores, as most do, does not log that the machine
+		// has no accelerator.
 		opts.Logger = a.logger()
 	}
 	acc := pagecodec.NewAccelerator(opts)
@@ -67,13 +67,13 @@ func (f *iaaFlags) report(a *app, acc *pagecodec.Accelerator) {
 }
 
 type iaaCmd struct {
-	List iaaListCmd `cmd:"" help:"List accelerators and their work queues, and say why one is not usable."`
+	List iaaListCmd `cmd:"" help:"List accelerators and their work queues, with the reason why one is not usable."`
 }
 
 type iaaListCmd struct {
 	JSON  bool   `name:"json" help:"Write JSON."`
-	Sysfs string `help:"Where the kernel shows devices." placeholder:"DIR"`
-	Dev   string `help:"Where the devices' nodes are." placeholder:"DIR"`
+	Sysfs string `help:"Directory in which the kernel shows devices." placeholder:"DIR"`
+	Dev   string `help:"Directory of the device nodes." placeholder:"DIR"`
 }
 
 func (c *iaaListCmd) Run(a *app) error {

@@ -14,7 +14,7 @@ import (
 
 type inspectCmd struct {
 	JSON     bool   `name:"json" help:"Write JSON."`
-	Snapshot string `arg:"" help:"Snapshot to look into."`
+	Snapshot string `arg:"" help:"Snapshot to describe."`
 }
 
 func (c *inspectCmd) Run(a *app) error {

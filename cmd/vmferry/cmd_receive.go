@@ -17,14 +17,14 @@ type receiveCmd struct {
 	tlsFlags      `embed:""`
 	iaaFlags      `embed:""`
 	stallFlags    `embed:""`
-	Store         string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
-	MaxSize       byteSize      `default:"0" help:"Most bytes of the snapshot at any moment, pages that later rounds replaced included, such as 100GiB; 0 is no bound." placeholder:"SIZE"`
-	Wait          time.Duration `default:"2m" help:"How long to wait for the source to connect, 0 waits forever." placeholder:"TIME"`
-	SwitchoverAck bool          `help:"Send SWITCHOVER_ACK: for a source with that capability on."`
-	NoDescription bool          `help:"Accept a source that sends no VM description (machine option suppress-vmdesc). One that dies at the very end then goes unnoticed."`
-	MaxMemory     byteSize      `default:"16TiB" help:"Most memory that the source's machine may have, such as 64GiB." placeholder:"SIZE"`
+	Store         string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How the snapshot keeps pages: ${enum}."`
+	MaxSize       byteSize      `default:"0" help:"Most bytes that the snapshot has at any moment, with pages that later rounds replaced, such as 100GiB; 0 is no bound." placeholder:"SIZE"`
+	Wait          time.Duration `default:"2m" help:"How long to wait for the source to connect; 0 waits forever." placeholder:"TIME"`
+	SwitchoverAck bool          `help:"Send SWITCHOVER_ACK, for a source with the capability switchover-ack."`
+	NoDescription bool          `help:"Accept a source that sends no VM description (machine option suppress-vmdesc). The death of such a source at the very end cannot be detected."`
+	MaxMemory     byteSize      `default:"16TiB" help:"Largest memory of the source's machine that is accepted, such as 64GiB." placeholder:"SIZE"`
 	JSON          bool          `name:"json" help:"Write progress and result as lines of JSON."`
-	Snapshot      string        `arg:"" help:"Directory to make."`
+	Snapshot      string        `arg:"" help:"Directory to create."`
 }
 
 func (c *receiveCmd) Run(a *app) error {

@@ -15,10 +15,10 @@ type restoreCmd struct {
 	iaaFlags   `embed:""`
 	stallFlags `embed:""`
 	Paused     bool `help:"Leave the machine paused."`
-	Force      bool `help:"Restore although this QEMU differs from the machine that was saved; each difference is a warning."`
+	Force      bool `help:"Restore into a QEMU that differs from the saved machine; each difference is a warning."`
 	// The time that a QEMU which was just started takes to make its socket.
-	ConnectTimeout time.Duration `default:"10s" help:"For how long to wait for the QMP socket of a QEMU that was just started." placeholder:"TIME"`
-	SocketDir      string        `help:"Where to make the socket between vmferry and QEMU." placeholder:"DIR"`
+	ConnectTimeout time.Duration `default:"10s" help:"How long to wait for the QMP socket of a QEMU that is starting." placeholder:"TIME"`
+	SocketDir      string        `help:"Directory for the socket between vmferry and QEMU." placeholder:"DIR"`
 	JSON           bool          `name:"json" help:"Write progress and result as lines of JSON."`
 	Snapshot       string        `arg:"" help:"Snapshot to start."`
 }

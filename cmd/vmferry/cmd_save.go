@@ -14,23 +14,23 @@ import (
 
 type saveCmd struct {
 	QMP            string        `required:"" name:"qmp" help:"QMP socket of the machine." placeholder:"PATH"`
-	Channels       int           `default:"2" help:"Multifd channels (1 to 255)." placeholder:"N"`
+	Channels       int           `default:"2" help:"Multifd channels, 1 to 255." placeholder:"N"`
 	Compression    string        `default:"none" enum:"none,zlib,zstd,qpl" help:"Method on the wire: ${enum}. A local socket needs none."`
 	Level          int           `default:"0" help:"Compression level: zlib has 1 to 9, zstd 1 to 20; 0 is QEMU's default." placeholder:"N"`
-	Store          string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How pages are kept: ${enum}."`
-	MaxSize        byteSize      `default:"0" help:"Most bytes of the snapshot at any moment, pages that later rounds replaced included, such as 100GiB; 0 is no bound." placeholder:"SIZE"`
-	AtPause        string        `help:"Shell command to run while the machine is paused at the end; if it fails, so does the save." placeholder:"CMD"`
-	AtPauseTimeout time.Duration `default:"30s" help:"How long the command at the pause may take; then it is ended, the machine runs on, and the save fails." placeholder:"TIME"`
-	StayPaused     bool          `help:"Leave the machine paused when it is saved."`
-	Bandwidth      byteSize      `default:"0" help:"Bytes a second that QEMU sends at most until the machine is paused at the end, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
-	DowntimeLimit  time.Duration `default:"300ms" help:"For how long the machine may stand still at the end." placeholder:"TIME"`
-	MaxRounds      int           `default:"30" help:"After so many rounds pause the machine for the rest, however long that takes." placeholder:"N"`
-	MaxMemory      byteSize      `default:"16TiB" help:"Most memory that the machine may have, such as 64GiB." placeholder:"SIZE"`
+	Store          string        `default:"fast" enum:"fast,dense,zstd,raw" help:"How the snapshot keeps pages: ${enum}."`
+	MaxSize        byteSize      `default:"0" help:"Most bytes that the snapshot has at any moment, with pages that later rounds replaced, such as 100GiB; 0 is no bound." placeholder:"SIZE"`
+	AtPause        string        `help:"Shell command to run while the machine is paused at the end. The save fails if the command fails." placeholder:"CMD"`
+	AtPauseTimeout time.Duration `default:"30s" help:"Most time of the command at the pause. Then vmferry ends the command, resumes the machine, and the save fails." placeholder:"TIME"`
+	StayPaused     bool          `help:"Leave the machine paused after the save."`
+	Bandwidth      byteSize      `default:"0" help:"Most bytes per second that QEMU sends before the machine is paused at the end, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
+	DowntimeLimit  time.Duration `default:"300ms" help:"How long the machine may be paused at the end." placeholder:"TIME"`
+	MaxRounds      int           `default:"30" help:"Number of rounds after which the machine is paused until the rest is sent." placeholder:"N"`
+	MaxMemory      byteSize      `default:"16TiB" help:"Largest memory of the machine that is accepted, such as 64GiB." placeholder:"SIZE"`
 	iaaFlags       `embed:""`
 	stallFlags     `embed:""`
-	SocketDir      string `help:"Where to make the socket between QEMU and vmferry." placeholder:"DIR"`
+	SocketDir      string `help:"Directory for the socket between QEMU and vmferry." placeholder:"DIR"`
 	JSON           bool   `name:"json" help:"Write progress and result as lines of JSON."`
-	Snapshot       string `arg:"" help:"Directory to make."`
+	Snapshot       string `arg:"" help:"Directory to create."`
 }
 
 func (c *saveCmd) Run(a *app) error {

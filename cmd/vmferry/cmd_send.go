@@ -14,10 +14,10 @@ type sendCmd struct {
 	tlsFlags       `embed:""`
 	iaaFlags       `embed:""`
 	stallFlags     `embed:""`
-	AllZero        bool          `help:"Send a record of every zero page: for a destination whose memory is not fresh."`
-	Bandwidth      byteSize      `default:"0" help:"Bytes a second on the wire at most, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
-	ConnectTimeout time.Duration `default:"10s" help:"For how long a destination that does not listen yet is tried again; 0 tries once." placeholder:"TIME"`
-	NoReturnPath   bool          `help:"Do not ask the destination how it went."`
+	AllZero        bool          `help:"Send a record of every zero page, for a destination whose memory is not zero."`
+	Bandwidth      byteSize      `default:"0" help:"Most bytes per second on the wire, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
+	ConnectTimeout time.Duration `default:"10s" help:"How long to retry a destination that does not listen yet; 0 tries once." placeholder:"TIME"`
+	NoReturnPath   bool          `help:"Do not ask the destination for its result."`
 	JSON           bool          `name:"json" help:"Write progress and result as lines of JSON."`
 	Snapshot       string        `arg:"" help:"Snapshot to send."`
 }

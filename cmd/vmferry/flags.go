@@ -11,8 +11,8 @@ import (
 
 // wireFlags say how pages go over the wire.
 type wireFlags struct {
-	Channels    int    `default:"2" help:"Multifd channels (1 to 255); the other side has to have as many." placeholder:"N"`
-	Compression string `default:"none" enum:"none,zlib,zstd,qpl,uadk,qatzip" help:"Method on the wire: ${enum}; the other side has to have the same."`
+	Channels    int    `default:"2" help:"Multifd channels; the same on both sides." placeholder:"N"`
+	Compression string `default:"none" enum:"none,zlib,zstd,qpl,uadk,qatzip" help:"Method on the wire: ${enum}; the same on both sides."`
 	Level       int    `default:"0" help:"Compression level: zlib and qatzip have 1 to 9, zstd 1 to 20, qpl and uadk 1 and 2; 0 is the method's default." placeholder:"N"`
 }
 
@@ -63,8 +63,8 @@ type tlsFlags struct {
 	TLSCert  string   `name:"tls-cert" help:"Certificate of this side, PEM." placeholder:"FILE"`
 	TLSKey   string   `name:"tls-key" help:"Key of the certificate, PEM." placeholder:"FILE"`
 	TLSCA    string   `name:"tls-ca" help:"Authority that must have signed the other side's certificate, PEM." placeholder:"FILE"`
-	TLSPeer  []string `name:"tls-peer" sep:"none" help:"Name that the other side's certificate has to have: a DNS name, an IP address or a URI (SPIFFE) among its subject alternative names. Repeat it for several; without it any certificate of the authority will do at the listening side." placeholder:"NAME"`
-	Insecure bool     `help:"Use TCP without TLS: whoever can connect can read or replace the machine's memory."`
+	TLSPeer  []string `name:"tls-peer" sep:"none" help:"Name that the other side's certificate must have: a DNS name, an IP address or a URI (SPIFFE) among its subject alternative names. Repeat the flag for several names. Without it the listening side accepts every certificate of the authority." placeholder:"NAME"`
+	Insecure bool     `help:"Use TCP without TLS. Anyone who can connect can read or replace the machine's memory."`
 }
 
 // config gives the configuration for an address, nil for none.
@@ -101,13 +101,13 @@ func (f *tlsFlags) config(addr transport.Address, server bool) (*tls.Config, err
 // warn says what a connection without TLS means.
 func (f *tlsFlags) warn(a *app, addr transport.Address) {
 	if f.Insecure && addr.Network == "tcp" {
-		a.logger().Warn("--insecure: the migration goes over TCP without TLS; whoever can connect or listen in can read or replace the machine's memory", "address", addr.String())
+		a.logger().Warn("--insecure: the migration goes over TCP without TLS; anyone who can connect or listen in can read or replace the machine's memory", "address", addr.String())
 	}
 }
 
 // stallFlags bound the waits for the other side.
 type stallFlags struct {
-	StallTimeout time.Duration `name:"stall-timeout" default:"2m" help:"For how long no byte may move on any connection while this side waits for the other; 0 waits forever." placeholder:"TIME"`
+	StallTimeout time.Duration `name:"stall-timeout" default:"2m" help:"How long no byte may move on any connection while this side waits for the other; 0 waits forever." placeholder:"TIME"`
 }
 
 // stallTimeout is what package migration makes of it.

@@ -17,22 +17,22 @@ import (
 // cli is the command line. Its names and flags are a contract: scripts call
 // them.
 type cli struct {
-	Verbose     bool             `help:"Log what is done, in detail."`
-	ShowVersion kong.VersionFlag `name:"version" help:"Say which version this is."`
+	Verbose     bool             `help:"Log in detail."`
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 
-	Save    saveCmd     `cmd:"" help:"Save a running machine to a snapshot; it runs on."`
+	Save    saveCmd     `cmd:"" help:"Save a running machine to a snapshot; the machine continues to run."`
 	Restore restoreCmd  `cmd:"" help:"Start a snapshot's machine in a QEMU that waits with -incoming defer."`
-	Receive receiveCmd  `cmd:"" help:"Take a migration that something else drives into a snapshot."`
-	Send    sendCmd     `cmd:"" help:"Send a snapshot to a destination that something else set up."`
-	Inspect inspectCmd  `cmd:"" help:"Say what is in a snapshot."`
-	Verify  verifyCmd   `cmd:"" help:"Read everything in a snapshot and check it."`
-	Export  exportCmd   `cmd:"" help:"Write a snapshot's memory, or a file that QEMU loads by itself."`
-	IAA     iaaCmd      `cmd:"" name:"iaa" help:"Look at Intel's In-Memory Analytics Accelerators."`
-	Bench   benchCmd    `cmd:"" help:"Measure how fast this machine is."`
-	Demo    demoCmd     `cmd:"" help:"Show a machine that moves from one process to another while it works."`
-	Version versionCmd  `cmd:"" help:"Say which version this is."`
-	Side    demoSideCmd `cmd:"" name:"demo-side" hidden:"" help:"One process of the demo; started by demo itself."`
-	Guard   guardCmd    `cmd:"" hidden:"" help:"Watch over a save; started by save itself."`
+	Receive receiveCmd  `cmd:"" help:"Receive a migration that another program drives, into a snapshot."`
+	Send    sendCmd     `cmd:"" help:"Send a snapshot to a destination that another program set up."`
+	Inspect inspectCmd  `cmd:"" help:"Describe a snapshot."`
+	Verify  verifyCmd   `cmd:"" help:"Read and check everything in a snapshot."`
+	Export  exportCmd   `cmd:"" help:"Write a snapshot's memory to a file, raw or in a format that QEMU loads."`
+	IAA     iaaCmd      `cmd:"" name:"iaa" help:"Commands for Intel's In-Memory Analytics Accelerators."`
+	Bench   benchCmd    `cmd:"" help:"Measure the speed of this machine."`
+	Demo    demoCmd     `cmd:"" help:"Move a running machine from one process to another, and verify it."`
+	Version versionCmd  `cmd:"" help:"Print the version."`
+	Side    demoSideCmd `cmd:"" name:"demo-side" hidden:"" help:"Run one process of the demo; demo starts it."`
+	Guard   guardCmd    `cmd:"" hidden:"" help:"Watch a save; save starts it."`
 }
 
 // app is what commands need of the process.

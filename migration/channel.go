@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/transport"
@@ -125,7 +126,7 @@ func (in *Inbound) meetChannel(c *channel) error {
 }
 
 // keepState keeps a device-state packet, which the budget has allowed.
-func (in *Inbound) keepState(s *multifd.DeviceState) {
+func (in *Inbound) keepState(s *devicestate.Packet) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.states = append(in.states, *s)

@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
-	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/transport"
 	"github.com/vmferry/vmferry/vmstate"
 )
@@ -39,7 +39,7 @@ type Inbound struct {
 	shutSent      bool // SHUT was sent
 
 	mu     sync.Mutex
-	states []multifd.DeviceState
+	states []devicestate.Packet
 }
 
 // phase is a step of an inbound migration after its connections are gathered.

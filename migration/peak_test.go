@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/transport"
@@ -164,13 +165,13 @@ func (c *peakCase) run(t *testing.T) {
 // claims to have more, and the end of the channels.
 func sendStates(s *Sender, size, claim int) error {
 	for _, sender := range s.senders {
-		if err := sender.SendDeviceState(&multifd.DeviceState{ID: "vfio", Data: make([]byte, size)}); err != nil && claim == size {
+		if err := sender.SendDeviceState(&devicestate.Packet{ID: "vfio", Data: make([]byte, size)}); err != nil && claim == size {
 			return err
 		}
 	}
 	for _, conn := range s.conns[1:] {
 		if claim > size {
-			packet, err := multifd.AppendDeviceState(nil, &multifd.DeviceState{ID: "vfio", Data: make([]byte, size)})
+			packet, err := (&devicestate.Packet{ID: "vfio", Data: make([]byte, size)}).Append(nil)
 			if err != nil {
 				return err
 			}

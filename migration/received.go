@@ -1,8 +1,8 @@
 package migration
 
 import (
+	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
-	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -12,7 +12,7 @@ type Received struct {
 	// stream from the first device section on. Both are unchanged bytes.
 	Head, Devices []byte
 	// States are the device-state packets. Those of one channel are in its order.
-	States   []multifd.DeviceState
+	States   []devicestate.Packet
 	Config   *vmstate.Configuration
 	Layout   *guest.Layout
 	SyncMode vmstate.SyncMode

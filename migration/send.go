@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
+	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/cause"
 	"github.com/vmferry/vmferry/multifd"
@@ -280,7 +281,7 @@ func (s *Sender) sendZero(b *guest.Batch) error {
 
 // DeviceState sends a device-state packet on the first channel. It must be called after
 // the last Round.
-func (s *Sender) DeviceState(ctx context.Context, d multifd.DeviceState) error {
+func (s *Sender) DeviceState(ctx context.Context, d devicestate.Packet) error {
 	defer s.closeWhenDone(ctx)()
 	return s.failure(ctx, s.senders[0].SendDeviceState(&d))
 }

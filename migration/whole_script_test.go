@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/vmstate"
@@ -272,7 +273,7 @@ func (s *wholeScript) deviceState(c *wholeConn) {
 		s.faulty = true // not of QEMU
 	}
 	if !c.closed {
-		s.must(c.sender.SendDeviceState(&multifd.DeviceState{ID: "0000:00:05.0/vfio", Data: data}))
+		s.must(c.sender.SendDeviceState(&devicestate.Packet{ID: "0000:00:05.0/vfio", Data: data}))
 	}
 }
 

@@ -10,18 +10,17 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/multifd"
 )
 
-func state(id string, instance uint32, data []byte) multifd.DeviceState {
-	return multifd.DeviceState{Flags: multifd.FlagDeviceState, ID: id, Instance: instance, Data: data}
+func state(id string, instance uint32, data []byte) devicestate.Packet {
+	return devicestate.Packet{Flags: devicestate.Flag, ID: id, Instance: instance, Data: data}
 }
 
-func encodeState(t testing.TB, d multifd.DeviceState) []byte {
+func encodeState(t testing.TB, d devicestate.Packet) []byte {
 	t.Helper()
-	b, err := multifd.AppendDeviceState(nil, &d)
+	b, err := d.Append(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +102,7 @@ func TestDeviceState_FieldsAreChecked(t *testing.T) {
 		{"a flag that is none", func(b []byte) { be.PutUint32(b[8:], 0x40|0x80) }, "flags"},
 		{"an empty idstr", func(b []byte) { clear(b[12:268]) }, "idstr"},
 		{"an idstr without an end", func(b []byte) { copy(b[12:268], bytes.Repeat([]byte("x"), 256)) }, "idstr"},
-		{"a size above the limit", func(b []byte) { be.PutUint32(b[272:], multifd.MaxDeviceState+1) }, "size"},
+		{"a size above the limit", func(b []byte) { be.PutUint32(b[272:], devicestate.MaxData+1) }, "size"},
 		{"a size of 4 GiB", func(b []byte) { be.PutUint32(b[272:], ^uint32(0)) }, "size"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -116,7 +115,7 @@ func TestDeviceState_FieldsAreChecked(t *testing.T) {
 				t.Errorf("%d packets were taken", n)
 			}
 			wantChannelError(t, err, multifd.ErrMalformed, 2, tt.field)
-			if _, err := multifd.ReadDeviceStates(bytes.NewReader(b)); !errors.Is(err, multifd.ErrMalformed) {
+			if _, err := devicestate.ReadAll(bytes.NewReader(b)); !errors.Is(err, devicestate.ErrMalformed) {
 				t.Errorf("kept with others: %v", err)
 			}
 		})
@@ -132,7 +131,7 @@ func TestDeviceState_CutShortIsTruncated(t *testing.T) {
 		if !errors.Is(err, multifd.ErrTruncated) || !errors.As(err, &ce) || ce.Packet != 1 {
 			t.Errorf("after %d bytes: %v", n, err)
 		}
-		if _, err := multifd.ReadDeviceStates(bytes.NewReader(wire[:n])); !errors.Is(err, multifd.ErrTruncated) {
+		if _, err := devicestate.ReadAll(bytes.NewReader(wire[:n])); !errors.Is(err, devicestate.ErrTruncated) {
 			t.Errorf("kept with others, after %d bytes: %v", n, err)
 		}
 	}
@@ -140,7 +139,7 @@ func TestDeviceState_CutShortIsTruncated(t *testing.T) {
 
 func TestDeviceState_MemoryIsAllocatedAsBytesArrive(t *testing.T) {
 	b := encodeState(t, state("dev", 1, nil))
-	binary.BigEndian.PutUint32(b[272:], multifd.MaxDeviceState)
+	binary.BigEndian.PutUint32(b[272:], devicestate.MaxData)
 	l := layout(t, page4K)
 	rc := receiver(t, bytes.NewReader(append(b, make([]byte, 1000)...)), multifd.None, l)
 	var before, after runtime.MemStats
@@ -150,40 +149,5 @@ func TestDeviceState_MemoryIsAllocatedAsBytesArrive(t *testing.T) {
 	wantChannelError(t, err, multifd.ErrTruncated, 1, "data")
 	if n := after.TotalAlloc - before.TotalAlloc; n > 4<<20 {
 		t.Errorf("%d bytes were allocated for 1,000 that came", n)
-	}
-}
-
-func TestReadDeviceStates_KeepsTheOrder(t *testing.T) {
-	want := []multifd.DeviceState{
-		state("a", 0, []byte("first")), state("b", 1<<31, bytes.Repeat([]byte{1}, 1<<20+1)),
-		{Flags: multifd.FlagDeviceState | multifd.FlagSync, ID: "a", Data: []byte{0}},
-	}
-	var kept []byte
-	for _, d := range want {
-		kept = append(kept, encodeState(t, d)...)
-	}
-	got, err := multifd.ReadDeviceStates(bytes.NewReader(kept))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got, cmp.Comparer(bytes.Equal)); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	if got, err := multifd.ReadDeviceStates(bytes.NewReader(nil)); len(got) != 0 || err != nil {
-		t.Errorf("of nothing: %v, %v", got, err)
-	}
-	kept[0] ^= 1
-	if _, err := multifd.ReadDeviceStates(bytes.NewReader(kept)); !errors.Is(err, multifd.ErrMalformed) {
-		t.Errorf("with another magic: %v", err)
-	}
-}
-
-func TestDeviceState_TooLargeIsNotSent(t *testing.T) {
-	for _, d := range []multifd.DeviceState{
-		state("", 0, nil), state(string(make([]byte, 256)), 0, nil), state("dev", 0, make([]byte, multifd.MaxDeviceState+1)),
-	} {
-		if b, err := multifd.AppendDeviceState(nil, &d); err == nil || len(b) != 0 {
-			t.Errorf("an id of %d and data of %d bytes: %d bytes, %v", len(d.ID), len(d.Data), len(b), err)
-		}
 	}
 }

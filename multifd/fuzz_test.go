@@ -3,7 +3,6 @@ package multifd_test
 import (
 	"bytes"
 	"errors"
-	"io"
 	"slices"
 	"testing"
 
@@ -86,34 +85,6 @@ func FuzzHandshake(f *testing.F) {
 		}
 		if got := h.Append(nil); !bytes.Equal(got[:25], wire[:25]) {
 			t.Errorf("%x was taken for %x", wire[:25], got[:25])
-		}
-	})
-}
-
-// FuzzDeviceStates: what is read and written again is what it was, but for
-// what an idstr has behind its end.
-func FuzzDeviceStates(f *testing.F) {
-	one := encodeState(f, state("0000:00:05.0/vfio", 1, []byte("state")))
-	addSeed(f, "one", one)
-	addSeed(f, "three", slices.Concat(one, encodeState(f, state("x", 0, nil)), one))
-	f.Fuzz(func(t *testing.T, kept []byte) {
-		states, err := multifd.ReadDeviceStates(bytes.NewReader(kept))
-		if err != nil {
-			if !errors.Is(err, multifd.ErrMalformed) && !errors.Is(err, multifd.ErrTruncated) || errors.Is(err, io.EOF) {
-				t.Errorf("got %v", err)
-			}
-			return
-		}
-		var again []byte
-		for _, d := range states {
-			again = append(again, encodeState(t, d)...)
-		}
-		if len(again) != len(kept) {
-			t.Fatalf("%d bytes were read as %d", len(kept), len(again))
-		}
-		back, err := multifd.ReadDeviceStates(bytes.NewReader(again))
-		if err != nil || len(back) != len(states) {
-			t.Errorf("%d states came back of %d: %v", len(back), len(states), err)
 		}
 	})
 }

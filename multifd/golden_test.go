@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/multifd"
 )
@@ -94,7 +95,7 @@ func TestWire_MatchesTheGoldenFiles(t *testing.T) {
 			return s.Send(&guest.Batch{Block: l.Block("pc.ram"), Normal: []uint64{0x2000, 0x4000}, Data: [][]byte{deflatedAs, bs}, Form: guest.Deflated})
 		}},
 		{"device-state", multifd.None, func(s *multifd.Sender) error {
-			return s.SendDeviceState(&multifd.DeviceState{ID: "0000:00:05.0/vfio", Instance: 7, Data: []byte("state of a device")})
+			return s.SendDeviceState(&devicestate.Packet{ID: "0000:00:05.0/vfio", Instance: 7, Data: []byte("state of a device")})
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

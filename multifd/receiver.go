@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
 )
 
@@ -57,7 +58,7 @@ func (r *Receiver) Bytes() uint64 { return r.in.Total() }
 // Next reads the header of a RAM packet, or a whole device-state packet. The RAM packet
 // is valid until the next call of Next; Receive must read its pages before. If the
 // channel ends between packets, the error is io.EOF.
-func (r *Receiver) Next() (*Packet, *DeviceState, error) {
+func (r *Receiver) Next() (*Packet, *devicestate.Packet, error) {
 	r.count++
 	// The RAM header is the longest, so this never reads into a payload. What is read
 	// beyond a shorter device-state packet stays pending.
@@ -97,51 +98,33 @@ func (r *Receiver) checkMethod() error {
 	return malformed("flags", "the source sends %v, but this side expects %s: set the same multifd-compression on both", bits, r.method.Name())
 }
 
-func (r *Receiver) deviceState(have int) (*DeviceState, error) {
-	if have < DeviceStateHeader {
-		if err := r.in.ReadFull(r.header[have:DeviceStateHeader]); err != nil {
+func (r *Receiver) deviceState(have int) (*devicestate.Packet, error) {
+	if have < devicestate.HeaderLen {
+		if err := r.in.ReadFull(r.header[have:devicestate.HeaderLen]); err != nil {
 			return nil, inField("header", err)
 		}
-		have = DeviceStateHeader
+		have = devicestate.HeaderLen
 	}
-	d, size, err := decodeDeviceState(r.header)
+	p, size, err := devicestate.ParseHeader(r.header)
 	if err != nil {
+		var bad *devicestate.FieldError
+		if errors.As(err, &bad) {
+			return nil, malformed(bad.Field, "%s", bad.Reason)
+		}
 		return nil, err
 	}
-	extra := append([]byte(nil), r.header[DeviceStateHeader:have]...)
+	extra := append([]byte(nil), r.header[devicestate.HeaderLen:have]...)
 	r.in.pending = append(extra, r.in.pending...)
 	take := r.budget
 	if take == nil {
 		take = func(int) error { return nil }
 	}
-	if err := take(DeviceStateHeader); err != nil {
+	if err := take(devicestate.HeaderLen); err != nil {
 		return nil, inField("size", err)
 	}
-	d.Data, err = readGrowing(r.in, size, take)
-	return &d, inField("data", truncated(err))
+	p.Data, err = devicestate.ReadData(r.in, size, take)
+	return &p, inField("data", truncated(err))
 }
-
-// readGrowing reads size bytes. It allocates as bytes arrive: each time at most as much
-// as it has read so far, or stepGrowing. It calls take before it allocates.
-func readGrowing(r io.Reader, size int, take func(bytes int) error) ([]byte, error) {
-	var data []byte
-	for len(data) < size {
-		at := len(data)
-		n := min(max(stepGrowing, at), size-at)
-		if err := take(n); err != nil {
-			return nil, err
-		}
-		larger := make([]byte, at+n)
-		copy(larger, data)
-		data = larger
-		if _, err := io.ReadFull(r, data[at:]); err != nil {
-			return nil, err
-		}
-	}
-	return data, nil
-}
-
-const stepGrowing = 64 << 10
 
 // Receive reads the payload of the packet that Next returned and puts its pages into
 // the lane.

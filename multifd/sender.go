@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync/atomic"
 
+	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
 )
 
@@ -157,8 +158,8 @@ func (s *Sender) Sync() error {
 }
 
 // SendDeviceState writes a device-state packet.
-func (s *Sender) SendDeviceState(d *DeviceState) error {
-	header, err := d.appendHeader(nil)
+func (s *Sender) SendDeviceState(d *devicestate.Packet) error {
+	header, err := d.AppendHeader(nil)
 	if err != nil {
 		return s.fail("device state", err)
 	}

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/devicestate"
 )
 
 // Meta is the content of a snapshot besides pages.
@@ -22,7 +22,7 @@ type Meta struct {
 	// with the configuration, and everything from the first device section on.
 	Head, Devices []byte
 	// States are the device-state packets of the multifd channels.
-	States  []multifd.DeviceState
+	States  []devicestate.Packet
 	Machine Machine
 }
 
@@ -122,12 +122,12 @@ func (w *Writer) writeMeta(ctx context.Context, m *Manifest, meta Meta) error {
 	if len(meta.States) > 0 {
 		size := 0 // allocate once: a growing buffer is copied repeatedly
 		for i := range meta.States {
-			size += multifd.DeviceStateHeader + len(meta.States[i].Data)
+			size += devicestate.HeaderLen + len(meta.States[i].Data)
 		}
 		data := make([]byte, 0, size)
 		var err error
 		for i := range meta.States {
-			if data, err = multifd.AppendDeviceState(data, &meta.States[i]); err != nil {
+			if data, err = meta.States[i].Append(data); err != nil {
 				return err
 			}
 		}

@@ -10,8 +10,8 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
-	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/store/storetest"
@@ -65,9 +65,9 @@ func metaFor(l *guest.Layout) snapshot.Meta {
 	return snapshot.Meta{
 		Head:    (&vmstate.Configuration{Machine: "pc-q35-10.0", PageBits: bits}).Head(),
 		Devices: append([]byte{0, 6, 0, 0, 0, 2}, "{}"...),
-		States: []multifd.DeviceState{
-			{Flags: multifd.FlagDeviceState, ID: "0000:00:05.0/vfio", Instance: 1, Data: []byte("state")},
-			{Flags: multifd.FlagDeviceState, ID: "0000:00:06.0/vfio", Data: []byte("of another")},
+		States: []devicestate.Packet{
+			{Flags: devicestate.Flag, ID: "0000:00:05.0/vfio", Instance: 1, Data: []byte("state")},
+			{Flags: devicestate.Flag, ID: "0000:00:06.0/vfio", Data: []byte("of another")},
 		},
 		Machine: snapshot.Machine{Type: "pc-q35-10.0", UUID: "00112233445566778899aabbccddeeff", PageSize: l.PageSize, Sync: vmstate.SyncPerSection, RunState: "running", QEMU: "10.0.13"},
 	}

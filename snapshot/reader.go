@@ -10,8 +10,8 @@ import (
 	"io/fs"
 	"sync"
 
+	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
-	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/store"
 )
 
@@ -232,12 +232,12 @@ func (r *Reader) Head(ctx context.Context) ([]byte, error) {
 func (r *Reader) Devices(ctx context.Context) ([]byte, error) { return r.readRole(ctx, RoleDevices) }
 
 // States returns the device-state packets of multifd channels, or nil if there are none.
-func (r *Reader) States(ctx context.Context) ([]multifd.DeviceState, error) {
+func (r *Reader) States(ctx context.Context) ([]devicestate.Packet, error) {
 	data, err := r.readRole(ctx, RoleStates)
 	if err != nil || data == nil {
 		return nil, err
 	}
-	states, err := multifd.ReadDeviceStates(bytes.NewReader(data))
+	states, err := devicestate.ReadAll(bytes.NewReader(data))
 	if err != nil {
 		return nil, corrupt("device-states", "%v", err)
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // decoding are the packages that decode what comes from a peer or a file.
-var decoding = []string{"deflate", "guest", "guestmem", "internal/strictjson", "live", "migration", "multifd", "qemu", "qmp", "snapshot", "store", "transport", "vmstate"}
+var decoding = []string{"deflate", "devicestate", "guest", "guestmem", "internal/strictjson", "live", "migration", "multifd", "qemu", "qmp", "snapshot", "store", "transport", "vmstate"}
 
 // decoders are functions that decode, with the fuzz target that feeds them and, where
 // they keep what they decode, the test that bounds their memory.
@@ -18,7 +18,9 @@ var decoders = map[string][]string{
 	"live.Receive":                        {"migration.FuzzReceiveWhole", "live.TestMigrate_LinkBreaksDuringHandover"},
 	"migration.Inbound.NextCommand":       {"vmstate.FuzzReader"},
 	"migration.Receive":                   {"migration.FuzzReceiveWhole", "migration.TestReceive_MemoryFollowsReceivedBytes"},
-	"multifd.ReadDeviceStates":            {"multifd.FuzzDeviceStates"},
+	"devicestate.ParseHeader":             {"devicestate.FuzzReadAll", "multifd.FuzzReceiver"},
+	"devicestate.ReadAll":                 {"devicestate.FuzzReadAll"},
+	"devicestate.ReadData":                {"devicestate.FuzzReadAll", "migration.TestReceive_MemoryFollowsReceivedBytes"},
 	"multifd.ReadHandshake":               {"multifd.FuzzHandshake"},
 	"multifd.Reader.Read":                 {"multifd.FuzzReceiver"},
 	"multifd.Reader.ReadFull":             {"multifd.FuzzReceiver"},

@@ -96,8 +96,8 @@ bench: build
 bench-codec:
 	scripts/bench-codec
 
-# Live migration beside a bare copy and beside QEMU; writes docs/live-results.md
-# and docs/live-*.svg. Where QEMU cannot be had, its rows are left out.
+# Live migration beside a bare copy and beside QEMU; writes docs/notes/live-results.md
+# and docs/notes/live-*.svg. Where QEMU cannot be had, its rows are left out.
 bench-live:
 	-scripts/setup demo
 	cd bench && $(GO) run ./live

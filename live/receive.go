@@ -35,8 +35,9 @@ type ReceiveConfig struct {
 
 // Receive receives one migration on ln, closes ln, and starts the machine. The machine
 // of a source that requests a handover (Migrate) is started after HandoverRun, that of
-// another source, such as a QEMU, when everything has arrived. After a nil error the machine runs here. Errors are those of
-// migration.Receive, the error of Start, or wrap ErrSourceGone.
+// another source, such as a QEMU, when everything has arrived. After a nil error the
+// machine runs here. Errors are those of migration.Receive, the error of Start, or wrap
+// ErrSourceGone.
 func Receive(ctx context.Context, ln net.Listener, cfg ReceiveConfig) (*migration.Received, error) {
 	if cfg.Start == nil {
 		ln.Close()

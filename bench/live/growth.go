@@ -101,9 +101,9 @@ func (b *bench) growth(ctx context.Context) (section, error) {
 	}
 	s := section{
 		title: "Growth with memory",
-		text: []string{fmt.Sprintf("%d pages a second are written in %d MiB, whatever the size of memory, of which five eighths are not zero. %d channels; the downtime allowed is %v. "+
-			"The downtime is from the call of Pause to the destination's word that it runs; Commit and Start do nothing. "+
-			"The scan is the last one of the dirty log, while the machine stands still.", growthRate, workMiB, b.channels, harness.Downtime)},
+		text: []string{fmt.Sprintf("%d pages a second are written in %d MiB, independent of the size of memory. Five eighths of memory are not zero. %d channels; the downtime allowed is %v. "+
+			"The downtime is from the call of Pause to the destination's report that the machine runs; Commit and Start do nothing. "+
+			"The scan is the last scan of the dirty log, while the machine is paused.", growthRate, workMiB, b.channels, harness.Downtime)},
 	}
 	if left != "" {
 		s.text = append(s.text, left)
@@ -200,7 +200,7 @@ func (b *bench) byRate(ctx context.Context) (section, error) {
 	}
 	s := section{
 		title: "Dirty rate",
-		text: []string{fmt.Sprintf("%d MiB, of which %d MiB are written to at random, %d channels, nothing throttled; a migration that does not converge to %v is given up. "+
+		text: []string{fmt.Sprintf("%d MiB, of which %d MiB are written at random places, %d channels, no throttling. A migration that does not converge to %v is given up. "+
 			"The writer is one goroutine, which shares the processors with the migration.", b.memoryMiB, work, b.channels, harness.Downtime)},
 	}
 	s.head, s.rows = table("pages/s", lines)

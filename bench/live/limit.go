@@ -49,11 +49,11 @@ func (b *bench) limit(ctx context.Context) (section, error) {
 	}
 	s := section{
 		title: "The limit: none beside a bare copy",
-		text: []string{fmt.Sprintf("%d MiB of which no page is zero, over %d connections, from the connecting to the last answer. "+
-			"The bare copy writes 512 KiB at a time, the bytes of a packet of 128 pages, and reads them with readv into memory that is mapped "+
-			"once the source has connected, as in the migration. It has no protocol, no dirty log, and does not look for zero pages. The dirty log is the kernel's, or marks that the writers set: "+
-			"what the former adds is what write-protecting all memory costs on this machine. "+
-			"The writers are off. CPU is of the whole process, from its connecting (a destination: accepting) to its end.", b.memoryMiB, b.channels)},
+		text: []string{fmt.Sprintf("%d MiB without zero pages, over %d connections. The time is from the first connection to the last answer. "+
+			"The bare copy writes 512 KiB at a time, the bytes of a packet of 128 pages. It reads them with readv into memory that is mapped "+
+			"after the source has connected, as in the migration. It has no protocol and no dirty log, and does not look for zero pages. "+
+			"The dirty log is the kernel's, or marks that the writers set. The difference between the two is the cost of write-protecting all memory on this machine. "+
+			"The writers are off. CPU is of the whole process, from its first connection (a destination: its first accept) to its end.", b.memoryMiB, b.channels)},
 		head: []string{"way, memory", "total ms", "GB/s", "of bare", "source CPU s/GiB", "destination CPU s/GiB", "both", "of bare", "destination's faults"},
 	}
 	speed := func(f figures) float64 { return float64(b.memoryMiB) * (1 << 20) / 1e9 / f.total.Seconds() }

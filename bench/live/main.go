@@ -19,7 +19,7 @@ func main() {
 	}
 	var b bench
 	only := flag.String("only", "", "parts to measure, with commas: "+strings.Join(partNames(), ", ")+"; they are printed, and written with -out only")
-	flag.StringVar(&b.out, "out", "", "folder to write to (../docs, without -only)")
+	flag.StringVar(&b.out, "out", "", "folder to write to (../docs/notes, without -only)")
 	flag.IntVar(&b.runs, "runs", 5, "runs of each cell; medians are reported")
 	flag.IntVar(&b.memoryMiB, "memory", 1024, "memory of the machine, MiB, where it does not vary")
 	flag.IntVar(&b.channels, "channels", 2, "channels, where they do not vary")
@@ -30,7 +30,7 @@ func main() {
 	if *only != "" {
 		b.parts = strings.Split(*only, ",")
 	} else if b.out == "" {
-		b.out = "../docs"
+		b.out = "../docs/notes"
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()

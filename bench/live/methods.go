@@ -85,11 +85,11 @@ func (b *bench) methods(ctx context.Context) (section, error) {
 
 func (b *bench) methodsText(dataMiB int, missing string) []string {
 	text := []string{
-		fmt.Sprintf("%d MiB, of which %d MiB are not zero but text (half), pointers (a quarter) and noise, over %d channels and loopback TCP. QEMU's guest has the same kinds of pages and some 60 MiB of Linux. "+
-			"Memory is made of transparent huge pages where the kernel has some, which is what QEMU asks for, too; one row is of small ones. The destination's is not preallocated, in QEMU neither. "+
-			"What was written vmferry learns from the kernel, which write-protects all memory, or from marks that the writers set, as QEMU's emulator does, which runs its guest here.", b.memoryMiB, dataMiB, b.channels),
-		"First with the writers off and QEMU's guest stopped (a stopped machine can be migrated), so that CPU is the migration's alone: of both processes, " +
-			"of vmferry by getrusage from its connecting to its end, of QEMU by the process's clock from the command to the end. Ratios are for each GiB of pages that were sent as data.",
+		fmt.Sprintf("%d MiB, of which %d MiB are not zero: text (half), pointers (a quarter) and noise. %d channels, loopback TCP. QEMU's guest has the same kinds of pages and about 60 MiB of Linux. "+
+			"Memory consists of transparent huge pages where the kernel has them; QEMU also requests them. One row is of small pages. No destination preallocates memory. "+
+			"vmferry learns the writes from the kernel, which write-protects all memory, or from marks that the writers set. QEMU's emulator, which runs its guest here, sets marks too.", b.memoryMiB, dataMiB, b.channels),
+		"In the first table the writers are off and QEMU's guest is stopped (a stopped machine can be migrated), so CPU is of the migration alone. It is of both processes: " +
+			"of vmferry by getrusage from its first connection to its end, of QEMU by the process's clock from the command to the end. Ratios are for each GiB of pages that were sent as data.",
 	}
 	if missing != "" {
 		text = append(text, "**QEMU's rows are left out:** "+missing+".")
@@ -147,8 +147,8 @@ func peerOf(ways []way, w way) int {
 
 func (b *bench) runningTable(ways []way, all [][]figures) section {
 	s := section{
-		text: []string{fmt.Sprintf("The same while %d pages a second are written in %d MiB, in QEMU by the guest, which is emulated and takes a core for itself. "+
-			"The downtime allowed is %v. QEMU's figures are those of its query-migrate, which has whole milliseconds.", rateMiBps<<20/harness.PageSize, workMiB, harness.Downtime)},
+		text: []string{fmt.Sprintf("In the second table %d pages a second are written in %d MiB. In QEMU the guest writes them; it is emulated and occupies a core. "+
+			"The downtime allowed is %v. QEMU's figures are those of its query-migrate, in whole milliseconds.", rateMiBps<<20/harness.PageSize, workMiB, harness.Downtime)},
 		head: []string{"running", "total ms", "downtime ms", "rounds", "MB sent", "given up"},
 	}
 	for i, w := range ways {

@@ -39,10 +39,10 @@ type report struct {
 func (r *report) markdown() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# Live migration: results\n\n"+
-		"Notes, written by `make bench-live`, which is `cd bench && go run ./live` with QEMU prepared by `scripts/setup demo`. "+
+		"Notes, written by `make bench-live`: `scripts/setup demo` prepares QEMU, and `cd bench && go run ./live` measures. "+
 		"The command above each table measures that part alone.\n\n"+
-		"Medians of %d runs, cells in turn; ratios are medians of the ratios within each run. Taken on %d cores, which source, destination and the writers share: "+
-		"**absolute times mean little, compare rows of one table.** Each side is a process of its own, over loopback TCP. "+
+		"Medians of %d runs, cells in turn; ratios are medians of the ratios within each run. Source, destination and the writers share %d cores: "+
+		"**absolute times mean little, compare rows of one table.** Each side is a process of its own; they are connected by loopback TCP. "+
 		"After each migration between Go programs all memory was compared, and the handover was verified.%s\n", r.bench.runs, runtime.NumCPU(), reporting())
 	for i := range r.sections {
 		s := &r.sections[i]
@@ -65,10 +65,10 @@ func reporting() string {
 	case err != nil:
 		return ""
 	case order > largest:
-		return "\n\nThe kernel could report free memory to the host of this virtual machine, which is turned off here."
+		return "\n\nThe kernel can report free memory to the host of this virtual machine. That was turned off."
 	}
-	return "\n\n**The kernel reports free memory to the host of this virtual machine**, which takes it away; what is made present costs more for that, now and then by far. " +
-		"(To turn it off while this is measured: a number above 10 into /sys/module/page_reporting/parameters/page_reporting_order.)"
+	return "\n\n**The kernel reports free memory to the host of this virtual machine**, which takes the memory back. The next access to it costs more, sometimes several times as much. " +
+		"(To turn this off for the measurement, write a number above 10 to /sys/module/page_reporting/parameters/page_reporting_order.)"
 }
 
 // flags returns the flags that change the measurement and differ from their defaults.

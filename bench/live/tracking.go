@@ -168,8 +168,8 @@ func (b *bench) tracking(ctx context.Context) (section, error) {
 	pages := float64(b.memoryMiB<<20) / harness.PageSize
 	s := section{
 		title: "What dirty tracking costs",
-		text: []string{fmt.Sprintf("Package dirty over %d MiB that are all present, in pages of 4 KiB, beside nothing else. Writing is one word to each page once, each page clean before; "+
-			"×\u00a0is the ratio to writing untracked in the same run. With the mode sync a writer waits for another thread at each first write of a page; marks are set by the writer after each write.", b.memoryMiB)},
+		text: []string{fmt.Sprintf("Package dirty over %d MiB that are all present, in pages of 4 KiB, with no other load. The writer writes one word to each page once; each page is clean before. "+
+			"×\u00a0is the ratio to writing untracked in the same run. In the mode sync a writer waits for another thread at each first write of a page. Marks are set by the writer after each write.", b.memoryMiB)},
 		head: []string{"mode", "Start ms/GiB", "Stop ms/GiB"},
 	}
 	for _, share := range shares {

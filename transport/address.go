@@ -58,7 +58,6 @@ func (a Address) Listen(ctx context.Context) (ln net.Listener, err error) {
 }
 
 // Dial connects to the address, with TLS if cfg is not nil. ctx bounds the TLS
-// handshake too. If cfg has no ServerName, the host of the address is used. ctx bounds the TLS
 // handshake too. If cfg has no ServerName, the host of the address is used.
 func (a Address) Dial(ctx context.Context, cfg *tls.Config) (conn net.Conn, err error) {
 	if a.Network == "unix" {

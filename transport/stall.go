@@ -97,7 +97,6 @@ func (w *Watch) Add(l *Link) {
 }
 
 // All returns the links in the order in which they were added.
-// All returns the links in the order in which they were added.
 func (w *Watch) All() []*Link {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -40,11 +40,23 @@ func ParseAddress(s string) (Address, error) {
 	return Address{network, addr}, nil
 }
 
+// check returns an error if the address is not of a network of migrations, as the zero
+// value is.
+func (a Address) check() error {
+	if a.Addr == "" || a.Network != "unix" && a.Network != "tcp" {
+		return fmt.Errorf("%w %q: want unix:PATH or tcp:HOST:PORT", ErrAddress, a.String())
+	}
+	return nil
+}
+
 func (a Address) String() string { return a.Network + ":" + a.Addr }
 
 // Listen listens on the address. A unix socket has mode 0600 and is removed when
 // the listener is closed. Listen replaces a unix socket on which no process listens.
 func (a Address) Listen(ctx context.Context) (ln net.Listener, err error) {
+	if err := a.check(); err != nil {
+		return nil, err
+	}
 	if a.Network == "unix" {
 		ln, err = listenUnix(ctx, a.Addr)
 	} else {
@@ -60,6 +72,9 @@ func (a Address) Listen(ctx context.Context) (ln net.Listener, err error) {
 // Dial connects to the address, with TLS if cfg is not nil. ctx bounds the TLS
 // handshake too. If cfg has no ServerName, the host of the address is used.
 func (a Address) Dial(ctx context.Context, cfg *tls.Config) (conn net.Conn, err error) {
+	if err := a.check(); err != nil {
+		return nil, err
+	}
 	if a.Network == "unix" {
 		conn, err = dialUnix(ctx, a.Addr)
 	} else {

@@ -62,6 +62,15 @@ func ExampleReceive() {
 
 // sendMemory sends 64 pages, two of them with data.
 func sendMemory(to transport.Address) error {
+	state, err := vmstate.OwnerState([]byte("counters"), guest.DefaultPageSize)
+	if err != nil {
+		return err
+	}
+	return sendMemoryAnd(state, to)
+}
+
+// sendMemoryAnd sends the memory and then the device state.
+func sendMemoryAnd(state []byte, to transport.Address) error {
 	ctx := context.Background()
 	layout, err := guest.NewLayout(guest.DefaultPageSize, []guest.Block{{Name: "ram", Length: 64 * guest.DefaultPageSize}})
 	if err != nil {
@@ -82,10 +91,6 @@ func sendMemory(to transport.Address) error {
 	}
 	defer s.Close()
 	if err := s.Round(ctx, memory.All()); err != nil {
-		return err
-	}
-	state, err := vmstate.OwnerState([]byte("counters"), layout.PageSize)
-	if err != nil {
 		return err
 	}
 	return s.Finish(ctx, state)

@@ -13,7 +13,8 @@ import (
 type Inspection struct {
 	*snapshot.Manifest
 	// Devices are those that the stream describes, in the order of their sections.
-	// Described says that the stream has a description.
+	// Described says that the stream has a description. The empty one that Send adds
+	// to a stream without one (vmstate.WithDescription) does not count.
 	Devices   []vmstate.DeviceDescription `json:"devices"`
 	Described bool                        `json:"-"`
 	// Bytes is the size of the snapshot.
@@ -32,7 +33,7 @@ func Inspect(ctx context.Context, s Snapshot) (_ *Inspection, err error) {
 		return nil, err
 	}
 	description, described := vmstate.FindEnd(devices)
-	return &Inspection{r.Manifest(), description.Devices, described, r.Manifest().Bytes()}, nil
+	return &Inspection{r.Manifest(), description.Devices, described && description.PageSize != 0, r.Manifest().Bytes()}, nil
 }
 
 // VerifyResult describes a snapshot that is sound.

@@ -21,6 +21,7 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/transport"
+	"github.com/vmferry/vmferry/vmstate"
 )
 
 // patience is only against hanging.
@@ -179,6 +180,23 @@ func TestSave_MonitorThatDoesNotExistLeavesNoSnapshot(t *testing.T) {
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("a snapshot is left: %v", err)
+	}
+}
+
+// Send adds an empty description to a stream without one. It describes nothing.
+func TestInspect_EmptyDescriptionIsNone(t *testing.T) {
+	snap, address := vmferry.Snapshot{Path: filepath.Join(t.TempDir(), "snap")}, socketIn(t.TempDir(), "s")
+	sent := make(chan error, 1)
+	go func() { sent <- sendMemoryAnd(vmstate.WithDescription([]byte{0}), address) }()
+	if _, err := vmferry.Receive(t.Context(), snap, vmferry.ReceiveOptions{Listen: address, ConnectTimeout: patience}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	found, err := vmferry.Inspect(t.Context(), snap)
+	if err != nil || found.Described {
+		t.Errorf("got %+v, %v", found, err)
 	}
 }
 

@@ -23,13 +23,17 @@ const (
 // ExportOptions say what Export writes.
 type ExportOptions struct {
 	Format ExportFormat
-	// Block is the RAM block that ExportRaw writes; "" is the largest.
+	// Block is the RAM block that ExportRaw writes; "" is the largest. ExportMappedRAM
+	// writes all blocks, and Block has to be "".
 	Block string
 }
 
 // Export writes a snapshot's memory to a new file, and returns the RAM block that
-// ExportRaw writes. An export that fails leaves no file.
+// ExportRaw writes, with ExportMappedRAM the largest. An export that fails leaves no file.
 func Export(ctx context.Context, from Snapshot, file string, opts ExportOptions) (_ *guest.Block, err error) {
+	if opts.Block != "" && opts.Format == ExportMappedRAM {
+		return nil, fmt.Errorf("exporting: a %s file has all RAM blocks, and not only %q", ExportMappedRAM, opts.Block)
+	}
 	r, err := from.open(ctx)
 	if err != nil {
 		return nil, err

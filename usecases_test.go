@@ -211,6 +211,9 @@ func TestExport_UnknownBlockIsNamedAndNoFileIsMade(t *testing.T) {
 	if _, err := vmferry.Export(t.Context(), snap, out, vmferry.ExportOptions{Format: "qcow2"}); err == nil || !strings.Contains(err.Error(), `"qcow2"`) {
 		t.Errorf("error %v", err)
 	}
+	if _, err := vmferry.Export(t.Context(), snap, out, vmferry.ExportOptions{Format: vmferry.ExportMappedRAM, Block: "ram"}); err == nil {
+		t.Error("no error for one block of a format that has all")
+	}
 	if _, err := os.Stat(out); !os.IsNotExist(err) {
 		t.Errorf("a file is left: %v", err)
 	}

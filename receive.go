@@ -15,7 +15,8 @@ import (
 // ReceiveOptions say where a migration comes from.
 type ReceiveOptions struct {
 	// Listen is where this side listens. TLS, if not nil, is required of every
-	// connection: see transport.TLSFiles.
+	// connection: see transport.TLSFiles. Without TLS anyone who can connect over TCP
+	// can read or replace the machine's memory; Receive does not ask.
 	Listen transport.Address
 	TLS    *tls.Config
 	// Wire has to be that of the source.

@@ -15,7 +15,8 @@ import (
 // SendOptions say where a snapshot goes.
 type SendOptions struct {
 	// Connect is where the destination listens. TLS, if not nil, is used for every
-	// connection: see transport.TLSFiles.
+	// connection: see transport.TLSFiles. Without TLS anyone on the way of a TCP
+	// connection can read or replace the machine's memory; Send does not ask.
 	Connect transport.Address
 	TLS     *tls.Config
 	// SendConfig says how the snapshot is sent. Its Wire has to be that of the

@@ -46,7 +46,8 @@ type SendConfig struct {
 	// Bandwidth limits the bytes per second of all channels together; 0 is no
 	// limit.
 	Bandwidth uint64
-	// ConnectTimeout is migration.SendConfig.ConnectTimeout.
+	// ConnectTimeout is how long Send retries while no process listens at the
+	// destination; 0 tries once.
 	ConnectTimeout time.Duration
 }
 

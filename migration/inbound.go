@@ -15,9 +15,8 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// Inbound is one inbound migration. runPhases has the table of its phases. A handover
-// (ReceiveConfig.Handover) runs in the last phase and uses the exported methods other
-// than those of vmstate.Handler.
+// Inbound is one inbound migration. A handover (ReceiveConfig.Handover) runs in its
+// last phase and uses the exported methods other than those of vmstate.Handler.
 type Inbound struct {
 	cfg           *ReceiveConfig
 	ctx           context.Context

@@ -27,7 +27,8 @@ type SaveOptions struct {
 	// AtPause is a shell command that runs while the machine is paused at the end,
 	// with VMFERRY_SNAPSHOT and VMFERRY_QMP in its environment. If the command
 	// fails, the save fails. VMFERRY_QMP is a QMP socket that works during the
-	// pause, because QEMU's own is in use: see atPauseMonitor.
+	// pause, because QEMU's own is in use. It refuses cont, stop, loadvm and
+	// migrate.
 	AtPause string
 	// AtPauseTimeout is how long the command may take; 30 s. After that Save ends
 	// the command, lets the machine run, and fails.
@@ -35,7 +36,8 @@ type SaveOptions struct {
 	// StayPaused leaves the machine paused after a save that succeeds.
 	StayPaused bool
 	// AlwaysLive lets the machine run during the save even if QEMU is known to lose
-	// writes then: see pauseIfWritesGetLost.
+	// writes then, as some QEMUs do without KVM. Otherwise such a machine is paused,
+	// with a warning.
 	AlwaysLive bool
 	// MaxMemory is the most memory that the machine may have;
 	// vmstate.DefaultMaxMemory.

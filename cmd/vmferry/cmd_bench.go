@@ -58,7 +58,7 @@ type benchIAACmd struct {
 	JSON    bool    `name:"json" help:"Write JSON."`
 	Model   bool    `help:"Refused: the model of the devices is in the benchmark module (cd bench && go run ./iaa)."`
 	Dynamic bool    `help:"Use dynamic Huffman codes instead of fixed ones."`
-	CPU     float64 `name:"cpu" default:"1" help:"Share of the processor in hybrid runs, 0 to 1." placeholder:"SHARE"`
+	CPU     float64 `name:"cpu" default:"1" help:"Largest share of the processor in hybrid runs, more than 0 and at most 1." placeholder:"SHARE"`
 }
 
 func (c *benchIAACmd) Run(a *app) error {

@@ -23,7 +23,7 @@ type demoCmd struct {
 	Compression string   `default:"qpl" enum:"none,zlib,zstd,qpl,uadk,qatzip" help:"Method on the wire: ${enum}."`
 	Writers     int      `default:"2" help:"Number of goroutines that write to the memory." placeholder:"N"`
 	Rate        *int     `help:"Pages per second of each writer; 0 is as fast as possible. Without the flag: 4000, or fewer on a slow machine." placeholder:"N"`
-	Pages       string   `default:"transparent" enum:"small,transparent" help:"Pages of the memory: ${enum} huge pages, or small pages if the system has no huge ones."`
+	Pages       string   `default:"transparent" enum:"small,transparent" help:"Pages of the memory: ${enum}. Transparent is huge pages, or small ones if the system has no huge pages."`
 	DirtyLog    string   `default:"auto" enum:"auto,async,sync,marks" help:"Source of the dirty pages: the kernel (async or sync; auto chooses), or marks that the writers set. ${enum}." placeholder:"LOG"`
 	Bandwidth   byteSize `default:"0" help:"Most bytes per second on the wire, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
 	JSON        bool     `name:"json" help:"Write one JSON object per line, the report last."`

@@ -15,7 +15,7 @@ import (
 // iaaFlags say how qpl uses the accelerator.
 type iaaFlags struct {
 	IAA        string  `name:"iaa" default:"auto" enum:"auto,require,off" help:"Use Intel's In-Memory Analytics Accelerator for deflate: ${enum}."`
-	IAACPU     float64 `name:"iaa-cpu" default:"1" help:"Share of a packet's pages, 0 to 1, that the processor compresses while the device works." placeholder:"SHARE"`
+	IAACPU     float64 `name:"iaa-cpu" default:"1" help:"Largest share of a packet's pages, 0 to 1, that the processor takes while the device works." placeholder:"SHARE"`
 	IAAMemory  string  `name:"iaa-memory" default:"populate" enum:"populate,touch,none" help:"How the device's buffers are made present at setup: ${enum}."`
 	IAAInflate string  `name:"iaa-inflate" default:"direct" enum:"direct,bounce" help:"Inflate directly into the machine's memory, or into a buffer that is then copied: ${enum}."`
 }

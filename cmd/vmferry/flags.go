@@ -13,7 +13,7 @@ import (
 type wireFlags struct {
 	Channels    int    `default:"2" help:"Multifd channels; the same on both sides." placeholder:"N"`
 	Compression string `default:"none" enum:"none,zlib,zstd,qpl,uadk,qatzip" help:"Method on the wire: ${enum}; the same on both sides."`
-	Level       int    `default:"0" help:"Compression level: zlib and qatzip have 1 to 9, zstd 1 to 20, qpl and uadk 1 and 2; 0 is the method's default." placeholder:"N"`
+	Level       int    `default:"0" help:"Compression level of the sending side: zlib and qatzip have 1 to 9, zstd 1 to 20, qpl and uadk 1 and 2; 0 is the method's default." placeholder:"N"`
 }
 
 func (f *wireFlags) method() (multifd.Method, error) {

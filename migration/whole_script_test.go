@@ -33,6 +33,9 @@ type wholeScript struct {
 	ramOver bool // the main channel has begun the last section of RAM
 	ended   bool // the main channel is at its end
 	writes  []wholeWrite
+	// torn are the pages that two connections write between the same sync points,
+	// which no QEMU does: their content is any mixture, and a checksum can be wrong.
+	torn    map[wholePage]bool
 	faulty  bool // the script broke the protocol: an error is as right as success
 	altered bool // bytes were changed, and the model does not hold
 	silent  bool // a connection stays open and sends nothing
@@ -46,6 +49,9 @@ type wholeConn struct {
 	closed bool
 	silent bool
 }
+
+// wholePage names a page.
+type wholePage struct{ block, page int }
 
 // wholeWrite is a page that a connection carries behind its syncs-th sync point.
 type wholeWrite struct {
@@ -69,7 +75,7 @@ func newWholeScript(t testing.TB, in []byte) *wholeScript {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &wholeScript{t: t, in: in, layout: layout, method: multifd.None}
+	s := &wholeScript{t: t, in: in, layout: layout, method: multifd.None, torn: map[wholePage]bool{}}
 	kind, method := s.next(), s.next()
 	s.mode = vmstate.SyncMode(kind & 1)
 	if all := multifd.Methods(); int(method) < len(all) { // else none: a codec takes long to set up
@@ -344,6 +350,11 @@ func (s *wholeScript) record() {
 func (s *wholeScript) note(c *wholeConn, writes []wholeWrite) {
 	for _, w := range writes {
 		w.conn, w.syncs, w.end = slices.Index(s.conns, c), c.syncs, c.Len()
+		if slices.ContainsFunc(s.writes, func(o wholeWrite) bool {
+			return o.block == w.block && o.page == w.page && o.syncs == w.syncs && o.conn != w.conn
+		}) {
+			s.faulty, s.torn[wholePage{w.block, w.page}] = true, true
+		}
 		s.writes = append(s.writes, w)
 	}
 }

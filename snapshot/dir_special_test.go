@@ -2,61 +2,14 @@ package snapshot_test
 
 import (
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/snapshot"
+	"github.com/vmferry/vmferry/store/storetest"
 )
-
-// special makes things that are no regular files at a path.
-var special = []struct {
-	kind string
-	make func(t *testing.T, path string) error
-}{
-	{"a FIFO", func(_ *testing.T, path string) error { return unix.Mkfifo(path, 0o600) }},
-	{"a directory", func(_ *testing.T, path string) error { return os.Mkdir(path, 0o700) }},
-	{"a symbolic link", func(t *testing.T, path string) error {
-		target := filepath.Join(t.TempDir(), "target")
-		return errors.Join(os.WriteFile(target, []byte("secret"), 0o600), os.Symlink(target, path))
-	}},
-	{"a symbolic link", func(_ *testing.T, path string) error { return os.Symlink("/dev/zero", path) }},
-	{"a symbolic link", func(_ *testing.T, path string) error { return os.Symlink(filepath.Base(path), path) }},
-	{"a socket", func(_ *testing.T, path string) error {
-		// A socket's path is short; that of a test's folder is not always.
-		dir, err := os.MkdirTemp("", "vf")
-		if err != nil {
-			return err
-		}
-		defer os.RemoveAll(dir)
-		ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "s"), Net: "unix"})
-		if err != nil {
-			return err
-		}
-		ln.SetUnlinkOnClose(false)
-		return errors.Join(ln.Close(), os.Rename(filepath.Join(dir, "s"), path))
-	}},
-}
-
-// soon fails the test if f does not return: it waits for what never comes.
-func soon(t *testing.T, what string, f func()) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	select {
-	case <-done:
-	case <-time.After(time.Minute):
-		t.Fatalf("%s did not return", what)
-	}
-}
 
 // Each object of a snapshot in turn is replaced by what is no regular file, and
 // by a link to the object itself.
@@ -76,7 +29,7 @@ func TestOpen_ObjectThatIsNotARegularFileIsRefused(t *testing.T) {
 		}
 		check := func(kind string) {
 			t.Helper()
-			soon(t, "verifying with "+kind+" as "+name, func() {
+			storetest.Soon(t, "verifying with "+kind+" as "+name, func() {
 				err := verifyAll(openDir(t, path))
 				if !errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), kind) {
 					t.Errorf("%s as %s: %v", kind, name, err)
@@ -86,11 +39,11 @@ func TestOpen_ObjectThatIsNotARegularFileIsRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for _, s := range special {
-			if err := s.make(t, own); err != nil {
+		for _, s := range storetest.Special {
+			if err := s.Make(t, own); err != nil {
 				t.Fatal(err)
 			}
-			check(s.kind)
+			check(s.Kind)
 		}
 		if err := os.Symlink(aside, own); err != nil {
 			t.Fatal(err)

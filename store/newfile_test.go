@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/store"
+	"github.com/vmferry/vmferry/store/storetest"
 )
 
 func TestCreateFile_AppearsWhenCommitted(t *testing.T) {
@@ -64,15 +65,15 @@ func TestCreateFile_AbortLeavesNothing(t *testing.T) {
 }
 
 func TestCreateFile_ExistingNameIsRefused(t *testing.T) {
-	for _, s := range special {
+	for _, s := range storetest.Special {
 		path := filepath.Join(t.TempDir(), "out")
-		if err := s.make(t, path); err != nil {
+		if err := s.Make(t, path); err != nil {
 			t.Fatal(err)
 		}
-		soon(t, "creating over "+s.kind, func() {
+		storetest.Soon(t, "creating over "+s.Kind, func() {
 			_, err := store.CreateFile(path)
-			if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), s.kind) || !strings.Contains(err.Error(), "file exists") {
-				t.Errorf("%s: %v", s.kind, err)
+			if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), s.Kind) || !strings.Contains(err.Error(), "file exists") {
+				t.Errorf("%s: %v", s.Kind, err)
 			}
 		})
 		wantEntries(t, path, 1)

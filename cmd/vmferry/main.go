@@ -24,6 +24,7 @@ type cli struct {
 	Restore restoreCmd  `cmd:"" help:"Start a snapshot's machine in a QEMU that waits with -incoming defer."`
 	Receive receiveCmd  `cmd:"" help:"Receive a migration that another program drives, into a snapshot."`
 	Send    sendCmd     `cmd:"" help:"Send a snapshot to a destination that another program set up."`
+	Relay   relayCmd    `cmd:"" help:"Carry migrations between two QEMUs over a link, compressed and encrypted."`
 	Inspect inspectCmd  `cmd:"" help:"Describe a snapshot."`
 	Verify  verifyCmd   `cmd:"" help:"Read and check everything in a snapshot."`
 	Export  exportCmd   `cmd:"" help:"Write a snapshot's memory to a file, raw or in a format that QEMU loads."`

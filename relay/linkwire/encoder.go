@@ -1,0 +1,398 @@
+package linkwire
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"net"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/vmferry/vmferry/deflate"
+	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/pagecodec"
+)
+
+// Frame is a unit on its way: what the Encoder makes of a Unit. It is reused.
+type Frame struct {
+	Unit
+	// Level is how hard the Encoder tries.
+	Level Level
+	// Out is what goes over the link. It is valid until the Frame is used again.
+	Out net.Buffers
+	// Forms counts the frame's pages.
+	Forms Forms
+
+	pages     []pagePlan
+	fresh     [][]byte // pages to deflate
+	diffs     []byte
+	pinned    []uint32 // slots of the cache
+	fromCache bool     // a page is a difference or a reference
+	deflating bool
+	head      []byte
+	data      []byte
+	vectors   [][]byte // the memory of Out
+}
+
+// pagePlan is how a page is sent.
+type pagePlan struct {
+	cacheUse
+	form form
+	page []byte
+	diff []byte
+}
+
+// Plain returns the number of bytes that the frame stands for.
+func (f *Frame) Plain() int { return len(f.Bytes) + len(f.Header) + len(f.Pages) }
+
+// Encoder makes the frames of one connection. It is for use by one goroutine, except
+// Acknowledge.
+type Encoder struct {
+	acc     *pagecodec.Accelerator
+	cache   *SenderCache
+	header  headerCoder
+	deflate pagecodec.Encoder
+	zstd    [3]*zstdWriter // by coding
+	ledger  ledger
+}
+
+// NewEncoder returns an encoder without a cache. Close frees it.
+func NewEncoder(acc *pagecodec.Accelerator) *Encoder { return &Encoder{acc: acc} }
+
+// Close frees what the encoder holds.
+func (e *Encoder) Close() {
+	if e.deflate != nil {
+		e.deflate.Close()
+	}
+	for _, z := range e.zstd {
+		z.close()
+	}
+	if e.cache != nil {
+		e.ledger.abandon(e.cache)
+	}
+}
+
+// UseCache sets the cache for the packets that follow. The caller sends a CACHE frame
+// before them. A connection has one cache at most.
+func (e *Encoder) UseCache(c *SenderCache) { e.cache = c }
+
+// Acknowledge takes an ACK frame of the other side: so many packets have been read since
+// the connection began.
+func (e *Encoder) Acknowledge(packets uint64) error {
+	return e.ledger.acknowledge(e.cache, packets)
+}
+
+// Overlaps reports whether Begin of the next frame should come before Finish of the one
+// before.
+func (e *Encoder) Overlaps() bool { return e.deflate != nil && e.deflate.Overlaps() }
+
+// Begin begins a frame of f.Unit. At most two frames are begun and not finished.
+func (e *Encoder) Begin(f *Frame) error {
+	f.Forms, f.fromCache, f.deflating = Forms{}, false, false
+	f.fresh, f.pinned, f.diffs = f.fresh[:0], f.pinned[:0], f.diffs[:0]
+	if f.Header == nil {
+		return nil
+	}
+	e.plan(f)
+	if f.Level != LevelDeflate {
+		return nil
+	}
+	for i := range f.pages {
+		if f.pages[i].form == formRaw {
+			f.fresh = append(f.fresh, f.pages[i].page)
+		}
+	}
+	if len(f.fresh) == 0 {
+		return nil
+	}
+	if e.deflate == nil {
+		var err error
+		if e.deflate, err = e.acc.NewEncoder(f.PageSize, deflate.Fast); err != nil {
+			return fmt.Errorf("setting up to deflate pages: %w", err)
+		}
+	}
+	f.deflating = true
+	return e.deflate.Begin(f.fresh)
+}
+
+// plan chooses the form of each page, as far as that is known before pages are deflated.
+func (e *Encoder) plan(f *Frame) {
+	f.pages = f.pages[:0]
+	for at := 0; at < len(f.Pages); at += f.PageSize {
+		p := pagePlan{form: formRaw, page: f.Pages[at : at+f.PageSize]}
+		if deflate.IsZero(p.page) {
+			p.form = formZero
+		}
+		f.pages = append(f.pages, p)
+	}
+	if f.Level >= LevelDeflate && e.cache != nil && e.cache.pageSize == f.PageSize && !e.ledger.full() {
+		e.consultCache(f)
+	}
+}
+
+// consultCache finds pages that the other side has, or has an older version of, and
+// chooses which of the others it keeps.
+func (e *Encoder) consultCache(f *Frame) {
+	block, ok := e.cache.blockNumber(f.Header[nameAt:offsetsAt])
+	if !ok {
+		return
+	}
+	for i := range f.pages {
+		if p := &f.pages[i]; p.form != formZero {
+			p.place = place{block, binary.BigEndian.Uint64(f.Header[offsetsAt+8*i:])}
+			p.hash = contentHash(p.page)
+		}
+	}
+	e.cache.find(f.pages)
+	if most := guest.PacketBytes / maxDifference; cap(f.diffs) < most {
+		f.diffs = make([]byte, 0, most) // so that it does not move
+	}
+	for i := range f.pages {
+		f.compare(e.cache, &f.pages[i])
+	}
+	f.pinned = e.cache.keep(f.pages, f.pinned)
+	for i := range f.pages {
+		if p := &f.pages[i]; !p.fill.none() {
+			e.cache.fill(p.fill, p.page)
+		}
+	}
+}
+
+// maxDifference is the part of a page that a difference may have: 1/maxDifference.
+// Deflate makes an average page smaller than that.
+const maxDifference = 4
+
+// compare chooses between a reference, a difference and the page itself, and unpins what
+// the frame does not use.
+func (f *Frame) compare(c *SenderCache, p *pagePlan) {
+	if !p.equal.none() && !bytes.Equal(c.page(p.equal), p.page) {
+		c.unpin(&p.equal)
+	}
+	if !p.equal.none() {
+		if !p.base.none() {
+			c.unpin(&p.base)
+		}
+		p.form, f.fromCache = formReference, true
+		return
+	}
+	if p.base.none() {
+		return
+	}
+	start := len(f.diffs)
+	diffs, ok := appendDifference(f.diffs, c.page(p.base), p.page, len(p.page)/maxDifference)
+	if !ok {
+		c.unpin(&p.base)
+		return
+	}
+	f.diffs = diffs
+	p.diff, p.form, f.fromCache = diffs[start:], formDifference, true
+}
+
+// Finish finishes the frame that was begun first.
+func (e *Encoder) Finish(f *Frame) (err error) {
+	switch {
+	case f.Header == nil:
+		return e.finishBytes(f)
+	case f.deflating:
+		err = e.finishDeflated(f)
+	case f.Level >= LevelZstd:
+		err = e.finishZstd(f)
+	default:
+		e.finishRaw(f)
+	}
+	e.ledger.sent(f.pinned)
+	return err
+}
+
+// finishRaw sends raw pages and differences from where they are.
+func (e *Encoder) finishRaw(f *Frame) {
+	n := 0
+	for i := range f.pages {
+		n += len(f.pages[i].data())
+	}
+	e.appendHead(f, codingPlain, n, n)
+	f.vectors = append(f.vectors[:0], f.head)
+	for i := range f.pages {
+		if d := f.pages[i].data(); len(d) > 0 {
+			f.vectors = appendVector(f.vectors, d)
+		}
+	}
+	f.Out = f.vectors
+}
+
+// data returns what a page puts into the data of a frame that is not deflated.
+func (p *pagePlan) data() []byte {
+	switch p.form {
+	case formRaw:
+		return p.page
+	case formDifference:
+		return p.diff
+	}
+	return nil
+}
+
+// appendVector appends a vector, or lengthens the last one if d follows it in memory.
+func appendVector(vectors [][]byte, d []byte) [][]byte {
+	last := &vectors[len(vectors)-1]
+	if n := len(*last); n > 0 && cap(*last) >= n+len(d) && &(*last)[:n+1][n] == &d[0] {
+		*last = (*last)[:n+len(d)]
+		return vectors
+	}
+	return append(vectors, d)
+}
+
+// finishDeflated collects the streams of the deflated pages.
+func (e *Encoder) finishDeflated(f *Frame) error {
+	if err := e.deflate.Finish(); err != nil {
+		return fmt.Errorf("deflating pages: %w", err)
+	}
+	defer e.deflate.Release()
+	if cap(f.data) < guest.PacketBytes+guest.MaxPageSize {
+		f.data = make([]byte, 0, guest.PacketBytes+guest.MaxPageSize)
+	}
+	f.data = f.data[:0]
+	next := 0
+	for i := range f.pages {
+		p := &f.pages[i]
+		if p.form != formRaw {
+			f.data = append(f.data, p.data()...)
+			continue
+		}
+		stream := e.deflate.Stream(next, f.data[len(f.data):len(f.data)+f.PageSize])
+		next++
+		if len(stream) < f.PageSize {
+			p.form, p.diff = formDeflated, stream
+		}
+		f.data = append(f.data, stream...)
+	}
+	e.appendHead(f, codingPlain, len(f.data), len(f.data))
+	f.vectors = append(f.vectors[:0], f.head, f.data)
+	f.Out = f.vectors
+	return nil
+}
+
+// finishZstd compresses the data of all pages together.
+func (e *Encoder) finishZstd(f *Frame) error {
+	plain := 0
+	for i := range f.pages {
+		plain += len(f.pages[i].data())
+	}
+	if plain == 0 {
+		e.finishRaw(f)
+		return nil
+	}
+	c := f.Level.coding()
+	z, err := e.writer(c)
+	if err != nil {
+		return err
+	}
+	z.begin(f.data[:0])
+	for i := range f.pages {
+		if d := f.pages[i].data(); len(d) > 0 {
+			if err := z.write(d); err != nil {
+				return err
+			}
+		}
+	}
+	if f.data, err = z.flush(); err != nil {
+		return err
+	}
+	e.appendHead(f, c, plain, len(f.data))
+	f.vectors = append(f.vectors[:0], f.head, f.data)
+	f.Out = f.vectors
+	return nil
+}
+
+// appendHead makes the frame's header and head, and counts the pages.
+func (e *Encoder) appendHead(f *Frame, c coding, plain, coded int) {
+	be := binary.BigEndian
+	b := append(f.head[:0], make([]byte, frameHeaderLen+packetFixedLen)...)
+	b = e.header.append(b, f.Header, max(f.PageSize, 1))
+	for i := range f.pages {
+		p := &f.pages[i]
+		form := p.form
+		f.Forms.count(form)
+		if !p.fill.none() {
+			form |= formKept
+		}
+		b = append(b, byte(form))
+	}
+	for i := range f.pages {
+		b = f.pages[i].appendFields(b)
+	}
+	if f.fromCache {
+		b = f.appendDigest(b)
+	}
+	head := len(b) - frameHeaderLen - packetFixedLen
+	appendFrameHeader(b[:0], KindPacket, packetFixedLen+head+coded)
+	fixed := b[frameHeaderLen:]
+	fixed[0], fixed[1] = byte(c), byte(bits.TrailingZeros(uint(f.PageSize)))
+	be.PutUint16(fixed[2:], uint16(len(f.pages)))
+	be.PutUint32(fixed[4:], uint32(head))
+	be.PutUint32(fixed[8:], uint32(plain))
+	f.head = b
+}
+
+// appendFields appends the fields of the page's form.
+func (p *pagePlan) appendFields(b []byte) []byte {
+	switch p.form {
+	case formDeflated:
+		b = binary.AppendUvarint(b, uint64(len(p.diff)))
+	case formDifference:
+		b = binary.AppendUvarint(p.base.append(b), uint64(len(p.diff)))
+	case formReference:
+		b = p.equal.append(b)
+	}
+	if !p.fill.none() {
+		b = p.fill.append(b)
+	}
+	return b
+}
+
+func (s slotAt) append(b []byte) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, uint64(s.slot)), s.version)
+}
+
+// digestLen is the length of the digest of a frame's pages from the cache.
+const digestLen = 16
+
+// appendDigest appends the digest of the pages that the other side takes from its cache.
+func (f *Frame) appendDigest(b []byte) []byte {
+	h := blake3.New()
+	for i := range f.pages {
+		if p := &f.pages[i]; p.form == formDifference || p.form == formReference {
+			h.Write(p.page)
+		}
+	}
+	return h.Sum(b)[:len(b)+digestLen]
+}
+
+// finishBytes makes a BYTES frame.
+func (e *Encoder) finishBytes(f *Frame) error {
+	c, data := codingPlain, f.Bytes
+	if f.Level > LevelRaw && len(data) >= minZstdBytes {
+		c = codingZstd
+		z, err := e.writer(c)
+		if err != nil {
+			return err
+		}
+		z.begin(f.data[:0])
+		if err := z.write(data); err != nil {
+			return err
+		}
+		if f.data, err = z.flush(); err != nil {
+			return err
+		}
+		data = f.data
+	}
+	b := appendFrameHeader(f.head[:0], KindBytes, bytesFixedLen+len(data))
+	b = binary.BigEndian.AppendUint32(b, uint32(c)<<24|uint32(len(f.Bytes)))
+	f.head = b
+	f.vectors = append(f.vectors[:0], b, data)
+	f.Out = f.vectors
+	return nil
+}
+
+// minZstdBytes is the least number of bytes that are compressed.
+const minZstdBytes = 256

@@ -2,15 +2,16 @@ package relay
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"io"
+	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/vmferry/vmferry/pagecodec"
+	"github.com/vmferry/vmferry/relay/linkwire"
 	"github.com/vmferry/vmferry/transport"
 )
 
@@ -37,29 +38,41 @@ type Config struct {
 	// after the Relay.
 	Accelerator *pagecodec.Accelerator
 	// Cache is the size in bytes of the pages that both relays keep for a migration,
-	// as bases of differences and for references; 0 is no cache.
+	// as bases of differences and for references; 0 is no cache. The smaller one of
+	// both relays counts.
 	Cache int64
-	// CacheShared lets all migrations of the Relay share one cache. The time that a
-	// page takes then shows one machine's owner which pages the other machines have.
+	// CacheShared lets all migrations of the source's Relay share one cache. The time
+	// that a page takes then shows one machine's owner which pages the other machines
+	// have.
 	CacheShared bool
 	// CPUs bounds the processor time of the whole process, in processors; 0 is one for
-	// each migration under way, up to half the host's.
+	// each migration under way, up to half the host's, negative is no bound.
 	CPUs float64
 	// Bandwidth bounds the bytes a second that all links together send; 0 is no bound.
 	Bandwidth uint64
 	// LinkTimeout is the longest time without a byte from the other relay; 30 s.
 	LinkTimeout time.Duration
 	// OneMigration says that all connections of the Relay belong to one migration.
-	// Otherwise the relay finds out by QEMU's process or the machine's UUID.
+	// Otherwise the relay tells migrations apart by the process of QEMU, or by its
+	// address and the machine's UUID.
 	OneMigration bool
 	// Logger, if not nil, receives connections that fail.
 	Logger *slog.Logger
 }
 
+// ErrBroken is wrapped if a connection breaks before both directions have ended.
+var ErrBroken = errors.New("relay: the connection broke")
+
 // Relay carries connections between QEMUs and links. Its methods may be called
 // concurrently.
 type Relay struct {
-	cfg Config
+	cfg        Config
+	migrations migrations
+	arrivals   orders
+	caches     receiverCaches
+	budget     *budget
+	pace       *rate.Limiter // nil without a bound
+	total      counters
 }
 
 // New returns a Relay. The caller closes it.
@@ -67,99 +80,99 @@ func New(cfg Config) (*Relay, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Relay{cfg: cfg}, nil
+	if cfg.LinkTimeout == 0 {
+		cfg.LinkTimeout = 30 * time.Second
+	}
+	switch cfg.Compression {
+	case "":
+		cfg.Compression = Auto
+	case Auto, None, QPL, Zstd:
+	default:
+		return nil, fmt.Errorf("relay: compression %q (want %s, %s, %s or %s)", cfg.Compression, Auto, None, QPL, Zstd)
+	}
+	if cfg.LinkTimeout < 0 || cfg.Cache < 0 {
+		return nil, fmt.Errorf("relay: link timeout %v and cache of %d bytes (want 0 or more)", cfg.LinkTimeout, cfg.Cache)
+	}
+	if err := cfg.Accelerator.Ready(); err != nil {
+		return nil, err
+	}
+	r := &Relay{cfg: cfg}
+	r.migrations.init(&r.cfg)
+	r.budget = startBudget(cfg.CPUs, r.migrations.underWay)
+	if cfg.Bandwidth > 0 {
+		r.pace = rate.NewLimiter(rate.Limit(cfg.Bandwidth), paceBurst)
+	}
+	return r, nil
 }
 
+// paceBurst is the most bytes that are written at once under a bound of the bandwidth.
+const paceBurst = 64 << 10
+
 // Close frees what the Relay holds. Call it after all other methods have returned.
-func (r *Relay) Close() error { return nil }
+func (r *Relay) Close() error {
+	r.budget.stop()
+	return nil
+}
 
 // Source carries one connection of the source's QEMU over a link of its own. It returns
-// when both directions have ended, and closes both connections.
+// when both directions have ended, and closes both connections. If one of them breaks,
+// the other one and those of the other relay are reset, and the error wraps ErrBroken.
 func (r *Relay) Source(ctx context.Context, qemu, link net.Conn) error {
-	return splice(ctx, qemu, link)
+	return r.source(ctx, qemu, r.migrations.admit(qemu), link)
+}
+
+// source is Source for a connection that was admitted.
+func (r *Relay) source(ctx context.Context, qemu net.Conn, from *admission, link net.Conn) error {
+	defer from.leave()
+	c := newCarrier(r, qemu, r.newLinkConn(link))
+	c.from, c.migration = from, from.migration
+	hello := from.hello()
+	hello.Cache = uint64(r.cfg.Cache)
+	c.first = hello.Append(nil)
+	c.onLink = func() error {
+		reply, err := linkwire.ReadReply(c.link)
+		if err != nil {
+			return err
+		}
+		from.answered()
+		c.cacheSize.Store(min(int64(reply.Cache), r.cfg.Cache))
+		return nil
+	}
+	c.recognises = true
+	return c.run(ctx)
 }
 
 // Destination carries a link to the destination's QEMU. It calls dial when the other
-// relay has introduced itself. It returns when both directions have ended, and closes
-// both connections.
+// relay has introduced itself and the earlier connections of its QEMU have been made. It
+// returns when both directions have ended, and closes both connections. If one of them
+// breaks, the other one and those of the other relay are reset, and the error wraps
+// ErrBroken.
 func (r *Relay) Destination(ctx context.Context, link net.Conn, dial transport.Dialer) error {
-	qemu, err := dial(ctx)
+	l := r.newLinkConn(link)
+	defer context.AfterFunc(ctx, func() { resetConn(link) })()
+	hello, err := linkwire.ReadHello(l)
 	if err != nil {
 		link.Close()
-		return err
+		return fmt.Errorf("link from %v: %w", link.RemoteAddr(), err)
 	}
-	return splice(ctx, qemu, link)
-}
-
-// ServeSource accepts connections of QEMUs from ln, and dials a link for each. It
-// returns after ctx has ended or ln was closed, and all connections have ended. It
-// closes ln.
-func (r *Relay) ServeSource(ctx context.Context, ln net.Listener, dial transport.Dialer) error {
-	return r.serve(ctx, ln, func(ctx context.Context, qemu net.Conn) error {
-		link, err := dial(ctx)
-		if err != nil {
-			qemu.Close()
-			return err
-		}
-		return r.Source(ctx, qemu, link)
-	})
-}
-
-// ServeDestination accepts links from ln, with TLS if cfg is not nil, and dials a QEMU
-// for each. It returns as ServeSource does.
-func (r *Relay) ServeDestination(ctx context.Context, ln net.Listener, cfg *tls.Config, dial transport.Dialer) error {
-	return r.serve(ctx, ln, func(ctx context.Context, link net.Conn) error {
-		if cfg != nil {
-			secure, err := transport.ServeTLS(ctx, link, cfg)
-			if err != nil {
-				link.Close()
-				return err
-			}
-			link = secure
-		}
-		return r.Destination(ctx, link, dial)
-	})
-}
-
-func (r *Relay) serve(ctx context.Context, ln net.Listener, carry func(context.Context, net.Conn) error) error {
-	defer context.AfterFunc(ctx, func() { ln.Close() })()
-	var carrying sync.WaitGroup
-	defer carrying.Wait()
-	for {
-		conn, err := ln.Accept()
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return nil
-			}
-			return err
-		}
-		carrying.Go(func() {
-			if err := carry(ctx, conn); err != nil {
-				r.cfg.Logger.Warn("a connection failed", "error", err)
-			}
-		})
+	cache := min(int64(min(hello.Cache, 1<<62)), r.cfg.Cache)
+	qemu, err := r.dialInOrder(ctx, hello, dial)
+	reply := linkwire.Reply{Cache: uint64(cache)}.Append(nil)
+	if err != nil {
+		l.writeAll(ctx, net.Buffers{linkwire.AppendReset(reply, "the destination's relay cannot connect to its QEMU: "+err.Error())})
+		link.Close()
+		return fmt.Errorf("connecting to the destination's QEMU: %w", err)
 	}
+	c := newCarrier(r, qemu, l)
+	c.first = reply
+	c.cacheSize.Store(cache)
+	return c.run(ctx)
 }
 
-// splice copies both ways and keeps half-closes.
-func splice(ctx context.Context, a, b net.Conn) error {
-	defer a.Close()
-	defer b.Close()
-	defer context.AfterFunc(ctx, func() { a.Close(); b.Close() })()
-	var both sync.WaitGroup
-	errs := make([]error, 2)
-	one := func(i int, to, from net.Conn) {
-		if _, errs[i] = io.Copy(to, from); errs[i] != nil {
-			a.Close()
-			b.Close()
-			return
-		}
-		if c, ok := to.(interface{ CloseWrite() error }); ok {
-			errs[i] = c.CloseWrite()
-		}
-	}
-	both.Go(func() { one(0, a, b) })
-	both.Go(func() { one(1, b, a) })
-	both.Wait()
-	return errors.Join(errs...)
+func (r *Relay) dialInOrder(ctx context.Context, hello linkwire.Hello, dial transport.Dialer) (net.Conn, error) {
+	done := r.arrivals.await(ctx, hello)
+	defer done()
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.LinkTimeout)
+	defer cancel()
+	return dial(ctx)
 }

@@ -22,8 +22,9 @@ type Event struct {
 	Forms Forms
 	// Packets is what an ACK frame acknowledges.
 	Packets uint64
-	// Cache is what a CACHE frame names.
-	Cache CacheID
+	// Cache is what a CACHE frame names, PageSize the size of its pages.
+	Cache    CacheID
+	PageSize int
 	// Reason is that of a RESET frame. It is text of the peer.
 	Reason string
 }
@@ -104,13 +105,13 @@ func (d *Decoder) Next(e *Event) error {
 	}
 	switch kind {
 	case KindCache:
-		e.Cache = CacheID(body)
+		e.Cache, e.PageSize, err = parseCache(body)
 	case KindAck:
 		e.Packets = binary.BigEndian.Uint64(body)
 	case KindReset:
 		e.Reason = string(body)
 	}
-	return nil
+	return err
 }
 
 // notEOF makes the end within a frame an error of its own.

@@ -26,10 +26,12 @@ const (
 	KindReset
 	// KindAlive says nothing. It shows that the link works.
 	KindAlive
+	// KindClose is the last frame of a side: both directions have ended.
+	KindClose
 )
 
 func (k Kind) String() string {
-	names := [...]string{KindBytes: "BYTES", KindPacket: "PACKET", KindCache: "CACHE", KindAck: "ACK", KindEnd: "END", KindReset: "RESET", KindAlive: "ALIVE"}
+	names := [...]string{KindBytes: "BYTES", KindPacket: "PACKET", KindCache: "CACHE", KindAck: "ACK", KindEnd: "END", KindReset: "RESET", KindAlive: "ALIVE", KindClose: "CLOSE"}
 	if k == 0 || int(k) >= len(names) {
 		return fmt.Sprintf("frame of kind %d", uint8(k))
 	}
@@ -91,7 +93,7 @@ func parseFrameHeader(h []byte) (Kind, int, error) {
 		least, most = 8, 8
 	case KindReset:
 		most = MaxReason
-	case KindEnd, KindAlive:
+	case KindEnd, KindAlive, KindClose:
 	default:
 		return kind, 0, fmt.Errorf("%w: %v is unknown", ErrMalformed, kind)
 	}
@@ -106,6 +108,9 @@ func AppendEnd(b []byte) []byte { return appendFrameHeader(b, KindEnd, 0) }
 
 // AppendAlive appends an ALIVE frame.
 func AppendAlive(b []byte) []byte { return appendFrameHeader(b, KindAlive, 0) }
+
+// AppendClose appends a CLOSE frame.
+func AppendClose(b []byte) []byte { return appendFrameHeader(b, KindClose, 0) }
 
 // AppendAck appends an ACK frame: so many PACKET frames of the other direction have been
 // read.
@@ -122,10 +127,20 @@ func AppendReset(b []byte, reason string) []byte {
 // CacheID names the cache of a migration. The source's relay chooses it at random.
 type CacheID [16]byte
 
-// cacheBodyLen is the length of a CACHE frame's body: the id.
-const cacheBodyLen = 16
+// cacheBodyLen is the length of a CACHE frame's body: the id, u32 page size.
+const cacheBodyLen = 20
 
-// AppendCache appends a CACHE frame.
-func AppendCache(b []byte, id CacheID) []byte {
-	return append(appendFrameHeader(b, KindCache, cacheBodyLen), id[:]...)
+// AppendCache appends a CACHE frame for pages of pageSize bytes.
+func AppendCache(b []byte, id CacheID, pageSize int) []byte {
+	b = append(appendFrameHeader(b, KindCache, cacheBodyLen), id[:]...)
+	return binary.BigEndian.AppendUint32(b, uint32(pageSize))
+}
+
+// parseCache reads the body of a CACHE frame.
+func parseCache(body []byte) (id CacheID, pageSize int, err error) {
+	size := binary.BigEndian.Uint32(body[16:])
+	if size < guest.MinPageSize || size > guest.MaxPageSize || size&(size-1) != 0 {
+		return id, 0, malformed(KindCache, "pages of %d bytes", size)
+	}
+	return CacheID(body[:16]), int(size), nil
 }

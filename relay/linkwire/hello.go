@@ -18,18 +18,20 @@ const helloLen = 64
 // Hello is what the source's relay sends first.
 //
 //	0 u64 magic   8 u16 version   10 u8 kind 1   11 zero   12 u32 reserved   16 u8[16] order
-//	32 u64 number   40 u64 cache   48 zeros
+//	32 u64 number   40 u64 after   48 u64 cache   56 zeros
 type Hello struct {
 	// Order names the process whose connections have to reach the destination's QEMU
-	// in the order of their numbers. Number counts them from 0.
-	Order  [16]byte
-	Number uint64
+	// in the order of their numbers, from 0. The destination's relay waits for those
+	// of After up to Number: the ones that were not answered when Number was made.
+	Order         [16]byte
+	Number, After uint64
 	// Cache is the size in bytes of the cache that the source's relay would use; 0 for
 	// none.
 	Cache uint64
 }
 
-// Reply is what the destination's relay sends first, without waiting for its QEMU.
+// Reply is what the destination's relay sends first: after it has connected to its QEMU,
+// or before a RESET frame that says why it has not.
 //
 //	0 u64 magic   8 u16 version   10 u8 kind 2   11 zero   12 u32 reserved   16 u64 cache   24 zeros
 type Reply struct {
@@ -53,7 +55,8 @@ func (h Hello) Append(b []byte) []byte {
 	w := fixedHead(kindHello)
 	copy(w[16:], h.Order[:])
 	binary.BigEndian.PutUint64(w[32:], h.Number)
-	binary.BigEndian.PutUint64(w[40:], h.Cache)
+	binary.BigEndian.PutUint64(w[40:], h.After)
+	binary.BigEndian.PutUint64(w[48:], h.Cache)
 	return append(b, w...)
 }
 
@@ -71,7 +74,8 @@ func ReadHello(r io.Reader) (h Hello, err error) {
 		return h, err
 	}
 	copy(h.Order[:], b[16:])
-	h.Number, h.Cache = binary.BigEndian.Uint64(b[32:]), binary.BigEndian.Uint64(b[40:])
+	be := binary.BigEndian
+	h.Number, h.After, h.Cache = be.Uint64(b[32:]), be.Uint64(b[40:]), be.Uint64(b[48:])
 	return h, nil
 }
 

@@ -79,6 +79,12 @@ func NewSenderCache(size int64, pageSize int) *SenderCache {
 	}
 }
 
+// PageSize returns the size of the cache's pages in bytes.
+func (c *SenderCache) PageSize() int { return c.pageSize }
+
+// Size returns the size of all pages in bytes.
+func (c *SenderCache) Size() int64 { return int64(len(c.slots)) * int64(c.pageSize) }
+
 // maxSlots bounds the slots of a cache: 64 GiB of pages of 4 KiB.
 const maxSlots = 1 << 24
 

@@ -38,6 +38,9 @@ const partWait = 100 * time.Millisecond
 // Splitter takes a connection apart. It recognises a multifd channel by its first bytes.
 // Whatever it does not recognise, it returns as bytes.
 type Splitter struct {
+	// MostBytes is the most bytes of a unit of bytes; MaxBytes by default.
+	MostBytes int
+
 	read     Source
 	state    func(*Splitter, *Unit) error
 	pageSize int
@@ -52,11 +55,14 @@ type Splitter struct {
 
 // NewSplitter returns a Splitter of what read reads.
 func NewSplitter(read Source) *Splitter {
-	return &Splitter{read: read, state: (*Splitter).start, pageSize: 4096}
+	return &Splitter{MostBytes: MaxBytes, read: read, state: (*Splitter).start, pageSize: 4096}
 }
 
-// Channel returns the handshake of the multifd channel, if the connection is one.
-func (s *Splitter) Channel() (multifd.Handshake, bool) { return s.handshake, s.isChannel }
+// Channel returns the handshake and the page size of the multifd channel, if the
+// connection is one. The first packet can change the page size.
+func (s *Splitter) Channel() (h multifd.Handshake, pageSize int, ok bool) {
+	return s.handshake, s.pageSize, s.isChannel
+}
 
 // Next reads the next unit. After everything that has arrived was returned, it returns
 // the error that ended the reading, io.EOF at the end of the connection.
@@ -145,11 +151,11 @@ func isHandshakeHead(h []byte) bool {
 }
 
 // bytes returns all that follows as bytes.
-func (s *Splitter) bytes(u *Unit) error { return s.readBytes(u, MaxBytes) }
+func (s *Splitter) bytes(u *Unit) error { return s.readBytes(u, s.MostBytes) }
 
 func (s *Splitter) readBytes(u *Unit, most int) error {
-	if cap(u.memory) < MaxBytes {
-		u.memory = make([]byte, MaxBytes)
+	if cap(u.memory) < most {
+		u.memory = make([]byte, most)
 	}
 	n, err := s.read(u.memory[:most], 0)
 	u.Bytes = u.memory[:n]
@@ -169,7 +175,7 @@ func (s *Splitter) passRest(u *Unit) error {
 		s.state = (*Splitter).packet
 		return s.packet(u)
 	}
-	err := s.readBytes(u, int(min(s.rest, MaxBytes)))
+	err := s.readBytes(u, int(min(s.rest, uint64(s.MostBytes))))
 	s.rest -= uint64(len(u.Bytes))
 	return err
 }

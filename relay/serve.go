@@ -1,0 +1,95 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/vmferry/vmferry/internal/sleep"
+	"github.com/vmferry/vmferry/transport"
+)
+
+// ServeSource accepts connections of QEMUs from ln, and dials a link for each. It
+// returns after ctx has ended or ln was closed, and all connections have ended. It
+// closes ln.
+func (r *Relay) ServeSource(ctx context.Context, ln net.Listener, dial transport.Dialer) error {
+	return r.serve(ctx, ln, func(ctx context.Context, qemu net.Conn) func() error {
+		// Admitted here, in the order in which QEMU connects.
+		from := r.migrations.admit(qemu)
+		return func() error {
+			link, err := r.dialLink(ctx, dial)
+			if err != nil {
+				from.leave()
+				resetConn(qemu)
+				return fmt.Errorf("connecting to the other relay: %w", err)
+			}
+			return r.source(ctx, qemu, from, link)
+		}
+	})
+}
+
+func (r *Relay) dialLink(ctx context.Context, dial transport.Dialer) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.LinkTimeout)
+	defer cancel()
+	return dial(ctx)
+}
+
+// identifyWithin bounds the time from accepting a link to the end of its TLS handshake.
+const identifyWithin = 10 * time.Second
+
+// ServeDestination accepts links from ln, with TLS if cfg is not nil, and dials a QEMU
+// for each. It returns as ServeSource does.
+func (r *Relay) ServeDestination(ctx context.Context, ln net.Listener, cfg *tls.Config, dial transport.Dialer) error {
+	return r.serve(ctx, ln, func(ctx context.Context, link net.Conn) func() error {
+		return func() error {
+			secure := link
+			if cfg != nil {
+				short, cancel := context.WithTimeout(ctx, identifyWithin)
+				defer cancel()
+				var err error
+				if secure, err = transport.ServeTLS(short, link, cfg); err != nil {
+					link.Close()
+					return fmt.Errorf("link from %v: %w", link.RemoteAddr(), err)
+				}
+			}
+			return r.Destination(ctx, secure, dial)
+		}
+	})
+}
+
+// acceptRetry is the time after which accepting is tried again if the process has no
+// descriptors left.
+const acceptRetry = 100 * time.Millisecond
+
+// serve accepts connections. It calls accepted for each in order; the function that
+// accepted returns runs in a goroutine of its own.
+func (r *Relay) serve(ctx context.Context, ln net.Listener, accepted func(context.Context, net.Conn) func() error) error {
+	defer ln.Close()
+	defer context.AfterFunc(ctx, func() { ln.Close() })()
+	var carrying sync.WaitGroup
+	defer carrying.Wait()
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case err == nil:
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		default:
+			r.cfg.Logger.Warn("accepting a connection failed, retrying", "error", err)
+			if sleep.For(ctx, acceptRetry) != nil {
+				return nil
+			}
+			continue
+		}
+		carry := accepted(ctx, conn)
+		carrying.Go(func() {
+			if err := carry(); err != nil && ctx.Err() == nil {
+				r.cfg.Logger.Warn("a connection failed", "from", conn.RemoteAddr().String(), "error", err)
+			}
+		})
+	}
+}

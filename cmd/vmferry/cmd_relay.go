@@ -2,16 +2,22 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
+	"time"
 
 	"github.com/vmferry/vmferry/relay"
 )
 
 type relayCmd struct {
-	Listen   string `required:"" help:"Where to listen: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
-	Connect  string `required:"" help:"Where to connect to for each accepted connection: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
-	Link     string `default:"source" enum:"source,destination" help:"The side of this relay in a pair: source accepts from a QEMU and dials the link, destination accepts the link and dials a QEMU."`
-	tlsFlags `embed:""`
+	Listen      string `required:"" help:"Where to listen: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
+	Connect     string `required:"" help:"Where to connect to for each accepted connection: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
+	Link        string `default:"source" enum:"source,destination" help:"The side of this relay in a pair: source accepts from a QEMU and dials the link, destination accepts the link and dials a QEMU."`
+	relayFlags  `embed:""`
+	tlsFlags    `embed:""`
+	CacheShared bool          `help:"Let all migrations share one cache. The owner of one machine can then find out which pages the others have."`
+	Bandwidth   byteSize      `default:"0" help:"Most bytes per second that all links together send, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
+	LinkTimeout time.Duration `default:"30s" help:"Longest time without a byte from the other relay." placeholder:"TIME"`
 }
 
 func (c *relayCmd) Run(a *app) error {
@@ -31,11 +37,25 @@ func (c *relayCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	r, err := relay.New(relay.Config{Logger: a.logger()})
+	if secure != nil {
+		secure.MinVersion = tls.VersionTLS13
+	}
+	if c.LinkTimeout <= 0 {
+		return usagef("--link-timeout: want more than 0")
+	}
+	c.warn(a, secured)
+	cfg, err := c.relayConfig(a)
+	if err != nil {
+		return err
+	}
+	defer cfg.Accelerator.Close()
+	cfg.CacheShared, cfg.Bandwidth, cfg.LinkTimeout = c.CacheShared, uint64(c.Bandwidth), c.LinkTimeout
+	r, err := relay.New(cfg)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
+	lowerPriority()
 	ln, err := listen.Listen(a.ctx)
 	if err != nil {
 		return err

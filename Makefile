@@ -12,7 +12,7 @@ TESTTIMEOUT ?= 40m
 PARALLEL := -p 4 -parallel 8
 # All that has goroutines, which the page codec has not. The probes of vmferry bench are
 # left out: they measure, and what they call is here.
-RACED := . ./cmd/... ./devicestate ./dirty ./guest ./guestmem ./iaa/... ./internal/cause ./live ./migration/... ./multifd ./pagecodec ./qemu ./qmp/... ./snapshot ./store/... ./transport ./vmstate
+RACED := . ./relay/... ./cmd/... ./devicestate ./dirty ./guest ./guestmem ./iaa/... ./internal/cause ./live ./migration/... ./multifd ./pagecodec ./qemu ./qmp/... ./snapshot ./store/... ./transport ./vmstate
 
 .PHONY: build demo test quick nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean
 

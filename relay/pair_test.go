@@ -10,6 +10,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -256,5 +257,75 @@ func TestRelay_BrokenConnectionBreaksTheOtherEnd(t *testing.T) {
 				t.Fatalf("writing ended with %v, want a broken connection", err)
 			}
 		})
+	}
+}
+
+// TestRelay_SilentLinkBreaksBothEnds lets the link stop to carry anything without an
+// error, as a network does that is cut.
+func TestRelay_SilentLinkBreaksBothEnds(t *testing.T) {
+	cfg := relay.Config{LinkTimeout: 200 * time.Millisecond}
+	source, err := relay.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	destination, err := relay.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer destination.Close()
+	front, qemuA := net.Pipe()
+	back, qemuB := net.Pipe()
+	linkA, wireA := net.Pipe()
+	linkB, wireB := net.Pipe()
+	var cut atomic.Bool
+	go forward(wireA, wireB, &cut)
+	go forward(wireB, wireA, &cut)
+	errs := make(chan error, 2)
+	go func() { errs <- source.Source(t.Context(), qemuA, linkA) }()
+	go func() {
+		errs <- destination.Destination(t.Context(), linkB, func(context.Context) (net.Conn, error) { return qemuB, nil })
+	}()
+	if _, err := front.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(back, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * cfg.LinkTimeout) // without traffic the link stays up
+	select {
+	case err := <-errs:
+		t.Fatalf("a link that works ended: %v", err)
+	default:
+	}
+	cut.Store(true)
+	for range 2 {
+		select {
+		case err := <-errs:
+			if !errors.Is(err, relay.ErrBroken) {
+				t.Errorf("error %v, want one that wraps ErrBroken", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("a silent link goes on for 100 times its timeout")
+		}
+	}
+	for _, qemu := range []net.Conn{front, back} {
+		if _, err := qemu.Read(make([]byte, 1)); err == nil {
+			t.Error("QEMU's connection is not closed")
+		}
+	}
+}
+
+// forward copies until cut is set; after that it discards.
+func forward(to, from net.Conn, cut *atomic.Bool) {
+	b := make([]byte, 4096)
+	for {
+		n, err := from.Read(b)
+		if err != nil {
+			return
+		}
+		if !cut.Load() {
+			to.Write(b[:n])
+		}
 	}
 }

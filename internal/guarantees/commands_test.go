@@ -34,6 +34,10 @@ var commands = map[string]command{
 		waits: []string{"stall-timeout", "connect-timeout"},
 		shown: []string{"migration.TestReceive_RecordedMigrationsAreStoredAndSentAgain", "migration.TestSender_DestinationThatNeverRepliesIsAStall"},
 	},
+	"relay": { // a migration ends when its QEMUs end it
+		waits: []string{"link-timeout"},
+		shown: []string{"relay.TestRelay_KeepsEveryByteBothWays", "relay.TestRelay_SilentLinkBreaksBothEnds"},
+	},
 	"export":  {shown: []string{"qemu.TestRealQEMULoadsMappedRAM", "store.TestCreateFile_ExistingNameIsRefused"}},
 	"inspect": {shown: []string{"cmd/vmferry.TestScripts"}},
 	"verify":  {shown: []string{"snapshot.FuzzSnapshotRepaired"}},

@@ -84,7 +84,7 @@ var endless = map[string]string{
 	"transport.Address.Dial: DialContext":      "the caller's context: LinkTimeout in migration.Connect",
 	"transport.Address.Dial: HandshakeContext": "the caller's context: LinkTimeout in migration.Connect",
 	"migration.Sender.openChannel: Handshake":  "writes 64 bytes; the watch's StallTimeout",
-	"transport.acceptNext: Accept":             "the listener is closed when the context ends; ConnectTimeout",
+	"transport.AcceptNext: Accept":             "the listener is closed when the context ends; ConnectTimeout",
 	"transport.dialUnix: DialContext":          "the caller's context: LinkTimeout in migration.Connect",
 	"transport.removeStale: DialTimeout":       "a second",
 	"transport.ServeTLS: HandshakeContext":     "the time of a connection that is not identified",

@@ -10,8 +10,11 @@ import (
 type relayCmd struct {
 	Listen   string `required:"" help:"Where to listen: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
 	Connect  string `required:"" help:"Where to connect to for each accepted connection: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
-	Link     string `default:"source" enum:"source,destination" help:"The side of this relay in a pair: source accepts from a QEMU and dials the link, destination accepts the link and dials a QEMU."`
+	Link     string `default:"" enum:",source,destination" help:"The side of this relay in a pair: source, the default, accepts from a QEMU and dials the link; destination accepts the link and dials a QEMU." placeholder:"SIDE"`
 	tlsFlags `embed:""`
+
+	transcodeFlags `embed:""`
+	iaaFlags       `embed:""`
 }
 
 func (c *relayCmd) Run(a *app) error {
@@ -22,6 +25,9 @@ func (c *relayCmd) Run(a *app) error {
 	connect, err := address("connect", c.Connect)
 	if err != nil {
 		return err
+	}
+	if c.In != "" || c.Out != "" || c.Level != 0 {
+		return c.transcode(a, listen, connect)
 	}
 	secured := connect
 	if c.Link == "destination" {

@@ -35,12 +35,14 @@ func carry(ctx context.Context, source, destination net.Conn, cfg Config) error 
 	forward, backward := make(chan struct{}), make(chan struct{})
 	var both sync.WaitGroup
 	both.Go(func() {
-		defer close(forward)
-		p.ended(forwardChannel(source, destination, cfg), backward)
+		err := forwardChannel(source, destination, cfg)
+		close(forward)
+		p.ended(err, backward)
 	})
 	both.Go(func() {
-		defer close(backward)
-		p.ended(copyToEnd(source, destination), forward)
+		err := copyToEnd(source, destination)
+		close(backward)
+		p.ended(err, forward)
 	})
 	both.Wait()
 	stop()

@@ -9,10 +9,10 @@ import (
 	"github.com/vmferry/vmferry/guest"
 )
 
-// Header is the header of a packet as it is on the wire, of a RAM packet unless a
-// method says otherwise. It is for a relay between
-// two QEMUs, which does not know the machine's RAM blocks: SetPayload changes what
-// depends on the method, and all other bytes stay as they came.
+// Header is the header of a packet as it is on the wire: of a RAM packet, except in
+// Check, Flags and DeviceState, which look at what comes first. It is for a relay between
+// two QEMUs, which does not know the machine's RAM blocks: SetPayload changes what depends
+// on the method, and all other bytes stay as they came.
 type Header []byte
 
 // Check returns an error unless the header begins as every packet does. It looks at the

@@ -26,6 +26,7 @@ var waits = map[string][]string{
 	"qemu.SaveOptions.AtPauseTimeout":            {"qemu.TestRealQEMUAtPause_EndsAfterItsTimeout"},
 	"qemu.SaveOptions.ConnectTimeout":            {"qemu.FuzzHostileMonitor"},
 	"qemu.SaveOptions.Downtime":                  {"qemu.TestRealQEMUSaveAndRestore"},
+	"relay/transcode.Config.DialTimeout":         {"relay/transcode.TestServe_HangingDialEnds"},
 	"transport.AcceptConfig.ConnectTimeout":      {"migration.TestReceive_SilentConnectionsMakeRoomForTheSource"},
 	"transport.AcceptConfig.IdentifyWithin":      {"migration.TestReceive_SilentConnectionsTimeOut"},
 	"transport.AcceptConfig.LinkTimeout":         {"migration.TestSender_SlowDestinationThatAcknowledgesIsAlive"},
@@ -80,6 +81,7 @@ func configures(name string) bool {
 // endless are functions that wait for another process or a device; a call of one
 // belongs into a function that bounds it. The table says how.
 var endless = map[string]string{
+	"cmd/vmferry.relayCmd.transcode: Dial":     "the caller's context: DialTimeout in transcode.Serve",
 	"vmferry.Send: Dial":                       "--connect-timeout and LinkTimeout, in migration.Connect",
 	"transport.Address.Dial: DialContext":      "the caller's context: LinkTimeout in migration.Connect",
 	"transport.Address.Dial: HandshakeContext": "the caller's context: LinkTimeout in migration.Connect",

@@ -3,6 +3,7 @@ package transcode
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -100,6 +101,9 @@ func (p *pair) close() error {
 // reset closes a connection so that the peer sees a failure, where the network has a
 // way to say so, and no end of the stream.
 func reset(conn net.Conn) {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn() // Close of the TLS connection says that the stream is complete
+	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
 	}

@@ -3,6 +3,7 @@ package transcode
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -263,6 +264,16 @@ func TestCarry_SourceThatDiesEndsTheDestination(t *testing.T) {
 	}
 	if err := r.ended(t); err == nil {
 		t.Error("no error after a reset")
+	}
+}
+
+// A TLS connection that is closed in order ends the stream.
+func TestReset_TLSConnectionFails(t *testing.T) {
+	here, there := tcpPair(t)
+	reset(tls.Client(here, &tls.Config{}))
+	there.SetDeadline(time.Now().Add(hang))
+	if n, err := there.Read(make([]byte, 1)); n != 0 || err == nil || err == io.EOF {
+		t.Errorf("the peer reads %d bytes, error %v", n, err)
 	}
 }
 

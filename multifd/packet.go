@@ -1,7 +1,6 @@
 package multifd
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strings"
@@ -80,49 +79,40 @@ func (p *Packet) Sync() bool { return p.Flags&FlagSync != 0 }
 
 // decode reads a header of HeaderLen bytes, whose magic and version are checked
 // already. layout may be nil as long as no packet has pages. decode reuses p's slices.
-func (p *Packet) decode(h []byte, pageSize int, layout *guest.Layout) error {
-	be := binary.BigEndian
-	capacity := uint32(guest.PacketPages(pageSize))
-	alloc, normal, zero := be.Uint32(h[12:]), be.Uint32(h[16:]), be.Uint32(h[32:])
-	p.Flags, p.Num, p.Block, p.PayloadLen = Flags(be.Uint32(h[8:])), be.Uint64(h[24:]), nil, 0
-	p.Normal, p.Zero = p.Normal[:0], p.Zero[:0]
-	switch {
-	case p.Flags&^(FlagSync|FlagMethods) != 0:
-		return malformed("flags", "%v has bits that are undefined for a RAM packet", p.Flags)
-	case alloc > capacity:
-		return malformed("pages_alloc", "%d, but a packet holds %d pages of %d bytes", alloc, capacity, pageSize)
-	case normal > capacity:
-		return malformed("normal_pages", "%d, but a packet holds %d pages of %d bytes", normal, capacity, pageSize)
-	case zero > capacity-normal:
-		return malformed("zero_pages", "%d with %d normal pages, but a packet holds %d pages", zero, normal, capacity)
+func (p *Packet) decode(h Header, pageSize int, layout *guest.Layout) error {
+	if flags := h.Flags(); flags&^(FlagSync|FlagMethods) != 0 {
+		return malformed("flags", "%v has bits that are undefined for a RAM packet", flags)
 	}
-	if normal+zero == 0 {
-		return nil // next_packet_size can be stale here (QEMU 7.2)
+	if err := h.Decode(p, pageSize); err != nil {
+		return err
+	}
+	pages := len(p.Normal) + len(p.Zero)
+	if pages == 0 {
+		return nil
 	}
 	if layout == nil {
-		return malformed("normal_pages", "%d pages came before the main channel named the RAM blocks", normal+zero)
+		return malformed("normal_pages", "%d pages came before the main channel named the RAM blocks", pages)
 	}
-	name := h[ramBlockAt : ramBlockAt+nameLen]
-	end := bytes.IndexByte(name, 0)
-	if end < 0 {
-		return malformed("ramblock", "the name has no terminating zero")
+	name, err := h.BlockName()
+	if err != nil {
+		return err
 	}
-	if p.Block = layout.Lookup(name[:end]); p.Block == nil {
-		return malformed("ramblock", "no RAM block is called %q", name[:end])
+	if p.Block = layout.Lookup(name); p.Block == nil {
+		return malformed("ramblock", "no RAM block is called %q", name)
 	}
-	for i := range normal + zero {
-		off := be.Uint64(h[offsetsAt+8*i:])
-		if err := layout.CheckOffset(p.Block, off); err != nil {
-			return inField(fmt.Sprintf("offset[%d]", i), fmt.Errorf("%w: %w", ErrMalformed, err))
+	if err := checkOffsets(layout, p.Block, p.Normal, 0); err != nil {
+		return err
+	}
+	return checkOffsets(layout, p.Block, p.Zero, len(p.Normal))
+}
+
+// checkOffsets checks that offsets, of which the first is offset[first] of the packet,
+// are pages of the block.
+func checkOffsets(layout *guest.Layout, block *guest.Block, offsets []uint64, first int) error {
+	for i, off := range offsets {
+		if err := layout.CheckOffset(block, off); err != nil {
+			return inField(fmt.Sprintf("offset[%d]", first+i), fmt.Errorf("%w: %w", ErrMalformed, err))
 		}
-		if i < normal {
-			p.Normal = append(p.Normal, off)
-		} else {
-			p.Zero = append(p.Zero, off)
-		}
-	}
-	if normal > 0 {
-		p.PayloadLen = be.Uint32(h[20:])
 	}
 	return nil
 }

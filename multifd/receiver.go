@@ -1,7 +1,6 @@
 package multifd
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +17,7 @@ type Receiver struct {
 	in       *Reader
 	pageSize int
 	layout   *guest.Layout
-	header   []byte
+	header   Header
 	packet   Packet
 	count    uint64
 	incoming Incoming
@@ -38,7 +37,7 @@ func NewReceiver(r io.Reader, method Method, cfg ChannelConfig) (*Receiver, erro
 	return &Receiver{
 		channel: cfg.Channel, method: method, state: state,
 		in: NewReader(r), pageSize: cfg.PageSize, budget: cfg.StateBudget,
-		header: make([]byte, HeaderLen(cfg.PageSize)),
+		header: make(Header, HeaderLen(cfg.PageSize)),
 	}, nil
 }
 
@@ -69,13 +68,10 @@ func (r *Receiver) Next() (*Packet, *devicestate.Packet, error) {
 		}
 		return nil, nil, r.fail(inField("header", truncated(err)))
 	}
-	if magic := binary.BigEndian.Uint32(r.header); magic != Magic {
-		return nil, nil, r.fail(malformed("magic", "%#08x (want %#08x)", magic, uint32(Magic)))
+	if err := r.header.Check(); err != nil {
+		return nil, nil, r.fail(err)
 	}
-	if v := binary.BigEndian.Uint32(r.header[4:]); v != Version {
-		return nil, nil, r.fail(malformed("version", "%d (want %d)", v, Version))
-	}
-	if Flags(binary.BigEndian.Uint32(r.header[8:]))&FlagDeviceState != 0 {
+	if r.header.Flags()&FlagDeviceState != 0 {
 		d, err := r.deviceState(n)
 		return nil, d, r.fail(err)
 	}
@@ -105,12 +101,8 @@ func (r *Receiver) deviceState(have int) (*devicestate.Packet, error) {
 		}
 		have = devicestate.HeaderLen
 	}
-	p, size, err := devicestate.ParseHeader(r.header)
+	p, size, err := r.header.DeviceState()
 	if err != nil {
-		var bad *devicestate.FieldError
-		if errors.As(err, &bad) {
-			return nil, malformed(bad.Field, "%s", bad.Reason)
-		}
 		return nil, err
 	}
 	extra := append([]byte(nil), r.header[devicestate.HeaderLen:have]...)
@@ -147,14 +139,4 @@ func (r *Receiver) Receive(lane guest.Lane) error {
 func (r *Receiver) Flush() error { return r.fail(r.state.Flush()) }
 
 // fail adds the channel, the packet and the field to err.
-func (r *Receiver) fail(err error) error {
-	if err == nil {
-		return nil
-	}
-	ce := &ChannelError{Channel: r.channel, Packet: r.count, Field: "payload", Err: err}
-	var fe *fieldError
-	if errors.As(err, &fe) {
-		ce.Field, ce.Err = fe.field, fe.err
-	}
-	return ce
-}
+func (r *Receiver) fail(err error) error { return InPacket(r.channel, r.count, err) }

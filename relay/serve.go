@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/vmferry/vmferry/internal/sleep"
 	"github.com/vmferry/vmferry/transport"
 )
 
@@ -61,10 +60,6 @@ func (r *Relay) ServeDestination(ctx context.Context, ln net.Listener, cfg *tls.
 	})
 }
 
-// acceptRetry is the time after which accepting is tried again if the process has no
-// descriptors left.
-const acceptRetry = 100 * time.Millisecond
-
 // serve accepts connections. It calls accepted for each in order; the function that
 // accepted returns runs in a goroutine of its own.
 func (r *Relay) serve(ctx context.Context, ln net.Listener, accepted func(context.Context, net.Conn) func() error) error {
@@ -73,17 +68,15 @@ func (r *Relay) serve(ctx context.Context, ln net.Listener, accepted func(contex
 	var carrying sync.WaitGroup
 	defer carrying.Wait()
 	for {
-		conn, err := ln.Accept()
+		conn, err := transport.AcceptNext(ctx, ln, func(err error) {
+			r.cfg.Logger.Warn("accepting a connection failed, retrying", "error", err)
+		})
 		switch {
 		case err == nil:
-		case errors.Is(err, net.ErrClosed):
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
 			return nil
 		default:
-			r.cfg.Logger.Warn("accepting a connection failed, retrying", "error", err)
-			if sleep.For(ctx, acceptRetry) != nil {
-				return nil
-			}
-			continue
+			return fmt.Errorf("accepting connections: %w", err)
 		}
 		carry := accepted(ctx, conn)
 		carrying.Go(func() {

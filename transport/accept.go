@@ -192,7 +192,7 @@ func (a *Acceptor) acceptLoop(ctx context.Context) {
 		}
 	}
 	for number := uint64(0); ; number++ {
-		conn, err := acceptNext(ctx, a.ln, onRetry)
+		conn, err := AcceptNext(ctx, a.ln, onRetry)
 		if err != nil {
 			if ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
 				a.deliver(ctx, arrival{err: fmt.Errorf("accepting connections: %w", err)})

@@ -116,9 +116,9 @@ func (c *pendingConn) limitWait() {
 	time.AfterFunc(identifyAtEnd-time.Since(c.since), func() { c.drop(errSilentAtEnd) })
 }
 
-// acceptNext accepts a connection. It retries after a transient failure, such as a
+// AcceptNext accepts a connection. It retries after a transient failure, such as a
 // lack of file descriptors, and calls onRetry before.
-func acceptNext(ctx context.Context, ln net.Listener, onRetry func(error)) (net.Conn, error) {
+func AcceptNext(ctx context.Context, ln net.Listener, onRetry func(error)) (net.Conn, error) {
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		conn, err := ln.Accept()
 		if err == nil || !isTransient(err) || ctx.Err() != nil {

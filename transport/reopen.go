@@ -42,7 +42,7 @@ func (a *Acceptor) Reopen(limit int) (Serve, error) {
 		var handlers sync.WaitGroup
 		defer handlers.Wait()
 		for {
-			conn, err := acceptNext(ctx, a.ln, onRetry)
+			conn, err := AcceptNext(ctx, a.ln, onRetry)
 			if err != nil {
 				return
 			}

@@ -10,14 +10,15 @@ import (
 )
 
 type relayCmd struct {
-	Listen      string `required:"" help:"Where to listen: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
-	Connect     string `required:"" help:"Where to connect to for each accepted connection: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
-	Link        string `default:"source" enum:"source,destination" help:"The side of this relay in a pair: source accepts from a QEMU and dials the link, destination accepts the link and dials a QEMU."`
-	relayFlags  `embed:""`
-	tlsFlags    `embed:""`
-	CacheShared bool          `help:"Let all migrations share one cache. The owner of one machine can then find out which pages the others have."`
-	Bandwidth   byteSize      `default:"0" help:"Most bytes per second that all links together send, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
-	LinkTimeout time.Duration `default:"30s" help:"Longest time without a byte from the other relay." placeholder:"TIME"`
+	Listen         string `required:"" help:"Where to listen: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
+	Connect        string `required:"" help:"Where to connect to for each accepted connection: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
+	Link           string `default:"" enum:",source,destination" help:"The side of this relay in a pair: source, the default, accepts from a QEMU and dials the link; destination accepts the link and dials a QEMU." placeholder:"SIDE"`
+	relayFlags     `embed:""`
+	CacheShared    bool          `help:"Let all migrations share one cache. The owner of one machine can then find out which pages the others have."`
+	Bandwidth      byteSize      `default:"0" help:"Most bytes per second that all links together send, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
+	LinkTimeout    time.Duration `default:"30s" help:"Longest time without a byte from the other relay." placeholder:"TIME"`
+	tlsFlags       `embed:""`
+	transcodeFlags `embed:""`
 }
 
 func (c *relayCmd) Run(a *app) error {
@@ -28,6 +29,9 @@ func (c *relayCmd) Run(a *app) error {
 	connect, err := address("connect", c.Connect)
 	if err != nil {
 		return err
+	}
+	if c.In != "" || c.Out != "" || c.Level != 0 {
+		return c.transcode(a, listen, connect)
 	}
 	secured := connect
 	if c.Link == "destination" {

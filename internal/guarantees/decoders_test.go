@@ -21,6 +21,7 @@ var decoders = map[string][]string{
 	"devicestate.ParseHeader":             {"devicestate.FuzzReadAll", "multifd.FuzzReceiver"},
 	"devicestate.ReadAll":                 {"devicestate.FuzzReadAll"},
 	"devicestate.ReadData":                {"devicestate.FuzzReadAll", "migration.TestReceive_MemoryFollowsReceivedBytes"},
+	"multifd.Header.Decode":               {"multifd.FuzzReceiver", "relay/transcode.FuzzCarry"},
 	"multifd.ReadHandshake":               {"multifd.FuzzHandshake"},
 	"multifd.Reader.Read":                 {"multifd.FuzzReceiver"},
 	"multifd.Reader.ReadFull":             {"multifd.FuzzReceiver"},

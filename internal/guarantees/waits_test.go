@@ -27,6 +27,7 @@ var waits = map[string][]string{
 	"qemu.SaveOptions.ConnectTimeout":            {"qemu.FuzzHostileMonitor"},
 	"qemu.SaveOptions.Downtime":                  {"qemu.TestRealQEMUSaveAndRestore"},
 	"relay.Config.LinkTimeout":                   {"relay.TestRelay_SilentLinkBreaksBothEnds"},
+	"relay/transcode.Config.DialTimeout":         {"relay/transcode.TestServe_HangingDialEnds"},
 	"transport.AcceptConfig.ConnectTimeout":      {"migration.TestReceive_SilentConnectionsMakeRoomForTheSource"},
 	"transport.AcceptConfig.IdentifyWithin":      {"migration.TestReceive_SilentConnectionsTimeOut"},
 	"transport.AcceptConfig.LinkTimeout":         {"migration.TestSender_SlowDestinationThatAcknowledgesIsAlive"},
@@ -81,13 +82,13 @@ func configures(name string) bool {
 // endless are functions that wait for another process or a device; a call of one
 // belongs into a function that bounds it. The table says how.
 var endless = map[string]string{
+	"cmd/vmferry.relayCmd.transcode: Dial":     "the caller's context: DialTimeout in transcode.Serve",
 	"vmferry.Send: Dial":                       "--connect-timeout and LinkTimeout, in migration.Connect",
 	"transport.Address.Dial: DialContext":      "the caller's context: LinkTimeout in migration.Connect",
 	"transport.Address.Dial: HandshakeContext": "the caller's context: LinkTimeout in migration.Connect",
 	"migration.Sender.openChannel: Handshake":  "writes 64 bytes; the watch's StallTimeout",
 	"cmd/vmferry.relayCmd.Run: Dial":           "LinkTimeout, in relay.Relay.dialLink and dialInOrder",
-	"relay.Relay.serve: Accept":                "the listener is closed when the context ends",
-	"transport.acceptNext: Accept":             "the listener is closed when the context ends; ConnectTimeout",
+	"transport.AcceptNext: Accept":             "the listener is closed when the context ends; ConnectTimeout",
 	"transport.dialUnix: DialContext":          "the caller's context: LinkTimeout in migration.Connect",
 	"transport.removeStale: DialTimeout":       "a second",
 	"transport.ServeTLS: HandshakeContext":     "the time of a connection that is not identified",

@@ -1,0 +1,181 @@
+package transcode
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/multifd"
+)
+
+// Carry carries one connection of the source's QEMU to the destination's. The packets of
+// a multifd channel are transcoded; other connections pass as bytes. It returns when both
+// directions have ended, and closes both connections. A malformed packet ends the
+// connection with a multifd.ChannelError.
+func Carry(ctx context.Context, source, destination net.Conn, cfg Config) error {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		reset(source)
+		reset(destination)
+		return err
+	}
+	return carry(ctx, source, destination, cfg)
+}
+
+func carry(ctx context.Context, source, destination net.Conn, cfg Config) error {
+	p := &pair{source: source, destination: destination}
+	stop := context.AfterFunc(ctx, func() { p.fail(context.Cause(ctx)) })
+	forward, backward := make(chan struct{}), make(chan struct{})
+	var both sync.WaitGroup
+	both.Go(func() {
+		err := forwardChannel(source, destination, cfg)
+		close(forward)
+		p.ended(err, backward)
+	})
+	both.Go(func() {
+		err := copyToEnd(source, destination)
+		close(backward)
+		p.ended(err, forward)
+	})
+	both.Wait()
+	stop()
+	return p.close()
+}
+
+// pair is the connections to the two QEMUs.
+type pair struct {
+	source, destination net.Conn
+
+	once sync.Once
+	err  error // the first failure
+}
+
+// drainTime is how long the other direction may go on after a direction has failed. A
+// QEMU that refuses a migration says why over the return path and then closes the
+// connection, so that a write to it can fail before its words are read.
+const drainTime = 500 * time.Millisecond
+
+// ended ends the connection if a direction has failed.
+func (p *pair) ended(err error, other <-chan struct{}) {
+	if err == nil {
+		return
+	}
+	if !errors.As(err, new(*multifd.ChannelError)) {
+		timer := time.NewTimer(drainTime)
+		defer timer.Stop()
+		select {
+		case <-other:
+		case <-timer.C:
+		}
+	}
+	p.fail(err)
+}
+
+// fail ends both connections. Only the first failure counts, because it causes the
+// others.
+func (p *pair) fail(err error) {
+	p.once.Do(func() {
+		p.err = err
+		reset(p.source)
+		reset(p.destination)
+	})
+}
+
+// close closes the connections and returns the failure.
+func (p *pair) close() error {
+	p.once.Do(func() {
+		p.source.Close()
+		p.destination.Close()
+	})
+	return p.err
+}
+
+// reset closes a connection so that the peer sees a failure, where the network has a
+// way to say so, and no end of the stream.
+func reset(conn net.Conn) {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn() // Close of the TLS connection says that the stream is complete
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	conn.Close()
+}
+
+// copyToEnd copies from one QEMU to the other, up to the half-close.
+func copyToEnd(to, from net.Conn) error {
+	if _, err := io.Copy(to, from); err != nil {
+		return err
+	}
+	return closeWrite(to)
+}
+
+// closeWrite says that no more bytes follow.
+func closeWrite(conn net.Conn) error {
+	c, ok := conn.(interface{ CloseWrite() error })
+	if !ok {
+		return nil
+	}
+	if err := c.CloseWrite(); err != nil && !errors.Is(err, unix.ENOTCONN) { // the peer has closed it all
+		return err
+	}
+	return nil
+}
+
+// forwardChannel carries what the source sends.
+func forwardChannel(source, destination net.Conn, cfg Config) error {
+	handshake, err := forwardHandshake(source, destination)
+	if err != nil {
+		return err
+	}
+	if handshake == nil {
+		return copyToEnd(destination, source)
+	}
+	c := newChannel(source, destination, int(handshake[idAt]), cfg)
+	defer c.close()
+	for {
+		if err := c.packet(); err == io.EOF {
+			return closeWrite(destination)
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// idAt is the place of the channel's id in a handshake.
+const idAt = 24
+
+// forwardHandshake passes the first bytes of a connection on, each as it comes: a
+// connection may be silent for long, or send one byte and wait. It returns the handshake
+// of a multifd channel, or nil if the connection is another one.
+func forwardHandshake(source, destination net.Conn) ([]byte, error) {
+	var begin [8]byte
+	binary.BigEndian.PutUint32(begin[0:], multifd.Magic)
+	binary.BigEndian.PutUint32(begin[4:], multifd.Version)
+	buf := make([]byte, multifd.HandshakeLen)
+	for have := 0; have < len(buf); {
+		n, err := source.Read(buf[have:])
+		if n > 0 {
+			if _, err := destination.Write(buf[have : have+n]); err != nil {
+				return nil, err
+			}
+		}
+		have += n
+		if err != nil && err != io.EOF {
+			return nil, err
+		}
+		known := min(have, len(begin))
+		if err == io.EOF || !bytes.Equal(buf[:known], begin[:known]) {
+			return nil, nil // after io.EOF the next read returns it again
+		}
+	}
+	return buf, nil
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vmferry/vmferry/internal/qemutest"
+	"github.com/vmferry/vmferry/internal/slowlink"
+	"github.com/vmferry/vmferry/qmp"
+)
+
+// The guest: its memory, its workload, and how it is migrated.
+const (
+	memoryMiB   = 1024
+	fillMiB     = 112
+	workMiB     = 32
+	rateMiBps   = 8
+	partPercent = 70
+	channels    = 2
+	downtimeMS  = 300     // QEMU's default
+	noBandwidth = 1 << 40 // bytes a second
+
+	bootTime     = 5 * time.Minute
+	goOnTime     = time.Minute
+	warmUp       = 500 * time.Millisecond
+	pollInterval = 10 * time.Millisecond
+)
+
+// machine is a QEMU with its monitor.
+type machine struct {
+	vm      *qemutest.VM
+	control *qmp.Client
+	vcpu    int // the thread that runs the guest
+}
+
+func (b *bench) startMachine(ctx context.Context, e slowlink.End) (m *machine, err error) {
+	endpoint := [2]string{slowlink.Source: "client", slowlink.Destination: "server"}[e]
+	vm, err := qemutest.Launch(ctx, qemutest.Config{
+		MemoryMiB: memoryMiB, FillMiB: fillMiB, WorkMiB: workMiB, RateMiBps: rateMiBps, PartPercent: partPercent,
+		Incoming: e == slowlink.Destination,
+		Launcher: []string{"ip", "netns", "exec", b.wire.Namespace(e)},
+		ExtraArgs: []string{"-object", fmt.Sprintf("tls-creds-x509,id=%s,dir=%s,endpoint=%s,verify-peer=on",
+			credentials, b.certificates(e), endpoint)},
+		Dir: b.dir,
+	})
+	if err != nil {
+		return nil, err
+	}
+	m = &machine{vm: vm}
+	defer func() {
+		if err != nil {
+			m.close()
+		}
+	}()
+	if m.control, err = qmp.Dial(ctx, vm.QMPPath()); err != nil {
+		return nil, err
+	}
+	m.vcpu, err = vcpu(ctx, m.control)
+	return m, err
+}
+
+// credentials is the name of QEMU's TLS credentials.
+const credentials = "tls0"
+
+// vcpu returns the thread that runs the guest.
+func vcpu(ctx context.Context, c *qmp.Client) (int, error) {
+	var cpus []struct {
+		Thread int `json:"thread-id"`
+	}
+	if err := c.Execute(ctx, "query-cpus-fast", nil, &cpus); err != nil {
+		return 0, err
+	}
+	if len(cpus) != 1 {
+		return 0, fmt.Errorf("QEMU has %d virtual processors, want 1", len(cpus))
+	}
+	return cpus[0].Thread, nil
+}
+
+func (m *machine) close() {
+	if m.control != nil {
+		m.control.Close()
+	}
+	m.vm.Close()
+}
+
+// setUp sets all settings that a way of this benchmark changes.
+func (m *machine) setUp(ctx context.Context, w way) error {
+	err := m.control.SetMigrateCapabilities(ctx, map[string]bool{"multifd": true, "return-path": true, "postcopy-ram": false})
+	if err != nil {
+		return err
+	}
+	tls := ""
+	if w.tls {
+		tls = credentials
+	}
+	return m.control.SetMigrateParameters(ctx, qmp.MigrateParameters{
+		MultifdChannels: new(channels), MultifdCompression: &w.method, MultifdZstdLevel: new(1), MultifdZlibLevel: new(1),
+		MaxBandwidth: new(uint64(noBandwidth)), DowntimeLimit: new(qmp.Milliseconds(downtimeMS)), TLSCreds: &tls,
+	})
+}
+
+// source is the machine that is migrated again and again.
+type source struct{ *machine }
+
+func (b *bench) startSource(ctx context.Context) (*source, error) {
+	m, err := b.startMachine(ctx, slowlink.Source)
+	if err != nil {
+		return nil, err
+	}
+	booting, cancel := context.WithTimeout(ctx, bootTime)
+	defer cancel()
+	if err := m.vm.WaitReady(booting); err != nil {
+		m.close()
+		return nil, err
+	}
+	return &source{m}, nil
+}
+
+// goOn lets the guest run, and checks that it does.
+func (m *machine) goOn(ctx context.Context) error {
+	return errors.Join(m.control.Cont(ctx), m.vm.WaitProgress(ctx, goOnTime))
+}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/bench/harness"
+	"github.com/vmferry/vmferry/internal/qemutest"
 	"github.com/vmferry/vmferry/internal/slowlink"
 )
 
@@ -27,6 +28,10 @@ func main() {
 	flag.BoolVar(&b.quick, "quick", false, "one run of the most important ways")
 	flag.StringVar(&ways, "ways", "", "ways to measure, with commas: "+list(allWays, func(w way) string { return w.name }))
 	flag.StringVar(&links, "links", "", "links to measure, with commas: "+list(allLinks, func(l link) string { return l.name }))
+	flag.IntVar(&b.guest.FillMiB, "fill", 112, "memory that the guest writes once, MiB")
+	flag.IntVar(&b.guest.WorkMiB, "work", 32, "memory that the guest rewrites, MiB")
+	flag.IntVar(&b.guest.RateMiBps, "rate", 8, "rate at which the guest rewrites it, MiB/s")
+	flag.IntVar(&b.guest.PartPercent, "part", 70, "percentage of the rewritten pages of which only a few places change")
 	flag.DurationVar(&b.delay, "delay", 0, "delay of the link each way, by a proxy")
 	flag.Parse()
 	var err1, err2 error
@@ -38,7 +43,10 @@ func main() {
 	if b.quick {
 		b.runs, b.slowRuns = 1, 1
 	}
-	if b.out == "" && !b.quick && ways == "" && links == "" && b.delay == 0 {
+	selects := []string{"quick", "ways", "links", "fill", "work", "rate", "part", "delay"}
+	whole := true
+	flag.Visit(func(f *flag.Flag) { whole = whole && !slices.Contains(selects, f.Name) })
+	if b.out == "" && whole {
 		b.out = "../docs/notes"
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -62,6 +70,7 @@ type bench struct {
 	quick          bool
 	ways           []way
 	links          []link
+	guest          qemutest.Config // its workload
 	delay          time.Duration
 
 	dir    string // of sockets and certificates

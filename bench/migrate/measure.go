@@ -55,21 +55,22 @@ func (b *bench) measure(ctx context.Context, l link, w way) (f figures, err erro
 		return f, err
 	}
 	defer to.close()
-	reach, stop := b.path(l)
-	defer func() { err = errors.Join(err, stop()) }()
-	r := route{listen: fmt.Sprintf("tcp:%s:%d", slowlink.Destination.IP(), qemuPort)}
+	port := qemuPort
 	if w.relay != nil {
-		if r.pair, err = b.startPair(ctx, w.relay, reach); err != nil {
+		port = relayPort
+	}
+	address, stop, err := b.reach(l, port)
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	r := route{connect: "tcp:" + address, listen: fmt.Sprintf("tcp:%s:%d", slowlink.Destination.IP(), qemuPort)}
+	if w.relay != nil {
+		if r.pair, err = b.startPair(ctx, w.relay, address); err != nil {
 			return f, err
 		}
 		defer r.pair.stop()
 		r.connect, r.listen = r.pair.connect, r.pair.listen
-	} else {
-		address, err := reach(qemuPort)
-		if err != nil {
-			return f, err
-		}
-		r.connect = "tcp:" + address
 	}
 	if err := errors.Join(b.source.setUp(ctx, w), to.setUp(ctx, w)); err != nil {
 		return f, err
@@ -101,21 +102,14 @@ type route struct {
 	pair            *pair // nil without relays
 }
 
-// path returns a function that returns the address at which the source reaches a port of the
-// destination: that of a proxy, if the link has a delay.
-func (b *bench) path(l link) (reach func(port int) (string, error), stop func() error) {
-	stop = func() error { return nil }
-	return func(port int) (string, error) {
-		target := fmt.Sprintf("%s:%d", slowlink.Destination.IP(), port)
-		if b.delay == 0 {
-			return target, nil
-		}
-		address, end, err := b.wire.StartProxy(slowlink.Proxy{Delay: b.delay, Window: slowlink.WindowOf(l.bits, b.delay)}, target)
-		if err == nil {
-			stop = end
-		}
-		return address, err
-	}, func() error { return stop() }
+// reach returns the address at which the source reaches a port of the destination: that of a
+// proxy, if the link has a delay. stop ends the proxy.
+func (b *bench) reach(l link, port int) (address string, stop func() error, err error) {
+	target := fmt.Sprintf("%s:%d", slowlink.Destination.IP(), port)
+	if b.delay == 0 {
+		return target, func() error { return nil }, nil
+	}
+	return b.wire.StartProxy(slowlink.Proxy{Delay: b.delay, Window: slowlink.WindowOf(l.bits, b.delay)}, target)
 }
 
 // migrate measures the migration from the command to its end.

@@ -11,13 +11,9 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// The guest: its memory, its workload, and how it is migrated.
+// The guest's memory, and how it is migrated.
 const (
 	memoryMiB   = 1024
-	fillMiB     = 112
-	workMiB     = 32
-	rateMiBps   = 8
-	partPercent = 70
 	channels    = 2
 	downtimeMS  = 300     // QEMU's default
 	noBandwidth = 1 << 40 // bytes a second
@@ -37,14 +33,11 @@ type machine struct {
 
 func (b *bench) startMachine(ctx context.Context, e slowlink.End) (m *machine, err error) {
 	endpoint := [2]string{slowlink.Source: "client", slowlink.Destination: "server"}[e]
-	vm, err := qemutest.Launch(ctx, qemutest.Config{
-		MemoryMiB: memoryMiB, FillMiB: fillMiB, WorkMiB: workMiB, RateMiBps: rateMiBps, PartPercent: partPercent,
-		Incoming: e == slowlink.Destination,
-		Launcher: []string{"ip", "netns", "exec", b.wire.Namespace(e)},
-		ExtraArgs: []string{"-object", fmt.Sprintf("tls-creds-x509,id=%s,dir=%s,endpoint=%s,verify-peer=on",
-			credentials, b.certificates(e), endpoint)},
-		Dir: b.dir,
-	})
+	cfg := b.guest
+	cfg.MemoryMiB, cfg.Incoming, cfg.Dir = memoryMiB, e == slowlink.Destination, b.dir
+	cfg.Launcher = []string{"ip", "netns", "exec", b.wire.Namespace(e)}
+	cfg.ExtraArgs = []string{"-object", fmt.Sprintf("tls-creds-x509,id=%s,dir=%s,endpoint=%s,verify-peer=on", credentials, b.certificates(e), endpoint)}
+	vm, err := qemutest.Launch(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -37,9 +37,9 @@ type pair struct {
 	connect, listen string
 }
 
-// startPair starts both relays. reach returns the address at which the source reaches a port
-// of the destination.
-func (b *bench) startPair(ctx context.Context, w *relayWay, reach func(port int) (string, error)) (p *pair, err error) {
+// startPair starts both relays. address is that at which the source reaches the destination's
+// relay.
+func (b *bench) startPair(ctx context.Context, w *relayWay, address string) (p *pair, err error) {
 	in, out := filepath.Join(b.dir, "source"), filepath.Join(b.dir, "destination")
 	p = &pair{connect: "unix:" + in, listen: "unix:" + out}
 	defer func() {
@@ -52,10 +52,6 @@ func (b *bench) startPair(ctx context.Context, w *relayWay, reach func(port int)
 		return nil, err
 	}
 	if err := p.destination.await(ctx, func() bool { return listens(p.destination.cmd.Process.Pid, relayPort) }); err != nil {
-		return nil, err
-	}
-	address, err := reach(relayPort)
-	if err != nil {
 		return nil, err
 	}
 	if p.source, err = b.startRelay(ctx, slowlink.Source, w, p.connect, "tcp:"+address); err != nil {

@@ -24,17 +24,18 @@ type report struct {
 
 func (r *report) markdown(sections []harness.Section) []byte {
 	var b bytes.Buffer
+	g := r.bench.guest
 	fmt.Fprintf(&b, "# Migration of a QEMU machine over slow links: results\n\n"+
 		"Notes, written by `make bench-migrate`: `scripts/setup demo` prepares QEMU, and `cd bench && go run ./migrate` measures, in %.0f minutes. "+
 		"Medians of %d runs (%s: %d), ways in turn; × is the median of the ratios to %s within each run. "+
 		"**Compare rows of one table**: both QEMUs, both relays and the emulated guest share %d processors (%s).%s\n\n",
 		r.took.Minutes(), r.bench.runs, slowest, r.bench.slowRuns, baseline, runtime.NumCPU(), processor(), harness.MemoryReporting())
 	fmt.Fprintf(&b, "The ends of the link are two network namespaces with a veth pair between them. Its rate is limited in both directions by tc's tbf; %s. "+
-		"The guest has %d MiB, of which about 240 MB are not zero: text (half), pointers (a quarter), noise (a quarter), and Linux. "+
+		"The guest has %d MiB, of which %d MiB (and Linux, about 90 MiB) are not zero: text (half), pointers (a quarter), noise (a quarter). "+
 		"In %d MiB it writes %d pages a second (%d MiB/s) at random places: of %d %% of them a counter, some fields and some words of text change (up to 4 places of up to 64 bytes), of the others all. "+
 		"All migrations have %d multifd channels, a return path and QEMU's default downtime limit of %d ms. QEMU zstd has level 1. "+
 		"Behind relays, QEMU compresses and encrypts nothing and the QEMUs use unix sockets.\n\n",
-		r.delay(), memoryMiB, workMiB, rateMiBps*256, rateMiBps, partPercent, channels, downtimeMS)
+		r.delay(), memoryMiB, g.FillMiB+g.WorkMiB, g.WorkMiB, g.RateMiBps*256, g.RateMiBps, g.PartPercent, channels, downtimeMS)
 	b.WriteString("Total and downtime are those of QEMU's query-migrate. MB are the bytes that the veth devices sent, in both directions. " +
 		"CPU seconds are those of the processes' clocks from the command to the end; without the guest, the thread that emulates the guest is left out. " +
 		"Guest's pages/s is how many pages the guest rewrote during the migration: what the migration left it of the processors.\n")

@@ -36,7 +36,7 @@ func main() {
 	flag.Parse()
 	var err1, err2 error
 	b.ways, err1 = chooseWays(ways, b.quick)
-	b.links, err2 = chooseLinks(links)
+	b.links, err2 = chooseLinks(links, b.quick)
 	if err := errors.Join(err1, err2); err != nil {
 		exit(err)
 	}
@@ -75,7 +75,7 @@ type bench struct {
 
 	dir    string // of sockets and certificates
 	wire   *slowlink.Link
-	source *source
+	source map[bool]*machine // that is migrated again and again, by link.busy
 }
 
 // results are the figures of each run, by link and by way.
@@ -94,10 +94,18 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.wire.Close()) }()
-	if b.source, err = b.startSource(ctx); err != nil {
-		return err
+	b.source = make(map[bool]*machine)
+	for _, l := range b.links {
+		if b.source[l.busy] != nil {
+			continue
+		}
+		m, err := b.startSource(ctx, l)
+		if err != nil {
+			return err
+		}
+		defer m.close()
+		b.source[l.busy] = m
 	}
-	defer b.source.close()
 	all, err := b.measureAll(ctx)
 	if err != nil {
 		return err
@@ -130,7 +138,7 @@ func (b *bench) measureAll(ctx context.Context) (results, error) {
 			if all[l.name] == nil {
 				all[l.name] = make(map[string][]figures)
 			}
-			ways := slices.Clone(b.ways)
+			ways := l.of(b.ways)
 			if run%2 == 1 { // what a way leaves behind affects another one then
 				slices.Reverse(ways)
 			}

@@ -47,10 +47,11 @@ func qemuDestinationCPU(f figures) float64 { return (f.process[1] - f.guest[1]).
 
 func (f *figures) ok() bool { return !f.diverged }
 
-// measure migrates the guest once, checks that it runs at the destination, and leaves the
+// measure migrates a guest once, checks that it runs at the destination, and leaves the
 // source stopped.
 func (b *bench) measure(ctx context.Context, l link, w way) (f figures, err error) {
-	to, err := b.startMachine(ctx, slowlink.Destination)
+	from := b.source[l.busy]
+	to, err := b.startMachine(ctx, l, slowlink.Destination)
 	if err != nil {
 		return f, err
 	}
@@ -64,7 +65,7 @@ func (b *bench) measure(ctx context.Context, l link, w way) (f figures, err erro
 		return f, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	r := route{connect: "tcp:" + address, listen: fmt.Sprintf("tcp:%s:%d", slowlink.Destination.IP(), qemuPort)}
+	r := route{from: from, to: to, connect: "tcp:" + address, listen: fmt.Sprintf("tcp:%s:%d", slowlink.Destination.IP(), qemuPort)}
 	if w.relay != nil {
 		if r.pair, err = b.startPair(ctx, w.relay, address); err != nil {
 			return f, err
@@ -72,18 +73,20 @@ func (b *bench) measure(ctx context.Context, l link, w way) (f figures, err erro
 		defer r.pair.stop()
 		r.connect, r.listen = r.pair.connect, r.pair.listen
 	}
-	if err := errors.Join(b.source.setUp(ctx, w), to.setUp(ctx, w)); err != nil {
+	if err := errors.Join(from.setUp(ctx, w), to.setUp(ctx, w)); err != nil {
 		return f, err
 	}
 	// QEMU migrates a guest again only after the guest has run.
-	if err := b.source.goOn(ctx); err != nil {
+	if err := from.goOn(ctx); err != nil {
 		return f, err
 	}
+	// The other source is stopped: so is this one after each migration.
+	defer func() { err = errors.Join(err, from.control.Stop(ctx)) }()
 	time.Sleep(warmUp)
 	if err := to.control.MigrateIncoming(ctx, r.listen); err != nil {
 		return f, err
 	}
-	if f, err = b.migrate(ctx, l, to, r); err != nil {
+	if f, err = b.migrate(ctx, l, r); err != nil {
 		if r.pair != nil {
 			r.pair.stop()
 			err = fmt.Errorf("%w\n%s", err, r.pair.logs())
@@ -98,6 +101,7 @@ func (b *bench) measure(ctx context.Context, l link, w way) (f figures, err erro
 
 // route is how the source's QEMU reaches the destination's.
 type route struct {
+	from, to        *machine
 	connect, listen string
 	pair            *pair // nil without relays
 }
@@ -113,15 +117,15 @@ func (b *bench) reach(l link, port int) (address string, stop func() error, err 
 }
 
 // migrate measures the migration from the command to its end.
-func (b *bench) migrate(ctx context.Context, l link, to *machine, r route) (f figures, err error) {
+func (b *bench) migrate(ctx context.Context, l link, r route) (f figures, err error) {
 	if _, err := harness.RunAlone(ctx, harness.Job{Side: harness.Touching, MemoryMiB: memoryMiB}); err != nil {
 		return f, err
 	}
-	before, err := b.take(to, r)
+	before, err := b.take(r)
 	if err != nil {
 		return f, err
 	}
-	from := b.source.control
+	from := r.from.control
 	if err := from.Migrate(ctx, r.connect); err != nil {
 		return f, err
 	}
@@ -133,10 +137,10 @@ func (b *bench) migrate(ctx context.Context, l link, to *machine, r route) (f fi
 	if err != nil {
 		return f, err
 	}
-	if _, err := harness.AwaitMigration(ctx, to.control, pollInterval, timeLimit(l)); err != nil {
+	if _, err := harness.AwaitMigration(ctx, r.to.control, pollInterval, timeLimit(l)); err != nil {
 		return f, fmt.Errorf("destination: %w", err)
 	}
-	after, err := b.take(to, r)
+	after, err := b.take(r)
 	if err != nil {
 		return f, err
 	}
@@ -165,9 +169,9 @@ type counters struct {
 	writtenAt             time.Time
 }
 
-func (b *bench) take(to *machine, r route) (c counters, err error) {
+func (b *bench) take(r route) (c counters, err error) {
 	var errs []error
-	for e, m := range []*machine{b.source.machine, to} {
+	for e, m := range []*machine{r.from, r.to} {
 		sent, err1 := b.wire.Sent(slowlink.End(e))
 		u, err2 := harness.UsageOf(m.vm.Pid())
 		guest, err3 := harness.ThreadCPU(m.vm.Pid(), m.vcpu)
@@ -178,7 +182,7 @@ func (b *bench) take(to *machine, r route) (c counters, err error) {
 	if r.pair != nil {
 		c.relay, err = r.pair.cpu()
 	}
-	progress, at := b.source.vm.Progress()
+	progress, at := r.from.vm.Progress()
 	c.written, c.writtenAt = progress.Pages, at
 	return c, errors.Join(append(errs, err)...)
 }

@@ -31,9 +31,20 @@ type machine struct {
 	vcpu    int // the thread that runs the guest
 }
 
-func (b *bench) startMachine(ctx context.Context, e slowlink.End) (m *machine, err error) {
+// busyGuest is the workload of the busy guest: it writes more than the slowest link carries.
+var busyGuest = qemutest.Config{FillMiB: 80, WorkMiB: 64, RateMiBps: 20, PartPercent: 70}
+
+// guestOf returns the workload of the guest that is migrated over a link.
+func (b *bench) guestOf(l link) qemutest.Config {
+	if l.busy {
+		return busyGuest
+	}
+	return b.guest
+}
+
+func (b *bench) startMachine(ctx context.Context, l link, e slowlink.End) (m *machine, err error) {
 	endpoint := [2]string{slowlink.Source: "client", slowlink.Destination: "server"}[e]
-	cfg := b.guest
+	cfg := b.guestOf(l)
 	cfg.MemoryMiB, cfg.Incoming, cfg.Dir = memoryMiB, e == slowlink.Destination, b.dir
 	cfg.Launcher = []string{"ip", "netns", "exec", b.wire.Namespace(e)}
 	cfg.ExtraArgs = []string{"-object", fmt.Sprintf("tls-creds-x509,id=%s,dir=%s,endpoint=%s,verify-peer=on", credentials, b.certificates(e), endpoint)}
@@ -94,11 +105,9 @@ func (m *machine) setUp(ctx context.Context, w way) error {
 	})
 }
 
-// source is the machine that is migrated again and again.
-type source struct{ *machine }
-
-func (b *bench) startSource(ctx context.Context) (*source, error) {
-	m, err := b.startMachine(ctx, slowlink.Source)
+// startSource boots a guest and stops it.
+func (b *bench) startSource(ctx context.Context, l link) (*machine, error) {
+	m, err := b.startMachine(ctx, l, slowlink.Source)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +117,11 @@ func (b *bench) startSource(ctx context.Context) (*source, error) {
 		m.close()
 		return nil, err
 	}
-	return &source{m}, nil
+	if err := m.control.Stop(ctx); err != nil {
+		m.close()
+		return nil, err
+	}
+	return m, nil
 }
 
 // goOn lets the guest run, and checks that it does.

@@ -14,7 +14,7 @@ PARALLEL := -p 4 -parallel 8
 # left out: they measure, and what they call is here.
 RACED := . ./relay/... ./cmd/... ./devicestate ./dirty ./guest ./guestmem ./iaa/... ./internal/cause ./live ./migration/... ./multifd ./pagecodec ./qemu ./qmp/... ./snapshot ./store/... ./transport ./vmstate
 
-.PHONY: build demo test quick nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live interop-qpl clean
+.PHONY: build demo test quick nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live bench-migrate interop-qpl clean
 
 build:
 	$(GO) build -o bin/vmferry ./cmd/vmferry
@@ -81,7 +81,7 @@ test-qemu:
 # A machine that moves between two network namespaces while links break and
 # sides are killed. Needs root.
 test-netns:
-	$(GO) test -tags netns -count=1 -timeout $(TESTTIMEOUT) ./internal/godemo
+	$(GO) test -tags netns -count=1 -timeout $(TESTTIMEOUT) ./internal/slowlink ./internal/godemo
 
 # Each fuzz target for a short while, on top of its seeds.
 fuzz:
@@ -101,6 +101,13 @@ bench-codec:
 bench-live:
 	-scripts/setup demo
 	cd bench && $(GO) run ./live
+
+# A QEMU machine over slow links, by QEMU alone and through a pair of relays; writes
+# docs/notes/migrate-results.md and docs/notes/migrate-*.svg. Needs root and iproute2.
+# With QUICK=1 it takes minutes and writes nothing.
+bench-migrate: build
+	scripts/setup demo
+	cd bench && $(GO) run ./migrate $(if $(QUICK),-quick)
 
 # The driver and the codec against Intel's libqpl, in a folder of its own.
 interop-qpl:

@@ -30,3 +30,17 @@ func AwaitMigration(ctx context.Context, c *qmp.Client, poll, limit time.Duratio
 		}
 	}
 }
+
+// CancelMigration cancels QEMU's migration and waits until it has ended.
+func CancelMigration(ctx context.Context, c *qmp.Client, poll time.Duration) error {
+	if err := c.MigrateCancel(ctx); err != nil {
+		return err
+	}
+	for {
+		m, err := c.QueryMigrate(ctx)
+		if err != nil || m.Ended() {
+			return err
+		}
+		time.Sleep(poll)
+	}
+}

@@ -46,3 +46,14 @@ func UsageOf(pid int) (u Usage, err error) {
 	u.Faults, err = strconv.ParseInt(fields[7], 10, 64)
 	return u, err
 }
+
+// ThreadCPU returns the processor time of a thread of another process.
+func ThreadCPU(pid, thread int) (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/schedstat", pid, thread))
+	if err != nil {
+		return 0, err
+	}
+	running, _, _ := strings.Cut(string(text), " ")
+	ns, err := strconv.ParseInt(running, 10, 64)
+	return time.Duration(ns), err
+}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/bench/harness"
-	"github.com/vmferry/vmferry/internal/probe"
 )
 
 // figures are the measurements of one migration.
@@ -89,15 +88,6 @@ func per(memoryMiB int, of func(figures) float64) func(figures) float64 {
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-// ratio returns the median of the ratios of two cells within each run.
-func ratio(a, b []figures, of func(figures) float64) float64 {
-	var v []float64
-	for i := range a {
-		v = append(v, of(a[i])/of(b[i]))
-	}
-	return probe.Median(v)
-}
 
 // countDiverged counts the runs that did not converge.
 func countDiverged(runs []figures) (n int) {

@@ -90,31 +90,31 @@ func plot(title, x, y string, logX bool, lines []series, of func(figures) float6
 }
 
 // growth varies the size of memory.
-func (b *bench) growth(ctx context.Context) (section, error) {
+func (b *bench) growth(ctx context.Context) (harness.Section, error) {
 	sizes, left := b.sizes()
 	lines, err := b.sweep(ctx, "growth", growing, sizes, func(j *harness.Job, gib float64) {
 		j.MemoryMiB = int(gib * 1024)
 		j.DataMiB, j.WorkMiB = dataOf(j.MemoryMiB), min(workMiB, j.MemoryMiB/2)
 	})
 	if err != nil {
-		return section{}, err
+		return harness.Section{}, err
 	}
-	s := section{
-		title: "Growth with memory",
-		text: []string{fmt.Sprintf("%d pages a second are written in %d MiB, independent of the size of memory. Five eighths of memory are not zero. %d channels; the downtime allowed is %v. "+
+	s := harness.Section{
+		Title: "Growth with memory",
+		Text: []string{fmt.Sprintf("%d pages a second are written in %d MiB, independent of the size of memory. Five eighths of memory are not zero. %d channels; the downtime allowed is %v. "+
 			"The downtime is from the call of Pause to the destination's report that the machine runs; Commit and Start do nothing. "+
 			"The scan is the last scan of the dirty log, while the machine is paused.", growthRate, workMiB, b.channels, harness.Downtime)},
 	}
 	if left != "" {
-		s.text = append(s.text, left)
+		s.Text = append(s.Text, left)
 	}
-	s.head, s.rows = table("memory GiB", lines)
+	s.Head, s.Rows = table("memory GiB", lines)
 	for _, l := range lines {
-		s.findings = append(s.findings, l.growthFindings()...)
+		s.Findings = append(s.Findings, l.growthFindings()...)
 	}
-	s.charts = []namedChart{
-		{"live-growth-downtime.svg", plot("Downtime by memory size", "memory, GiB", "ms", true, lines, downtimeMS)},
-		{"live-growth-total.svg", plot("Total time by memory size", "memory, GiB", "ms", true, lines, totalMS)},
+	s.Charts = []harness.NamedChart{
+		{File: "live-growth-downtime.svg", Chart: plot("Downtime by memory size", "memory, GiB", "ms", true, lines, downtimeMS)},
+		{File: "live-growth-total.svg", Chart: plot("Total time by memory size", "memory, GiB", "ms", true, lines, totalMS)},
 	}
 	return s, nil
 }
@@ -127,7 +127,7 @@ func (s *series) growthFindings() (findings []string) {
 			points = append(points, chart.Point{X: v, Y: probe.MedianOf(runs, downtimeMS)})
 			if v == 1 {
 				down := probe.MedianOf(runs, downtimeMS)
-				findings = append(findings, fmt.Sprintf("%s: %.1f ms of downtime at 1 GiB (aim: under 20 ms, %s).", s.name, down, verdict(down < 20)))
+				findings = append(findings, fmt.Sprintf("%s: %.1f ms of downtime at 1 GiB (aim: under 20 ms, %s).", s.name, down, harness.Verdict(down < 20)))
 			}
 		}
 	}
@@ -180,40 +180,40 @@ func freeGiB() float64 {
 }
 
 // byChannels varies the number of channels.
-func (b *bench) byChannels(ctx context.Context) (section, error) {
+func (b *bench) byChannels(ctx context.Context) (harness.Section, error) {
 	lines, err := b.sweep(ctx, "channels", bothMethods, []float64{1, 2, 4, 8}, func(j *harness.Job, n float64) { j.Channels = int(n) })
 	if err != nil {
-		return section{}, err
+		return harness.Section{}, err
 	}
-	s := section{title: "Channels", text: []string{fmt.Sprintf("%d MiB, %d pages a second in %d MiB.", b.memoryMiB, growthRate, min(workMiB, b.memoryMiB/2))}}
-	s.head, s.rows = table("channels", lines)
-	s.charts = []namedChart{{"live-channels.svg", plot("Total time by channels", "channels", "ms", true, lines, totalMS)}}
+	s := harness.Section{Title: "Channels", Text: []string{fmt.Sprintf("%d MiB, %d pages a second in %d MiB.", b.memoryMiB, growthRate, min(workMiB, b.memoryMiB/2))}}
+	s.Head, s.Rows = table("channels", lines)
+	s.Charts = []harness.NamedChart{{File: "live-channels.svg", Chart: plot("Total time by channels", "channels", "ms", true, lines, totalMS)}}
 	return s, nil
 }
 
 // byRate varies the rate of the writer, which writes to a quarter of memory.
-func (b *bench) byRate(ctx context.Context) (section, error) {
+func (b *bench) byRate(ctx context.Context) (harness.Section, error) {
 	work := b.memoryMiB / 4
 	lines, err := b.sweep(ctx, "rates", bothMethods, []float64{0, 1000, 4000, 16000, 64000}, func(j *harness.Job, rate float64) { j.Rate, j.WorkMiB = int(rate), work })
 	if err != nil {
-		return section{}, err
+		return harness.Section{}, err
 	}
-	s := section{
-		title: "Dirty rate",
-		text: []string{fmt.Sprintf("%d MiB, of which %d MiB are written at random places, %d channels, no throttling. A migration that does not converge to %v is given up. "+
+	s := harness.Section{
+		Title: "Dirty rate",
+		Text: []string{fmt.Sprintf("%d MiB, of which %d MiB are written at random places, %d channels, no throttling. A migration that does not converge to %v is given up. "+
 			"The writer is one goroutine, which shares the processors with the migration.", b.memoryMiB, work, b.channels, harness.Downtime)},
 	}
-	s.head, s.rows = table("pages/s", lines)
+	s.Head, s.Rows = table("pages/s", lines)
 	for _, l := range lines {
 		for i, v := range l.values {
 			if n := countDiverged(l.runs[i]); n > 0 {
-				s.findings = append(s.findings, fmt.Sprintf("%s does not converge at %g pages a second in %d of %d runs.", l.name, v, n, len(l.runs[i])))
+				s.Findings = append(s.Findings, fmt.Sprintf("%s does not converge at %g pages a second in %d of %d runs.", l.name, v, n, len(l.runs[i])))
 			}
 		}
 	}
-	s.charts = []namedChart{
-		{"live-rate-downtime.svg", plot("Downtime by dirty rate", "pages written a second", "ms", false, lines, downtimeMS)},
-		{"live-rate-total.svg", plot("Total time by dirty rate", "pages written a second", "ms", false, lines, totalMS)},
+	s.Charts = []harness.NamedChart{
+		{File: "live-rate-downtime.svg", Chart: plot("Downtime by dirty rate", "pages written a second", "ms", false, lines, downtimeMS)},
+		{File: "live-rate-total.svg", Chart: plot("Total time by dirty rate", "pages written a second", "ms", false, lines, totalMS)},
 	}
 	return s, nil
 }

@@ -87,7 +87,7 @@ func TestMeasure_TakesCellsInTurn(t *testing.T) {
 		t.Errorf("%s, %v, %v", got, all, err)
 	}
 	// 1/2, 3/4, 5/6: the ratio is taken within each run.
-	if got := ratio(all[0], all[1], rounds); got != 0.75 {
+	if got := harness.Ratio(all[0], all[1], rounds); got != 0.75 {
 		t.Errorf("ratio %g", got)
 	}
 	boom := errors.New("boom")

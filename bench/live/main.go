@@ -60,7 +60,7 @@ type bench struct {
 // part is one part of the benchmark.
 type part struct {
 	name    string
-	measure func(*bench, context.Context) (section, error)
+	measure func(*bench, context.Context) (harness.Section, error)
 }
 
 var parts = []part{
@@ -99,7 +99,7 @@ func (b *bench) run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
-		s.part = p.name
+		s.Part = p.name
 		r.sections = append(r.sections, s)
 	}
 	os.Stdout.Write(r.markdown())

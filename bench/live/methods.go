@@ -54,10 +54,10 @@ func ways(qemu bool) []way {
 
 // methods compares the methods of vmferry and QEMU. It measures processor time with paused
 // machines, and downtime with running machines.
-func (b *bench) methods(ctx context.Context) (section, error) {
+func (b *bench) methods(ctx context.Context) (harness.Section, error) {
 	q, missing, err := b.startQEMU(ctx)
 	if err != nil {
-		return section{}, err
+		return harness.Section{}, err
 	}
 	if q != nil {
 		defer q.close()
@@ -75,11 +75,11 @@ func (b *bench) methods(ctx context.Context) (section, error) {
 	}
 	all, err := b.measure(ctx, "methods", cells)
 	if err != nil {
-		return section{}, err
+		return harness.Section{}, err
 	}
-	s := section{title: "The methods, and QEMU", text: b.methodsText(data, missing)}
+	s := harness.Section{Title: "The methods, and QEMU", Text: b.methodsText(data, missing)}
 	b.stillTable(&s, ways, all[:len(ways)])
-	s.more = append(s.more, b.runningTable(ways, all[len(ways):]))
+	s.More = append(s.More, b.runningTable(ways, all[len(ways):]))
 	return s, nil
 }
 
@@ -114,25 +114,25 @@ func (b *bench) cellOf(w way, q *qemu, dataMiB int, still bool) cell {
 	return vmferryCell(name, j)
 }
 
-func (b *bench) stillTable(s *section, ways []way, all [][]figures) {
-	s.head = []string{"standing still", "total ms", "MB sent", "source CPU s/GiB", "destination CPU s/GiB", "both", "both, a GiB of data", "of QEMU's", "destination's faults"}
+func (b *bench) stillTable(s *harness.Section, ways []way, all [][]figures) {
+	s.Head = []string{"standing still", "total ms", "MB sent", "source CPU s/GiB", "destination CPU s/GiB", "both", "both, a GiB of data", "of QEMU's", "destination's faults"}
 	bars := chart.Bars{Title: "CPU of a migration of a machine that stands still", Unit: "CPU seconds a GiB of pages with data"}
 	for i, w := range ways {
 		runs := all[i]
 		gib := func(of func(figures) float64) string { return f3(probe.MedianOf(runs, per(b.memoryMiB, of))) }
 		peer := ""
 		if at := peerOf(ways, w); at >= 0 {
-			got := ratio(runs, all[at], perData(bothCPU))
+			got := harness.Ratio(runs, all[at], perData(bothCPU))
 			peer = f2(got)
-			s.findings = append(s.findings, fmt.Sprintf("%s takes %.2f of the CPU seconds that QEMU takes for a GiB of data (aim: fewer, %s).", w.name, got, verdict(got < 1)))
+			s.Findings = append(s.Findings, fmt.Sprintf("%s takes %.2f of the CPU seconds that QEMU takes for a GiB of data (aim: fewer, %s).", w.name, got, harness.Verdict(got < 1)))
 		}
-		s.rows = append(s.rows, []string{w.name, f0(probe.MedianOf(runs, totalMS)), f0(probe.MedianOf(runs, megabytes)), gib(fromCPU), gib(toCPU), gib(bothCPU),
+		s.Rows = append(s.Rows, []string{w.name, f0(probe.MedianOf(runs, totalMS)), f0(probe.MedianOf(runs, megabytes)), gib(fromCPU), gib(toCPU), gib(bothCPU),
 			f3(probe.MedianOf(runs, perData(bothCPU))), peer, f0(probe.MedianOf(runs, toFaults))})
 		bars.Groups = append(bars.Groups, chart.Group{Name: w.name, Bars: []chart.Bar{
 			{Name: "source", Value: probe.MedianOf(runs, perData(fromCPU))}, {Name: "destination", Value: probe.MedianOf(runs, perData(toCPU))},
 		}})
 	}
-	s.charts = append(s.charts, namedChart{"live-cpu.svg", bars})
+	s.Charts = append(s.Charts, harness.NamedChart{File: "live-cpu.svg", Chart: bars})
 }
 
 // peerOf returns the index of QEMU's way with the same method, -1 if there is none.
@@ -145,11 +145,11 @@ func peerOf(ways []way, w way) int {
 	return -1
 }
 
-func (b *bench) runningTable(ways []way, all [][]figures) section {
-	s := section{
-		text: []string{fmt.Sprintf("In the second table %d pages a second are written in %d MiB. In QEMU the guest writes them; it is emulated and occupies a core. "+
+func (b *bench) runningTable(ways []way, all [][]figures) harness.Section {
+	s := harness.Section{
+		Text: []string{fmt.Sprintf("In the second table %d pages a second are written in %d MiB. In QEMU the guest writes them; it is emulated and occupies a core. "+
 			"The downtime allowed is %v. QEMU's figures are those of its query-migrate, in whole milliseconds.", rateMiBps<<20/harness.PageSize, workMiB, harness.Downtime)},
-		head: []string{"running", "total ms", "downtime ms", "rounds", "MB sent", "given up"},
+		Head: []string{"running", "total ms", "downtime ms", "rounds", "MB sent", "given up"},
 	}
 	for i, w := range ways {
 		runs := converged(all[i])
@@ -157,7 +157,7 @@ func (b *bench) runningTable(ways []way, all [][]figures) section {
 		if len(runs) > 0 {
 			copy(row[1:], []string{f0(probe.MedianOf(runs, totalMS)), f1(probe.MedianOf(runs, downtimeMS)), f0(probe.MedianOf(runs, rounds)), f0(probe.MedianOf(runs, megabytes))})
 		}
-		s.rows = append(s.rows, row)
+		s.Rows = append(s.Rows, row)
 	}
 	return s
 }

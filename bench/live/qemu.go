@@ -154,16 +154,7 @@ func (q *qemu) measure(ctx context.Context, vm *qemutest.VM, to *qmp.Client, uri
 
 // giveUp cancels a migration that does not converge.
 func (q *qemu) giveUp(ctx context.Context) error {
-	if err := q.control.MigrateCancel(ctx); err != nil {
-		return err
-	}
-	for {
-		m, err := q.control.QueryMigrate(ctx)
-		if err != nil || m.Ended() {
-			return errors.Join(err, q.control.Stop(ctx))
-		}
-		time.Sleep(pollInterval)
-	}
+	return errors.Join(harness.CancelMigration(ctx, q.control, pollInterval), q.control.Stop(ctx))
 }
 
 // freeAddress returns a TCP address without a listener.

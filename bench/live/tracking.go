@@ -152,7 +152,7 @@ func (k *tracker) mode(mem *guestmem.Memory, mode string, l guest.DirtyLog, mark
 }
 
 // tracking is the part that measures the cost of dirty tracking.
-func (b *bench) tracking(ctx context.Context) (section, error) {
+func (b *bench) tracking(ctx context.Context) (harness.Section, error) {
 	var all []map[string]time.Duration
 	for run := range b.runs {
 		fmt.Fprintf(os.Stderr, "tracking: run %d of %d\n", run+1, b.runs)
@@ -160,22 +160,22 @@ func (b *bench) tracking(ctx context.Context) (section, error) {
 		j.Side, j.Pages = tracking, guestmem.SmallPages
 		t, err := harness.RunAlone(ctx, j)
 		if err != nil {
-			return section{}, err
+			return harness.Section{}, err
 		}
 		all = append(all, t.Took)
 	}
 	gib := float64(b.memoryMiB) / 1024
 	pages := float64(b.memoryMiB<<20) / harness.PageSize
-	s := section{
-		title: "What dirty tracking costs",
-		text: []string{fmt.Sprintf("Package dirty over %d MiB that are all present, in pages of 4 KiB, with no other load. The writer writes one word to each page once; each page is clean before. "+
+	s := harness.Section{
+		Title: "What dirty tracking costs",
+		Text: []string{fmt.Sprintf("Package dirty over %d MiB that are all present, in pages of 4 KiB, with no other load. The writer writes one word to each page once; each page is clean before. "+
 			"×\u00a0is the ratio to writing untracked in the same run. In the mode sync a writer waits for another thread at each first write of a page. Marks are set by the writer after each write.", b.memoryMiB)},
-		head: []string{"mode", "Start ms/GiB", "Stop ms/GiB"},
+		Head: []string{"mode", "Start ms/GiB", "Stop ms/GiB"},
 	}
 	for _, share := range shares {
-		s.head = append(s.head, fmt.Sprintf("Collect ms/GiB, %g %% dirty", float64(share)/10))
+		s.Head = append(s.Head, fmt.Sprintf("Collect ms/GiB, %g %% dirty", float64(share)/10))
 	}
-	s.head = append(s.head, "write in order ns/page", "×", "at random ns/page", "×")
+	s.Head = append(s.Head, "write in order ns/page", "×", "at random ns/page", "×")
 	for _, mode := range modes {
 		get := func(what string, of func(took map[string]time.Duration, d float64) float64) float64 {
 			var v []float64
@@ -200,7 +200,7 @@ func (b *bench) tracking(ctx context.Context) (section, error) {
 					return d / float64(took[key(untracked, order)])
 				})))
 		}
-		s.rows = append(s.rows, row)
+		s.Rows = append(s.Rows, row)
 	}
 	return s, nil
 }

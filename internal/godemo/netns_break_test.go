@@ -5,6 +5,8 @@ package godemo
 import (
 	"testing"
 	"time"
+
+	"github.com/vmferry/vmferry/internal/slowlink"
 )
 
 func TestMigrate_BrokenLinkLeavesOneMachine(t *testing.T) {
@@ -19,13 +21,13 @@ func TestMigrate_BrokenLinkLeavesOneMachine(t *testing.T) {
 			moment{"starting", 20 * time.Millisecond},
 		)
 		x.cfg.StartTakes = 20 * time.Millisecond
-		end, back := x.rng.IntN(2), x.rng.IntN(3) == 0
+		end, back := slowlink.End(x.rng.IntN(2)), x.rng.IntN(3) == 0
 		outage := 50*time.Millisecond + x.randomDuration(3*time.Second)
 		var repair *time.Timer
 		x.fault = func() {
-			x.wire.setDown(end)
+			x.link.SetDown(end)
 			if back {
-				repair = time.AfterFunc(outage, x.wire.setUp)
+				repair = time.AfterFunc(outage, x.link.SetUp)
 			}
 		}
 		s, problems := x.run()

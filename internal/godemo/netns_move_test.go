@@ -9,11 +9,12 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/internal/slowlink"
 )
 
 func TestMigrate_BetweenNamespaces(t *testing.T) {
 	const tbf = 200e6 / 8
-	w := newWire(t)
+	l := slowlink.Start(t)
 	for _, link := range []struct {
 		name, rate string
 		delay      time.Duration // each way
@@ -26,10 +27,10 @@ func TestMigrate_BetweenNamespaces(t *testing.T) {
 		for _, method := range []string{"none", "qpl"} {
 			for _, channels := range []int{2, 4} {
 				t.Run(fmt.Sprintf("%s/%s/%d", link.name, method, channels), func(t *testing.T) {
-					if err := w.limitRate(link.rate); err != nil {
+					if err := l.LimitRate(link.rate); err != nil {
 						t.Fatal(err)
 					}
-					p := &processes{t: t, wire: w, delay: link.delay}
+					p := &processes{t: t, link: l, delay: link.delay}
 					cfg := Config{
 						Machine:  machine.Config{Memory: 48 << 20, Writers: 2, Rate: 1500, Seed: 3},
 						Channels: channels, Method: method, Downtime: link.downtime,

@@ -18,11 +18,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vmferry/vmferry/internal/machine"
+	"github.com/vmferry/vmferry/internal/slowlink"
 )
 
 const (
 	trialsPerTest = 50
-	// parallelTrials is how many trials run at a time, each over a wire of its own.
+	// parallelTrials is how many trials run at a time, each over a link of its own.
 	// They mostly wait.
 	parallelTrials = 4
 	// trialTimeout bounds a trial.
@@ -98,18 +99,18 @@ func runTrials(t *testing.T, one func(x *trial) (outcome string, problems []stri
 		count = 1
 	}
 	number(t, "VMFERRY_RUNS", &count)
-	free := make(chan *wire, parallelTrials)
+	free := make(chan *slowlink.Link, parallelTrials)
 	for range min(parallelTrials, count) {
-		free <- newWire(t)
+		free <- slowlink.Start(t)
 	}
 	o := &outcomes{counts: make(map[string]int)}
 	var group errgroup.Group
 	group.SetLimit(parallelTrials)
 	for seed := first; seed < first+count; seed++ {
 		group.Go(func() error {
-			w := <-free
-			defer func() { free <- w }()
-			x := newTrial(t, w, seed)
+			l := <-free
+			defer func() { free <- l }()
+			x := newTrial(t, l, seed)
 			outcome, problems := one(x)
 			o.add(outcome)
 			if len(problems) > 0 {
@@ -142,9 +143,9 @@ func number(t *testing.T, variable string, n *uint64) bool {
 }
 
 // newTrial chooses a machine and a link by the seed.
-func newTrial(t *testing.T, w *wire, seed uint64) *trial {
+func newTrial(t *testing.T, l *slowlink.Link, seed uint64) *trial {
 	r := rand.New(rand.NewPCG(seed, 0x6e65746e73))
-	x := &trial{processes: processes{t: t, wire: w}, seed: seed, rng: r, seen: make(map[string]bool), took: make(map[string]time.Duration), phase: afterTheEnd}
+	x := &trial{processes: processes{t: t, link: l}, seed: seed, rng: r, seen: make(map[string]bool), took: make(map[string]time.Duration), phase: afterTheEnd}
 	x.cfg = Config{
 		Machine: machine.Config{
 			Memory: uint64(16+r.IntN(33)) << 20, Writers: 1 + r.IntN(3), Rate: 300 + r.IntN(600), Seed: seed,
@@ -163,8 +164,8 @@ func newTrial(t *testing.T, w *wire, seed uint64) *trial {
 	if rand.New(rand.NewPCG(seed, 0x6d61726b73)).IntN(2) == 0 {
 		x.cfg.Machine.Log = machine.Marks
 	}
-	w.setUp()
-	if err := w.limitRate(rate); err != nil {
+	l.SetUp()
+	if err := l.LimitRate(rate); err != nil {
 		t.Error(err)
 	}
 	return x

@@ -8,7 +8,7 @@ import (
 
 // notInProduct are the beginnings of packages, below the module's path, that the program
 // does not hold.
-var notInProduct = []string{"bench", "iaa/iaamodel", "internal/demo", "internal/qemutest", "qmp/qmptest", "store/storetest"}
+var notInProduct = []string{"bench", "iaa/iaamodel", "internal/demo", "internal/qemutest", "internal/slowlink", "qmp/qmptest", "store/storetest"}
 
 func TestProduct_HoldsNoBenchmarkEngineOrModel(t *testing.T) {
 	const module = "github.com/vmferry/vmferry/"

@@ -28,12 +28,20 @@ type Config struct {
 	// Linux itself uses about 60 MiB.
 	FillMiB, WorkMiB, RateMiBps int
 
+	// PartPercent is the percentage of the rewritten pages of which only a few places
+	// change: a counter, some fields, some words of text. All of the others changes.
+	PartPercent int
+
 	// MemoryBytes is the exact size of the memory, a multiple of 8 KiB. If it is
 	// zero, MemoryMiB is the size, less 128 KiB for a QEMU 7.2. VM.Config returns
 	// the size that was used.
 	MemoryBytes int64
 
 	ExtraArgs []string // further arguments for QEMU
+
+	// Launcher is the command that starts QEMU, such as "ip netns exec NAME", with its
+	// arguments. It must become QEMU (exec). QEMU is started directly if it is empty.
+	Launcher []string
 
 	// Dir is the folder in which the machine gets a folder for its sockets and logs;
 	// the system's temporary folder if empty. Keep it short: the path of a socket
@@ -100,9 +108,13 @@ func (c Config) args(kernel, initrd, dir string) []string {
 		"-machine", machine,
 	}
 	args = append(args, memory...)
+	workload := fmt.Sprintf("vmferry.fill=%d vmferry.work=%d vmferry.rate=%d", c.FillMiB, c.WorkMiB, c.RateMiBps)
+	if c.PartPercent > 0 {
+		workload += fmt.Sprintf(" vmferry.part=%d", c.PartPercent)
+	}
 	args = append(args,
 		"-kernel", kernel, "-initrd", initrd,
-		"-append", fmt.Sprintf("console=ttyS0 quiet panic=-1 no_timer_check vmferry.fill=%d vmferry.work=%d vmferry.rate=%d", c.FillMiB, c.WorkMiB, c.RateMiBps),
+		"-append", "console=ttyS0 quiet panic=-1 no_timer_check "+workload,
 		"-no-reboot",
 		"-serial", "file:"+escapeComma(filepath.Join(dir, serialName)),
 	)

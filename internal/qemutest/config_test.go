@@ -12,10 +12,11 @@ func TestConfigArgs_HoldOptions(t *testing.T) {
 		want []string
 		not  []string
 	}{
-		"defaults": {Config{}, []string{"-machine pc-q35-7.2 ", "-m 262144K ", "vmferry.fill=0 "}, []string{"-incoming", "-S", "-object"}},
-		"incoming": {Config{Incoming: true}, []string{"-incoming defer"}, nil},
-		"paused":   {Config{Paused: true}, []string{"-S"}, nil},
-		"workload": {Config{FillMiB: 1, WorkMiB: 2, RateMiBps: 3}, []string{"vmferry.fill=1 vmferry.work=2 vmferry.rate=3"}, nil},
+		"defaults":          {Config{}, []string{"-machine pc-q35-7.2 ", "-m 262144K ", "vmferry.fill=0 "}, []string{"-incoming", "-S", "-object"}},
+		"incoming":          {Config{Incoming: true}, []string{"-incoming defer"}, nil},
+		"paused":            {Config{Paused: true}, []string{"-S"}, nil},
+		"workload":          {Config{FillMiB: 1, WorkMiB: 2, RateMiBps: 3}, []string{"vmferry.fill=1 vmferry.work=2 vmferry.rate=3"}, []string{"vmferry.part"}},
+		"workload of parts": {Config{WorkMiB: 2, RateMiBps: 3, PartPercent: 70}, []string{"vmferry.rate=3 vmferry.part=70 "}, nil},
 		"file": {Config{MemFile: "/dev/shm/a,b", MemoryMiB: 512}, []string{
 			"-machine pc-q35-7.2,memory-backend=ram0",
 			"-object memory-backend-file,id=ram0,share=on,mem-path=/dev/shm/a,,b,size=524288K"}, []string{"prealloc"}},

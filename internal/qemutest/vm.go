@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -73,7 +74,8 @@ func (vm *VM) start(ctx context.Context, binary string, args []string) error {
 		return fmt.Errorf("qemutest: %w", err)
 	}
 	defer stderr.Close() // QEMU has its own copy
-	vm.cmd = exec.CommandContext(ctx, binary, args...)
+	line := slices.Concat(vm.cfg.Launcher, []string{binary}, args)
+	vm.cmd = exec.CommandContext(ctx, line[0], line[1:]...)
 	vm.cmd.Stdout, vm.cmd.Stderr = stderr, stderr
 	vm.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	vm.cmd.Cancel = func() error { vm.signal(syscall.SIGKILL); return nil }

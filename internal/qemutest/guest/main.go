@@ -14,7 +14,8 @@
 //
 // Sizes come from the kernel's command line, in MiB and MiB a second:
 // vmferry.fill= (written once and then only checked), vmferry.work= (rewritten
-// at random), vmferry.rate= (how fast).
+// at random), vmferry.rate= (how fast). vmferry.part= is the percentage of the
+// rewritten pages of which only a few places change.
 package main
 
 import (

@@ -32,6 +32,19 @@ func writePage(p []byte, number, seq uint64) {
 	binary.LittleEndian.PutUint64(p[offSum:], checksum(p))
 }
 
+// changePart writes the next state to a page in a few places, as a program does that updates
+// counters, fields of structures and lines of text. The page then has the sequence number.
+func changePart(p []byte, number, seq uint64, r *rand.Rand) {
+	binary.LittleEndian.PutUint64(p[offSeq:], seq)
+	binary.LittleEndian.PutUint64(p[offBody:], seq) // a counter
+	for range 1 + r.IntN(4) {
+		length := 8 * (1 + r.IntN(8))
+		at := offBody + 8*r.IntN((pageSize-offBody-length)/8+1)
+		corpus.FillGuest(p[at:at+length], number, r)
+	}
+	binary.LittleEndian.PutUint64(p[offSum:], checksum(p))
+}
+
 // checkPage returns an error if a page does not have the number and the sequence number, or
 // is damaged. An intact page with an older sequence number is an error too.
 func checkPage(p []byte, number, seq uint64) error {

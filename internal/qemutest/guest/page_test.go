@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"compress/flate"
+	"math/rand/v2"
 	"strings"
 	"testing"
 )
@@ -66,6 +67,35 @@ func TestWritePage_Compressibility(t *testing.T) {
 		w.Close()
 		if n := out.Len(); n < bounds[0] || n > bounds[1] {
 			t.Errorf("page %d compresses to %d bytes, want %d to %d", number, n, bounds[0], bounds[1])
+		}
+	}
+}
+
+// A change in a few places is a state of its own, and leaves most of the page as it was.
+func TestChangePart_ChangesAFewPlaces(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	before, p := make([]byte, pageSize), make([]byte, pageSize)
+	for number := range uint64(4) {
+		writePage(p, number, 0)
+		for seq := uint64(1); seq < 200; seq++ {
+			copy(before, p)
+			changePart(p, number, seq, r)
+			if err := checkPage(p, number, seq); err != nil {
+				t.Fatal(err)
+			}
+			changed := 0
+			for i := range p {
+				if p[i] != before[i] {
+					changed++
+				}
+			}
+			if most := offBody + 8 + 4*64; changed == 0 || changed > most {
+				t.Fatalf("page %d, state %d: %d bytes changed, want at most %d", number, seq, changed, most)
+			}
+			copy(before[2048:], p[2048:])
+			if mixed := bytes.Equal(before, p); !mixed && checkPage(before, number, seq) == nil {
+				t.Fatalf("page %d, state %d: a mix of two states passes", number, seq)
+			}
 		}
 	}
 }

@@ -23,6 +23,7 @@ type workload struct {
 	seq     []uint64 // the last sequence number of each page
 	fill    int      // in pages
 	perTick float64  // pages to rewrite in a tick
+	part    int      // percent of them of which only a part changes
 	r       *rand.Rand
 
 	pending   float64 // pages to rewrite, a fraction of one included
@@ -40,6 +41,7 @@ func newWorkload(o options) (*workload, error) {
 		seq:     make([]uint64, fill+work),
 		fill:    fill,
 		perTick: float64(o.rateMiBps*pagesPerMiB) * tick.Seconds(),
+		part:    o.part,
 		r:       rand.New(rand.NewPCG(1, 2)),
 	}
 	if len(w.seq) == 0 {
@@ -83,7 +85,11 @@ func (w *workload) step(out io.Writer) {
 func (w *workload) rewrite(i int, out io.Writer) {
 	w.check(i, out)
 	w.seq[i]++
-	writePage(w.page(i), uint64(i), w.seq[i])
+	if w.r.IntN(100) < w.part {
+		changePart(w.page(i), uint64(i), w.seq[i], w.r)
+	} else {
+		writePage(w.page(i), uint64(i), w.seq[i])
+	}
 	w.rewritten++
 }
 

@@ -46,6 +46,14 @@ func TestWorkload_Counts(t *testing.T) {
 	}
 }
 
+func TestWorkload_ChangesPartsAndChecksThem(t *testing.T) {
+	w := start(t, options{workMiB: 1, rateMiBps: 5, part: 100})
+	out := runTicks(w, 100)
+	if want := "count=10 pages=1280 rounds=15 ok\n"; !strings.HasSuffix(out, want) {
+		t.Errorf("got %s\nwant it to end in %s", out, want)
+	}
+}
+
 func TestWorkload_LowRate(t *testing.T) {
 	w := start(t, options{workMiB: 1, rateMiBps: 1})
 	runTicks(w, 50)

@@ -14,30 +14,37 @@ import (
 	"github.com/vmferry/vmferry/internal/termtext"
 )
 
-// atPause runs the user's command while the machine is paused.
-func (s *save) atPause(ctx context.Context) error {
-	if s.opts.AtPause == "" {
+// atPauseCommand is a user's shell command, which runs while the machine is paused.
+type atPauseCommand struct {
+	command string // "" is none
+	timeout time.Duration
+	env     []string // in addition to VMFERRY_QMP
+}
+
+// runAtPause runs the user's command while the machine is paused.
+func (o *outgoing) runAtPause(ctx context.Context, c atPauseCommand) error {
+	if c.command == "" {
 		return nil
 	}
-	// AtPauseTimeout bounds the command.
-	s.vm.SetAnswerTimeout(0)
-	defer s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
-	still := watchPause(s.vm)
+	// The command's timeout bounds it.
+	o.vm.SetAnswerTimeout(0)
+	defer o.vm.SetAnswerTimeout(answerTimeout(o.stall))
+	still := watchPause(o.vm)
 	defer still.close()
-	monitor, err := startAtPauseMonitor(s.vm, s.dir)
+	monitor, err := startAtPauseMonitor(o.vm, o.dir, o.task)
 	if err != nil {
 		return fmt.Errorf("the command at the pause: %w", err)
 	}
 	defer monitor.stop()
-	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.AtPauseTimeout,
-		fmt.Errorf("it took longer than %v (raise --at-pause-timeout if the machine may be paused for longer)", s.opts.AtPauseTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout,
+		fmt.Errorf("it took longer than %v (raise --at-pause-timeout if the machine may be paused for longer)", c.timeout))
 	defer cancel()
 	// Pdeathsig ends the command when the thread that started it ends. A locked
 	// thread does not end before this function returns or the process ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", s.opts.AtPause)
-	cmd.Env = append(os.Environ(), "VMFERRY_SNAPSHOT="+s.opts.Snapshot, "VMFERRY_QMP="+monitor.path)
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", c.command)
+	cmd.Env = append(append(os.Environ(), c.env...), "VMFERRY_QMP="+monitor.path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 2 * time.Second
@@ -47,18 +54,18 @@ func (s *save) atPause(ctx context.Context) error {
 	if ctx.Err() != nil {
 		// Processes that the command started could still write to the disk.
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		return fmt.Errorf("the command at the pause was ended, so there is no snapshot: %w: %s: %s", context.Cause(ctx), s.opts.AtPause, termtext.Text(string(bytes.TrimSpace(out.b))))
+		return fmt.Errorf("the command at the pause was ended, so %s: %w: %s: %s", o.task.failed, context.Cause(ctx), c.command, termtext.Text(string(bytes.TrimSpace(out.b))))
 	}
 	if errors.Is(err, exec.ErrWaitDelay) {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		err = errors.New("it ended, but a process that it started keeps its output open (let the command wait for that process, or redirect the process's output)")
 	}
 	if err != nil {
-		return fmt.Errorf("the command at the pause failed, so there is no snapshot: %w: %s: %s", err, s.opts.AtPause, termtext.Text(string(bytes.TrimSpace(out.b))))
+		return fmt.Errorf("the command at the pause failed, so %s: %w: %s: %s", o.task.failed, err, c.command, termtext.Text(string(bytes.TrimSpace(out.b))))
 	}
 	err = still.check(ctx)
 	if errors.Is(err, errResumed) {
-		return fmt.Errorf("%w while the command at the pause worked, so the disks and the memory are not of the same moment, and there is no snapshot", err)
+		return fmt.Errorf("%w while the command at the pause worked, so the disks and the memory are not of the same moment, and %s", err, o.task.failed)
 	}
 	return err
 }

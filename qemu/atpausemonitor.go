@@ -16,10 +16,11 @@ import (
 )
 
 // atPauseMonitor is a QMP socket for the command at the pause. QEMU's own socket serves
-// one client, which is the save. The atPauseMonitor forwards commands over the monitor
-// of the save, of whatever kind it is, and sends answers and events back.
+// one client, which is the save or the migration. The atPauseMonitor forwards commands
+// over the monitor of that task, of whatever kind it is, and sends answers and events back.
 type atPauseMonitor struct {
 	path   string
+	task   taskName // that has paused the machine
 	vm     *qmp.Machine
 	ln     net.Listener
 	ctx    context.Context
@@ -33,12 +34,12 @@ var refusedAtPause = []string{"cont", "stop", "loadvm"}
 
 // startAtPauseMonitor listens in the directory of the save's socket, which is removed
 // with all that the save made in it, by the guard too.
-func startAtPauseMonitor(vm *qmp.Machine, dir *socketDir) (*atPauseMonitor, error) {
+func startAtPauseMonitor(vm *qmp.Machine, dir *socketDir, task taskName) (*atPauseMonitor, error) {
 	ln, err := dir.listenAs(monitorName)
 	if err != nil {
 		return nil, fmt.Errorf("its QMP socket: %w", err)
 	}
-	m := &atPauseMonitor{path: filepath.Join(dir.path, monitorName), vm: vm, ln: ln}
+	m := &atPauseMonitor{path: filepath.Join(dir.path, monitorName), task: task, vm: vm, ln: ln}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.served.Go(m.accept)
 	return m, nil
@@ -151,7 +152,7 @@ func (a *atPauseClient) answer(line []byte) any {
 		return answer
 	}
 	if slices.Contains(refusedAtPause, r.Execute) || strings.HasPrefix(r.Execute, "migrate") {
-		return fail("GenericError", fmt.Sprintf("%s is refused during --at-pause: the save has paused the machine, and lets it run on afterwards", r.Execute))
+		return fail("GenericError", fmt.Sprintf("%s is refused during --at-pause: the %s has paused the machine, and lets it run on afterwards", r.Execute, a.m.task.noun))
 	}
 	var args any
 	if r.Arguments != nil {

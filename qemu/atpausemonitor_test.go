@@ -26,7 +26,7 @@ func TestAtPauseMonitor_RelaysOverAMonitorWithoutSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.remove()
-	monitor, err := startAtPauseMonitor(vm, dir)
+	monitor, err := startAtPauseMonitor(vm, dir, saving)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,7 @@ func (s *restore) checkHardware(here *described) error {
 	}
 	// Another machine type has other devices, so their differences add nothing.
 	if len(differences) == 0 {
-		found := compare(saved, here, s.vm.Version())
+		found := compareSaved(saved, here, s.vm.Version())
 		differences = found.differences
 		for _, remark := range found.remarks {
 			s.opts.Logger.Warn("the destination differs from the machine that was saved", "difference", remark)

@@ -10,26 +10,49 @@ import (
 	"github.com/vmferry/vmferry/snapshot"
 )
 
-// MismatchError lists how a QEMU differs from the machine in the snapshot. It wraps
-// [ErrState].
+// MismatchError lists how a QEMU differs from the machine in the snapshot, or a
+// destination from the source of a migration. It wraps [ErrState].
 type MismatchError struct {
 	// Differences has a line for each difference, with what the user can do.
 	Differences []string
+
+	migration bool
 }
 
 func (e *MismatchError) Error() string {
-	if len(e.Differences) == 1 {
-		return fmt.Sprintf("%v: %s; nothing was sent (--force restores all the same)", ErrState, e.Differences[0])
+	what, then := "this QEMU differs from the machine that was saved", "nothing was sent (--force restores all the same)"
+	if e.migration {
+		what, then = "the destination differs from the source", "nothing was sent, and both QEMUs are as they were"
 	}
-	return fmt.Sprintf("%v: this QEMU differs from the machine that was saved; nothing was sent (--force restores all the same):\n  %s",
-		ErrState, strings.Join(e.Differences, "\n  "))
+	if len(e.Differences) == 1 {
+		return fmt.Sprintf("%v: %s; %s", ErrState, e.Differences[0], then)
+	}
+	return fmt.Sprintf("%v: %s; %s:\n  %s", ErrState, what, then, strings.Join(e.Differences, "\n  "))
 }
 
 func (e *MismatchError) Unwrap() error { return ErrState }
 
-// comparison collects the differences between a snapshot and a QEMU.
+// original is the machine that a QEMU has to be like.
+type original struct {
+	qemu     string // the version of its QEMU
+	hardware *snapshot.Hardware
+	blocks   []snapshot.BlockInfo
+}
+
+// sides are the names of the original and the QEMU, in messages.
+type sides struct {
+	had, hadMachine, is, machine string
+}
+
+var (
+	snapshotAndQEMU      = sides{had: "the snapshot", hadMachine: "the snapshot's machine", is: "this QEMU", machine: "the saved machine"}
+	sourceAndDestination = sides{had: "the source", hadMachine: "the source", is: "the destination", machine: "the source"}
+)
+
+// comparison collects the differences between an original and a QEMU.
 type comparison struct {
-	saved *snapshot.Manifest
+	sides
+	saved original
 	here  *described
 	// sameVersion says that both QEMUs have the same major and minor version, so
 	// the same options make the same devices.
@@ -47,23 +70,29 @@ func (c *comparison) remark(format string, args ...any) {
 	c.remarks = append(c.remarks, fmt.Sprintf(format, args...))
 }
 
-// compare finds how a QEMU differs from the machine that was saved. For a snapshot
+// compareSaved finds how a QEMU differs from the machine that was saved. For a snapshot
 // without a record of the hardware it compares the RAM blocks.
-func compare(saved *snapshot.Manifest, here *described, version qmp.Version) *comparison {
-	c := &comparison{
-		saved: saved, here: here,
-		sameVersion: strings.HasPrefix(saved.Machine.QEMU, fmt.Sprintf("%d.%d.", version.Major, version.Minor)),
+func compareSaved(saved *snapshot.Manifest, here *described, version qmp.Version) *comparison {
+	c := compare(snapshotAndQEMU, original{qemu: saved.Machine.QEMU, hardware: saved.Machine.Hardware, blocks: saved.Blocks}, here, version)
+	if had := saved.Machine.Hardware; had != nil && had.KVM != here.hardware.KVM {
+		c.remark("KVM: the snapshot's machine ran %s, this QEMU runs %s", withKVM(had.KVM), withKVM(here.hardware.KVM))
 	}
-	if had := saved.Machine.Hardware; had != nil {
+	return c
+}
+
+// compare finds how a QEMU of that version differs from an original.
+func compare(names sides, saved original, here *described, version qmp.Version) *comparison {
+	c := &comparison{
+		sides: names, saved: saved, here: here,
+		sameVersion: strings.HasPrefix(saved.qemu, fmt.Sprintf("%d.%d.", version.Major, version.Minor)),
+	}
+	if had := saved.hardware; had != nil {
 		is := &here.hardware
 		c.compareCPU(&had.CPU, &is.CPU)
 		c.compareMemory(had.Memory, is.Memory)
 		c.compareDevices(had.Devices, is.Devices)
 		if had.KVM == is.KVM && c.sameVersion {
 			c.compareOnboard(had.Onboard, is.Onboard)
-		}
-		if had.KVM != is.KVM {
-			c.remark("KVM: the snapshot's machine ran %s, this QEMU runs %s", withKVM(had.KVM), withKVM(is.KVM))
 		}
 	}
 	c.compareBlocks()
@@ -79,24 +108,24 @@ func withKVM(is bool) string {
 
 func (c *comparison) compareCPU(had, is *snapshot.CPUInfo) {
 	if a, b := smpOption(had, is), smpOption(is, had); a != b {
-		c.differ("CPUs: the snapshot has %q, this QEMU has %q (start it with \"-smp %s\")", a, b, a)
+		c.differ("CPUs: %s has %q, %s has %q (start it with \"-smp %s\")", c.had, a, c.is, b, a)
 	}
 	if had.Type == "" || is.Type == "" {
 		return
 	}
 	model := strings.TrimSuffix(had.Type, "-"+had.Target+"-cpu")
 	if had.Type != is.Type {
-		c.differ("CPU type: the snapshot has %q, this QEMU has %q (start it with \"-cpu %s\" and the same flags)", had.Type, is.Type, model)
+		c.differ("CPU type: %s has %q, %s has %q (start it with \"-cpu %s\" and the same flags)", c.had, had.Type, c.is, is.Type, model)
 		return
 	}
 	if had.Signature != "" && is.Signature != "" && had.Signature != is.Signature {
-		c.differ("CPU vendor, family/model/stepping: the snapshot has %q, this QEMU has %q (start it with the -cpu of the saved machine; \"host\" is another CPU on another host)", had.Signature, is.Signature)
+		c.differ("CPU vendor, family/model/stepping: %s has %q, %s has %q (start it with the -cpu of %s; \"host\" is another CPU on another host)", c.had, had.Signature, c.is, is.Signature, c.machine)
 	}
 	if len(had.Features) == 0 || len(is.Features) == 0 {
 		return
 	}
 	if lost := missingFeatures(had.Features, is.Features); len(lost) > 0 {
-		c.differ("CPU features: the snapshot has %s, this QEMU has not (start it with the -cpu of the saved machine%s)", list(lost), cpuOption(model, "+", lost))
+		c.differ("CPU features: %s has %s, %s has not (start it with the -cpu of %s%s)", c.had, list(lost), c.is, c.machine, cpuOption(model, "+", lost))
 	}
 	if extra := missingFeatures(is.Features, had.Features); len(extra) > 0 {
 		// Another version of QEMU may have more of the same model.
@@ -104,7 +133,7 @@ func (c *comparison) compareCPU(had, is *snapshot.CPUInfo) {
 		if c.sameVersion {
 			say = c.differ
 		}
-		say("CPU features: this QEMU has %s, the snapshot has not (start it with the -cpu of the saved machine%s)", list(extra), cpuOption(model, "-", extra))
+		say("CPU features: %s has %s, %s has not (start it with the -cpu of %s%s)", c.is, list(extra), c.had, c.machine, cpuOption(model, "-", extra))
 	}
 }
 
@@ -158,7 +187,7 @@ func (c *comparison) compareMemory(had, is snapshot.MemoryInfo) {
 		return
 	}
 	if a, b := memoryOption(had), memoryOption(is); a != b {
-		c.differ("memory: the snapshot has %s, this QEMU has %s (start it with \"-m %s\")", a, b, a)
+		c.differ("memory: %s has %s, %s has %s (start it with \"-m %s\")", c.had, a, c.is, b, a)
 	}
 }
 
@@ -199,7 +228,7 @@ func (c *comparison) compareOnboard(had, is map[string]int) {
 	}
 	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
 		if had[kind] != is[kind] {
-			c.differ("devices of type %q that the machine itself has: the snapshot has %d, this QEMU has %d (start it with the same -machine, -serial, -drive and -global options)", kind, had[kind], is[kind])
+			c.differ("devices of type %q that the machine itself has: %s has %d, %s has %d (start it with the same -machine, -serial, -drive and -global options)", kind, c.had, had[kind], c.is, is[kind])
 		}
 	}
 }
@@ -214,21 +243,21 @@ func (c *comparison) compareBlocks() {
 	for _, b := range c.here.blocks {
 		here[b.Name] = b
 	}
-	for _, b := range c.saved.Blocks {
+	for _, b := range c.saved.blocks {
 		saved[b.Name] = true
 	}
-	for _, had := range c.saved.Blocks {
+	for _, had := range c.saved.blocks {
 		is, ok := here[had.Name]
 		switch {
 		case !ok:
-			c.differ("RAM block %q of %s: this QEMU has none of that name%s", had.Name, bytesOption(had.Length), c.missingBlockHint(had, saved))
+			c.differ("RAM block %q of %s: %s has none of that name%s", had.Name, bytesOption(had.Length), c.is, c.missingBlockHint(had, saved))
 		case had.Length != is.Used && !resizes(is, had.Length) && !c.saidByMemory(had.Length, is.Used):
-			c.differ("RAM block %q: the snapshot has %s, this QEMU has %s (%s)", had.Name, bytesOption(had.Length), bytesOption(is.Used), sizeHint(had))
+			c.differ("RAM block %q: %s has %s, %s has %s (%s)", had.Name, c.had, bytesOption(had.Length), c.is, bytesOption(is.Used), c.sizeHint(had))
 		}
 	}
 }
 
-// resizes tells whether QEMU changes a block's size to that of the snapshot.
+// resizes tells whether QEMU changes a block's size to that of the original.
 // It does so with the tables that it makes for a guest's firmware.
 func resizes(b qmp.RAMBlock, to uint64) bool {
 	return to <= b.Max && (b.Used != b.Max || strings.HasPrefix(b.Name, "/rom@"))
@@ -236,7 +265,7 @@ func resizes(b qmp.RAMBlock, to uint64) bool {
 
 // saidByMemory tells whether two sizes are those of -m, which compareMemory reports.
 func (c *comparison) saidByMemory(had, is uint64) bool {
-	h := c.saved.Machine.Hardware
+	h := c.saved.hardware
 	return h != nil && had == h.Memory.Size && is == c.here.hardware.Memory.Size
 }
 
@@ -246,18 +275,18 @@ func (c *comparison) missingBlockHint(had snapshot.BlockInfo, saved map[string]b
 	}
 	for _, b := range c.here.memoryBlocks() {
 		if b.Used == had.Length && !saved[b.Name] {
-			return fmt.Sprintf(" but one of that size is called %q (give the memory backend the saved machine's id, and the machine the same memory-backend=)", b.Name)
+			return fmt.Sprintf(" but one of that size is called %q (give the memory backend the id that %s has, and the machine the same memory-backend=)", b.Name, c.machine)
 		}
 	}
 	return " (start it with the same memory backends, devices and firmware)"
 }
 
-func sizeHint(b snapshot.BlockInfo) string {
+func (c *comparison) sizeHint(b snapshot.BlockInfo) string {
 	switch {
 	case strings.HasSuffix(b.Name, ".rom"):
 		return fmt.Sprintf("start it with the same device and an option ROM of %d bytes: romfile= or romsize=", b.Length)
 	case strings.HasPrefix(b.Name, "system.flash"), strings.HasPrefix(b.Name, "pc.bios"), strings.HasPrefix(b.Name, "/rom@"):
-		return "start it with the firmware of the saved machine"
+		return "start it with the firmware of " + c.machine
 	}
 	return "start it with the same -m, memory backends and devices"
 }

@@ -113,7 +113,7 @@ func TestCompare_NamesEachDifference(t *testing.T) {
 			if test.version == (qmp.Version{}) {
 				test.version = qmp.Version{Major: 10}
 			}
-			got := compare(&snapshot.Manifest{Machine: snapshot.Machine{QEMU: "10.0.2", Hardware: &had}}, here, test.version)
+			got := compareSaved(&snapshot.Manifest{Machine: snapshot.Machine{QEMU: "10.0.2", Hardware: &had}}, here, test.version)
 			contain(t, "differences", got.differences, test.want)
 			contain(t, "remarks", got.remarks, test.remarks)
 		})
@@ -173,7 +173,7 @@ func TestCompare_Blocks(t *testing.T) {
 				b.Name = name
 				d.blocks = append(d.blocks, b)
 			}
-			got := compare(&snapshot.Manifest{Blocks: saved}, d, qmp.Version{Major: 10})
+			got := compareSaved(&snapshot.Manifest{Blocks: saved}, d, qmp.Version{Major: 10})
 			contain(t, "differences", got.differences, test.want)
 		})
 	}

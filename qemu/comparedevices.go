@@ -7,7 +7,7 @@ import (
 	"github.com/vmferry/vmferry/snapshot"
 )
 
-// compareDevices finds for each device of the snapshot the most similar one of this
+// compareDevices finds for each device of the original the most similar one of this
 // QEMU, and names the differences.
 func (c *comparison) compareDevices(had, is []snapshot.DeviceInfo) {
 	left := slices.Clone(is)
@@ -43,10 +43,10 @@ func (c *comparison) compareDevices(had, is []snapshot.DeviceInfo) {
 		rest = next
 	}
 	for _, want := range rest {
-		c.differ("%s: this QEMU has none (start it with %q)", deviceName(want), deviceOption(want))
+		c.differ("%s: %s has none (start it with %q)", deviceName(want), c.is, deviceOption(want))
 	}
 	for _, extra := range left {
-		c.differ("%s: this QEMU has it, the snapshot's machine had not (start it without)", deviceName(extra))
+		c.differ("%s: %s has it, %s had not (start it without)", deviceName(extra), c.is, c.hadMachine)
 	}
 }
 
@@ -54,11 +54,11 @@ func (c *comparison) compareDevices(had, is []snapshot.DeviceInfo) {
 func (c *comparison) compareDevice(had, is snapshot.DeviceInfo) {
 	switch {
 	case had.Type != is.Type:
-		c.differ("%s: this QEMU's has the type %q (start it with %q)", deviceName(had), is.Type, deviceOption(had))
+		c.differ("%s: %s's has the type %q (start it with %q)", deviceName(had), c.is, is.Type, deviceOption(had))
 	case had.ID != is.ID:
-		c.differ("%s: this QEMU's has the id %q (start it with %q)", deviceName(had), is.ID, deviceOption(had))
+		c.differ("%s: %s's has the id %q (start it with %q)", deviceName(had), c.is, is.ID, deviceOption(had))
 	case had.Bus != is.Bus || had.Address != is.Address:
-		c.differ("%s: this QEMU has it%s (start it with %q)", deviceName(had), where(is), deviceOption(had))
+		c.differ("%s: %s has it%s (start it with %q)", deviceName(had), c.is, where(is), deviceOption(had))
 	}
 }
 

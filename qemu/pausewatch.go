@@ -44,16 +44,3 @@ func (w *pauseWatch) check(ctx context.Context) error {
 }
 
 func (w *pauseWatch) close() { w.resumed.Close() }
-
-// checkPaused fails if a machine ran that must not run during the save, because QEMU
-// loses its writes then. The save may have paused it, or another program before.
-func (s *save) checkPaused(ctx context.Context) error {
-	if s.pauseWatch == nil {
-		return nil
-	}
-	err := s.pauseWatch.check(ctx)
-	if errors.Is(err, errResumed) {
-		return fmt.Errorf("%w while it had to stay paused: this QEMU loses writes of a machine that runs while it is saved, so there is no snapshot (do not let it run before the save has ended)", err)
-	}
-	return err
-}

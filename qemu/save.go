@@ -4,11 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"strings"
-	"sync"
 	"time"
 
-	"github.com/vmferry/vmferry/internal/termtext"
 	"github.com/vmferry/vmferry/migration"
 	"github.com/vmferry/vmferry/migration/stored"
 	"github.com/vmferry/vmferry/qmp"
@@ -119,51 +116,28 @@ func Save(ctx context.Context, w *snapshot.Writer, opts SaveOptions) (*Saved, er
 	if err := SourceLevels(opts.Method).Check("QEMU's "+opts.Method.Name(), opts.Level); err != nil {
 		return nil, err
 	}
-	s := &save{opts: opts, w: w, began: time.Now()}
+	s := &save{opts: opts, w: w, began: time.Now(), outgoing: outgoing{
+		task: saving, monitor: opts.Monitor, guardBy: opts.Guard, socketDir: opts.SocketDir, stall: opts.StallTimeout, alwaysLive: opts.AlwaysLive, logger: opts.Logger,
+	}}
 	return s.run(ctx)
 }
 
 // save is one save under way.
 type save struct {
+	outgoing
 	opts  SaveOptions
 	w     *snapshot.Writer
 	began time.Time
-	vm    *qmp.Machine
-	dir   *socketDir
-	guard *Guard // nil without one
-	// recoveryFailed says that this process could not bring the machine back to its
-	// state. The guard then does.
-	recoveryFailed bool
 
-	sockets *lingerListener // of QEMU's connections, nil before there are any
-
-	// recovery is what has to be done for the machine when the save ends, in any way.
-	// The goroutine that receives changes it too: see updateRecovery. recovered says
-	// that it is done.
-	mu        sync.Mutex
-	recovery  recovery
-	recovered bool
-	pid       int // QEMU's process, 0 if it is not known
-
-	noDescription bool       // the stream ends without a description of the devices
-	described     *described // the machine's hardware
-
-	paused     time.Time   // since when the machine is paused
-	pauseWatch *pauseWatch // of a machine that must not run during the save; nil otherwise
-	last       qmp.Migration
+	noDescription bool // the stream ends without a description of the devices
 }
 
 func (s *save) run(ctx context.Context) (_ *Saved, err error) {
-	monitor, err := qmp.OpenWithin(ctx, s.opts.Monitor, 0)
+	monitor, err := s.open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer monitor.Close()
-	s.vm = qmp.NewMachine(monitor)
-	s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout))
-	if cred, err := s.vm.Process(); err == nil {
-		s.pid = cred.PID
-	}
 	if err := s.inspect(ctx); err != nil {
 		return nil, err
 	}
@@ -174,37 +148,9 @@ func (s *save) run(ctx context.Context) (_ *Saved, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.recovery.Monitor, s.recovery.Before = s.opts.Monitor, p.before
-	// The guard runs before the first change.
-	if err := s.startGuard(); err != nil {
+	defer func() { err = s.finish(ctx, err) }()
+	if err := s.begin(ctx, p); err != nil {
 		return nil, err
-	}
-	defer s.endGuard()
-	if s.dir, err = makeSocketDir(s.vm, s.opts.SocketDir); err != nil {
-		return nil, err
-	}
-	defer s.removeSocketDir()
-	defer s.releaseSockets() // when the migration has ended
-	defer func() {
-		if !s.recovered {
-			err = s.recoverMachine(ctx, err)
-		}
-	}()
-	dir, err := s.dir.identity()
-	if err != nil {
-		return nil, err
-	}
-	if err := s.updateRecovery(func(r *recovery) { r.Dir = dir }); err != nil {
-		return nil, err
-	}
-	if err := p.apply(ctx, s.vm); err != nil {
-		return nil, err
-	}
-	if err := s.pauseIfWritesGetLost(ctx); err != nil {
-		return nil, err
-	}
-	if s.pauseWatch != nil {
-		defer s.pauseWatch.close()
 	}
 	received, err := s.migrate(ctx)
 	if err == nil {
@@ -214,7 +160,7 @@ func (s *save) run(ctx context.Context) (_ *Saved, err error) {
 		return nil, err
 	}
 	saved := &Saved{Rounds: s.rounds(), Received: s.opts.Counters.Bytes.Load(), Downtime: s.last.Downtime.Duration()}
-	if err := s.atPause(ctx); err != nil {
+	if err := s.runAtPause(ctx, atPauseCommand{command: s.opts.AtPause, timeout: s.opts.AtPauseTimeout, env: []string{"VMFERRY_SNAPSHOT=" + s.opts.Snapshot}}); err != nil {
 		return nil, err
 	}
 	// The machine runs again before the snapshot is flushed to the disk.
@@ -234,30 +180,33 @@ func (s *save) run(ctx context.Context) (_ *Saved, err error) {
 	return saved, nil
 }
 
-// checkState refuses a machine that cannot be saved in its state, before any change.
-func (s *save) checkState(ctx context.Context) error {
-	status, err := s.vm.QueryStatus(ctx)
-	if err != nil {
+// restoreMachine brings the machine back to its state, or leaves it paused for
+// StayPaused, and restores QEMU's settings.
+func (s *save) restoreMachine(ctx context.Context, saved *Saved) error {
+	if err := s.updateRecovery(func(r *recovery) { r.KeepPaused = s.opts.StayPaused }); err != nil {
 		return err
 	}
-	if err := checkSavable(s.vm, status.Status); err != nil {
-		return err
-	}
-	s.recovery.Ran = live(status.Status)
-	m, err := s.vm.QueryMigrate(ctx)
-	if err != nil {
-		return err
-	}
-	if m.Status != "" && m.Status != qmp.MigrationNone && !m.Ended() {
-		return fmt.Errorf("%w: a migration is under way (%s)", ErrState, m.Status)
-	}
-	if len(m.BlockedReasons) > 0 {
-		return fmt.Errorf("%w: QEMU refuses to migrate the machine: %s", ErrUnable, termtext.Text(strings.Join(m.BlockedReasons, "; ")))
-	}
-	// An earlier migration may have ended a moment ago.
-	short, cancel := context.WithTimeoutCause(ctx, cleanupTime, fmt.Errorf("%w: QEMU has not cleaned up an earlier migration after %v", ErrState, cleanupTime))
+	short, cancel := detached(ctx)
 	defer cancel()
-	return s.vm.AwaitMigrationCleanup(short)
+	if err := s.recovery.restoreRunState(short, s.vm); err != nil {
+		return err
+	}
+	if s.recovery.ranAtPause() {
+		saved.Paused = time.Since(s.paused)
+		if !s.recovery.Stopped {
+			saved.Paused += saved.Downtime
+		}
+	}
+	if err := s.recovery.restoreSettings(short, s.vm); err != nil {
+		return err
+	}
+	s.recovered = true
+	status, err := s.vm.QueryStatus(short)
+	if err != nil {
+		return err
+	}
+	saved.RunState = status.Status
+	return nil
 }
 
 // plan determines the settings of the migration. With a return path QEMU waits for
@@ -274,46 +223,6 @@ func (s *save) plan(ctx context.Context) (*plan, error) {
 		returnPath: keepsState(s.vm.Version()) && !s.noDescription,
 		bandwidth:  s.opts.Bandwidth, downtime: s.opts.Downtime,
 	})
-}
-
-// pauseIfWritesGetLost pauses a machine that QEMU does not save correctly while the
-// machine runs. Without KVM, QEMU before 9.0 stops to track the writes to a block
-// after it has read the block's dirty pages, if the block is a multiple of 64 pages,
-// as most are. So QEMU never sends some writes of a running guest, in its own
-// migrations too. QEMU from 9.0 on does so with some blocks: see forgetsWrites. With
-// KVM the kernel tracks the writes.
-func (s *save) pauseIfWritesGetLost(ctx context.Context) error {
-	if s.opts.AlwaysLive || s.described.hardware.KVM {
-		return nil
-	}
-	why := "without KVM, QEMU before 9.0 loses writes of a machine that runs"
-	if s.vm.Version().Major >= 9 {
-		if !s.described.forgetsWrites() {
-			return nil
-		}
-		why = "without KVM, QEMU from 9.0 on loses writes of a machine that runs, or aborts, if its memory has several blocks or is not the first (KVM helps, or a single memory backend that comes first on the command line)"
-	}
-	if !s.recovery.Ran {
-		s.pauseWatch = watchPause(s.vm) // nothing else may let it run before the end
-		return nil
-	}
-	s.opts.Logger.Warn("the machine is paused while it is saved: "+why, "qemu", fmt.Sprint(s.vm.Version()))
-	if err := s.updateRecovery(func(r *recovery) { r.Stopped = true }); err != nil {
-		return err
-	}
-	s.paused = time.Now()
-	if err := s.vm.Stop(ctx); err != nil {
-		return err
-	}
-	s.pauseWatch = watchPause(s.vm)
-	return nil
-}
-
-func (s *save) rounds() uint64 {
-	if s.last.RAM == nil {
-		return 0
-	}
-	return s.last.RAM.DirtySyncCount
 }
 
 func (s *save) report(phase string) {

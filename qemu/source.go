@@ -33,15 +33,10 @@ const (
 // The end of ctx does not end the receiving: QEMU ends the migration first, and its
 // connections are closed after that.
 func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
-	unixListener, err := s.dir.listen()
+	ln, err := s.listen()
 	if err != nil {
 		return nil, err
 	}
-	ln, err := lingerOn(unixListener, s.guard)
-	if err != nil {
-		return nil, err
-	}
-	s.sockets = ln
 	r := s.startReceiving(context.WithoutCancel(ctx), ln)
 	defer r.stop(nil)
 	s.report("connect")
@@ -176,43 +171,6 @@ func (s *save) watch(ctx context.Context, r *receiving) error {
 	}
 }
 
-// refreshStatus asks QEMU for the migration's status and the machine's run state.
-func (s *save) refreshStatus(ctx context.Context) error {
-	m, err := s.vm.QueryMigrate(ctx)
-	if err == nil {
-		s.last = m
-		err = s.recordRunState(ctx)
-	}
-	if err != nil && ctx.Err() == nil {
-		return fmt.Errorf("%w while it was saved: %w", ErrGone, err)
-	}
-	return err
-}
-
-// recordRunState records whether the machine runs. The guard uses the record if this
-// process is killed before the run state arrives in the stream.
-func (s *save) recordRunState(ctx context.Context) error {
-	status, err := s.vm.QueryStatus(ctx)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	known := s.recovery.Stopped || s.recovery.Ran == live(status.Status)
-	s.mu.Unlock()
-	if known || status.Status == stateFinishMigrate || status.Status == qmp.StatePostmigrate {
-		return nil
-	}
-	return s.updateRecovery(func(r *recovery) { r.Ran = live(status.Status) })
-}
-
-// raiseDowntimeLimit makes QEMU pause the machine and send the remaining pages.
-func (s *save) raiseDowntimeLimit(ctx context.Context) {
-	s.opts.Logger.Warn("the machine writes to its memory faster than it can be saved; it is paused while the remaining pages are sent", "rounds", s.rounds())
-	if err := s.vm.SetMigrateParameters(ctx, qmp.MigrateParameters{DowntimeLimit: new(qmp.Milliseconds(2_000_000))}); err != nil {
-		s.opts.Logger.Warn("raising the downtime limit", "error", err)
-	}
-}
-
 // awaitSource waits until the migration has ended at QEMU, after the receiving has
 // ended, and returns the result of both. If the receiving failed for a reason of its
 // own, awaitSource ends the migration at QEMU.
@@ -221,18 +179,12 @@ func (s *save) awaitSource(ctx context.Context, r *receiving) error {
 		s.giveUp(ctx, r)
 		return r.err
 	}
-	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
-	defer cancel()
-	for {
-		if err := s.refreshStatus(short); err != nil {
-			return cause.Of(ctx, r.err, err, doing)
-		}
-		if s.last.Ended() {
-			return s.outcome(ctx, r)
-		}
-		if sleep.For(short, watchInterval) != nil {
-			break
-		}
+	ended, err := s.awaitEnd(ctx)
+	switch {
+	case err != nil:
+		return cause.Of(ctx, r.err, err, doing)
+	case ended:
+		return s.outcome(ctx, r)
 	}
 	return cause.Of(ctx, r.err, fmt.Errorf("%w: the connections are closed, and QEMU still reports the migration as %q after %v", ErrState, s.last.Status, cleanupTime), doing)
 }
@@ -305,21 +257,9 @@ func (s *save) recordPause() {
 	s.report("paused")
 }
 
-// giveUp ends the migration at QEMU and in this process. It cancels at QEMU first:
-// otherwise QEMU would take the closed connections for a failure. QEMU then waits for
-// the end of the return path.
+// giveUp ends the migration at QEMU and in this process.
 func (s *save) giveUp(ctx context.Context, r *receiving) {
-	short, cancel := detached(ctx)
-	defer cancel()
-	s.vm.SetAnswerTimeout(answerTimeout(s.opts.StallTimeout)) // QEMU may be why
-	err := s.vm.MigrateCancel(short)
-	r.stop(context.Cause(ctx))
-	if err == nil {
-		err = endMigration(short, s.vm)
-	}
-	if err != nil && !errors.Is(err, qmp.ErrClosed) {
-		s.opts.Logger.Warn("cancelling the migration", "error", err)
-	}
+	s.cancel(ctx, func() { r.stop(context.Cause(ctx)) })
 }
 
 // alive tells whether a process exists and has not ended.

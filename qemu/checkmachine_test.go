@@ -22,7 +22,7 @@ func TestRestore_PreallocationHint(t *testing.T) {
 	devs := []qmp.MemoryBackend{{ID: "ram0"}, {ID: "ram1"}, {ID: "touched", Prealloc: true}, {}}
 	for method, level := range map[multifd.Method]string{multifd.None: "DEBUG", multifd.Zstd: "DEBUG", multifd.QPL: "WARN"} {
 		server := qmptest.Start(t, qmptest.Config{})
-		s := &restore{vm: vmOf(t, qmp.Socket(server.Path()))}
+		s := &restore{incoming: incoming{noun: "restore", vm: vmOf(t, qmp.Socket(server.Path()))}}
 		var log bytes.Buffer
 		s.opts.Method, s.opts.Logger = method, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		if err := s.checkMemory(t.Context(), devs); err != nil {
@@ -100,7 +100,7 @@ func TestRestore_FailureNamesTheStateOfQEMU(t *testing.T) {
 			server := qmptest.Start(t, qmptest.Config{})
 			server.Answer("query-migrate", test.migration)
 			server.Answer("query-status", map[string]any{"status": "inmigrate"})
-			err := (&restore{vm: vmOf(t, qmp.Socket(server.Path()))}).explain(t.Context(), test.err)
+			err := (&restore{incoming: incoming{noun: "restore", vm: vmOf(t, qmp.Socket(server.Path()))}}).explain(t.Context(), test.err)
 			if !errors.Is(err, test.err) {
 				t.Errorf("%v does not wrap %v", err, test.err)
 			}
@@ -120,7 +120,7 @@ func TestRestore_FailureNamesTheStateOfQEMU(t *testing.T) {
 	}
 	t.Run("QEMU is gone", func(t *testing.T) {
 		server := qmptest.Start(t, qmptest.Config{})
-		s := &restore{vm: vmOf(t, qmp.Socket(server.Path()))}
+		s := &restore{incoming: incoming{noun: "restore", vm: vmOf(t, qmp.Socket(server.Path()))}}
 		server.Die()
 		if err := s.explain(t.Context(), broken); !errors.Is(err, ErrGone) || !errors.Is(err, broken) {
 			t.Errorf("got %v", err)

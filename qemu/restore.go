@@ -73,14 +73,14 @@ func Restore(ctx context.Context, r *snapshot.Reader, opts RestoreOptions) (*Res
 	if err := multifd.CheckLevel(opts.Method, opts.Level); err != nil {
 		return nil, err
 	}
-	s := &restore{opts: opts, r: r, began: time.Now()}
+	s := &restore{opts: opts, r: r, began: time.Now(), incoming: incoming{noun: "restore", like: "the one that was saved"}}
 	return s.run(ctx)
 }
 
 type restore struct {
+	incoming
 	opts    RestoreOptions
 	r       *snapshot.Reader
-	vm      *qmp.Machine
 	began   time.Time
 	allZero bool
 	// kind is the machine type of the destination, "" if QEMU does not report it.
@@ -135,6 +135,9 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 		return nil, s.explain(ctx, err)
 	}
 	state, err := s.awaitLoaded(ctx)
+	if err == nil {
+		state, err = s.applyRunState(ctx, state)
+	}
 	if err != nil {
 		return nil, s.explain(ctx, err)
 	}
@@ -142,27 +145,6 @@ func (s *restore) run(ctx context.Context) (_ *RestoreResult, err error) {
 		s.opts.Logger.Warn("putting QEMU's migration settings back", "error", err)
 	}
 	return &RestoreResult{Total: time.Since(s.began), Sent: s.opts.Counters.Bytes.Load(), Pages: s.opts.Counters.Normal.Load(), RunState: state, DigestsVerified: s.r.DigestsVerified()}, nil
-}
-
-func (s *restore) checkState(ctx context.Context) error {
-	status, err := s.vm.QueryStatus(ctx)
-	if err != nil {
-		return err
-	}
-	if status.Status != qmp.StateInmigrate {
-		return fmt.Errorf("%w: the machine is %q; start QEMU as the one that was saved, with \"-incoming defer\"", ErrState, status.Status)
-	}
-	m, err := s.vm.QueryMigrate(ctx)
-	if err != nil {
-		return err
-	}
-	if m.Status == qmp.MigrationFailed {
-		return fmt.Errorf("%w: an earlier restore into this QEMU failed, and QEMU takes no second one; end it (QMP: quit) and start it anew with \"-incoming defer\"", ErrState)
-	}
-	if m.Status != "" && m.Status != qmp.MigrationNone {
-		return fmt.Errorf("%w: this QEMU waits for a migration already (%s); start it with \"-incoming defer\", so that its channels can be set first", ErrState, m.Status)
-	}
-	return nil
 }
 
 func (s *restore) send(ctx context.Context, uuid [16]byte) error {
@@ -240,30 +222,6 @@ func (s *restore) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 		if m.Status == qmp.MigrationFailed {
 			cancel(fmt.Errorf("%w: %s", errLoad, orUnknown(m.ErrorDesc)))
 			return
-		}
-	}
-}
-
-// awaitLoaded waits until QEMU has loaded the machine, and then lets it run or not. It
-// returns the run state.
-func (s *restore) awaitLoaded(ctx context.Context) (string, error) {
-	for {
-		m, err := s.vm.QueryMigrate(ctx)
-		if err != nil {
-			return "", err
-		}
-		status, err := s.vm.QueryStatus(ctx)
-		if err != nil {
-			return "", err
-		}
-		if m.Status == qmp.MigrationFailed {
-			return "", fmt.Errorf("%w: %s", errLoad, orUnknown(m.ErrorDesc))
-		}
-		if m.Status == qmp.MigrationCompleted && status.Status != qmp.StateInmigrate {
-			return s.applyRunState(ctx, status.Status)
-		}
-		if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
-			return "", err
 		}
 	}
 }

@@ -17,7 +17,7 @@ func TestRestore_CorruptSnapshotIsTheError(t *testing.T) {
 	server := qmptest.Start(t, qmptest.Config{})
 	server.Answer("query-migrate", map[string]any{"status": "failed", "error-desc": "load of migration failed: Input/output error"})
 	server.Answer("query-status", map[string]any{"status": "inmigrate", "running": false})
-	s := &restore{vm: vmOf(t, qmp.Socket(server.Path()))}
+	s := &restore{incoming: incoming{noun: "restore", vm: vmOf(t, qmp.Socket(server.Path()))}}
 	err := s.explain(t.Context(), fmt.Errorf("%w: pages-000000: the checksum is wrong", snapshot.ErrCorrupt))
 	if !errors.Is(err, snapshot.ErrCorrupt) || !strings.HasPrefix(err.Error(), snapshot.ErrCorrupt.Error()) || strings.Contains(err.Error(), "Input/output") || !strings.Contains(err.Error(), "QMP: quit") {
 		t.Errorf("a corrupt snapshot: %v", err)

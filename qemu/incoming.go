@@ -83,21 +83,12 @@ func (d *incoming) awaitLoaded(ctx context.Context) (state string, err error) {
 // hints names the usual causes of a failed restore or migration that cannot be compared beforehand.
 const hints = "its own messages (stderr or log) name the section; often a device, an option of -device or -machine, or a ROM differs from the machine that was saved or migrated"
 
-// explain returns the error of a failed restore or migration, with the cause and the state of the
-// destination.
+// explain returns the error of a failed restore or migration, with the cause and the
+// state of the destination.
 func (d *incoming) explain(ctx context.Context, err error) error {
 	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	m, qerr := d.vm.QueryMigrate(short)
-	if qerr == nil && ctx.Err() == nil && m.Status != "" && m.Status != qmp.MigrationNone && !m.Ended() {
-		// Either side's failure can be the cause of the other'd. So QEMU gets
-		// time to report its own.
-		m, qerr = d.awaitFailure(short)
-	}
-	err = cause.Of(ctx, err, reasonOfQEMU(m, qerr), "sending")
-	if errors.Is(err, errLoad) || errors.Is(err, ErrGone) {
-		err = fmt.Errorf("%w; %s", err, hints)
-	}
+	err, m, qerr := d.findCause(ctx, short, err)
 	switch {
 	case errors.Is(err, ErrGone):
 		return err
@@ -107,6 +98,22 @@ func (d *incoming) explain(ctx context.Context, err error) error {
 		return fmt.Errorf("%w (QEMU does not say what state it is in: %w)", err, qerr)
 	}
 	return fmt.Errorf("%w; %s", err, d.leftIn(short, m))
+}
+
+// findCause returns the error of a failed load with QEMU's reason for it, and what QEMU
+// reports of the migration. short bounds the questions.
+func (d *incoming) findCause(ctx, short context.Context, err error) (error, qmp.Migration, error) {
+	m, qerr := d.vm.QueryMigrate(short)
+	if qerr == nil && ctx.Err() == nil && m.Status != "" && m.Status != qmp.MigrationNone && !m.Ended() {
+		// Either side's failure can be the cause of the other's. So QEMU gets
+		// time to report its own.
+		m, qerr = d.awaitFailure(short)
+	}
+	err = cause.Of(ctx, err, reasonOfQEMU(m, qerr), "sending")
+	if errors.Is(err, errLoad) || errors.Is(err, ErrGone) {
+		err = fmt.Errorf("%w; %s", err, hints)
+	}
+	return err, m, qerr
 }
 
 // reasonOfQEMU returns the reason that QEMU gives for a failed load, nil if there is none.

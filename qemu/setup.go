@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/vmferry/vmferry/multifd"
@@ -48,9 +49,14 @@ type migrationSettings struct {
 	level    int
 	// returnPath lets a source wait for the destination's result at the end.
 	returnPath bool
+	// capabilities are further ones that are turned on if this QEMU has them.
+	capabilities []string
 	// bandwidth and downtime are the source's, 0 at a destination.
 	bandwidth uint64
 	downtime  time.Duration
+	// zeroLegacy has zero pages reported on the main channel, as a destination before
+	// 9.0 needs it.
+	zeroLegacy bool
 }
 
 // plan is a change of a QEMU's settings.
@@ -86,7 +92,10 @@ func makePlan(ctx context.Context, vm *qmp.Machine, want migrationSettings) (*pl
 		}
 	}
 	for _, name := range incompatibleCapabilities {
-		change(name, false)
+		change(name, slices.Contains(want.capabilities, name))
+	}
+	for _, name := range want.capabilities {
+		change(name, true)
 	}
 	change("multifd", true)
 	change("events", true)
@@ -106,7 +115,7 @@ func (p *plan) planParameters(is qmp.MigrateParameters, v qmp.Version) {
 		set.MaxBandwidth, before.MaxBandwidth = &want.bandwidth, is.MaxBandwidth
 		set.DowntimeLimit, before.DowntimeLimit = new(qmp.Milliseconds(want.downtime.Milliseconds())), is.DowntimeLimit
 		if is.ZeroPageDetection != nil {
-			set.ZeroPageDetection, before.ZeroPageDetection = new(zeroDetection(v, want.method)), is.ZeroPageDetection
+			set.ZeroPageDetection, before.ZeroPageDetection = new(zeroDetection(v, want)), is.ZeroPageDetection
 		}
 	}
 	if want.level > 0 {
@@ -148,9 +157,9 @@ func (p *plan) apply(ctx context.Context, vm *qmp.Machine) error {
 // zeroDetection chooses where QEMU finds and reports zero pages. The multifd packets
 // are best; but QEMU 9.0 to 9.1.2 and 9.2.0 with compression never send a packet that
 // has zero pages only.
-func zeroDetection(v qmp.Version, m multifd.Method) string {
+func zeroDetection(v qmp.Version, want migrationSettings) string {
 	number := v.Major*10000 + v.Minor*100 + v.Micro
-	if m != multifd.None && (number < 90103 || number == 90200) {
+	if want.zeroLegacy || want.method != multifd.None && (number < 90103 || number == 90200) {
 		return "legacy"
 	}
 	return "multifd"

@@ -76,11 +76,20 @@ func (s *save) unsupportedIvshmem(ctx context.Context, at string) (string, error
 
 // unsupportedUnderTCG refuses a device whose memory makes QEMU abort without KVM: see
 // [described.forgetsWrites].
-func (s *save) unsupportedUnderTCG() string {
-	if s.described.hardware.KVM || s.vm.Version().Major < 9 {
+func (o *outgoing) unsupportedUnderTCG() string {
+	if o.described.hardware.KVM || o.vm.Version().Major < 9 {
 		return ""
 	}
 	return "without KVM, QEMU from 9.0 on may abort when it looks for dirty pages of such a device, and the machine with it (use KVM, or unplug the device for the save)"
+}
+
+// abortsUnderTCG returns why a machine with a device of that type cannot be sent without
+// KVM; "" if it can.
+func (o *outgoing) abortsUnderTCG(kind string) string {
+	if kind == "nvdimm" || strings.HasPrefix(kind, "virtio-pmem-") || strings.HasPrefix(kind, "ivshmem-") {
+		return o.unsupportedUnderTCG()
+	}
+	return ""
 }
 
 // forgetsWrites tells whether QEMU 9.0 or later, without KVM, does not track the new

@@ -31,6 +31,20 @@ func (vm *Machine) QomList(ctx context.Context, path string) ([]QomProperty, err
 	return list, err
 }
 
+// MachineType is a machine type that a QEMU has. Alias is another name for it, such as
+// "q35"; mostly empty.
+type MachineType struct {
+	Name  string `json:"name"`
+	Alias string `json:"alias"`
+}
+
+// QueryMachines lists the machine types that this QEMU has.
+func (vm *Machine) QueryMachines(ctx context.Context) ([]MachineType, error) {
+	var list []MachineType
+	err := vm.Execute(ctx, "query-machines", nil, &list)
+	return list, err
+}
+
 // CPU is one virtual CPU.
 type CPU struct {
 	Index  int    `json:"cpu-index"`

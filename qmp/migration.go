@@ -37,10 +37,11 @@ type Migration struct {
 	// RAM is nil before the first round.
 	RAM *RAMProgress `json:"ram"`
 
-	TotalTime        Milliseconds `json:"total-time"`        // since the start, or of the whole once done
-	SetupTime        Milliseconds `json:"setup-time"`        // before the first page
-	Downtime         Milliseconds `json:"downtime"`          // once completed
-	ExpectedDowntime Milliseconds `json:"expected-downtime"` // while active
+	TotalTime        Milliseconds `json:"total-time"`              // since the start, or of the whole once done
+	SetupTime        Milliseconds `json:"setup-time"`              // before the first page
+	Downtime         Milliseconds `json:"downtime"`                // once completed
+	ExpectedDowntime Milliseconds `json:"expected-downtime"`       // while active
+	CPUThrottle      int          `json:"cpu-throttle-percentage"` // by auto-converge
 
 	// ErrorDesc says why the migration failed, in QEMU's words.
 	ErrorDesc string `json:"error-desc"`
@@ -95,6 +96,12 @@ func (vm *Machine) Migrate(ctx context.Context, uri string) error {
 // at uri. Capabilities and parameters must be set before.
 func (vm *Machine) MigrateIncoming(ctx context.Context, uri string) error {
 	return vm.Execute(ctx, "migrate-incoming", map[string]string{"uri": uri}, nil)
+}
+
+// MigrateContinue lets a migration go on that waits in MigrationPreSwitchover, as it does
+// with the capability pause-before-switchover.
+func (vm *Machine) MigrateContinue(ctx context.Context) error {
+	return vm.Execute(ctx, "migrate-continue", map[string]string{"state": MigrationPreSwitchover}, nil)
 }
 
 // MigrateCancel cancels the outgoing migration; the machine then runs on. Without a

@@ -30,8 +30,10 @@ type AcceptOptions struct {
 	TLS *tls.Config
 	// Relay configures what carries QEMU's connections. OneMigration is set.
 	Relay relay.Config
-	// ConnectTimeout bounds the wait for the source, and for the monitor of a QEMU
-	// that was just started; 0 waits forever for the source and 10 s for the monitor.
+	// Wait bounds the wait for the source to connect; 0 waits forever.
+	Wait time.Duration
+	// ConnectTimeout is how long Accept waits for the monitor of a QEMU that was just
+	// started; 10 s, negative for a single attempt.
 	ConnectTimeout time.Duration
 	// StallTimeout bounds QEMU's answers; 0 is 2 minutes, negative is forever.
 	StallTimeout time.Duration
@@ -67,6 +69,9 @@ type AcceptResult struct {
 }
 
 func (o *AcceptOptions) defaults() {
+	if o.ConnectTimeout == 0 {
+		o.ConnectTimeout = 10 * time.Second
+	}
 	if o.LinkTimeout == 0 {
 		o.LinkTimeout = agreement.DefaultSilence
 	}
@@ -102,11 +107,7 @@ func Accept(ctx context.Context, opts AcceptOptions) (_ *AcceptResult, err error
 		monitor: opts.Monitor, tool: opts.Tool, socketDir: opts.SocketDir, stall: opts.StallTimeout, logger: opts.Logger,
 	}}
 	defer func() { a.finish(ctx) }()
-	patience := opts.ConnectTimeout
-	if patience == 0 {
-		patience = 10 * time.Second
-	}
-	if err := a.open(ctx, patience); err != nil {
+	if err := a.open(ctx, opts.ConnectTimeout); err != nil {
 		if opts.Listener != nil {
 			opts.Listener.Close()
 		}
@@ -137,9 +138,9 @@ var errNoMigration = errors.New("no source connected")
 // run talks to one source after the other, until one has changed something.
 func (a *accept) run(ctx context.Context) (*AcceptResult, error) {
 	waiting := ctx
-	if a.opts.ConnectTimeout > 0 {
+	if a.opts.Wait > 0 {
 		var cancel context.CancelFunc
-		waiting, cancel = context.WithTimeoutCause(ctx, a.opts.ConnectTimeout, fmt.Errorf("%w within %v", errNoMigration, a.opts.ConnectTimeout))
+		waiting, cancel = context.WithTimeoutCause(ctx, a.opts.Wait, fmt.Errorf("%w within %v; start vmferry migrate at the source within that time, or raise --wait", errNoMigration, a.opts.Wait))
 		defer cancel()
 	}
 	for {

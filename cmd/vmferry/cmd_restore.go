@@ -37,7 +37,7 @@ func (c *restoreCmd) Run(a *app) error {
 	result, err := vmferry.Restore(a.ctx, vmferry.Snapshot{Path: c.Snapshot}, qemu.RestoreOptions{
 		Monitor: qmp.Socket(c.QMP),
 		Wire:    migration.Wire{Channels: c.Channels, Method: method, Level: c.Level, StallTimeout: c.stallTimeout(), Accelerator: acc},
-		Paused:  c.Paused, Force: c.Force, ConnectTimeout: c.patience(), SocketDir: c.SocketDir, Progress: p.report, Logger: a.logger(),
+		Paused:  c.Paused, Force: c.Force, ConnectTimeout: patience(c.ConnectTimeout), SocketDir: c.SocketDir, Progress: p.report, Logger: a.logger(),
 	})
 	p.end()
 	c.report(a, acc)
@@ -45,12 +45,4 @@ func (c *restoreCmd) Run(a *app) error {
 		return err
 	}
 	return p.result(a, c.JSON, result, "%s: %d pages restored in %s; the machine is %s\n", c.Snapshot, result.Pages, seconds(result.Total), result.RunState)
-}
-
-// patience is ConnectTimeout with 0 for a single attempt.
-func (c *restoreCmd) patience() time.Duration {
-	if c.ConnectTimeout <= 0 {
-		return -1
-	}
-	return c.ConnectTimeout
 }

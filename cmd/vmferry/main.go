@@ -24,6 +24,8 @@ type cli struct {
 	Restore restoreCmd  `cmd:"" help:"Start a snapshot's machine in a QEMU that waits with -incoming defer."`
 	Receive receiveCmd  `cmd:"" help:"Receive a migration that another program drives, into a snapshot."`
 	Send    sendCmd     `cmd:"" help:"Send a snapshot to a destination that another program set up."`
+	Migrate migrateCmd  `cmd:"" help:"Move a running machine to another QEMU, on another host or on this one."`
+	Accept  acceptCmd   `cmd:"" help:"Take over a machine that vmferry migrate sends."`
 	Relay   relayCmd    `cmd:"" help:"Carry migrations between two QEMUs over a link, compressed and encrypted."`
 	Inspect inspectCmd  `cmd:"" help:"Describe a snapshot."`
 	Verify  verifyCmd   `cmd:"" help:"Read and check everything in a snapshot."`
@@ -33,7 +35,7 @@ type cli struct {
 	Demo    demoCmd     `cmd:"" help:"Move a running machine from one process to another, and verify it."`
 	Version versionCmd  `cmd:"" help:"Print the version."`
 	Side    demoSideCmd `cmd:"" name:"demo-side" hidden:"" help:"Run one process of the demo; demo starts it."`
-	Guard   guardCmd    `cmd:"" hidden:"" help:"Watch a save; save starts it."`
+	Guard   guardCmd    `cmd:"" hidden:"" help:"Watch a save or a migration, which starts it."`
 }
 
 // app is what commands need of the process.
@@ -58,7 +60,7 @@ func run(args []string) int {
 func (a *app) run(args []string) (code int) {
 	var c cli
 	parser, err := kong.New(&c, kong.Name("vmferry"), kong.UsageOnError(), kong.Bind(a),
-		kong.Description("Carries the memory of running virtual machines: saves them while they run, and brings them back."),
+		kong.Description("Carries the memory of running virtual machines: saves them while they run, brings them back, and moves them to another host."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Writers(a.stdout, a.stderr),
 		kong.Vars{"version": tool()}, durationFlags(), kong.ValueFormatter(helpWithDefault), kong.Exit(func(n int) { panic(exit(n)) }))
 	if err != nil {

@@ -83,6 +83,10 @@ func (p *progress) report(s migration.Progress) {
 		p.show(int64(s.Normal), int64(s.TotalPages), fmt.Sprintf("%d of %d pages, %s sent", s.Normal, s.TotalPages, size(s.Sent)), s)
 	case migration.TaskReceive:
 		p.show(0, 0, fmt.Sprintf("%d pages, %s received, %s stored", s.Normal, size(s.Received), size(s.Stored)), s)
+	case migration.TaskMigrate:
+		p.show(int64(s.TotalBytes-s.Remaining), int64(s.TotalBytes), migrateLine(s), s)
+	case migration.TaskAccept:
+		p.show(0, 0, acceptLine(s.Phase), s)
 	case migration.TaskVerify:
 		p.show(s.Bytes, int64(s.TotalBytes), fmt.Sprintf("%s of %s checked", size(s.Bytes), size(s.TotalBytes)), s)
 	}
@@ -103,6 +107,46 @@ func saveLine(s migration.Progress) string {
 		return "the machine is paused, all has arrived"
 	}
 	return "writing the snapshot to the disk"
+}
+
+// migrateLine says how far a migration to another QEMU is.
+func migrateLine(s migration.Progress) string {
+	switch s.Phase {
+	case "compare":
+		return "comparing the two sides"
+	case "connect":
+		return "waiting for QEMU to connect"
+	case "at-pause":
+		return "the machine is paused, the command runs"
+	case "finish":
+		return "the machine is the destination's"
+	}
+	line := fmt.Sprintf("round %d, %s sent, %s/s, %d pages/s written", s.Round, size(s.Sent), size(s.BytesPerSecond), s.DirtyPagesPerSecond)
+	if s.Throttle > 0 {
+		line += fmt.Sprintf(", slowed down by %d %%", s.Throttle)
+	}
+	if s.ExpectedDowntime > 0 {
+		line += fmt.Sprintf(", expected downtime %v", s.ExpectedDowntime.Round(time.Millisecond))
+	}
+	if s.TimeToGo > 0 {
+		line += fmt.Sprintf(", about %s to go", s.TimeToGo.Round(100*time.Millisecond))
+	}
+	return line
+}
+
+// acceptLine says how far a destination is.
+func acceptLine(phase string) string {
+	switch phase {
+	case "wait":
+		return "waiting for the source"
+	case "compare":
+		return "comparing the two sides"
+	case "memory":
+		return "the machine arrives"
+	case "loaded":
+		return "the machine is loaded and paused"
+	}
+	return "the machine is this QEMU's"
 }
 
 // result writes what a use case came to: a line of JSON, or the text.

@@ -212,6 +212,7 @@ type migrate struct {
 
 	atSwitchover bool      // the command at the pause has run
 	pushed       bool      // MaxRounds has passed
+	loadedAs     string    // the run state at the destination, once it has loaded the machine
 	completed    time.Time // when QEMU had completed the migration
 }
 
@@ -231,7 +232,7 @@ func (m *migrate) run(ctx context.Context) (result *MigrateResult, err error) {
 	defer func() { m.peer.close(ctx) }()
 	answer, err := m.peer.agree(ctx, m.side.description)
 	if err != nil {
-		return nil, err
+		return nil, m.explain(ctx, err)
 	}
 	result = m.result(answer)
 	if len(answer.Differences) > 0 {

@@ -28,7 +28,7 @@ func (m *migrate) watch(ctx context.Context, stops *qmp.Subscription) error {
 	changes := m.vm.Subscribe("MIGRATION")
 	defer changes.Close()
 	var late <-chan time.Time
-	loaded, stopped, changed := false, stops.Events(), changes.Events()
+	stopped, changed := stops.Events(), changes.Events()
 	for {
 		select {
 		case e := <-m.peer.events():
@@ -37,8 +37,8 @@ func (m *migrate) watch(ctx context.Context, stops *qmp.Subscription) error {
 				return m.giveUp(ctx, m.peerReason(e.linkEnded))
 			case e.err != nil:
 				return m.giveUp(ctx, e.err)
-			case e.loaded:
-				loaded = true
+			case e.loaded != "":
+				m.loadedAs = e.loaded
 			}
 		case <-ctx.Done():
 			return m.giveUp(ctx, context.Cause(ctx))
@@ -67,7 +67,7 @@ func (m *migrate) watch(ctx context.Context, stops *qmp.Subscription) error {
 			if late == nil {
 				m.completed, late = time.Now(), time.After(loadedGrace)
 			}
-			if loaded {
+			if m.loadedAs != "" {
 				return m.checkPaused(ctx)
 			}
 			continue
@@ -190,7 +190,8 @@ func (m *migrate) handOver(ctx context.Context, result *MigrateResult) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	run := m.recovery.ranAtPause()
+	// A machine that powered off or failed meanwhile is in that state at the destination.
+	run := m.recovery.ranAtPause() && (m.loadedAs == qmp.StatePaused || live(m.loadedAs))
 	if err := m.updateRecovery(func(r *recovery) { r.KeepPaused = true }); err != nil {
 		return err
 	}

@@ -31,9 +31,9 @@ type peer interface {
 
 // peerEvent is one of three.
 type peerEvent struct {
-	loaded    bool  // the machine is loaded and paused at the destination
-	err       error // the destination has failed, or is lost
-	linkEnded error // a connection of QEMU ended with an error
+	loaded    string // the run state of the machine that is loaded at the destination
+	err       error  // the destination has failed, or is lost
+	linkEnded error  // a connection of QEMU ended with an error
 }
 
 // localPeer is a QEMU of this host.
@@ -72,11 +72,11 @@ func (p *localPeer) start(ctx context.Context, _ *outgoing) (string, error) {
 	loading, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p.loading = cancel
 	p.running.Go(func() {
-		_, err := p.loaded(loading)
+		state, err := p.loaded(loading)
 		if err != nil {
-			err = fmt.Errorf("destination: %w", err)
+			state, err = "", fmt.Errorf("destination: %w", err)
 		}
-		p.news <- peerEvent{loaded: err == nil, err: err}
+		p.news <- peerEvent{loaded: state, err: err}
 	})
 	return p.dir.address(), nil
 }

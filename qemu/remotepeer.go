@@ -161,7 +161,7 @@ func (p *remotePeer) listenTo(ctx context.Context) {
 			return
 		case m.Type == agreement.TypeLoaded:
 			loaded = true
-			p.tell(ctx, peerEvent{loaded: true})
+			p.tell(ctx, peerEvent{loaded: m.RunState})
 		default:
 			p.tell(ctx, peerEvent{err: orderError(m.Type, agreement.TypeLoaded)})
 			return

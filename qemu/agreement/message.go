@@ -107,7 +107,11 @@ func (m *Message) check() error {
 		if m.Outcome != Runs && m.Outcome != Stays && m.Outcome != Unknown {
 			return fmt.Errorf("unknown outcome %s", termtext.ShortName(string(m.Outcome), 64))
 		}
-	case TypePrepare, TypeLoaded, TypeRun, TypeDone, TypeFailed, typeAlive:
+	case TypeLoaded:
+		if m.RunState == "" {
+			return errors.New("no run_state")
+		}
+	case TypePrepare, TypeRun, TypeDone, TypeFailed, typeAlive:
 	default:
 		return fmt.Errorf("unknown type %s", termtext.ShortName(string(m.Type), 64))
 	}

@@ -31,6 +31,8 @@ type destination struct {
 	plan   *plan
 	// set says that settings may have been changed.
 	set bool
+	// silent says that QEMU has stopped answering, and is not asked any more.
+	silent bool
 	// prepared says that QEMU was told to take the migration. It takes no other one.
 	prepared bool
 
@@ -179,7 +181,7 @@ func (d *destination) finish(ctx context.Context) {
 	d.mu.Lock()
 	d.removeDirLocked()
 	d.mu.Unlock()
-	if !d.set {
+	if !d.set || d.silent {
 		return
 	}
 	short, cancel := detached(ctx)
@@ -194,8 +196,12 @@ func (d *destination) finish(ctx context.Context) {
 }
 
 // describeState says in which state the QEMU is, and what the user can do with it.
+//
+// The main thread of QEMU 10.0 waits forever for a channel that ends between two sync
+// points, and QEMU then answers nothing more. Nothing short of the missing data ends
+// that wait.
 func (d *destination) describeState(ctx context.Context) string {
-	short, cancel := detached(ctx)
+	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if !d.prepared {
 		return "the destination's QEMU is as it was"
@@ -214,7 +220,8 @@ func (d *destination) describeState(ctx context.Context) string {
 	case errors.Is(err, qmp.ErrClosed):
 		return "the destination's QEMU has ended: start it anew"
 	case err != nil:
-		return "the destination's QEMU does not say what state it is in"
+		d.silent = true
+		return "the destination's QEMU answers no more, as when the connections end while it loads: end its process, and start it anew"
 	case status.Status == qmp.StateInmigrate:
 		return "the destination's QEMU takes no second migration: end it (QMP: quit) and start it anew"
 	}

@@ -210,7 +210,6 @@ func (m *migrate) handOver(ctx context.Context, result *MigrateResult) error {
 	if run && !m.paused.IsZero() {
 		result.Paused = now.Sub(m.paused)
 	}
-	result.Downtime = m.last.Downtime.Duration()
 	result.Runs, result.RunState = atDestination, outcome.RunState
 	if ram := m.last.RAM; ram != nil {
 		result.Rounds, result.Sent, result.Pages, result.Zero = ram.DirtySyncCount, ram.Transferred, ram.Normal, ram.Duplicate
@@ -228,6 +227,10 @@ func (m *migrate) settle(ctx context.Context, result *MigrateResult) {
 	defer cancel()
 	if err := m.recovery.restoreSettings(short, m.vm); err != nil {
 		m.logger.Warn("putting the migration settings of the source's QEMU back", "error", err)
+	}
+	// QEMU before 8.0 knows the downtime a moment after the end.
+	if last, err := m.vm.QueryMigrate(short); err == nil {
+		result.Downtime = last.Downtime.Duration()
 	}
 	status, err := m.vm.QueryStatus(short)
 	if err != nil {

@@ -42,7 +42,7 @@ func IdentifyEach(ctx context.Context, ln net.Listener, cfg IdentifyConfig, iden
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	for {
-		conn, err := acceptNext(ctx, ln, func(error) { pending.evictOldest() })
+		conn, err := AcceptNext(ctx, ln, func(error) { pending.evictOldest() })
 		if err != nil {
 			ln.Close()
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {

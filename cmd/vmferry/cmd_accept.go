@@ -13,7 +13,9 @@ type acceptCmd struct {
 	QMP            string `required:"" name:"qmp" help:"QMP socket of a QEMU started like the source's, with -incoming defer." placeholder:"PATH"`
 	Listen         string `required:"" help:"Where to listen: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
 	tlsFlags       `embed:""`
-	linkFlags      `embed:""`
+	Cache          byteSize `default:"64MiB" help:"Size of the pages that both sides keep for a migration, to send differences and references; 0 is none. The smaller one of both sides counts." placeholder:"SIZE"`
+	CPUs           float64  `name:"cpus" default:"0" help:"Most processor time, in processors; 0 is one, up to half of this machine's." placeholder:"N"`
+	iaaFlags       `embed:""`
 	Wait           time.Duration `default:"0" help:"How long to wait for the source to connect; 0 waits forever." placeholder:"TIME"`
 	ConnectTimeout time.Duration `default:"10s" help:"How long to wait for the QMP socket of a QEMU that is starting." placeholder:"TIME"`
 	stallFlags     `embed:""`
@@ -26,15 +28,17 @@ func (c *acceptCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	secure, err := c.tlsFlags.config(addr, true)
+	secure, err := c.config(addr, true)
 	if err != nil {
 		return err
 	}
-	link, acc, err := c.linkFlags.config(a, relay.Auto)
-	defer acc.Close()
+	// The source chooses the compression, so this side inflates whatever comes.
+	flags := relayFlags{Compression: string(relay.Auto), Cache: c.Cache, CPUs: c.CPUs, iaaFlags: c.iaaFlags}
+	link, err := flags.relayConfig(a)
 	if err != nil {
 		return err
 	}
+	defer link.Accelerator.Close()
 	c.warn(a, addr)
 	p := a.newProgress(c.JSON)
 	result, err := vmferry.Accept(a.ctx, qemu.AcceptOptions{
@@ -42,7 +46,7 @@ func (c *acceptCmd) Run(a *app) error {
 		StallTimeout: c.stallTimeout(), SocketDir: c.SocketDir, Tool: tool(), Progress: p.report, Logger: a.logger(),
 	})
 	p.end()
-	c.report(a, acc)
+	c.report(a, link.Accelerator)
 	if err != nil {
 		return err
 	}

@@ -9,39 +9,16 @@ import (
 
 	"github.com/vmferry/vmferry"
 	"github.com/vmferry/vmferry/multifd"
-	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qmp"
-	"github.com/vmferry/vmferry/relay"
 )
-
-// linkFlags say how pages go over the link between two vmferrys.
-type linkFlags struct {
-	Cache    byteSize `default:"64MiB" help:"Size of the pages that both sides keep, for differences and references; 0 is none." placeholder:"SIZE"`
-	CPUs     float64  `name:"cpus" default:"0" help:"Most processors that vmferry uses for the link; 0 is one, up to half the host's." placeholder:"N"`
-	iaaFlags `embed:""`
-}
-
-// config returns the relay's configuration. The accelerator is to be closed in any case.
-func (f *linkFlags) config(a *app, compression relay.Compression) (relay.Config, *pagecodec.Accelerator, error) {
-	if !(f.CPUs >= 0) { // nor NaN
-		return relay.Config{}, nil, usagef("--cpus: want 0 or more")
-	}
-	method := multifd.None
-	if compression == relay.Auto || compression == relay.QPL {
-		method = multifd.QPL
-	}
-	acc, err := f.accelerator(a, method, "")
-	return relay.Config{Compression: compression, Accelerator: acc, Cache: int64(f.Cache), CPUs: f.CPUs, Logger: a.logger()}, acc, err
-}
 
 type migrateCmd struct {
 	QMP            string   `required:"" name:"qmp" help:"QMP socket of the machine." placeholder:"PATH"`
 	Connect        string   `help:"Where vmferry accept listens on the other host: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
 	ToQMP          string   `name:"to-qmp" help:"QMP socket of a QEMU on this host that was started with -incoming defer, in place of --connect." placeholder:"PATH"`
-	Compression    string   `default:"auto" enum:"auto,none,qpl,zstd" help:"How pages are compressed on the link: ${enum}."`
 	Bandwidth      byteSize `default:"0" help:"Most bytes per second that are sent, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
-	linkFlags      `embed:""`
+	relayFlags     `embed:""`
 	tlsFlags       `embed:""`
 	Channels       int           `default:"2" help:"QEMU's multifd channels, 1 to 255." placeholder:"N"`
 	DowntimeLimit  time.Duration `default:"300ms" help:"How long the machine may be paused at the end." placeholder:"TIME"`
@@ -99,17 +76,15 @@ func (c *migrateCmd) Run(a *app) error {
 		if opts.Connect, err = address("connect", c.Connect); err != nil {
 			return err
 		}
-		if opts.TLS, err = c.tlsFlags.config(opts.Connect, false); err != nil {
+		if opts.TLS, err = c.config(opts.Connect, false); err != nil {
 			return err
 		}
-		var acc *pagecodec.Accelerator
-		opts.Relay, acc, err = c.linkFlags.config(a, relay.Compression(c.Compression))
-		defer acc.Close()
-		if err != nil {
+		if opts.Relay, err = c.relayConfig(a); err != nil {
 			return err
 		}
+		defer opts.Relay.Accelerator.Close()
 		c.warn(a, opts.Connect)
-		defer c.report(a, acc)
+		defer c.report(a, opts.Relay.Accelerator)
 	}
 	p := a.newProgress(c.JSON)
 	opts.Progress = p.report

@@ -2,6 +2,7 @@ package qemu_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/qemu"
+	"github.com/vmferry/vmferry/qemu/agreement"
 	"github.com/vmferry/vmferry/qmp"
 )
 
@@ -168,5 +170,171 @@ func TestMigrate_LinkBreaksAtEachMessage(t *testing.T) {
 			}
 			p.settingsWereRestored(t)
 		})
+	}
+}
+
+// failsAtSource checks a migration that failed: the machine runs at the source, and the
+// errors of both sides say why.
+func (p *machinePair) failsAtSource(t *testing.T, want string, change func(*qemu.MigrateOptions, *qemu.AcceptOptions)) {
+	t.Helper()
+	_, err, _, acceptErr := p.migrate(t, &cutter{}, change)
+	if err == nil || !strings.Contains(err.Error(), want) || !strings.HasSuffix(err.Error(), "; the source runs") {
+		t.Errorf("%v, want %q and that the source runs", err, want)
+	}
+	if acceptErr == nil {
+		t.Error("accept succeeds")
+	}
+	if got := p.runsAt(); got != "source" {
+		t.Errorf("the machine runs at %q", got)
+	}
+	p.settingsWereRestored(t)
+}
+
+func TestMigrate_DestinationThatCannotLoad(t *testing.T) {
+	p := newMachinePair(t)
+	p.dst.loads = errors.New("unknown section")
+	p.failsAtSource(t, "QEMU could not load the machine", nil)
+}
+
+// The machine is loaded, and QEMU refuses to let it run there, as when a disk is locked.
+func TestMigrate_DestinationThatCannotRunTheMachine(t *testing.T) {
+	p := newMachinePair(t)
+	p.dst.cont = errors.New("Failed to get \"write\" lock")
+	p.failsAtSource(t, "write", nil)
+}
+
+func TestMigrate_CommandAtThePauseFails(t *testing.T) {
+	p := newMachinePair(t)
+	p.src.holdRound = true
+	p.src.Handle("migrate-continue", func(context.Context, json.RawMessage) (any, error) {
+		t.Error("the migration goes on")
+		return nil, nil
+	})
+	p.src.Handle("migrate", func(_ context.Context, args json.RawMessage) (any, error) {
+		p.src.set(func() { p.src.migration, p.src.status = qmp.MigrationPreSwitchover, "finish-migrate" })
+		return nil, nil
+	})
+	p.src.Handle("migrate_cancel", func(context.Context, json.RawMessage) (any, error) {
+		p.src.set(func() {
+			p.src.migration = qmp.MigrationCancelled
+			p.src.resume()
+		})
+		return nil, nil
+	})
+	p.failsAtSource(t, "the command at the pause failed, so the machine stays here", func(from *qemu.MigrateOptions, _ *qemu.AcceptOptions) {
+		from.AtPause, from.AtPauseTimeout = "echo no; exit 3", time.Minute
+	})
+}
+
+func TestMigrate_MachineThatDivergesStays(t *testing.T) {
+	p := newMachinePair(t)
+	p.src.holdRound = true // the rounds do not end
+	_, err, _, _ := p.migrate(t, &cutter{}, func(from *qemu.MigrateOptions, _ *qemu.AcceptOptions) { from.MaxRounds = 1 })
+	if !errors.Is(err, qemu.ErrDiverges) || !strings.HasSuffix(err.Error(), "; the source runs") || p.runsAt() != "source" {
+		t.Errorf("%v, and the machine runs at %q; want ErrDiverges", err, p.runsAt())
+	}
+	p.settingsWereRestored(t)
+}
+
+// Nothing is changed at either side, and the destination waits for the next source.
+func TestMigrate_DryRunChangesNothing(t *testing.T) {
+	p := newMachinePair(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := qemu.Accept(ctx, qemu.AcceptOptions{Monitor: p.dst, Listener: ln, SocketDir: shortDir(t)})
+		done <- err
+	}()
+	p.dst.set(func() { p.dst.uuid = "11111111-2222-3333-4444-555555555555" })
+	var c cutter
+	for range 2 {
+		result, err := qemu.Migrate(t.Context(), qemu.MigrateOptions{Monitor: p.src, Dial: c.dialer(ln.Addr().String()), DryRun: true})
+		if !errors.As(err, new(*qemu.MismatchError)) || result == nil || len(result.Differences) != 1 || !strings.Contains(result.Differences[0], "-uuid 00000000") {
+			t.Errorf("%+v, %v; want the difference of the UUIDs", result, err)
+		}
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("accept: %v", err)
+	}
+	for _, side := range []*pairSide{p.src, p.dst} {
+		for _, call := range side.Calls() {
+			if !strings.HasPrefix(call.Command, "query-") && !strings.HasPrefix(call.Command, "qom-") && call.Command != "x-query-ramblock" {
+				t.Errorf("the dry run executes %s", call.Command)
+			}
+		}
+	}
+}
+
+func TestAccept_SourceThatDoesNotConnect(t *testing.T) {
+	p := newMachinePair(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := qemu.Accept(t.Context(), qemu.AcceptOptions{Monitor: p.dst, Listener: ln, Wait: 50 * time.Millisecond}); err == nil || !strings.Contains(err.Error(), "no source connected within 50ms") {
+		t.Errorf("%v, want that no source connected", err)
+	}
+}
+
+// A source that was killed or whose host is gone says nothing more.
+func TestAccept_SilentSource(t *testing.T) {
+	p := newMachinePair(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		conn, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		conn.Write([]byte("vmferry\x01\x01" + strings.Repeat("\x00", 16)))
+		<-p.over.Done()
+		conn.Close()
+	}()
+	// The silent one is dropped, and the wait for another one ends.
+	_, err = qemu.Accept(t.Context(), qemu.AcceptOptions{Monitor: p.dst, Listener: ln, Wait: 500 * time.Millisecond, LinkTimeout: 100 * time.Millisecond})
+	if err == nil || !strings.Contains(err.Error(), "no source connected") {
+		t.Errorf("%v, want that no source connected", err)
+	}
+}
+
+// A destination that says nothing, as when its host is gone.
+func TestMigrate_SilentDestination(t *testing.T) {
+	p := newMachinePair(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var c cutter
+	_, err = qemu.Migrate(t.Context(), qemu.MigrateOptions{Monitor: p.src, Dial: c.dialer(ln.Addr().String()), LinkTimeout: 100 * time.Millisecond})
+	if !errors.Is(err, agreement.ErrSilent) || !strings.HasSuffix(err.Error(), "; the source runs") {
+		t.Errorf("%v, want ErrSilent", err)
+	}
+}
+
+// A QEMU that is frozen ends the task, at either side.
+func TestMigrate_SilentQEMU(t *testing.T) {
+	p := newMachinePair(t)
+	p.src.Hang("query-uuid")
+	_, err := qemu.Migrate(t.Context(), qemu.MigrateOptions{Monitor: p.src, Destination: p.dst, StallTimeout: 50 * time.Millisecond})
+	if !errors.Is(err, qmp.ErrSilent) {
+		t.Errorf("%v, want ErrSilent", err)
+	}
+}
+
+func TestAccept_SilentQEMU(t *testing.T) {
+	p := newMachinePair(t)
+	p.dst.Hang("query-uuid")
+	_, err, _, acceptErr := p.migrate(t, &cutter{}, func(_ *qemu.MigrateOptions, to *qemu.AcceptOptions) { to.StallTimeout = 50 * time.Millisecond })
+	if !errors.Is(acceptErr, qmp.ErrSilent) || err == nil || !strings.HasSuffix(err.Error(), "; the source runs") {
+		t.Errorf("%v; accept: %v, want ErrSilent", err, acceptErr)
 	}
 }

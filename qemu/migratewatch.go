@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/vmferry/vmferry/internal/cause"
 	"github.com/vmferry/vmferry/qemu/agreement"
 	"github.com/vmferry/vmferry/qmp"
 )
@@ -72,7 +71,7 @@ func (m *migrate) watch(ctx context.Context, stops *qmp.Subscription) error {
 			}
 			continue
 		case m.last.Ended():
-			return m.failure(ctx)
+			return m.failure()
 		}
 		if err := m.steer(ctx); err != nil {
 			return m.giveUp(ctx, err)
@@ -154,15 +153,15 @@ func (m *migrate) endsSoon(ctx context.Context) bool {
 	return m.last.Ended()
 }
 
-// peerReason waits a moment for the destination's reason for the end of a link, and returns
-// it, or err.
+// peerReason waits a moment for the destination's reason for a failure that this side has
+// seen, and returns both.
 func (m *migrate) peerReason(err error) error {
 	late := time.After(failedGrace)
 	for {
 		select {
 		case e := <-m.peer.events():
 			if e.err != nil {
-				return cause.Of(context.Background(), err, e.err, "a link ended")
+				return fmt.Errorf("%w (at the source: %w)", e.err, err)
 			}
 		case <-late:
 			return err
@@ -172,16 +171,12 @@ func (m *migrate) peerReason(err error) error {
 
 // failure returns the error of a migration that failed at QEMU, with the destination's
 // reason.
-func (m *migrate) failure(ctx context.Context) error {
-	own := errorOfMigration(m.last, migrateSending)
+func (m *migrate) failure() error {
+	err := errorOfMigration(m.last, migrateSending)
 	if cannotConnect(m.last.ErrorDesc) {
-		own = fmt.Errorf("%w: %s", own, adviceOnSocket(m.vm))
+		err = fmt.Errorf("%w: %s", err, adviceOnSocket(m.vm))
 	}
-	none := errors.New("")
-	if reason := m.peerReason(none); reason != none {
-		return fmt.Errorf("%w (the source's QEMU: %w)", reason, own)
-	}
-	return own
+	return m.peerReason(err)
 }
 
 // handOver hands the machine over: from run on, it is the destination's, until the

@@ -34,6 +34,14 @@ var commands = map[string]command{
 		waits: []string{"stall-timeout", "connect-timeout"},
 		shown: []string{"migration.TestReceive_RecordedMigrationsAreStoredAndSentAgain", "migration.TestSender_DestinationThatNeverRepliesIsAStall"},
 	},
+	"migrate": {
+		waits: []string{"stall-timeout", "connect-timeout", "at-pause-timeout", "max-rounds"},
+		shown: []string{"qemu.TestMigrate_LinkBreaksAtEachMessage", "qemu.TestMigrate_MachineThatDivergesStays", "qemu.TestRealQEMUMigrate_TwoHostsOverTLS"},
+	},
+	"accept": {
+		waits: []string{"stall-timeout", "connect-timeout", "wait"},
+		shown: []string{"qemu.TestAccept_SourceThatDoesNotConnect", "qemu.TestAccept_SilentSource", "qemu.TestRealQEMUMigrate_TwoHostsOverTLS"},
+	},
 	"relay": { // a migration ends when its QEMUs end it
 		waits: []string{"link-timeout"},
 		shown: []string{"relay.TestRelay_KeepsEveryByteBothWays", "relay.TestRelay_SilentLinkBreaksBothEnds"},

@@ -21,7 +21,7 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// Guard is a small process that outlives the process that saves. If that process is
+// Guard is a small process that outlives the process that saves or migrates. If that process is
 // killed, the guard cancels the migration, brings the machine back to its state (within
 // two seconds, if QEMU answers), and removes the socket's directory.
 type Guard struct {
@@ -184,7 +184,7 @@ func guardBy(in io.Reader, out io.Writer, parse ParseMonitor, held *heldSockets,
 	defer time.AfterFunc(guardPrompt, func() { late(last) }).Stop()
 	err := errors.Join(held.drain(), last.reopenAndRun(ctx))
 	if err != nil {
-		err = fmt.Errorf("guard: vmferry was killed during a save, and the guard could not bring the machine of %s back to its state: %w (ask the machine for its state: QMP query-status; cont makes it run)", last.Monitor, err)
+		err = fmt.Errorf("guard: vmferry was killed during a save or a migration, and the guard could not bring the machine of %s back to its state: %w (ask the machine for its state: QMP query-status; cont makes it run)", last.Monitor, err)
 	}
 	if last.Dir != nil {
 		err = errors.Join(err, last.Dir.remove())

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -291,4 +292,82 @@ func TestRealQEMUMigrate_RefusesADifferentMachine(t *testing.T) {
 			dst.Kill()
 		})
 	}
+}
+
+// A 7.2 of the usual size would lose writes of a machine that runs. The machine is paused
+// at the source, and runs at the destination.
+func TestRealQEMUMigrate_PausesAQEMUThatLosesWrites(t *testing.T) {
+	t.Parallel()
+	cfg := config("7.2")
+	cfg.MemoryBytes, cfg.MemFile = guestMiB<<20, filepath.Join(t.TempDir(), "ram0")
+	src := qemutest.Start(t, cfg)
+	if err := src.WaitReady(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	dst := twin(t, src, "10.0")
+	before, _ := src.Count()
+	opts := migrateOptions(t, src)
+	ln, at := listenTCP(t)
+	opts.Connect, opts.AlwaysLive = at, false
+	accept := startAccept(soon(t), qemu.AcceptOptions{Monitor: qmp.Socket(dst.QMPPath()), Listener: ln})
+	result, err := qemu.Migrate(soon(t), opts)
+	if _, acceptErr := accept.wait(t); err != nil || acceptErr != nil {
+		t.Fatalf("%v; accept: %v\n%s", err, acceptErr, dst.Stderr())
+	}
+	moved(t, src, dst, before, result)
+	if result.Paused < result.Total/4 {
+		t.Errorf("the machine was paused for %v of %v", result.Paused, result.Total)
+	}
+}
+
+// A machine whose migration fails, for a reason of this side, runs on, and can be migrated
+// afterwards.
+func TestRealQEMUMigrate_FailureLeavesTheMachineRunning(t *testing.T) {
+	t.Parallel()
+	src := source(t, "10.0")
+	tests := []struct {
+		name, want string
+		change     func(*qemu.MigrateOptions)
+	}{
+		{"the command at the pause fails", "no room for the disk", func(o *qemu.MigrateOptions) { o.AtPause = "echo no room for the disk; exit 3" }},
+		{"it diverges", "writes to its memory faster", func(o *qemu.MigrateOptions) {
+			o.Bandwidth, o.Downtime, o.MaxRounds = 24<<20, time.Millisecond, 1
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dst := twin(t, src, "10.0")
+			opts := migrateOptions(t, src)
+			ln, at := listenTCP(t)
+			opts.Connect = at
+			tt.change(&opts)
+			accept := startAccept(soon(t), qemu.AcceptOptions{Monitor: qmp.Socket(dst.QMPPath()), Listener: ln})
+			_, err := qemu.Migrate(soon(t), opts)
+			_, acceptErr := accept.wait(t)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.HasSuffix(err.Error(), "; the source runs") {
+				t.Errorf("%v, want %q and that the source runs", err, tt.want)
+			}
+			if acceptErr == nil || !strings.Contains(acceptErr.Error(), "the machine does not run here") {
+				t.Errorf("accept: %v", acceptErr)
+			}
+			settingsAreBack(t, src)
+			runsOn(t, src)
+			dst.Kill()
+		})
+	}
+	t.Run("and can be migrated afterwards", func(t *testing.T) {
+		dst := twin(t, src, "10.0")
+		marker := filepath.Join(t.TempDir(), "ran")
+		opts := migrateOptions(t, src)
+		opts.Destination, opts.Diverging, opts.AtPause = qmp.Socket(dst.QMPPath()), qemu.DivergingThrottle, "touch "+marker
+		before, _ := src.Count()
+		result, err := qemu.Migrate(soon(t), opts)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, dst.Stderr())
+		}
+		if _, err := os.Stat(marker); err != nil {
+			t.Error("the command at the pause did not run")
+		}
+		moved(t, src, dst, before, result)
+	})
 }

@@ -32,7 +32,9 @@ type Progress struct {
 	// Sent and Received are bytes on the connections. Stored is the bytes of pages in
 	// the snapshot, including superseded ones.
 	Sent, Received uint64
-	Stored         int64
+	// Link is the bytes on the links between two hosts.
+	Link   uint64
+	Stored int64
 	// Normal counts the pages with data, Zero the zero pages, so far. TotalPages is
 	// the number of pages with data in the snapshot.
 	Normal, Zero, TotalPages uint64
@@ -75,6 +77,7 @@ func (p Progress) MarshalJSON() ([]byte, error) {
 			Phase            string        `json:"phase"`
 			Round            uint64        `json:"round"`
 			Sent             uint64        `json:"sent_bytes"`
+			Link             uint64        `json:"link_bytes"`
 			Normal           uint64        `json:"normal_pages"`
 			Zero             uint64        `json:"zero_pages"`
 			Total            uint64        `json:"total_bytes"`
@@ -86,7 +89,7 @@ func (p Progress) MarshalJSON() ([]byte, error) {
 			Elapsed          time.Duration `json:"elapsed_ns"`
 			TimeToGo         time.Duration `json:"time_to_go_ns"`
 			QEMUStatus       string        `json:"qemu_status"`
-		}{p.Phase, p.Round, p.Sent, p.Normal, p.Zero, p.TotalBytes, p.Remaining, p.DirtyPagesPerSecond, p.BytesPerSecond, p.ExpectedDowntime, p.Throttle, p.Elapsed, p.TimeToGo, p.QEMUStatus})
+		}{p.Phase, p.Round, p.Sent, p.Link, p.Normal, p.Zero, p.TotalBytes, p.Remaining, p.DirtyPagesPerSecond, p.BytesPerSecond, p.ExpectedDowntime, p.Throttle, p.Elapsed, p.TimeToGo, p.QEMUStatus})
 	case TaskAccept:
 		return json.Marshal(struct {
 			Phase   string        `json:"phase"`

@@ -123,10 +123,12 @@ type MigrateResult struct {
 	Paused   time.Duration `json:"paused_ns"`
 	Downtime time.Duration `json:"downtime_ns"`
 	Handover time.Duration `json:"handover_ns"`
-	// Rounds are the passes over the dirty pages. Sent is what QEMU sent, in bytes,
-	// Pages the pages with data, Zero the zero pages.
+	// Rounds are the passes over the dirty pages. Sent is what QEMU sent, and Link what
+	// of it went over the links to the other host, in bytes; Link is 0 on one host.
+	// Pages are the pages with data, Zero the zero pages.
 	Rounds uint64 `json:"rounds"`
 	Sent   uint64 `json:"sent_bytes"`
+	Link   uint64 `json:"link_bytes"`
 	Pages  uint64 `json:"pages"`
 	Zero   uint64 `json:"zero_pages"`
 	// Runs says where the machine is: "destination", or "source" after a dry run.
@@ -340,7 +342,7 @@ func before9(version string) bool {
 }
 
 func (m *migrate) report(phase string) {
-	p := migration.Progress{Task: migration.TaskMigrate, Phase: phase, Elapsed: time.Since(m.began), QEMUStatus: m.last.Status}
+	p := migration.Progress{Task: migration.TaskMigrate, Phase: phase, Link: m.peer.linkBytes(), Elapsed: time.Since(m.began), QEMUStatus: m.last.Status}
 	if ram := m.last.RAM; ram != nil {
 		p.Round, p.TotalBytes, p.Remaining, p.DirtyPagesPerSecond, p.BytesPerSecond = ram.DirtySyncCount, ram.Total, ram.Remaining, ram.DirtyPagesRate, ram.Mbps*1e6/8
 		p.Sent, p.Normal, p.Zero = ram.Transferred, ram.Normal, ram.Duplicate

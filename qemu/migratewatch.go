@@ -205,18 +205,18 @@ func (m *migrate) handOver(ctx context.Context, result *MigrateResult) error {
 	if run && !m.paused.IsZero() {
 		result.Paused = now.Sub(m.paused)
 	}
-	result.Runs, result.RunState = atDestination, outcome.RunState
+	result.Runs, result.RunState, result.Link = atDestination, outcome.RunState, m.peer.linkBytes()
 	if ram := m.last.RAM; ram != nil {
 		result.Rounds, result.Sent, result.Pages, result.Zero = ram.DirtySyncCount, ram.Transferred, ram.Normal, ram.Duplicate
 	}
 	m.report("finish")
-	m.settle(ctx, result)
+	m.restoreSettingsOfSource(ctx, result)
 	return nil
 }
 
-// settle restores the settings of a source whose machine is the destination's, and leaves
+// restoreSettingsOfSource restores the settings of a source whose machine is the destination's, and leaves
 // the machine paused. The migration has succeeded, so a failure is a warning.
-func (m *migrate) settle(ctx context.Context, result *MigrateResult) {
+func (m *migrate) restoreSettingsOfSource(ctx context.Context, result *MigrateResult) {
 	m.recovered = true
 	short, cancel := detached(ctx)
 	defer cancel()

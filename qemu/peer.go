@@ -13,6 +13,9 @@ import (
 type peer interface {
 	// name names the destination in results.
 	name() string
+	// linkBytes is what the links of QEMU's connections carried to the destination, 0
+	// without links.
+	linkBytes() uint64
 	// agree compares the destination with the source's description.
 	agree(ctx context.Context, source *agreement.Description) (*agreement.Message, error)
 	// start sets the destination up, and returns the address to which the source's QEMU
@@ -52,7 +55,8 @@ func newLocalPeer(opts *MigrateOptions) *localPeer {
 	}}
 }
 
-func (p *localPeer) name() string { return p.monitor.String() }
+func (p *localPeer) name() string      { return p.monitor.String() }
+func (p *localPeer) linkBytes() uint64 { return 0 }
 
 func (p *localPeer) agree(ctx context.Context, source *agreement.Description) (*agreement.Message, error) {
 	if err := p.open(ctx, p.opts.ConnectTimeout); err != nil {

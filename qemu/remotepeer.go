@@ -42,6 +42,13 @@ func newRemotePeer(opts *MigrateOptions) *remotePeer {
 	return p
 }
 
+func (p *remotePeer) linkBytes() uint64 {
+	if p.relay == nil {
+		return 0
+	}
+	return p.relay.Stats().Total.ToLink
+}
+
 func (p *remotePeer) name() string {
 	if p.opts.Dial != nil {
 		return "another host"

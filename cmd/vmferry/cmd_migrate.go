@@ -96,8 +96,16 @@ func (c *migrateCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return p.result(a, c.JSON, result, "the machine is %s at %s (QEMU %s): %d pages (%d more are zero), %s, in %d rounds and %s; paused for %s\n",
-		result.RunState, result.Destination, result.DestinationQEMU, result.Pages, result.Zero, size(result.Sent), result.Rounds, seconds(result.Total), seconds(result.Paused))
+	return p.result(a, c.JSON, result, "the machine is %s at %s (QEMU %s): %d pages (%d more are zero), %s%s, in %d rounds and %s; paused for %s\n",
+		result.RunState, result.Destination, result.DestinationQEMU, result.Pages, result.Zero, size(result.Sent), onLink(result.Link), result.Rounds, seconds(result.Total), seconds(result.Paused))
+}
+
+// onLink says what of the bytes went over the links.
+func onLink(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%s on the link)", size(n))
 }
 
 // compared writes the result of a dry run.

@@ -121,7 +121,11 @@ func migrateLine(s migration.Progress) string {
 	case "finish":
 		return "the machine is the destination's"
 	}
-	line := fmt.Sprintf("round %d, %s sent, %s/s, %d pages/s written", s.Round, size(s.Sent), size(s.BytesPerSecond), s.DirtyPagesPerSecond)
+	line := fmt.Sprintf("round %d, %s sent", s.Round, size(s.Sent))
+	if s.Link > 0 {
+		line += fmt.Sprintf(" (%s on the link)", size(s.Link))
+	}
+	line += fmt.Sprintf(", %s/s, %d pages/s written", size(s.BytesPerSecond), s.DirtyPagesPerSecond)
 	if s.Throttle > 0 {
 		line += fmt.Sprintf(", slowed down by %d %%", s.Throttle)
 	}

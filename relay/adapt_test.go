@@ -32,7 +32,7 @@ func (s simulated) run(a *adapter, d time.Duration) (rate float64) {
 	qemuReady, linkFree := now, now
 	carried := 0
 	for now.Before(end) {
-		l := a.level
+		l := a.next(packet, int(max(0, linkFree.Sub(now)).Seconds()*s.link))
 		out := int(packet * s.share[l])
 		// QEMU makes the next packet while this one is encoded; two wait for the link.
 		input := max(0, qemuReady.Sub(now))
@@ -44,7 +44,7 @@ func (s simulated) run(a *adapter, d time.Duration) (rate float64) {
 		write := max(0, linkFree.Sub(now)-2*onLink)
 		now = now.Add(write)
 		linkFree = maxTime(linkFree, now).Add(onLink)
-		a.observe(step{plain: packet, out: out, input: input, work: work, write: write}, now)
+		a.observe(step{level: l, plain: packet, out: out, input: input, work: work, write: write}, now)
 		if now.After(half) {
 			carried += packet
 		}

@@ -38,4 +38,3 @@ func BenchmarkPair(b *testing.B) {
 		})
 	}
 }
-

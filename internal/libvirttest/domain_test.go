@@ -5,7 +5,6 @@ package libvirttest
 import (
 	"bytes"
 	"context"
-	"encoding/xml"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -52,20 +51,13 @@ var domainXML = template.Must(template.New("").Parse(`<domain type='qemu'>
 // with the test.
 func startDomain(t *testing.T, on *host, persistent bool, load qemutest.Config) *domain {
 	t.Helper()
-	name := strings.ToLower(strings.Map(func(r rune) rune {
-		if r == '/' || r == '_' {
-			return '-'
-		}
-		return r
-	}, strings.TrimPrefix(t.Name(), "TestLibvirt")))
-	d := &domain{t, strings.TrimLeft(name, "-")}
+	d := &domain{t, strings.NewReplacer("/", "-", ",", "", "'", "").Replace(strings.TrimPrefix(t.Name(), "TestLibvirt"))}
 	t.Cleanup(func() {
 		for _, h := range []*host{hostA, hostB} {
 			if t.Failed() {
 				t.Logf("log of libvirtd of host %s:\n%s", h.name, h.log())
 			}
-			h.virsh(context.Background(), "destroy", d.name)
-			h.virsh(context.Background(), "undefine", d.name)
+			h.remove(d.name)
 		}
 	})
 	files, err := qemutest.FindFiles("10.0")
@@ -74,7 +66,6 @@ func startDomain(t *testing.T, on *host, persistent bool, load qemutest.Config) 
 	must(t, domainXML.Execute(&definition, map[string]any{
 		"Name": d.name, "Files": files, "Args": load.KernelArgs(), "Console": filepath.Join(on.shared, d.name),
 	}))
-	must(t, xml.Unmarshal(definition.Bytes(), new(struct{}))) // no path needs escaping
 	path := filepath.Join(t.TempDir(), "domain.xml")
 	must(t, os.WriteFile(path, definition.Bytes(), 0o644))
 	if persistent {
@@ -85,6 +76,14 @@ func startDomain(t *testing.T, on *host, persistent bool, load qemutest.Config) 
 	}
 	d.awaitCount(on, 5)
 	return d
+}
+
+// remove removes a domain, which may have gone.
+func (h *host) remove(name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), hangTimeout)
+	defer cancel()
+	h.virsh(ctx, "destroy", name)
+	h.virsh(ctx, "undefine", name)
 }
 
 func (d *domain) virsh(on *host, args ...string) string {
@@ -112,9 +111,9 @@ func (d *domain) awaitCount(on *host, n int) {
 	await(d.t, fmt.Sprintf("domain %s to count to %d on host %s", d.name, n, on.name), func() bool { return d.count(on) >= n })
 }
 
-// awaitRuns checks that the domain runs on a host: in libvirt's view, and by its guest's
+// checkRuns checks that the domain runs on a host: in libvirt's view, and by its guest's
 // count, which goes on from the count before.
-func (d *domain) awaitRuns(on *host, before int) {
+func (d *domain) checkRuns(on *host, before int) {
 	d.t.Helper()
 	if state := d.state(on); state != "running" {
 		d.t.Errorf("domain %s on host %s is %q, want running", d.name, on.name, state)
@@ -136,12 +135,8 @@ func (d *domain) state(on *host) string {
 // jobInfo returns the fields of virsh domjobinfo. Sizes are in bytes.
 func (d *domain) jobInfo(on *host, args ...string) map[string]string {
 	d.t.Helper()
-	return parseJobInfo(d.virsh(on, append([]string{"domjobinfo", "--rawstats", d.name}, args...)...))
-}
-
-func parseJobInfo(out string) map[string]string {
 	fields := make(map[string]string)
-	for line := range strings.Lines(out) {
+	for line := range strings.Lines(d.virsh(on, append([]string{"domjobinfo", "--rawstats", d.name}, args...)...)) {
 		if name, value, ok := strings.Cut(line, ":"); ok {
 			fields[strings.TrimSpace(name)] = strings.TrimSpace(value)
 		}

@@ -5,6 +5,7 @@ package libvirttest
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 )
@@ -22,12 +24,15 @@ type relays struct {
 	source, destination *relayProcess
 }
 
+// socketCount numbers the sockets, since tests run at the same time.
+var socketCount atomic.Int32
+
 // startRelays starts relays for migrations from one host to the other, with the given
 // arguments for the link. They end with the test.
 func startRelays(t *testing.T, from, to *host, linkArgs []string) *relays {
 	t.Helper()
 	address := freeAddress(t)
-	name := from.name + "-" + to.name
+	name := fmt.Sprintf("%s%s%d", from.name, to.name, socketCount.Add(1))
 	r := &relays{socket: filepath.Join(from.shared, name)}
 	accepts, dials := filepath.Join(from.own(), name), filepath.Join(to.own(), name)
 	r.destination = startRelay(t, append([]string{"--link", "destination", "--listen", "tcp:" + address, "--connect", "unix:" + dials}, linkArgs...))

@@ -31,10 +31,17 @@ var socketCount atomic.Int32
 // arguments for the link. They end with the test.
 func startRelays(t *testing.T, from, to *host, linkArgs []string) *relays {
 	t.Helper()
+	return startRelaysAt(t, from, to, linkArgs, "")
+}
+
+// startRelaysAt is startRelays for relays whose sockets have another suffix than those of
+// the QEMUs.
+func startRelaysAt(t *testing.T, from, to *host, linkArgs []string, suffix string) *relays {
+	t.Helper()
 	address := freeAddress(t)
 	name := fmt.Sprintf("%s%s%d", from.name, to.name, socketCount.Add(1))
 	r := &relays{socket: filepath.Join(from.shared, name)}
-	accepts, dials := filepath.Join(from.own(), name), filepath.Join(to.own(), name)
+	accepts, dials := filepath.Join(from.own(), name+suffix), filepath.Join(to.own(), name+suffix)
 	r.destination = startRelay(t, append([]string{"--link", "destination", "--listen", "tcp:" + address, "--connect", "unix:" + dials}, linkArgs...))
 	await(t, "the destination's relay to listen", func() bool {
 		conn, err := net.Dial("tcp", address)

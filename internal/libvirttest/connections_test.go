@@ -23,7 +23,9 @@ var (
 
 func TestLibvirtConnections_Parallel(t *testing.T) {
 	t.Parallel()
-	atSource, atDestination := migrateTapped(t, quiet, parallel...)
+	atSource, atDestination := tapMigration(t, quiet, func(d *domain, via *relays) {
+		d.migrate(hostA, hostB, via, append([]string{"--p2p"}, parallel...)...)
+	})
 	for side, conns := range map[string][]*tapped{"source": atSource, "destination": atDestination} {
 		if len(conns) != 3 {
 			t.Fatalf("%d connections at the %s, want main and two channels", len(conns), side)
@@ -46,7 +48,9 @@ func TestLibvirtConnections_Parallel(t *testing.T) {
 
 func TestLibvirtConnections_OneChannel(t *testing.T) {
 	t.Parallel()
-	atSource, atDestination := migrateTapped(t, quiet)
+	atSource, atDestination := tapMigration(t, quiet, func(d *domain, via *relays) {
+		d.migrate(hostA, hostB, via, "--p2p")
+	})
 	if len(atSource) != 1 || len(atDestination) != 1 {
 		t.Errorf("%d connections at the source and %d at the destination, want 1", len(atSource), len(atDestination))
 	}
@@ -56,7 +60,9 @@ func TestLibvirtConnections_OneChannel(t *testing.T) {
 // destination.
 func TestLibvirtConnections_Postcopy(t *testing.T) {
 	t.Parallel()
-	atSource, atDestination := migrateTapped(t, busy, "--postcopy", "--postcopy-after-precopy", "--bandwidth", "32", "--postcopy-bandwidth", "8")
+	atSource, atDestination := tapMigration(t, busy, func(d *domain, via *relays) {
+		must(t, <-d.beginPostcopy(hostA, hostB, via, "--postcopy-bandwidth", "16"))
+	})
 	for side, conns := range map[string][]*tapped{"source": atSource, "destination": atDestination} {
 		if len(conns) != 2 {
 			t.Fatalf("%d connections at the %s, want main and preempt", len(conns), side)
@@ -64,7 +70,7 @@ func TestLibvirtConnections_Postcopy(t *testing.T) {
 		if !bytes.HasPrefix(conns[0].forward.first, mainMagic) || bytes.HasPrefix(conns[1].forward.first, mainMagic) {
 			t.Errorf("%s: the connections begin with %q and %q", side, conns[0].forward.first, conns[1].forward.first)
 		}
-		if conns[1].forward.total == 0 || conns[1].mainBefore < 16<<20 {
+		if conns[1].forward.total == 0 || conns[1].mainBefore < beforePostcopy {
 			t.Errorf("%s: %d bytes over the preempt channel, the first after %d bytes over main", side, conns[1].forward.total, conns[1].mainBefore)
 		}
 	}
@@ -77,17 +83,16 @@ func magicOf(i int) []byte {
 	return channelMagic
 }
 
-// migrateTapped migrates a domain with a tap between each relay and its QEMU. It returns
-// the connections on both sides, in the order in which they were made.
-func migrateTapped(t *testing.T, load qemutest.Config, options ...string) (atSource, atDestination []*tapped) {
+// tapMigration runs a migration with a tap between each relay and its QEMU. It returns the
+// connections on both sides, in the order in which they were made.
+func tapMigration(t *testing.T, load qemutest.Config, migrate func(*domain, *relays)) (atSource, atDestination []*tapped) {
 	t.Helper()
 	const behind = ".r" // the relays use other sockets than the QEMUs
 	via := startRelaysAt(t, hostA, hostB, tlsArgs, behind)
 	name := filepath.Base(via.socket)
 	source := startTap(t, filepath.Join(hostA.own(), name), filepath.Join(hostA.own(), name+behind))
 	destination := startTap(t, filepath.Join(hostB.own(), name+behind), filepath.Join(hostB.own(), name))
-	d := startDomain(t, hostA, false, load)
-	d.migrate(hostA, hostB, via, append([]string{"--p2p"}, options...)...)
+	migrate(startDomain(t, hostA, false, load), via)
 	return source.wait(), destination.wait()
 }
 

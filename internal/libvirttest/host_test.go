@@ -58,7 +58,7 @@ func (h *host) start(ctx context.Context) error {
 	h.cmd.Env = append(os.Environ(), roleVar+"="+h.dir)
 	h.cmd.Stdout, h.cmd.Stderr = log, log
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid: true, // so that ^C ends it with this process only
+		Setpgid: true, // so that ^C ends it by the end of this process
 		// The end of the first process ends all processes of a PID namespace.
 		Pdeathsig:  syscall.SIGKILL,
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET,
@@ -137,12 +137,13 @@ func (h *host) own() string { return filepath.Join(h.dir, "shared") }
 
 func (h *host) logPath() string { return filepath.Join(h.dir, "libvirtd.log") }
 
-// log is what libvirtd logged, without the devices that it cannot find.
+// log is the end of libvirtd's log, without the lines on names and devices that a namespace
+// lacks.
 func (h *host) log() string {
 	b, _ := os.ReadFile(h.logPath())
 	var kept []string
 	for line := range strings.Lines(string(b)) {
-		if !strings.Contains(line, "ethtool") {
+		if !strings.Contains(line, "ethtool") && !strings.Contains(line, "getaddrinfo") {
 			kept = append(kept, line)
 		}
 	}
@@ -192,8 +193,11 @@ func runHost(dir string) error {
 		if err == unix.EINTR {
 			continue
 		}
-		if err != nil || pid == libvirtd.Pid {
-			return fmt.Errorf("libvirtd ended: status %d, %w", status, err)
+		if err != nil {
+			return fmt.Errorf("wait for the processes of the host: %w", err)
+		}
+		if pid == libvirtd.Pid {
+			return fmt.Errorf("libvirtd ended with status %#x", uint32(status))
 		}
 	}
 }

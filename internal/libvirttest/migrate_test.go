@@ -58,7 +58,8 @@ func TestLibvirtMigrate_Postcopy(t *testing.T) {
 	t.Parallel()
 	via := startRelays(t, hostA, hostB, tlsArgs)
 	d := startDomain(t, hostA, true, busy)
-	d.migrate(hostA, hostB, via, "--p2p", "--postcopy", "--postcopy-after-precopy", "--bandwidth", "32", "--postcopy-bandwidth", "8")
+	must(t, <-d.beginPostcopy(hostA, hostB, via, "--postcopy-bandwidth", "16"))
+	d.checkMigrated(hostA, hostB)
 	// libvirt hands the statistics of a postcopy migration to no destination.
 	job := d.jobInfo(hostA, "--completed")
 	checkCompleted(t, job, outgoing)
@@ -83,11 +84,16 @@ func (d *domain) migrateArgs(to *host, via *relays, options ...string) []string 
 	return append([]string{"migrate", "--live", d.name, to.uri(), "unix://" + via.socket}, options...)
 }
 
-// migrate migrates the domain through the relays, and checks that the guest goes on at the
-// destination and only there.
+// migrate migrates the domain through the relays, and checks it.
 func (d *domain) migrate(from, to *host, via *relays, options ...string) {
 	d.t.Helper()
 	d.virsh(from, d.migrateArgs(to, via, options...)...)
+	d.checkMigrated(from, to)
+}
+
+// checkMigrated checks that the guest goes on at the destination and only there.
+func (d *domain) checkMigrated(from, to *host) {
+	d.t.Helper()
 	last := d.count(from)
 	d.checkRuns(to, last)
 	if state := d.state(from); state != "" && state != "shut off" {

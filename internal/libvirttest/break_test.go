@@ -62,7 +62,7 @@ func (d *domain) beginMigration(from, to *host, via *relays, options ...string) 
 // sent once.
 func (d *domain) beginPostcopy(from, to *host, via *relays, options ...string) <-chan error {
 	d.t.Helper()
-	ended := d.beginMigration(from, to, via, append([]string{"--p2p", "--postcopy", "--bandwidth", "8"}, options...)...)
+	ended := d.beginMigration(from, to, via, append(append([]string{"--p2p", "--postcopy"}, slowly...), options...)...)
 	d.awaitSent(from, 2*beforePostcopy, ended)
 	d.virsh(from, "migrate-postcopy", d.name)
 	return ended

@@ -120,7 +120,8 @@ func checkCompleted(t *testing.T, job map[string]string, operation string) {
 	if n := number(t, job, "memory_normal_bytes"); n < 16<<20 {
 		t.Errorf("only %d bytes of memory were sent, less than the guest has filled", n)
 	}
-	if number(t, job, "memory_iteration") == 0 || number(t, job, "downtime") == 0 {
-		t.Errorf("no round, or no downtime: %q", job)
+	if number(t, job, "memory_iteration") == 0 {
+		t.Errorf("no round: %q", job)
 	}
+	number(t, job, "downtime") // less than a millisecond is 0
 }

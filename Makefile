@@ -14,7 +14,7 @@ PARALLEL := -p 4 -parallel 8
 # left out: they measure, and what they call is here.
 RACED := . ./relay/... ./cmd/... ./devicestate ./dirty ./guest ./guestmem ./iaa/... ./internal/cause ./live ./migration/... ./multifd ./pagecodec ./qemu ./qmp/... ./snapshot ./store/... ./transport ./vmstate
 
-.PHONY: build demo test quick nightly test-slow test-unit test-noasm test-race test-qemu test-netns lint fuzz bench bench-codec bench-live bench-migrate interop-qpl clean
+.PHONY: build demo test quick nightly test-slow test-unit test-noasm test-race test-qemu test-netns test-libvirt lint fuzz bench bench-codec bench-live bench-migrate interop-qpl clean
 
 build:
 	$(GO) build -o bin/vmferry ./cmd/vmferry
@@ -35,7 +35,7 @@ demo: build
 # Every test, those against real QEMUs included.
 test: build
 	scripts/setup test
-	$(MAKE) lint test-unit test-noasm test-qemu test-netns test-race fuzz
+	$(MAKE) lint test-unit test-noasm test-qemu test-netns test-libvirt test-race fuzz
 
 # What can be run after each change: no QEMU, no benchmark module, small sizes.
 quick:
@@ -55,9 +55,9 @@ lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
 	$(GO) build ./...
 	$(GO) vet ./...
-	$(GO) vet -tags realqemu,netns ./...
+	$(GO) vet -tags realqemu,netns,libvirt ./...
 	GOARCH=arm64 $(GO) vet ./...
-	$(STATICCHECK) -tags realqemu,netns ./...
+	$(STATICCHECK) -tags realqemu,netns,libvirt ./...
 	cd bench && $(GO) vet ./... && $(STATICCHECK) ./...
 
 # The benchmark module's tests are of its harness and engines, not of this machine.
@@ -82,6 +82,12 @@ test-qemu:
 # sides are killed. Needs root.
 test-netns:
 	$(GO) test -tags netns -count=1 -timeout $(TESTTIMEOUT) ./internal/slowlink ./internal/godemo
+
+# libvirt's domains through a pair of relays, between two libvirtds in namespaces of their
+# own. Needs root. Two domains at a time: a guest keeps one processor busy.
+test-libvirt:
+	scripts/setup libvirt
+	$(GO) test -tags libvirt -count=1 -parallel 2 -timeout $(TESTTIMEOUT) ./internal/libvirttest
 
 # Each fuzz target for a short while, on top of its seeds.
 fuzz:

@@ -108,13 +108,9 @@ func (c Config) args(kernel, initrd, dir string) []string {
 		"-machine", machine,
 	}
 	args = append(args, memory...)
-	workload := fmt.Sprintf("vmferry.fill=%d vmferry.work=%d vmferry.rate=%d", c.FillMiB, c.WorkMiB, c.RateMiBps)
-	if c.PartPercent > 0 {
-		workload += fmt.Sprintf(" vmferry.part=%d", c.PartPercent)
-	}
 	args = append(args,
 		"-kernel", kernel, "-initrd", initrd,
-		"-append", "console=ttyS0 quiet panic=-1 no_timer_check "+workload,
+		"-append", c.KernelArgs(),
 		"-no-reboot",
 		"-serial", "file:"+escapeComma(filepath.Join(dir, serialName)),
 	)
@@ -128,6 +124,15 @@ func (c Config) args(kernel, initrd, dir string) []string {
 		args = append(args, "-S")
 	}
 	return append(args, c.ExtraArgs...)
+}
+
+// KernelArgs returns the kernel's command line, which has the guest's workload.
+func (c Config) KernelArgs() string {
+	args := fmt.Sprintf("console=ttyS0 quiet panic=-1 no_timer_check vmferry.fill=%d vmferry.work=%d vmferry.rate=%d", c.FillMiB, c.WorkMiB, c.RateMiBps)
+	if c.PartPercent > 0 {
+		args += fmt.Sprintf(" vmferry.part=%d", c.PartPercent)
+	}
+	return args
 }
 
 // escapeComma doubles the commas in a value, as QEMU's option syntax requires.

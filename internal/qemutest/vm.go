@@ -37,25 +37,19 @@ type VM struct {
 // Otherwise the error has the output of QEMU.
 func Launch(ctx context.Context, cfg Config) (*VM, error) {
 	cfg = cfg.withDefaults()
-	m, err := readManifest()
+	files, err := FindFiles(cfg.Version)
 	if err != nil {
 		return nil, err
 	}
-	binary, err1 := m.qemu(cfg.Version)
-	kernel, err2 := m.file("KERNEL")
-	initrd, err3 := m.file("INITRD")
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return nil, err
-	}
 	if cfg.initrd != "" {
-		initrd = cfg.initrd
+		files.Initrd = cfg.initrd
 	}
 	dir, err := os.MkdirTemp(cfg.Dir, "qemu-")
 	if err != nil {
 		return nil, fmt.Errorf("qemutest: %w", err)
 	}
 	vm := &VM{cfg: cfg, dir: dir, exited: make(chan struct{})}
-	if err := vm.start(ctx, binary, cfg.args(kernel, initrd, dir)); err != nil {
+	if err := vm.start(ctx, files.QEMU, cfg.args(files.Kernel, files.Initrd, dir)); err != nil {
 		os.RemoveAll(dir)
 		return nil, err
 	}

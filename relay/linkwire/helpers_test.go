@@ -40,7 +40,7 @@ func channelStream(rnd *rand.Rand, packets, pageSize int) []byte {
 		var pages []byte
 		for i := range normal + zero {
 			at := (first + i) % len(memory)
-			binary.BigEndian.PutUint64(h[offsetsAt+8*i:], uint64(at*pageSize))
+			putOffset(h, i, uint64(at*pageSize))
 			if i >= normal {
 				continue
 			}
@@ -86,6 +86,10 @@ func putHeader(h []byte, flags uint32, alloc, normal, zero, size int, num uint64
 	be.PutUint32(h[zeroAt:], uint32(zero))
 	clear(h[nameAt:offsetsAt])
 	copy(h[nameAt:], name)
+}
+
+func putOffset(h []byte, i int, offset uint64) {
+	binary.BigEndian.PutUint64(h[offsetsAt+8*i:], offset)
 }
 
 // fragments delivers a stream in pieces of random sizes, sometimes late.

@@ -26,6 +26,7 @@ type SenderCache struct {
 	seen      []uint64  // bits by the hash of a place: whether a page was sent for the place
 	hand      int       // where the search for a slot continues
 	versions  uint64
+	users     int               // connections
 	names     map[string]uint32 // of RAM blocks
 }
 
@@ -61,6 +62,25 @@ const (
 	hotCredit = 3
 )
 
+// join adds a connection that uses the cache.
+func (c *SenderCache) join() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.users++
+}
+
+// leave ends a connection's use. After the last one, the other side may drop its cache.
+// So the sender forgets the pages. It goes on counting versions, so that a
+// ReceiverCache that was kept takes the next ones.
+func (c *SenderCache) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.users--; c.users == 0 {
+		clear(c.slots)
+		clear(c.byPlace)
+	}
+}
+
 // NewSenderCache returns a cache of so many bytes of pages, or nil if that is less than
 // one page.
 func NewSenderCache(size int64, pageSize int) *SenderCache {
@@ -89,7 +109,7 @@ func (c *SenderCache) Size() int64 { return int64(len(c.slots)) * int64(c.pageSi
 const maxSlots = 1 << 24
 
 func slotsOf(size int64, pageSize int) int {
-	return int(min(size/int64(pageSize), maxSlots))
+	return int(max(0, min(size/int64(pageSize), maxSlots)))
 }
 
 // cacheUse is what one page of a frame has to do with the cache.

@@ -1,10 +1,6 @@
 package linkwire
 
-import (
-	"sync"
-
-	"github.com/cespare/xxhash/v2"
-)
+import "sync"
 
 // SenderCache holds pages that one migration has sent, as the other side has them. Its
 // slots are those of the other side's ReceiverCache: the sender decides which page is
@@ -21,8 +17,8 @@ type SenderCache struct {
 	mu        sync.Mutex
 	slots     []slot
 	pages     slotMemory
-	byContent []uint32  // slot+1 by the hash of the content
-	byPlace   []placeAt // by the hash of the place
+	byContent []uint32  // slot+1, in buckets by the hash of the content
+	byPlace   []placeAt // in buckets by the hash of the place
 	seen      []uint64  // bits by the hash of a place: whether a page was sent for the place
 	hand      int       // where the search for a slot continues
 	versions  uint64
@@ -78,6 +74,7 @@ func (c *SenderCache) leave() {
 	if c.users--; c.users == 0 {
 		clear(c.slots)
 		clear(c.byPlace)
+		clear(c.byContent)
 	}
 }
 
@@ -141,13 +138,6 @@ func (c *SenderCache) blockNumber(name []byte) (uint32, bool) {
 	return n, ok
 }
 
-func (p place) hash() uint64 {
-	h := (uint64(p.block)+1)*0x9e3779b97f4a7c15 ^ p.offset*0xff51afd7ed558ccd
-	h ^= h >> 32
-	h *= 0xc4ceb9fe1a85ec53
-	return h ^ h>>29
-}
-
 // find looks up the pages of a frame that are not zero, and pins what it finds. The
 // place and the hash of each are set.
 func (c *SenderCache) find(pages []pagePlan) {
@@ -158,17 +148,11 @@ func (c *SenderCache) find(pages []pagePlan) {
 		if u.form == formZero {
 			continue
 		}
-		if s := c.byContent[u.hash%uint64(len(c.byContent))]; s > 0 {
-			if sl := &c.slots[s-1]; sl.acked && sl.hash == u.hash {
-				u.equal = slotAt{int(s - 1), sl.version}
-				sl.pins++
-			}
+		if u.equal = c.withContent(u.hash); !u.equal.none() {
+			c.slots[u.equal.slot].pins++
 		}
-		if at := &c.byPlace[u.place.hash()%uint64(len(c.byPlace))]; at.version > 0 && at.place == u.place {
-			if sl := &c.slots[at.slot]; sl.acked && sl.version == at.version {
-				u.base = at.slotAt
-				sl.pins++
-			}
+		if u.base = c.ofPlace(u.place); !u.base.none() {
+			c.slots[u.base.slot].pins++
 		}
 	}
 }
@@ -217,7 +201,7 @@ func (c *SenderCache) keep(pages []pagePlan, pinned []uint32) []uint32 {
 		if hot {
 			c.slots[s].credit = hotCredit
 		}
-		c.byContent[u.hash%uint64(len(c.byContent))] = uint32(s) + 1
+		c.setContent(u.hash, s)
 		c.setPlace(u.place, u.fill)
 		c.pages.at(s) // allocated under the lock
 		pinned = append(pinned, uint32(s)|fills)
@@ -227,10 +211,6 @@ func (c *SenderCache) keep(pages []pagePlan, pinned []uint32) []uint32 {
 
 // fills marks a slot that a frame fills. The others it uses.
 const fills = 1 << 31
-
-func (c *SenderCache) setPlace(p place, s slotAt) {
-	c.byPlace[p.hash()%uint64(len(c.byPlace))] = placeAt{p, s}
-}
 
 // markSeen reports whether a page was sent for the place before. Two places can be
 // taken for one.
@@ -290,6 +270,3 @@ func (c *SenderCache) abandon(pinned []uint32) {
 		}
 	}
 }
-
-// contentHash finds candidates for a reference. Their bytes are compared.
-func contentHash(page []byte) uint64 { return xxhash.Sum64(page) }

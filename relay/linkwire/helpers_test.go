@@ -116,6 +116,7 @@ type pair struct {
 	packets uint64 // read
 	out     []byte
 	sent    int
+	last    []byte // the last frame
 	forms   Forms
 }
 
@@ -146,6 +147,7 @@ func (p *pair) send(t testing.TB, f *Frame) {
 		t.Fatal(err)
 	}
 	p.sent += int(n)
+	p.last = append(p.last[:0], p.wire.Bytes()...)
 	p.forms.Add(f.Forms)
 	var e Event
 	if err := p.dec.Next(&e); err != nil {
@@ -166,7 +168,12 @@ func (p *pair) send(t testing.TB, f *Frame) {
 // carry sends a stream through the pair with random levels.
 func (p *pair) carry(t testing.TB, rnd *rand.Rand, stream []byte, quiet bool, levels ...Level) {
 	t.Helper()
-	s := NewSplitter(fragments(rnd, stream, quiet))
+	p.carryFrom(t, rnd, fragments(rnd, stream, quiet), levels...)
+}
+
+func (p *pair) carryFrom(t testing.TB, rnd *rand.Rand, from Source, levels ...Level) {
+	t.Helper()
+	s := NewSplitter(from)
 	var f Frame
 	for {
 		if err := s.Next(&f.Unit); err != nil {

@@ -8,7 +8,7 @@ import (
 )
 
 // decoding are the packages that decode what comes from a peer or a file.
-var decoding = []string{"deflate", "devicestate", "guest", "guestmem", "internal/strictjson", "live", "migration", "multifd", "qemu", "qemu/agreement", "qmp", "snapshot", "store", "transport", "vmstate"}
+var decoding = []string{"deflate", "devicestate", "guest", "guestmem", "internal/strictjson", "live", "migration", "multifd", "qemu", "qemu/agreement", "qmp", "relay/linkwire", "snapshot", "store", "transport", "vmstate"}
 
 // decoders are functions that decode, with the fuzz target that feeds them and, where
 // they keep what they decode, the test that bounds their memory.
@@ -32,6 +32,10 @@ var decoders = map[string][]string{
 	"qemu/agreement.Token.UnmarshalText":  {"qemu/agreement.FuzzReceive"},
 	"qmp.Event.Decode":                    {"qmp.FuzzStream"},
 	"qmp.MigrateParameters.UnmarshalJSON": {"qmp.FuzzMigrateParameters"},
+	"relay/linkwire.Decoder.Next":         {"relay/linkwire.FuzzDecoder", "relay/linkwire.TestDecoder_MemoryFollowsTheBounds"},
+	"relay/linkwire.ReadHello":            {"relay/linkwire.FuzzHello"},
+	"relay/linkwire.ReadReply":            {"relay/linkwire.FuzzHello"},
+	"relay/linkwire.Splitter.Next":        {"relay/linkwire.FuzzPair"},
 	"snapshot.Open":                       {"snapshot.FuzzSnapshotRepaired", "snapshot.FuzzManifest", "snapshot.FuzzIndex", "snapshot.TestReader_ManifestOfEmptyElementsTakesLittleMemory"},
 	"store.Dir.Open":                      {"snapshot.FuzzSnapshotRepaired"},
 	"store.OpenDir":                       {"snapshot.FuzzSnapshotRepaired"},
@@ -81,7 +85,7 @@ func exported(f *ast.FuncDecl) bool {
 var begins = []string{"Decode", "Decompress", "FindEnd", "Inflate", "Next", "Open", "Parse", "Read", "Receive", "RunState", "Unmarshal"}
 
 // others are exported functions whose names begin like that and that decode nothing.
-var others = []string{"guestmem.Memory.Received", "migration.Inbound.Received", "transport.Link.Read", "pagecodec.Accelerator.Ready", "qemu/agreement.OpenControl", "qemu/agreement.OpenLink", "qmp.OpenWithin", "qmp.Socket.Open", "store.ReadFull", "vmstate.OpenReturnPath"}
+var others = []string{"guestmem.Memory.Received", "migration.Inbound.Received", "transport.Link.Read", "pagecodec.Accelerator.Ready", "qemu/agreement.OpenControl", "qemu/agreement.OpenLink", "qmp.OpenWithin", "qmp.Socket.Open", "relay/linkwire.Decoder.Read", "relay/linkwire.Splitter.ReadAll", "store.ReadFull", "vmstate.OpenReturnPath"}
 
 func decodes(name string) bool {
 	return slices.ContainsFunc(begins, func(prefix string) bool { return strings.HasPrefix(name, prefix) })

@@ -1,6 +1,7 @@
 package linkwire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -41,7 +42,9 @@ type Decoder struct {
 	inflate     pagecodec.Decoder
 	inflateSize int
 	zstd        [3]zstdReader // by coding
-	read        uint64        // bytes
+	digest      *blake3.Hasher
+	read        uint64 // bytes
+	cacheNamed  bool   // by a CACHE frame
 
 	frame  [frameHeaderLen]byte
 	head   []byte
@@ -52,13 +55,6 @@ type Decoder struct {
 	forms  []byte
 	sizes  []uint32
 	places [][]byte
-}
-
-// receivedPage is how a page of a frame was sent.
-type receivedPage struct {
-	form       form
-	from, kept slotAt
-	n          int // bytes of the data
 }
 
 // NewDecoder returns a decoder of what in delivers. Close frees it.
@@ -82,9 +78,18 @@ func (d *Decoder) UseCache(c *ReceiverCache) { d.cache = c }
 // Read returns the bytes read from the link.
 func (d *Decoder) Read() uint64 { return d.read }
 
-// Next reads a frame. If the link ends between two frames, the error is io.EOF.
+// Next reads a frame. If the link ends between two frames, the error is io.EOF. An Event
+// with an error has no bytes.
 func (d *Decoder) Next(e *Event) error {
 	*e = Event{}
+	err := d.next(e)
+	if err != nil {
+		e.Bytes = nil
+	}
+	return err
+}
+
+func (d *Decoder) next(e *Event) error {
 	if err := d.readFull(d.frame[:]); err != nil {
 		return err
 	}
@@ -105,6 +110,10 @@ func (d *Decoder) Next(e *Event) error {
 	}
 	switch kind {
 	case KindCache:
+		if d.cacheNamed {
+			return malformed(KindCache, "the connection has a cache already")
+		}
+		d.cacheNamed = true
 		e.Cache, e.PageSize, err = parseCache(body)
 	case KindAck:
 		e.Packets = binary.BigEndian.Uint64(body)
@@ -245,74 +254,6 @@ func (d *Decoder) packet(e *Event, n int) error {
 	return d.keep(pages, pageSize)
 }
 
-// readPlan reads the forms and fields of the pages, whose data has to have plain bytes.
-func (d *Decoder) readPlan(r *reader, count, pageSize, plain int) {
-	codes := r.take(count)
-	d.pages = d.pages[:0]
-	if r.err != nil {
-		return
-	}
-	total := 0
-	for i, code := range codes {
-		p := receivedPage{form: form(code) &^ formKept}
-		switch p.form {
-		case formZero, formReference:
-		case formRaw:
-			p.n = pageSize
-		case formDeflated, formDifference:
-		default:
-			r.fail("page %d has form %d", i, p.form)
-			return
-		}
-		if p.form == formDifference || p.form == formReference {
-			p.from = r.slot()
-		}
-		if p.form == formDeflated || p.form == formDifference {
-			n := r.uvarint()
-			if n > uint64(pageSize) || n == 0 && p.form == formDeflated {
-				r.fail("page %d has %d bytes of data", i, n)
-				return
-			}
-			p.n = int(n)
-		}
-		if form(code)&formKept != 0 {
-			p.kept = r.slot()
-		}
-		total += p.n
-		d.pages = append(d.pages, p)
-	}
-	if r.err == nil && total != plain {
-		r.fail("the pages have %d bytes of data, but the frame has %d", total, plain)
-	}
-}
-
-// slot reads a slot and a version.
-func (r *reader) slot() slotAt {
-	s := slotAt{slot: int(min(r.uvarint(), maxSlots)), version: r.uvarint()}
-	if r.err == nil && s.none() {
-		r.fail("version 0 of a slot")
-	}
-	return s
-}
-
-func (d *Decoder) usesCache() bool {
-	for i := range d.pages {
-		if f := d.pages[i].form; f == formDifference || f == formReference {
-			return true
-		}
-	}
-	return false
-}
-
-func (d *Decoder) allRaw() bool {
-	for i := range d.pages {
-		if d.pages[i].form != formRaw {
-			return false
-		}
-	}
-	return true
-}
-
 // place puts the pages of a frame together. Its data is in d.plain.
 func (d *Decoder) place(pages []byte, pageSize int) error {
 	data := d.plain
@@ -381,14 +322,17 @@ func (d *Decoder) verify(pages []byte, pageSize int, digest []byte) error {
 	if digest == nil {
 		return nil
 	}
-	h := blake3.New()
+	if d.digest == nil {
+		d.digest = blake3.New()
+	}
+	d.digest.Reset()
 	for i := range d.pages {
-		if f := d.pages[i].form; f == formDifference || f == formReference {
-			h.Write(pages[i*pageSize : (i+1)*pageSize])
+		if d.pages[i].form.fromCache() {
+			d.digest.Write(pages[i*pageSize : (i+1)*pageSize])
 		}
 	}
 	var sum [32]byte
-	if string(h.Sum(sum[:0])[:digestLen]) != string(digest) {
+	if !bytes.Equal(d.digest.Sum(sum[:0])[:digestLen], digest) {
 		return fmt.Errorf("%w: the digest of a packet's pages is another", ErrCacheMismatch)
 	}
 	return nil

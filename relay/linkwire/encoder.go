@@ -1,7 +1,6 @@
 package linkwire
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/bits"
@@ -27,9 +26,9 @@ type Frame struct {
 	pages     []pagePlan
 	fresh     [][]byte // pages to deflate
 	diffs     []byte
-	pinned    []uint32 // slots of the cache
-	fromCache bool     // a page is a difference or a reference
-	deflating bool
+	pinned    []uint32          // slots of the cache
+	fromCache bool              // a page is a difference or a reference
+	deflate   pagecodec.Encoder // of the frame's batch; nil if no page is deflated
 	head      []byte
 	data      []byte
 	vectors   [][]byte // the memory of Out
@@ -52,8 +51,10 @@ type Encoder struct {
 	acc     *pagecodec.Accelerator
 	cache   *SenderCache
 	header  headerCoder
-	deflate pagecodec.Encoder
-	zstd    [3]*zstdWriter // by coding
+	deflate map[int]pagecodec.Encoder // by page size, which any packet of a stream can change
+	last    pagecodec.Encoder         // the one of deflate that was used last
+	zstd    [3]*zstdWriter            // by coding
+	digest  *blake3.Hasher
 	ledger  ledger
 }
 
@@ -62,39 +63,42 @@ func NewEncoder(acc *pagecodec.Accelerator) *Encoder { return &Encoder{acc: acc}
 
 // Close frees what the encoder holds.
 func (e *Encoder) Close() {
-	if e.deflate != nil {
-		e.deflate.Close()
+	for _, d := range e.deflate {
+		d.Close()
 	}
 	for _, z := range e.zstd {
 		z.close()
 	}
-	if e.cache != nil {
-		e.ledger.abandon(e.cache)
-	}
+	e.ledger.close()
 }
 
 // UseCache sets the cache for the packets that follow. The caller sends a CACHE frame
-// before them. A connection has one cache at most.
-func (e *Encoder) UseCache(c *SenderCache) { e.cache = c }
+// before them. A connection has one cache at most: UseCache is called once.
+func (e *Encoder) UseCache(c *SenderCache) {
+	e.cache = c
+	e.ledger.open(c)
+}
 
 // Acknowledge takes an ACK frame of the other side: so many packets have been read since
 // the connection began.
 func (e *Encoder) Acknowledge(packets uint64) error {
-	return e.ledger.acknowledge(e.cache, packets)
+	return e.ledger.acknowledge(packets)
 }
 
 // Overlaps reports whether Begin of the next frame should come before Finish of the one
 // before.
-func (e *Encoder) Overlaps() bool { return e.deflate != nil && e.deflate.Overlaps() }
+func (e *Encoder) Overlaps() bool { return e.last != nil && e.last.Overlaps() }
 
 // Begin begins a frame of f.Unit. At most two frames are begun and not finished.
 func (e *Encoder) Begin(f *Frame) error {
-	f.Forms, f.fromCache, f.deflating = Forms{}, false, false
+	f.Forms, f.fromCache, f.deflate = Forms{}, false, nil
 	f.fresh, f.pinned, f.diffs = f.fresh[:0], f.pinned[:0], f.diffs[:0]
 	if f.Header == nil {
 		return nil
 	}
 	e.plan(f)
+	// Here and not in Finish: a frame that is never finished has slots, too.
+	e.ledger.sent(f.pinned)
 	if f.Level != LevelDeflate {
 		return nil
 	}
@@ -106,14 +110,27 @@ func (e *Encoder) Begin(f *Frame) error {
 	if len(f.fresh) == 0 {
 		return nil
 	}
-	if e.deflate == nil {
-		var err error
-		if e.deflate, err = e.acc.NewEncoder(f.PageSize, deflate.Fast); err != nil {
-			return fmt.Errorf("setting up to deflate pages: %w", err)
-		}
+	var err error
+	if f.deflate, err = e.deflater(f.PageSize); err != nil {
+		return fmt.Errorf("setting up to deflate pages: %w", err)
 	}
-	f.deflating = true
-	return e.deflate.Begin(f.fresh)
+	return f.deflate.Begin(f.fresh)
+}
+
+// deflater returns the encoder for pages of a size. The first call for a size makes it.
+func (e *Encoder) deflater(pageSize int) (d pagecodec.Encoder, err error) {
+	d = e.deflate[pageSize]
+	if d == nil {
+		if d, err = e.acc.NewEncoder(pageSize, deflate.Fast); err != nil {
+			return nil, err
+		}
+		if e.deflate == nil {
+			e.deflate = map[int]pagecodec.Encoder{}
+		}
+		e.deflate[pageSize] = d
+	}
+	e.last = d
+	return d, nil
 }
 
 // plan chooses the form of each page, as far as that is known before pages are deflated.
@@ -131,78 +148,18 @@ func (e *Encoder) plan(f *Frame) {
 	}
 }
 
-// consultCache finds pages that the other side has, or has an older version of, and
-// chooses which of the others it keeps.
-func (e *Encoder) consultCache(f *Frame) {
-	block, ok := e.cache.blockNumber(f.Header[nameAt:offsetsAt])
-	if !ok {
-		return
-	}
-	for i := range f.pages {
-		if p := &f.pages[i]; p.form != formZero {
-			p.place = place{block, binary.BigEndian.Uint64(f.Header[offsetsAt+8*i:])}
-			p.hash = contentHash(p.page)
-		}
-	}
-	e.cache.find(f.pages)
-	if most := guest.PacketBytes / maxDifference; cap(f.diffs) < most {
-		f.diffs = make([]byte, 0, most) // so that it does not move
-	}
-	for i := range f.pages {
-		f.compare(e.cache, &f.pages[i])
-	}
-	f.pinned = e.cache.keep(f.pages, f.pinned)
-	for i := range f.pages {
-		if p := &f.pages[i]; !p.fill.none() {
-			e.cache.fill(p.fill, p.page)
-		}
-	}
-}
-
-// maxDifference is the part of a page that a difference may have: 1/maxDifference.
-// Deflate makes an average page smaller than that.
-const maxDifference = 4
-
-// compare chooses between a reference, a difference and the page itself, and unpins what
-// the frame does not use.
-func (f *Frame) compare(c *SenderCache, p *pagePlan) {
-	if !p.equal.none() && !bytes.Equal(c.page(p.equal), p.page) {
-		c.unpin(&p.equal)
-	}
-	if !p.equal.none() {
-		if !p.base.none() {
-			c.unpin(&p.base)
-		}
-		p.form, f.fromCache = formReference, true
-		return
-	}
-	if p.base.none() {
-		return
-	}
-	start := len(f.diffs)
-	diffs, ok := appendDifference(f.diffs, c.page(p.base), p.page, len(p.page)/maxDifference)
-	if !ok {
-		c.unpin(&p.base)
-		return
-	}
-	f.diffs = diffs
-	p.diff, p.form, f.fromCache = diffs[start:], formDifference, true
-}
-
 // Finish finishes the frame that was begun first.
-func (e *Encoder) Finish(f *Frame) (err error) {
+func (e *Encoder) Finish(f *Frame) error {
 	switch {
 	case f.Header == nil:
 		return e.finishBytes(f)
-	case f.deflating:
-		err = e.finishDeflated(f)
+	case f.deflate != nil:
+		return e.finishDeflated(f)
 	case f.Level >= LevelZstd:
-		err = e.finishZstd(f)
-	default:
-		e.finishRaw(f)
+		return e.finishZstd(f)
 	}
-	e.ledger.sent(f.pinned)
-	return err
+	e.finishRaw(f)
+	return nil
 }
 
 // finishRaw sends raw pages and differences from where they are.
@@ -244,10 +201,10 @@ func appendVector(vectors [][]byte, d []byte) [][]byte {
 
 // finishDeflated collects the streams of the deflated pages.
 func (e *Encoder) finishDeflated(f *Frame) error {
-	if err := e.deflate.Finish(); err != nil {
+	if err := f.deflate.Finish(); err != nil {
 		return fmt.Errorf("deflating pages: %w", err)
 	}
-	defer e.deflate.Release()
+	defer f.deflate.Release()
 	if cap(f.data) < guest.PacketBytes+guest.MaxPageSize {
 		f.data = make([]byte, 0, guest.PacketBytes+guest.MaxPageSize)
 	}
@@ -259,7 +216,7 @@ func (e *Encoder) finishDeflated(f *Frame) error {
 			f.data = append(f.data, p.data()...)
 			continue
 		}
-		stream := e.deflate.Stream(next, f.data[len(f.data):len(f.data)+f.PageSize])
+		stream := f.deflate.Stream(next, f.data[len(f.data):len(f.data)+f.PageSize])
 		next++
 		if len(stream) < f.PageSize {
 			p.form, p.diff = formDeflated, stream
@@ -322,7 +279,7 @@ func (e *Encoder) appendHead(f *Frame, c coding, plain, coded int) {
 		b = f.pages[i].appendFields(b)
 	}
 	if f.fromCache {
-		b = f.appendDigest(b)
+		b = e.appendDigest(b, f)
 	}
 	head := len(b) - frameHeaderLen - packetFixedLen
 	appendFrameHeader(b[:0], KindPacket, packetFixedLen+head+coded)
@@ -352,20 +309,6 @@ func (p *pagePlan) appendFields(b []byte) []byte {
 
 func (s slotAt) append(b []byte) []byte {
 	return binary.AppendUvarint(binary.AppendUvarint(b, uint64(s.slot)), s.version)
-}
-
-// digestLen is the length of the digest of a frame's pages from the cache.
-const digestLen = 16
-
-// appendDigest appends the digest of the pages that the other side takes from its cache.
-func (f *Frame) appendDigest(b []byte) []byte {
-	h := blake3.New()
-	for i := range f.pages {
-		if p := &f.pages[i]; p.form == formDifference || p.form == formReference {
-			h.Write(p.page)
-		}
-	}
-	return h.Sum(b)[:len(b)+digestLen]
 }
 
 // finishBytes makes a BYTES frame.

@@ -25,6 +25,9 @@ const (
 	formKept form = 0x80
 )
 
+// fromCache reports whether the other side takes the page from its cache.
+func (f form) fromCache() bool { return f == formDifference || f == formReference }
+
 const packetFixedLen = 12
 
 // bytesFixedLen is the length of the head of a BYTES frame: u8 coding, u24 length of the

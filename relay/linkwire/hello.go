@@ -76,7 +76,7 @@ func ReadHello(r io.Reader) (h Hello, err error) {
 	copy(h.Order[:], b[16:])
 	be := binary.BigEndian
 	h.Number, h.After, h.Cache = be.Uint64(b[32:]), be.Uint64(b[40:]), be.Uint64(b[48:])
-	return h, nil
+	return h, checkCache(h.Cache)
 }
 
 // ReadReply reads a Reply.
@@ -86,7 +86,17 @@ func ReadReply(r io.Reader) (p Reply, err error) {
 		return p, err
 	}
 	p.Cache = binary.BigEndian.Uint64(b[16:])
-	return p, nil
+	return p, checkCache(p.Cache)
+}
+
+// MaxCache is the largest size of a cache that a Hello or a Reply can name.
+const MaxCache = 1 << 62
+
+func checkCache(size uint64) error {
+	if size > MaxCache {
+		return fmt.Errorf("%w: a cache of %d bytes (at most %d)", ErrMalformed, size, uint64(MaxCache))
+	}
+	return nil
 }
 
 func readFixed(r io.Reader, kind byte) (*[helloLen]byte, error) {

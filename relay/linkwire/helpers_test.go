@@ -40,7 +40,7 @@ func channelStream(rnd *rand.Rand, packets, pageSize int) []byte {
 		var pages []byte
 		for i := range normal + zero {
 			at := (first + i) % len(memory)
-			binary.BigEndian.PutUint64(h[offsetsAt+8*i:], uint64(at*pageSize))
+			putOffset(h, i, uint64(at*pageSize))
 			if i >= normal {
 				continue
 			}
@@ -88,6 +88,10 @@ func putHeader(h []byte, flags uint32, alloc, normal, zero, size int, num uint64
 	copy(h[nameAt:], name)
 }
 
+func putOffset(h []byte, i int, offset uint64) {
+	binary.BigEndian.PutUint64(h[offsetsAt+8*i:], offset)
+}
+
 // fragments delivers a stream in pieces of random sizes, sometimes late.
 func fragments(rnd *rand.Rand, b []byte, quiet bool) Source {
 	most := 1 << rnd.IntN(20)
@@ -112,6 +116,7 @@ type pair struct {
 	packets uint64 // read
 	out     []byte
 	sent    int
+	last    []byte // the last frame
 	forms   Forms
 }
 
@@ -142,6 +147,7 @@ func (p *pair) send(t testing.TB, f *Frame) {
 		t.Fatal(err)
 	}
 	p.sent += int(n)
+	p.last = append(p.last[:0], p.wire.Bytes()...)
 	p.forms.Add(f.Forms)
 	var e Event
 	if err := p.dec.Next(&e); err != nil {
@@ -162,7 +168,12 @@ func (p *pair) send(t testing.TB, f *Frame) {
 // carry sends a stream through the pair with random levels.
 func (p *pair) carry(t testing.TB, rnd *rand.Rand, stream []byte, quiet bool, levels ...Level) {
 	t.Helper()
-	s := NewSplitter(fragments(rnd, stream, quiet))
+	p.carryFrom(t, rnd, fragments(rnd, stream, quiet), levels...)
+}
+
+func (p *pair) carryFrom(t testing.TB, rnd *rand.Rand, from Source, levels ...Level) {
+	t.Helper()
+	s := NewSplitter(from)
 	var f Frame
 	for {
 		if err := s.Next(&f.Unit); err != nil {

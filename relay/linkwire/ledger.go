@@ -1,16 +1,24 @@
 package linkwire
 
-import (
-	"sync"
-)
+import "sync"
 
 // ledger keeps which slots the packets of a connection use or fill, until the other side
 // acknowledges the packets.
 type ledger struct {
 	mu      sync.Mutex
+	cache   *SenderCache
 	packets uint64 // that were sent
 	waiting []pinnedBy
 	spare   [][]uint32
+	closed  bool
+}
+
+// open sets the cache of the slots.
+func (l *ledger) open(c *SenderCache) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.join()
+	l.cache = c
 }
 
 // pinnedBy has the slots of a packet, by its number from 1 on.
@@ -45,7 +53,7 @@ func (l *ledger) sent(slots []uint32) {
 }
 
 // acknowledge unpins the slots of the first packets of the connection, up to a number.
-func (l *ledger) acknowledge(c *SenderCache, packets uint64) error {
+func (l *ledger) acknowledge(packets uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if packets > l.packets {
@@ -53,7 +61,7 @@ func (l *ledger) acknowledge(c *SenderCache, packets uint64) error {
 	}
 	done := 0
 	for done < len(l.waiting) && l.waiting[done].packet <= packets {
-		c.acknowledge(l.waiting[done].slots)
+		l.cache.acknowledge(l.waiting[done].slots)
 		l.spare = append(l.spare, l.waiting[done].slots)
 		done++
 	}
@@ -61,12 +69,17 @@ func (l *ledger) acknowledge(c *SenderCache, packets uint64) error {
 	return nil
 }
 
-// abandon unpins all slots of a connection that is closed.
-func (l *ledger) abandon(c *SenderCache) {
+// close unpins all slots of the connection.
+func (l *ledger) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.cache == nil || l.closed {
+		return
+	}
+	l.closed = true
 	for _, w := range l.waiting {
-		c.abandon(w.slots)
+		l.cache.abandon(w.slots)
 	}
 	l.waiting = nil
+	l.cache.leave()
 }

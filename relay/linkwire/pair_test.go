@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/vmferry/vmferry/internal/soak"
 )
 
 func TestPair_KeepsEveryByte(t *testing.T) {
 	all := []Level{LevelRaw, LevelDeflate, LevelZstd, LevelZstdBetter}
-	for seed := range uint64(12) {
+	for seed := range uint64(soak.Times(4, 40)) {
 		for _, levels := range [][]Level{{LevelRaw}, {LevelDeflate}, {LevelZstd}, all} {
 			for _, pageSize := range []int{4096, 1024, 65536} {
 				t.Run(fmt.Sprint(seed, levels, pageSize), func(t *testing.T) {

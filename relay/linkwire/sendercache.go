@@ -1,10 +1,6 @@
 package linkwire
 
-import (
-	"sync"
-
-	"github.com/cespare/xxhash/v2"
-)
+import "sync"
 
 // SenderCache holds pages that one migration has sent, as the other side has them. Its
 // slots are those of the other side's ReceiverCache: the sender decides which page is
@@ -21,11 +17,12 @@ type SenderCache struct {
 	mu        sync.Mutex
 	slots     []slot
 	pages     slotMemory
-	byContent []uint32  // slot+1 by the hash of the content
-	byPlace   []placeAt // by the hash of the place
+	byContent []uint32  // slot+1, in buckets by the hash of the content
+	byPlace   []placeAt // in buckets by the hash of the place
 	seen      []uint64  // bits by the hash of a place: whether a page was sent for the place
 	hand      int       // where the search for a slot continues
 	versions  uint64
+	users     int               // connections
 	names     map[string]uint32 // of RAM blocks
 }
 
@@ -61,6 +58,26 @@ const (
 	hotCredit = 3
 )
 
+// join adds a connection that uses the cache.
+func (c *SenderCache) join() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.users++
+}
+
+// leave ends a connection's use. After the last one, the other side may drop its cache.
+// So the sender forgets the pages. It goes on counting versions, so that a
+// ReceiverCache that was kept takes the next ones.
+func (c *SenderCache) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.users--; c.users == 0 {
+		clear(c.slots)
+		clear(c.byPlace)
+		clear(c.byContent)
+	}
+}
+
 // NewSenderCache returns a cache of so many bytes of pages, or nil if that is less than
 // one page.
 func NewSenderCache(size int64, pageSize int) *SenderCache {
@@ -89,7 +106,7 @@ func (c *SenderCache) Size() int64 { return int64(len(c.slots)) * int64(c.pageSi
 const maxSlots = 1 << 24
 
 func slotsOf(size int64, pageSize int) int {
-	return int(min(size/int64(pageSize), maxSlots))
+	return int(max(0, min(size/int64(pageSize), maxSlots)))
 }
 
 // cacheUse is what one page of a frame has to do with the cache.
@@ -121,13 +138,6 @@ func (c *SenderCache) blockNumber(name []byte) (uint32, bool) {
 	return n, ok
 }
 
-func (p place) hash() uint64 {
-	h := (uint64(p.block)+1)*0x9e3779b97f4a7c15 ^ p.offset*0xff51afd7ed558ccd
-	h ^= h >> 32
-	h *= 0xc4ceb9fe1a85ec53
-	return h ^ h>>29
-}
-
 // find looks up the pages of a frame that are not zero, and pins what it finds. The
 // place and the hash of each are set.
 func (c *SenderCache) find(pages []pagePlan) {
@@ -138,17 +148,11 @@ func (c *SenderCache) find(pages []pagePlan) {
 		if u.form == formZero {
 			continue
 		}
-		if s := c.byContent[u.hash%uint64(len(c.byContent))]; s > 0 {
-			if sl := &c.slots[s-1]; sl.acked && sl.hash == u.hash {
-				u.equal = slotAt{int(s - 1), sl.version}
-				sl.pins++
-			}
+		if u.equal = c.withContent(u.hash); !u.equal.none() {
+			c.slots[u.equal.slot].pins++
 		}
-		if at := &c.byPlace[u.place.hash()%uint64(len(c.byPlace))]; at.version > 0 && at.place == u.place {
-			if sl := &c.slots[at.slot]; sl.acked && sl.version == at.version {
-				u.base = at.slotAt
-				sl.pins++
-			}
+		if u.base = c.ofPlace(u.place); !u.base.none() {
+			c.slots[u.base.slot].pins++
 		}
 	}
 }
@@ -197,7 +201,7 @@ func (c *SenderCache) keep(pages []pagePlan, pinned []uint32) []uint32 {
 		if hot {
 			c.slots[s].credit = hotCredit
 		}
-		c.byContent[u.hash%uint64(len(c.byContent))] = uint32(s) + 1
+		c.setContent(u.hash, s)
 		c.setPlace(u.place, u.fill)
 		c.pages.at(s) // allocated under the lock
 		pinned = append(pinned, uint32(s)|fills)
@@ -207,10 +211,6 @@ func (c *SenderCache) keep(pages []pagePlan, pinned []uint32) []uint32 {
 
 // fills marks a slot that a frame fills. The others it uses.
 const fills = 1 << 31
-
-func (c *SenderCache) setPlace(p place, s slotAt) {
-	c.byPlace[p.hash()%uint64(len(c.byPlace))] = placeAt{p, s}
-}
 
 // markSeen reports whether a page was sent for the place before. Two places can be
 // taken for one.
@@ -270,6 +270,3 @@ func (c *SenderCache) abandon(pinned []uint32) {
 		}
 	}
 }
-
-// contentHash finds candidates for a reference. Their bytes are compared.
-func contentHash(page []byte) uint64 { return xxhash.Sum64(page) }

@@ -98,7 +98,9 @@ func (s *Splitter) fill(u *Unit, n int) (bool, error) {
 		s.header = s.header[:len(s.header)+got]
 		switch {
 		case errors.Is(err, ErrQuiet):
-			u.Bytes = s.header[s.returned:]
+			// A copy: the next header takes the memory while u is still in use.
+			u.memory = append(u.memory[:0], s.header[s.returned:]...)
+			u.Bytes = u.memory
 			s.returned = len(s.header)
 			return false, nil
 		case err != nil:

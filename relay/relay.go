@@ -98,7 +98,7 @@ func New(cfg Config) (*Relay, error) {
 	}
 	r := &Relay{cfg: cfg}
 	r.migrations.init(&r.cfg)
-	r.budget = startBudget(cfg.CPUs, r.migrations.underWay)
+	r.budget = newBudget(cfg.CPUs, r.migrations.underWay)
 	if cfg.Bandwidth > 0 {
 		r.pace = rate.NewLimiter(rate.Limit(cfg.Bandwidth), paceBurst)
 	}

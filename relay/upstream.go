@@ -104,7 +104,7 @@ func (u *upstream) read(ctx context.Context, free <-chan *linkwire.Frame, to cha
 
 // joinMigration finds the migration of a multifd channel.
 func (u *upstream) joinMigration() {
-	if u.joined || u.from == nil {
+	if u.joined || !u.recognises {
 		return
 	}
 	if h, _, ok := u.split.Channel(); ok {
@@ -197,7 +197,7 @@ func (u *upstream) finish(ctx context.Context, f *linkwire.Frame, to chan<- *lin
 // openCache sets the encoder's cache before the first frame that can use it.
 func (u *upstream) openCache(ctx context.Context, f *linkwire.Frame) error {
 	size := u.cacheSize.Load()
-	if u.cacheTried || f.Header == nil || f.Level < linkwire.LevelDeflate || size == 0 || u.from == nil {
+	if u.cacheTried || f.Header == nil || f.Level < linkwire.LevelDeflate || size == 0 || !u.recognises {
 		return nil
 	}
 	u.cacheTried = true

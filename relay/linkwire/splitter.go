@@ -141,6 +141,15 @@ func (s *Splitter) start(u *Unit) error {
 	}
 }
 
+// ChannelOf returns the UUID of the machine if b, the first unit of a connection, is the
+// handshake of a multifd channel.
+func ChannelOf(b []byte) (uuid [16]byte, ok bool) {
+	if len(b) != multifd.HandshakeLen || !isHandshakeHead(b) {
+		return uuid, false
+	}
+	return [16]byte(b[8:24]), true
+}
+
 // isHandshakeHead reports whether h can begin a channel's handshake.
 func isHandshakeHead(h []byte) bool {
 	var want [8]byte

@@ -47,6 +47,7 @@ type Splitter struct {
 	header   []byte // what has arrived of the current header
 	returned int    // bytes of header that were returned as bytes already
 	rest     uint64 // bytes of the current packet that are returned as bytes
+	much     bool   // a read of bytes has filled its memory
 	// handshake is that of the multifd channel if isChannel is set.
 	isChannel bool
 	handshake multifd.Handshake
@@ -162,12 +163,22 @@ func isHandshakeHead(h []byte) bool {
 // bytes returns all that follows as bytes.
 func (s *Splitter) bytes(u *Unit) error { return s.readBytes(u, s.MostBytes) }
 
+// fewBytes is the memory of a unit of bytes on a connection that carries little, such as
+// the return path.
+const fewBytes = 16 << 10
+
 func (s *Splitter) readBytes(u *Unit, most int) error {
-	if cap(u.memory) < most {
-		u.memory = make([]byte, most)
+	size := min(most, fewBytes)
+	if s.much {
+		size = most
 	}
-	n, err := s.read(u.memory[:most], 0)
-	u.Bytes = u.memory[:n]
+	if cap(u.memory) < size {
+		u.memory = make([]byte, size)
+	}
+	p := u.memory[:min(most, cap(u.memory))]
+	n, err := s.read(p, 0)
+	u.Bytes = p[:n]
+	s.much = s.much || n == len(p)
 	if err != nil {
 		s.header, s.returned = nil, 0
 		s.ended = err

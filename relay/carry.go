@@ -26,11 +26,11 @@ type carrier struct {
 	first  []byte
 	onLink func() error
 
-	from        *admission // nil at the destination
-	hasDeadline bool       // of the reads from QEMU
+	from        *admission
+	hasDeadline bool // of the reads from QEMU
 
 	mu        sync.Mutex
-	migration *migration // nil at the destination
+	migration *migration
 	// cacheSize is the size that both sides agree on; 0 until they do.
 	cacheSize atomic.Int64
 	enc       *linkwire.Encoder

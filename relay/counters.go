@@ -43,7 +43,7 @@ func (c *counters) get() Counters {
 	return c.c
 }
 
-// MigrationStats are the counters of one migration under way, at the source's relay.
+// MigrationStats are the counters of one migration under way.
 type MigrationStats struct {
 	// UUID is the machine's in hexadecimal; "" if no multifd channel has told one.
 	UUID string
@@ -54,8 +54,9 @@ type MigrationStats struct {
 type Stats struct {
 	// Total counts all connections since New.
 	Total Counters
-	// Migrations are those under way whose source's QEMU is on this side, in the order
-	// of their UUIDs.
+	// Migrations are those under way, in the order of their UUIDs. Where QEMUs cannot be
+	// told apart by their processes, which is at the destination and over TCP, only the
+	// multifd channels of a migration count in it.
 	Migrations []MigrationStats
 	// ProcessorTime is what the process has used.
 	ProcessorTime time.Duration

@@ -17,6 +17,7 @@ func (c *carrier) downstream(ctx context.Context) error {
 	}
 	dec := linkwire.NewDecoder(c.link, c.relay.cfg.Accelerator)
 	defer dec.Close()
+	first := true
 	release := func() {}
 	defer func() { release() }()
 	var before uint64
@@ -31,6 +32,10 @@ func (c *carrier) downstream(ctx context.Context) error {
 		var err error
 		switch e.Kind {
 		case linkwire.KindBytes, linkwire.KindPacket:
+			if uuid, ok := linkwire.ChannelOf(e.Bytes); ok && first && !c.recognises {
+				c.join(c.from.isChannel(uuid))
+			}
+			first = false
 			err = c.deliver(ctx, &e)
 		case linkwire.KindCache:
 			release()

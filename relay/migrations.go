@@ -13,7 +13,7 @@ import (
 	"github.com/vmferry/vmferry/relay/linkwire"
 )
 
-// migrations are those under way whose source's QEMU is on this side.
+// migrations are those under way.
 type migrations struct {
 	cfg *Config
 
@@ -21,6 +21,10 @@ type migrations struct {
 	peers  map[string]*peer
 	byUUID map[string]*migration // of peers that are not known by their process
 	shared *migration            // the cache of all, if it is shared
+	// draining says that no further peers are admitted, idle is closed when that is
+	// so and there are none.
+	draining bool
+	idle     chan struct{}
 }
 
 // peer is a process, or a host, that makes connections. Their order is kept.
@@ -31,6 +35,7 @@ type peer struct {
 	opening   map[uint64]bool // connections that the other relay has not answered
 	users     int
 	migration *migration // nil if the peer is a host, which can have several
+	machines  int        // the peer's migrations in byUUID
 }
 
 // migration is what the connections of one migration share.
@@ -47,18 +52,16 @@ type migration struct {
 }
 
 func (m *migrations) init(cfg *Config) {
-	m.cfg, m.peers, m.byUUID = cfg, map[string]*peer{}, map[string]*migration{}
+	m.cfg, m.peers, m.byUUID, m.idle = cfg, map[string]*peer{}, map[string]*migration{}, make(chan struct{})
 }
 
 // underWay returns the number of migrations.
 func (m *migrations) underWay() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n := len(m.byUUID)
+	n := 0
 	for _, p := range m.peers {
-		if p.migration != nil {
-			n++
-		}
+		n += max(1, p.machines)
 	}
 	return n
 }
@@ -74,14 +77,26 @@ type admission struct {
 
 // admit takes a connection of a QEMU. Connections are admitted in the order in which
 // QEMU makes them. The caller calls leave.
-func (m *migrations) admit(conn net.Conn) *admission {
+func (m *migrations) admit(conn net.Conn) (*admission, error) {
 	key, isProcess := peerKey(conn)
+	return m.admitPeer(key, isProcess)
+}
+
+// admitLink takes a link. The order of a hello stands for a process or for a host.
+func (m *migrations) admitLink(order [16]byte) (*admission, error) {
+	return m.admitPeer("link "+hex.EncodeToString(order[:]), false)
+}
+
+func (m *migrations) admitPeer(key string, isProcess bool) (*admission, error) {
 	if m.cfg.OneMigration {
 		key, isProcess = "the one", true
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := m.peers[key]
+	if p == nil && m.draining {
+		return nil, ErrDraining
+	}
 	if p == nil {
 		p = &peer{key: key, opening: map[uint64]bool{}}
 		rand.Read(p.order[:])
@@ -97,7 +112,20 @@ func (m *migrations) admit(conn net.Conn) *admission {
 	p.users++
 	p.next++
 	p.opening[a.number] = true
-	return a
+	return a, nil
+}
+
+// drain admits no further peers.
+func (m *migrations) drain() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.draining {
+		return
+	}
+	m.draining = true
+	if len(m.peers) == 0 {
+		close(m.idle)
+	}
 }
 
 // peerKey names the process at the other end of a unix socket, or the host at the other
@@ -163,6 +191,7 @@ func (a *admission) isChannel(uuid [16]byte) *migration {
 		if of == nil {
 			of = newMigration(key)
 			m.byUUID[key] = of
+			a.peer.machines++
 		}
 		of.users++
 		a.migration = of
@@ -182,6 +211,9 @@ func (a *admission) leave() {
 		delete(a.peer.opening, a.number)
 		if a.peer.users--; a.peer.users == 0 {
 			delete(m.peers, a.peer.key)
+			if m.draining && len(m.peers) == 0 {
+				close(m.idle)
+			}
 		}
 		if len(m.peers) == 0 {
 			m.shared = nil // the other relay drops its cache soon
@@ -189,6 +221,7 @@ func (a *admission) leave() {
 		if of := a.migration; of.key != "" && m.byUUID[of.key] == of {
 			if of.users--; of.users == 0 {
 				delete(m.byUUID, of.key)
+				a.peer.machines--
 			}
 		}
 	})

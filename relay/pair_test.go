@@ -26,6 +26,7 @@ type pair struct {
 	source, destination *relay.Relay
 	front               string // socket of the source's relay
 	qemu                net.Listener
+	served              chan struct{} // closed when both relays accept no more
 }
 
 func newPair(t testing.TB, cfg relay.Config) *pair {
@@ -66,9 +67,11 @@ func newPair(t testing.TB, cfg relay.Config) *pair {
 			t.Error(err)
 		}
 	})
+	p.served = make(chan struct{})
+	go func() { serving.Wait(); close(p.served) }()
 	t.Cleanup(func() {
 		cancel()
-		serving.Wait()
+		<-p.served
 		p.source.Close()
 		p.destination.Close()
 		p.qemu.Close()

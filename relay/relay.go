@@ -60,6 +60,9 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// ErrDraining is wrapped if a connection is refused because of Drain.
+var ErrDraining = errors.New("relay: it is stopping and takes no further migrations")
+
 // ErrBroken is wrapped if a connection breaks before both directions have ended.
 var ErrBroken = errors.New("relay: the connection broke")
 
@@ -98,7 +101,7 @@ func New(cfg Config) (*Relay, error) {
 	}
 	r := &Relay{cfg: cfg}
 	r.migrations.init(&r.cfg)
-	r.budget = startBudget(cfg.CPUs, r.migrations.underWay)
+	r.budget = newBudget(cfg.CPUs, r.migrations.underWay)
 	if cfg.Bandwidth > 0 {
 		r.pace = rate.NewLimiter(rate.Limit(cfg.Bandwidth), paceBurst)
 	}
@@ -114,11 +117,22 @@ func (r *Relay) Close() error {
 	return nil
 }
 
+// Drain refuses further migrations. The connections under way go on, and those that
+// their QEMUs add, such as postcopy's. ServeSource and ServeDestination return when none
+// is left.
+func (r *Relay) Drain() { r.migrations.drain() }
+
 // Source carries one connection of the source's QEMU over a link of its own. It returns
 // when both directions have ended, and closes both connections. If one of them breaks,
 // the other one and those of the other relay are reset, and the error wraps ErrBroken.
 func (r *Relay) Source(ctx context.Context, qemu, link net.Conn) error {
-	return r.source(ctx, qemu, r.migrations.admit(qemu), link)
+	from, err := r.migrations.admit(qemu)
+	if err != nil {
+		resetConn(qemu)
+		resetConn(link)
+		return err
+	}
+	return r.source(ctx, qemu, from, link)
 }
 
 // source is Source for a connection that was admitted.
@@ -156,14 +170,22 @@ func (r *Relay) Destination(ctx context.Context, link net.Conn, dial transport.D
 		return fmt.Errorf("link from %v: %w", link.RemoteAddr(), err)
 	}
 	cache := min(int64(min(hello.Cache, 1<<62)), r.cfg.Cache)
-	qemu, err := r.dialInOrder(ctx, hello, dial)
 	reply := linkwire.Reply{Cache: uint64(cache)}.Append(nil)
+	from, err := r.migrations.admitLink(hello.Order)
+	if err != nil {
+		l.writeAll(ctx, net.Buffers{linkwire.AppendReset(reply, err.Error())})
+		link.Close()
+		return fmt.Errorf("link from %v: %w", link.RemoteAddr(), err)
+	}
+	defer from.leave()
+	qemu, err := r.dialInOrder(ctx, hello, dial)
 	if err != nil {
 		l.writeAll(ctx, net.Buffers{linkwire.AppendReset(reply, "the destination's relay cannot connect to its QEMU: "+err.Error())})
 		link.Close()
 		return fmt.Errorf("connecting to the destination's QEMU: %w", err)
 	}
 	c := newCarrier(r, qemu, l)
+	c.from, c.migration = from, from.migration
 	c.first = reply
 	c.cacheSize.Store(cache)
 	return c.run(ctx)

@@ -13,12 +13,16 @@ import (
 )
 
 // ServeSource accepts connections of QEMUs from ln, and dials a link for each. It
-// returns after ctx has ended or ln was closed, and all connections have ended. It
-// closes ln.
+// returns after ctx has ended, ln was closed or Drain was called, and all connections
+// have ended. It closes ln.
 func (r *Relay) ServeSource(ctx context.Context, ln net.Listener, dial transport.Dialer) error {
 	return r.serve(ctx, ln, func(ctx context.Context, qemu net.Conn) func() error {
 		// Admitted here, in the order in which QEMU connects.
-		from := r.migrations.admit(qemu)
+		from, err := r.migrations.admit(qemu)
+		if err != nil {
+			resetConn(qemu)
+			return func() error { return err }
+		}
 		return func() error {
 			link, err := r.dialLink(ctx, dial)
 			if err != nil {
@@ -64,9 +68,18 @@ func (r *Relay) ServeDestination(ctx context.Context, ln net.Listener, cfg *tls.
 // accepted returns runs in a goroutine of its own.
 func (r *Relay) serve(ctx context.Context, ln net.Listener, accepted func(context.Context, net.Conn) func() error) error {
 	defer ln.Close()
-	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	var carrying sync.WaitGroup
 	defer carrying.Wait()
+	ended := make(chan struct{})
+	defer close(ended)
+	carrying.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-r.migrations.idle:
+		case <-ended:
+		}
+		ln.Close()
+	})
 	for {
 		conn, err := transport.AcceptNext(ctx, ln, func(err error) {
 			r.cfg.Logger.Warn("accepting a connection failed, retrying", "error", err)

@@ -22,6 +22,11 @@ const framesInFlight = 4
 // returnBytes is the most bytes of a frame of the return path.
 const returnBytes = 16 << 10
 
+// smallUnit is the most bytes of a unit that does not wait for processor time. Such are
+// the return path and the talk on the main channel, which QEMU waits for: with postcopy
+// the guest stands still until a page that was asked for has come.
+const smallUnit = returnBytes
+
 // upstream sends what QEMU sends over the link, until QEMU has ended its direction.
 func (c *carrier) upstream(parent context.Context) error {
 	stages, ctx := errgroup.WithContext(parent)
@@ -99,7 +104,7 @@ func (u *upstream) read(ctx context.Context, free <-chan *linkwire.Frame, to cha
 
 // joinMigration finds the migration of a multifd channel.
 func (u *upstream) joinMigration() {
-	if u.joined || u.from == nil {
+	if u.joined || !u.recognises {
 		return
 	}
 	if h, _, ok := u.split.Channel(); ok {
@@ -155,8 +160,10 @@ func (u *upstream) encode(ctx context.Context, from <-chan *linkwire.Frame, to c
 func (u *upstream) begin(ctx context.Context, f *linkwire.Frame) error {
 	working := time.Now()
 	defer func() { u.work += time.Since(working) }()
-	if err := u.relay.budget.wait(ctx); err != nil {
-		return err
+	if f.Plain() > smallUnit {
+		if err := u.relay.budget.wait(ctx); err != nil {
+			return err
+		}
 	}
 	f.Level = u.level.next(f.Plain(), int(u.backlog.Load()))
 	if err := u.openCache(ctx, f); err != nil {
@@ -190,7 +197,7 @@ func (u *upstream) finish(ctx context.Context, f *linkwire.Frame, to chan<- *lin
 // openCache sets the encoder's cache before the first frame that can use it.
 func (u *upstream) openCache(ctx context.Context, f *linkwire.Frame) error {
 	size := u.cacheSize.Load()
-	if u.cacheTried || f.Header == nil || f.Level < linkwire.LevelDeflate || size == 0 || u.from == nil {
+	if u.cacheTried || f.Header == nil || f.Level < linkwire.LevelDeflate || size == 0 || !u.recognises {
 		return nil
 	}
 	u.cacheTried = true

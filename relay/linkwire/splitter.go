@@ -47,6 +47,7 @@ type Splitter struct {
 	header   []byte // what has arrived of the current header
 	returned int    // bytes of header that were returned as bytes already
 	rest     uint64 // bytes of the current packet that are returned as bytes
+	much     bool   // a read of bytes has filled its memory
 	// handshake is that of the multifd channel if isChannel is set.
 	isChannel bool
 	handshake multifd.Handshake
@@ -143,6 +144,15 @@ func (s *Splitter) start(u *Unit) error {
 	}
 }
 
+// ChannelOf returns the UUID of the machine if b, the first unit of a connection, is the
+// handshake of a multifd channel.
+func ChannelOf(b []byte) (uuid [16]byte, ok bool) {
+	if len(b) != multifd.HandshakeLen || !isHandshakeHead(b) {
+		return uuid, false
+	}
+	return [16]byte(b[8:24]), true
+}
+
 // isHandshakeHead reports whether h can begin a channel's handshake.
 func isHandshakeHead(h []byte) bool {
 	var want [8]byte
@@ -155,12 +165,22 @@ func isHandshakeHead(h []byte) bool {
 // bytes returns all that follows as bytes.
 func (s *Splitter) bytes(u *Unit) error { return s.readBytes(u, s.MostBytes) }
 
+// fewBytes is the memory of a unit of bytes on a connection that carries little, such as
+// the return path.
+const fewBytes = 16 << 10
+
 func (s *Splitter) readBytes(u *Unit, most int) error {
-	if cap(u.memory) < most {
-		u.memory = make([]byte, most)
+	size := min(most, fewBytes)
+	if s.much {
+		size = most
 	}
-	n, err := s.read(u.memory[:most], 0)
-	u.Bytes = u.memory[:n]
+	if cap(u.memory) < size {
+		u.memory = make([]byte, size)
+	}
+	p := u.memory[:min(most, cap(u.memory))]
+	n, err := s.read(p, 0)
+	u.Bytes = p[:n]
+	s.much = s.much || n == len(p)
 	if err != nil {
 		s.header, s.returned = nil, 0
 		s.ended = err

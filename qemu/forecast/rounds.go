@@ -91,8 +91,9 @@ func Predict(m Machine, method Method, link Link) Prediction {
 	}
 	p.Converges, p.Rounds = Uncertain, best.rounds
 	// QEMU pauses the machine before the end of a round, when the rest fits into the
-	// limit. So a round is shorter by the limit at most.
-	p.Total = &Span{Low: max(best.total-limit, 0)}
+	// limit. So a round is shorter by the limit at most. Every page that is not zero is
+	// sent once.
+	p.Total = &Span{Low: max(best.total-limit, best.firstRound)}
 	p.Downtime = &Span{Low: best.downtime}
 	p.LinkBytes = &Span{Low: best.bytes}
 	worst := course{
@@ -122,13 +123,14 @@ type course struct {
 type outcome struct {
 	converges              bool
 	rounds                 int
+	firstRound             float64
 	total, downtime, bytes float64
 }
 
 // run simulates the rounds.
 func (c course) run(limit float64, maxRounds int) (o outcome) {
 	took := c.time(c.nonZero, c.first) + c.scan
-	o.total, o.bytes = took, c.nonZero*c.first
+	o.firstRound, o.total, o.bytes = took, took, c.nonZero*c.first
 	for o.rounds = 1; o.rounds <= maxRounds; o.rounds++ {
 		dirty := c.dirty(duration(took))
 		took = c.time(dirty, c.again)

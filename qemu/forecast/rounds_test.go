@@ -103,7 +103,7 @@ func TestPredict_IdleMachineTakesOneRound(t *testing.T) {
 	if p.Converges != Converges || p.Rounds != 1 || p.LinkBytes.Low != 1e9 {
 		t.Fatalf("%+v", p)
 	}
-	if p.Total.Low < 9 || p.Total.Low > 10 || *p.Total.High < 10 || *p.Total.High > 13 {
+	if p.Total.Low != 10 || *p.Total.High < 10 || *p.Total.High > 13 {
 		t.Errorf("10 s of pages take %v to %v s", p.Total.Low, *p.Total.High)
 	}
 }

@@ -19,8 +19,8 @@ const PageSize = 4096
 // Sample is a machine's pages of which each was looked at once, or twice with time between.
 type Sample struct {
 	pages map[uint64][sha256.Size]byte // by address
-	kept  [][]byte        // the pages that are not zero
-	again [][]byte        // those of them, as they are now, that changed since the first look
+	kept  [][]byte                     // the pages that are not zero
+	again [][]byte                     // those of them, as they are now, that changed since the first look
 	zero  int
 	moved int // pages that changed until the second look
 	seen  map[[sha256.Size]byte]int

@@ -49,7 +49,7 @@ func TestForecast_MeasuresAndChangesNothing(t *testing.T) {
 		if r.Memory != 1<<30 || s.Pages != 300 || s.Changed != 0 || s.Identical != 0 || s.Zero.Low > 0.5 || s.Zero.High < 0.5 || r.Reading.Calls != 600 {
 			t.Errorf("%v: %d bytes, %+v, %+v", version, r.Memory, s, r.Reading)
 		}
-		windows := 3
+		windows := 4
 		if version.Major == 7 {
 			windows = 2
 		}

@@ -194,7 +194,7 @@ func (f *forecaster) dirtyWindows(ctx context.Context) ([]forecast.Window, error
 	}
 	times := []time.Duration{time.Second, f.opts.Measure}
 	if f.vm.MeasuresMilliseconds() {
-		times = []time.Duration{f.opts.Measure / 40, f.opts.Measure / 4, f.opts.Measure}
+		times = []time.Duration{f.opts.Measure / 40, f.opts.Measure * 3 / 40, f.opts.Measure / 4, f.opts.Measure}
 	}
 	var windows []forecast.Window
 	for _, t := range times {

@@ -38,7 +38,7 @@ func TestForecast_PrintsTheMachineAndATableOfLinks(t *testing.T) {
 	got := forecastOf(t)
 	for _, want := range []string{
 		`(?m)^machine +running, QEMU 10\.0\.0, 64\.0 MiB of memory$`,
-		`(?m)^cannot migrate +a device .* that stays$`,
+		`(?m)^cannot migrate +"a device .* that stays"$`,
 		`(?m)^sampled +512 pages: 0 to 1 % are zero, 0 have the content of another one, 0 changed meanwhile$`,
 		`(?m)^dirty +.* to 64\.0 MiB after 4s \(page-sampling\)$`,
 		`(?m)^qpl +compresses to \d+ to \d+ %, .*/s on one processor$`,
@@ -66,7 +66,7 @@ func TestForecast_JSONIsTheResult(t *testing.T) {
 	if err := d.Decode(&r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Links) != 1 || r.Links[0].Bandwidth != 100<<20 || len(r.Links[0].Methods) != 3 || r.Processors != 2 || r.Sample.Pages != 512 || len(r.Windows) != 3 {
+	if len(r.Links) != 1 || r.Links[0].Bandwidth != 100<<20 || len(r.Links[0].Methods) != 3 || r.Processors != 2 || r.Sample.Pages != 512 || len(r.Windows) != 4 {
 		t.Errorf("%+v", r)
 	}
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // A busy machine is migrated from QEMU to QEMU, without vmferry, with the bandwidth of the
-// forecast. The link is the limit: all else is faster on any host.
+// forecast.
 func TestRealQEMUForecast_HoldsTheRealMigration(t *testing.T) {
 	const bandwidth = 20 << 20
 	for _, version := range qemutest.Versions() {
@@ -37,14 +37,19 @@ func TestRealQEMUForecast_HoldsTheRealMigration(t *testing.T) {
 				runsOn(t, src)
 				p := r.Links[0].Methods[0]
 				m := migrateForReal(t, src, bandwidth, r.DowntimeLimit)
-				took := m.TotalTime.Duration().Seconds()
-				t.Logf("%s: %+v; dirty %+v; zero %+v; the migration took %.2f s, paused for %v, in %d rounds, %d bytes", version, p, r.Windows, r.Sample.Zero, took, m.Downtime.Duration(), m.RAM.DirtySyncCount, m.RAM.Transferred)
 				if p.Method != "none" || p.Converges != forecast.Converges {
-					t.Fatalf("the forecast is %+v", p)
+					t.Fatalf("the forecast is %+v of %+v", p, r.Windows)
 				}
-				t.Logf("total %.2f to %.2f s, downtime %.2f to %.2f s", p.Total.Low, *p.Total.High, p.Downtime.Low, *p.Downtime.High)
-				if took < p.Total.Low || took > *p.Total.High {
+				took, sent := m.TotalTime.Duration().Seconds(), float64(m.RAM.Transferred)
+				t.Logf("%.2f to %.2f s, %.0f to %.0f bytes; the migration took %.2f s for %.0f bytes", p.Total.Low, *p.Total.High, p.LinkBytes.Low, *p.LinkBytes.High, took, sent)
+				// A host with much other work does not let QEMU send at the bandwidth, and
+				// then only the bytes can be compared.
+				carried := sent / took
+				if took < p.Total.Low || carried > 0.94*bandwidth && took > *p.Total.High {
 					t.Errorf("the migration took %.2f s; the forecast was %.2f to %.2f s", took, p.Total.Low, *p.Total.High)
+				}
+				if sent < p.LinkBytes.Low || sent > *p.LinkBytes.High || sent/bandwidth > *p.Total.High {
+					t.Errorf("the migration sent %.0f bytes; the forecast was %.0f to %.0f", sent, p.LinkBytes.Low, *p.LinkBytes.High)
 				}
 				if *p.Total.High > 2*p.Total.Low {
 					t.Errorf("%.2f to %.2f s says little", p.Total.Low, *p.Total.High)

@@ -20,22 +20,23 @@ type cli struct {
 	Verbose     bool             `help:"Log in detail."`
 	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 
-	Save    saveCmd     `cmd:"" help:"Save a running machine to a snapshot; the machine continues to run."`
-	Restore restoreCmd  `cmd:"" help:"Start a snapshot's machine in a QEMU that waits with -incoming defer."`
-	Receive receiveCmd  `cmd:"" help:"Receive a migration that another program drives, into a snapshot."`
-	Send    sendCmd     `cmd:"" help:"Send a snapshot to a destination that another program set up."`
-	Migrate migrateCmd  `cmd:"" help:"Move a running machine to another QEMU, on another host or on this one."`
-	Accept  acceptCmd   `cmd:"" help:"Take over a machine that vmferry migrate sends."`
-	Relay   relayCmd    `cmd:"" help:"Carry migrations between two QEMUs over a link, compressed and encrypted."`
-	Inspect inspectCmd  `cmd:"" help:"Describe a snapshot."`
-	Verify  verifyCmd   `cmd:"" help:"Read and check everything in a snapshot."`
-	Export  exportCmd   `cmd:"" help:"Write a snapshot's memory to a file, raw or in a format that QEMU loads."`
-	IAA     iaaCmd      `cmd:"" name:"iaa" help:"Commands for Intel's In-Memory Analytics Accelerators."`
-	Bench   benchCmd    `cmd:"" help:"Measure the speed of this machine."`
-	Demo    demoCmd     `cmd:"" help:"Move a running machine from one process to another, and verify it."`
-	Version versionCmd  `cmd:"" help:"Print the version."`
-	Side    demoSideCmd `cmd:"" name:"demo-side" hidden:"" help:"Run one process of the demo; demo starts it."`
-	Guard   guardCmd    `cmd:"" hidden:"" help:"Watch a save or a migration, which starts it."`
+	Save     saveCmd     `cmd:"" help:"Save a running machine to a snapshot; the machine continues to run."`
+	Restore  restoreCmd  `cmd:"" help:"Start a snapshot's machine in a QEMU that waits with -incoming defer."`
+	Receive  receiveCmd  `cmd:"" help:"Receive a migration that another program drives, into a snapshot."`
+	Send     sendCmd     `cmd:"" help:"Send a snapshot to a destination that another program set up."`
+	Migrate  migrateCmd  `cmd:"" help:"Move a running machine to another QEMU, on another host or on this one."`
+	Accept   acceptCmd   `cmd:"" help:"Take over a machine that vmferry migrate sends."`
+	Relay    relayCmd    `cmd:"" help:"Carry migrations between two QEMUs over a link, compressed and encrypted."`
+	Forecast forecastCmd `cmd:"" help:"Say whether and how long a migration of a running machine would take."`
+	Inspect  inspectCmd  `cmd:"" help:"Describe a snapshot."`
+	Verify   verifyCmd   `cmd:"" help:"Read and check everything in a snapshot."`
+	Export   exportCmd   `cmd:"" help:"Write a snapshot's memory to a file, raw or in a format that QEMU loads."`
+	IAA      iaaCmd      `cmd:"" name:"iaa" help:"Commands for Intel's In-Memory Analytics Accelerators."`
+	Bench    benchCmd    `cmd:"" help:"Measure the speed of this machine."`
+	Demo     demoCmd     `cmd:"" help:"Move a running machine from one process to another, and verify it."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
+	Side     demoSideCmd `cmd:"" name:"demo-side" hidden:"" help:"Run one process of the demo; demo starts it."`
+	Guard    guardCmd    `cmd:"" hidden:"" help:"Watch a save or a migration, which starts it."`
 }
 
 // app is what commands need of the process.

@@ -46,6 +46,10 @@ var commands = map[string]command{
 		waits: []string{"link-timeout"},
 		shown: []string{"relay.TestRelay_KeepsEveryByteBothWays", "relay.TestRelay_SilentLinkBreaksBothEnds"},
 	},
+	"forecast": {
+		waits: []string{"measure"},
+		shown: []string{"qemu.TestForecast_MeasuresAndChangesNothing", "qemu.TestForecast_MeasurementWithoutEndIsBounded"},
+	},
 	"export":  {shown: []string{"qemu.TestRealQEMULoadsMappedRAM", "store.TestCreateFile_ExistingNameIsRefused"}},
 	"inspect": {shown: []string{"cmd/vmferry.TestScripts"}},
 	"verify":  {shown: []string{"snapshot.FuzzSnapshotRepaired"}},

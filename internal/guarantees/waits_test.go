@@ -36,6 +36,8 @@ var waits = map[string][]string{
 	"qemu/agreement.ListenerConfig.IdentifyWithin": {"qemu/agreement.TestListener_SilentConnectionsAreClosed"},
 	"qemu/agreement.ListenerConfig.Silence":        {"qemu/agreement.TestConn_SilentPeerIsAnError"},
 	"transport.IdentifyConfig.Within":              {"qemu/agreement.TestListener_SilentConnectionsAreClosed"},
+	"qemu.ForecastOptions.Downtime":                {"cmd/vmferry.TestScripts"}, // of the forecast migration
+	"qemu.ForecastOptions.Measure":                 {"qemu.TestForecast_MeasurementWithoutEndIsBounded"},
 	"qemu.RestoreOptions.ConnectTimeout":           {"qemu.TestRealQEMURestore_WaitsForAQEMUThatStarts"},
 	"qemu.SaveOptions.AtPauseTimeout":              {"qemu.TestRealQEMUAtPause_EndsAfterItsTimeout"},
 	"qemu.SaveOptions.ConnectTimeout":              {"qemu.FuzzHostileMonitor"},
@@ -106,6 +108,7 @@ var endless = map[string]string{
 	"transport.dialUnix: DialContext":          "the caller's context: LinkTimeout in migration.Connect",
 	"transport.removeStale: DialTimeout":       "a second",
 	"transport.ServeTLS: HandshakeContext":     "the time of a connection that is not identified",
+	"qemu.Forecast: OpenWithin":                "qmp.OpenTimeout",
 	"qemu.atPauseMonitor.accept: Accept":       "the listener is closed when the command at the pause has ended",
 	"qemu.drainer.take: Accept":                "the listener is closed by drainer.close",
 	"qemu.lingerListener.Accept: AcceptUnix":   "migration.Receive closes the listener; ConnectTimeout",

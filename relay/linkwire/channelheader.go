@@ -14,9 +14,8 @@ import (
 // bytes. Both sides keep the header before, because a QEMU leaves parts of it in the
 // next.
 type headerCoder struct {
-	before  []byte // the header before; empty if there is none
-	guess   []byte // what the fields give
-	offsets []uint64
+	before []byte // the header before; empty if there is none
+	guess  []byte // what the fields give
 }
 
 // Offsets of a packet header's fields: see multifd.Packet.

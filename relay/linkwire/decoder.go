@@ -52,7 +52,6 @@ type Decoder struct {
 	plain  []byte // the data, decoded
 	out    []byte // the connection's bytes
 	pages  []receivedPage
-	forms  []byte
 	sizes  []uint32
 	places [][]byte
 }

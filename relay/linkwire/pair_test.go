@@ -68,7 +68,7 @@ func TestPair_SendsDifferencesAndReferences(t *testing.T) {
 }
 
 func TestSplitter_GivesAllBytesWithoutALink(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range uint64(soak.Times(60, 2000)) {
 		rnd := rand.New(rand.NewPCG(seed, 3))
 		stream := channelStream(rnd, 6, 4096)
 		mutate(rnd, stream)

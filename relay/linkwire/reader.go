@@ -42,13 +42,6 @@ func (r *reader) u16() uint16 {
 	return 0
 }
 
-func (r *reader) u32() uint32 {
-	if f := r.take(4); f != nil {
-		return binary.BigEndian.Uint32(f)
-	}
-	return 0
-}
-
 func (r *reader) uvarint() uint64 {
 	v, n := binary.Uvarint(r.b)
 	if r.err != nil || n <= 0 {

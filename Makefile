@@ -75,7 +75,7 @@ test-race:
 
 # Two packages at a time: a guest keeps one processor busy.
 test-qemu:
-	$(GO) test -tags realqemu -count=1 -p 2 -timeout $(TESTTIMEOUT) ./qemu ./qmp ./internal/qemutest
+	$(GO) test -tags realqemu -count=1 -p 2 -timeout $(TESTTIMEOUT) ./qemu ./qmp ./relay ./relay/transcode ./internal/qemutest
 	$(GO) test -tags realqemu -count=1 -p 1 -timeout $(TESTTIMEOUT) -run RealQEMU ./dirty ./internal/probe/faults
 
 # A machine that moves between two network namespaces while links break and

@@ -248,7 +248,7 @@ func (d *Decoder) packet(e *Event, n int) error {
 		return err
 	}
 	for i := range d.pages {
-		e.Forms.count(d.pages[i].form)
+		e.Forms.count(d.pages[i].form, c)
 	}
 	return d.keep(pages, pageSize)
 }

@@ -269,7 +269,7 @@ func (e *Encoder) appendHead(f *Frame, c coding, plain, coded int) {
 	for i := range f.pages {
 		p := &f.pages[i]
 		form := p.form
-		f.Forms.count(form)
+		f.Forms.count(form, c)
 		if !p.fill.none() {
 			form |= formKept
 		}

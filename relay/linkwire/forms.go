@@ -45,26 +45,33 @@ const (
 	codingZstdBetter coding = 2
 )
 
-// Forms counts pages by form.
+// Forms counts pages by form. Zstd are raw pages in data that zstd compressed; Raw are
+// the others.
 type Forms struct {
-	Zero, Raw, Deflated, Difference, Reference uint64
+	Zero, Raw, Zstd, Deflated, Difference, Reference uint64
 }
 
 // Add adds the counts of o.
 func (f *Forms) Add(o Forms) {
 	f.Zero += o.Zero
 	f.Raw += o.Raw
+	f.Zstd += o.Zstd
 	f.Deflated += o.Deflated
 	f.Difference += o.Difference
 	f.Reference += o.Reference
 }
 
-func (f *Forms) count(is form) {
+// count counts a page in data of a coding.
+func (f *Forms) count(is form, c coding) {
 	switch is {
 	case formZero:
 		f.Zero++
 	case formRaw:
-		f.Raw++
+		if c == codingPlain {
+			f.Raw++
+		} else {
+			f.Zstd++
+		}
 	case formDeflated:
 		f.Deflated++
 	case formDifference:
@@ -75,7 +82,7 @@ func (f *Forms) count(is form) {
 }
 
 // Pages returns the number of pages.
-func (f Forms) Pages() uint64 { return f.Zero + f.Raw + f.Deflated + f.Difference + f.Reference }
+func (f Forms) Pages() uint64 { return f.Zero + f.Raw + f.Zstd + f.Deflated + f.Difference + f.Reference }
 
 // Level says how hard an Encoder tries to make a frame small.
 type Level uint8

@@ -68,8 +68,8 @@ func TestSenderCache_ForgetsAfterTheLastConnection(t *testing.T) {
 	// The other side may have kept its cache, or not.
 	for _, r := range []*ReceiverCache{r, NewReceiverCache(1<<20, 4096)} {
 		p := connect(r)
-		if f := p.sendUnit(t, packetUnit("pc.ram", 1, 4096, a), LevelZstd, true); f.Forms.Raw != 1 {
-			t.Errorf("forms %+v after the last connection was closed, want a raw page", f.Forms)
+		if f := p.sendUnit(t, packetUnit("pc.ram", 1, 4096, a), LevelZstd, true); f.Forms.Zstd != 1 {
+			t.Errorf("forms %+v after the last connection was closed, want the page itself", f.Forms)
 		}
 		p.sendUnit(t, packetUnit("pc.ram", 1, 4096, changed(a, 3)), LevelZstd, true)
 		p.enc.Close()

@@ -129,9 +129,11 @@ func (c *headerCoder) fromFields(r *reader, h []byte, form byte, pageSize int) [
 		r.fail("a channel's header refers to one before, which is missing or has another length")
 		return h
 	}
-	h = append(h[:0], make([]byte, n)...)
+	h = sized(h, int(n))
 	if form == headerStale {
 		copy(h, c.before)
+	} else {
+		clear(h)
 	}
 	be.PutUint32(h, multifd.Magic)
 	be.PutUint32(h[4:], multifd.Version)

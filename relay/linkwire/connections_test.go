@@ -4,9 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"testing"
-
-	"github.com/vmferry/vmferry/internal/soak"
 )
 
 // migration is several connections of one migration, whose frames and acknowledgements
@@ -132,7 +131,7 @@ func someMemory(rnd *rand.Rand, pages int) (memory [][]byte) {
 // speeds. All bytes come out, whatever the order.
 func TestConnections_FramesInAnyOrder(t *testing.T) {
 	var forms Forms
-	for seed := range uint64(soak.Times(2000, 100000)) {
+	for seed := range uint64(times(2000, 100000)) {
 		rnd := rand.New(rand.NewPCG(seed, 8))
 		m := newMigration(1+rnd.IntN(4), 1+rnd.IntN(24), 1024)
 		memory := someMemory(rnd, 16)
@@ -158,15 +157,15 @@ func TestConnections_FramesInAnyOrder(t *testing.T) {
 		forms.Add(m.forms)
 	}
 	t.Logf("pages %+v", forms)
-	if forms.Difference < 1000 || forms.Reference < 1000 {
-		t.Errorf("pages %+v, want 1000 differences and references at least", forms)
+	if least := uint64(times(2000, 2000)); forms.Difference < least || forms.Reference < least {
+		t.Errorf("pages %+v, want %d differences and references at least", forms, least)
 	}
 }
 
 // TestConnections_BrokenOnesLeaveTheOthers: a connection breaks while its frames are on
 // their way. The ones that arrived, late perhaps, do no harm to the other connections.
 func TestConnections_BrokenOnesLeaveTheOthers(t *testing.T) {
-	for seed := range uint64(soak.Times(500, 50000)) {
+	for seed := range uint64(times(500, 50000)) {
 		rnd := rand.New(rand.NewPCG(seed, 9))
 		m := newMigration(3, 1+rnd.IntN(12), 1024)
 		memory := someMemory(rnd, 12)
@@ -203,7 +202,7 @@ func TestConnections_BrokenOnesLeaveTheOthers(t *testing.T) {
 // out; at the first page that is taken from there, the migration ends.
 func TestConnections_CorruptedCache(t *testing.T) {
 	found := 0
-	for seed := range uint64(soak.Times(500, 50000)) {
+	for seed := range uint64(times(500, 50000)) {
 		rnd := rand.New(rand.NewPCG(seed, 10))
 		m := newMigration(2, 8, 1024)
 		memory := someMemory(rnd, 8)
@@ -226,8 +225,8 @@ func TestConnections_CorruptedCache(t *testing.T) {
 			}
 		}
 	}
-	if found < 100 {
-		t.Errorf("%d connections were ended, want 100 at least", found)
+	if least := times(100, 100); found < least {
+		t.Errorf("%d connections were ended, want %d at least", found, least)
 	}
 }
 
@@ -246,4 +245,45 @@ func corrupt(rnd *rand.Rand, m *migration) {
 			m.sender.pages.at(s)[rnd.IntN(1024)] ^= 1
 		}
 	}
+}
+
+// TestConnections_AtOnce is for the race detector: each connection has goroutines of its
+// own, one of which takes the acknowledgements.
+func TestConnections_AtOnce(t *testing.T) {
+	m := newMigration(4, 24, 1024)
+	defer m.close()
+	var all sync.WaitGroup
+	for i, c := range m.conns {
+		acks := make(chan uint64, 64)
+		all.Go(func() {
+			for packets := range acks {
+				if err := c.enc.Acknowledge(packets); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		all.Go(func() {
+			defer close(acks)
+			rnd := rand.New(rand.NewPCG(uint64(i), 11))
+			memory := someMemory(rand.New(rand.NewPCG(1, 11)), 16) // equal ones
+			var f Frame
+			for range 200 {
+				f.Unit, f.Level = someUnit(rnd, memory), LevelDeflate
+				want := bytes.Join([][]byte{f.Header, f.Pages}, nil)
+				if err := errors.Join(c.enc.Begin(&f), c.enc.Finish(&f)); err != nil {
+					t.Error(err)
+					return
+				}
+				c.link.Write(bytes.Join(f.Out, nil))
+				var e Event
+				if err := c.dec.Next(&e); err != nil || !bytes.Equal(e.Bytes, want) {
+					t.Errorf("connection %d: %d bytes come out, want %d; %v", i, len(e.Bytes), len(want), err)
+					return
+				}
+				c.packets++
+				acks <- c.packets
+			}
+		})
+	}
+	all.Wait()
 }

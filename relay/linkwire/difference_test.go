@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"testing"
-
-	"github.com/vmferry/vmferry/internal/soak"
 )
 
 // naiveDifference makes a difference word by word.
@@ -32,7 +30,7 @@ func naiveDifference(base, page []byte) (diff []byte) {
 }
 
 func TestDifference_EqualsTheNaiveOne(t *testing.T) {
-	for seed := range uint64(soak.Times(5000, 200000)) {
+	for seed := range uint64(times(5000, 200000)) {
 		rnd := rand.New(rand.NewPCG(seed, 6))
 		size := []int{1024, 4096, 65536}[rnd.IntN(3)]
 		base := randomPage(seed%7, size)
@@ -67,7 +65,7 @@ func TestDifference_EqualsTheNaiveOne(t *testing.T) {
 // TestHeaderCoder_KeepsEveryHeader encodes headers that follow from their fields, ones
 // that a field contradicts, and ones that are no headers at all.
 func TestHeaderCoder_KeepsEveryHeader(t *testing.T) {
-	for seed := range uint64(soak.Times(400, 20000)) {
+	for seed := range uint64(times(400, 20000)) {
 		rnd := rand.New(rand.NewPCG(seed, 7))
 		pageSize := 1024 << rnd.IntN(7)
 		var enc, dec headerCoder

@@ -264,7 +264,8 @@ func (e *Encoder) finishZstd(f *Frame) error {
 // appendHead makes the frame's header and head, and counts the pages.
 func (e *Encoder) appendHead(f *Frame, c coding, plain, coded int) {
 	be := binary.BigEndian
-	b := append(f.head[:0], make([]byte, frameHeaderLen+packetFixedLen)...)
+	var fixedPart [frameHeaderLen + packetFixedLen]byte // filled in below
+	b := append(f.head[:0], fixedPart[:]...)
 	b = e.header.append(b, f.Header, max(f.PageSize, 1))
 	for i := range f.pages {
 		p := &f.pages[i]

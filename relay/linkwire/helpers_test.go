@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -72,6 +73,15 @@ func somePage(rnd *rand.Rand, pageSize int) []byte {
 		copy(page, bytes.Repeat(binary.LittleEndian.AppendUint64(nil, rnd.Uint64N(100)), pageSize/8))
 	}
 	return page
+}
+
+// times is the number of seeds of a test in an ordinary run and in a long one. Most tests
+// have one goroutine: the race detector finds nothing more in many seeds than in a few.
+func times(quick, long int) int {
+	if raceEnabled {
+		return max(1, quick/20)
+	}
+	return soak.Times(quick, long)
 }
 
 func putHeader(h []byte, flags uint32, alloc, normal, zero, size int, num uint64, name string) {

@@ -5,13 +5,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
-
-	"github.com/vmferry/vmferry/internal/soak"
 )
 
 func TestPair_KeepsEveryByte(t *testing.T) {
 	all := []Level{LevelRaw, LevelDeflate, LevelZstd, LevelZstdBetter}
-	for seed := range uint64(soak.Times(4, 40)) {
+	for seed := range uint64(times(4, 40)) {
 		for _, levels := range [][]Level{{LevelRaw}, {LevelDeflate}, {LevelZstd}, all} {
 			for _, pageSize := range []int{4096, 1024, 65536} {
 				t.Run(fmt.Sprint(seed, levels, pageSize), func(t *testing.T) {
@@ -68,7 +66,7 @@ func TestPair_SendsDifferencesAndReferences(t *testing.T) {
 }
 
 func TestSplitter_GivesAllBytesWithoutALink(t *testing.T) {
-	for seed := range uint64(soak.Times(60, 2000)) {
+	for seed := range uint64(times(60, 2000)) {
 		rnd := rand.New(rand.NewPCG(seed, 3))
 		stream := channelStream(rnd, 6, 4096)
 		mutate(rnd, stream)

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
-
-	"github.com/vmferry/vmferry/internal/soak"
 )
 
 func TestNewCache_Sizes(t *testing.T) {
@@ -111,7 +109,7 @@ func TestSenderCache_NamesAreBounded(t *testing.T) {
 // acknowledges them in any order, closes connections and makes new ones. A model keeps
 // which slots and versions the frames that are not acknowledged use or fill.
 func TestSenderCache_PinnedSlotsAreNotRefilled(t *testing.T) {
-	for seed := range uint64(soak.Times(200, 5000)) {
+	for seed := range uint64(times(200, 5000)) {
 		rnd := rand.New(rand.NewPCG(seed, 5))
 		m := newCacheModel(rnd)
 		for range 200 {

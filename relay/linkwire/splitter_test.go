@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/devicestate"
-	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -16,7 +15,7 @@ import (
 // several frames in flight.
 func TestSplitter_UnitsInFlightKeepTheirBytes(t *testing.T) {
 	const inFlight = 4
-	for seed := range uint64(soak.Times(60, 1000)) {
+	for seed := range uint64(times(60, 1000)) {
 		rnd := rand.New(rand.NewPCG(seed, 4))
 		stream := channelStream(rnd, 3, 65536)
 		for range 6 { // packets without pages, so that headers follow each other

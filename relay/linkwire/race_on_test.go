@@ -1,0 +1,5 @@
+//go:build race
+
+package linkwire
+
+const raceEnabled = true

@@ -62,6 +62,9 @@ func (c *carrier) downstream(ctx context.Context) error {
 
 // useCache sets the cache that a CACHE frame names.
 func (c *carrier) useCache(dec *linkwire.Decoder, e *linkwire.Event) (release func(), err error) {
+	if c.recognises {
+		return func() {}, fmt.Errorf("%w: %v from the destination's side", linkwire.ErrMalformed, e.Kind)
+	}
 	cache, release := c.relay.caches.open(e.Cache, c.cacheSize.Load(), e.PageSize)
 	if cache == nil {
 		return release, fmt.Errorf("%w: no cache of pages of %d bytes was agreed on", linkwire.ErrCacheMismatch, e.PageSize)

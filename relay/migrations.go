@@ -252,6 +252,8 @@ func (m *migrations) senderCache(of *migration, size int64, pageSize int) (linkw
 // receiverCaches are the caches of the migrations whose destination's QEMU is on this
 // side.
 type receiverCaches struct {
+	linkTimeout time.Duration
+
 	mu sync.Mutex
 	by map[linkwire.CacheID]*receiverCache
 }
@@ -262,9 +264,9 @@ type receiverCache struct {
 	drop  *time.Timer // runs while there are no users
 }
 
-// keepUnused is how long a cache without users is kept: the source's relay can take a
-// connection for open that has ended here.
-const keepUnused = 10 * time.Second
+// keepTimeouts is how long a cache without users is kept, in link timeouts: the source's
+// relay can take a connection for open that has ended here.
+const keepTimeouts = 2
 
 // open returns the cache of an id, which the first connection makes. It returns nil if
 // the cache has another page size. The caller calls release.
@@ -299,7 +301,7 @@ func (r *receiverCaches) release(id linkwire.CacheID, of *receiverCache) {
 	if of.users--; of.users > 0 {
 		return
 	}
-	of.drop = time.AfterFunc(keepUnused, func() {
+	of.drop = time.AfterFunc(keepTimeouts*r.linkTimeout, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if of.users == 0 && r.by[id] == of {

@@ -41,7 +41,7 @@ func (o *orders) await(ctx context.Context, hello linkwire.Hello) (done func()) 
 	}
 	g.users++
 	for n := range g.made {
-		if n+mostWaitedFor < hello.After {
+		if n+mostWaitedFor < hello.Number {
 			delete(g.made, n) // no connection waits for it any more
 		}
 	}

@@ -100,6 +100,7 @@ func New(cfg Config) (*Relay, error) {
 		return nil, err
 	}
 	r := &Relay{cfg: cfg}
+	r.caches.linkTimeout = cfg.LinkTimeout
 	r.migrations.init(&r.cfg)
 	r.budget = newBudget(cfg.CPUs, r.migrations.underWay)
 	if cfg.Bandwidth > 0 {
@@ -164,7 +165,7 @@ func (r *Relay) source(ctx context.Context, qemu net.Conn, from *admission, link
 func (r *Relay) Destination(ctx context.Context, link net.Conn, dial transport.Dialer) error {
 	l := r.newLinkConn(link)
 	defer context.AfterFunc(ctx, func() { resetConn(link) })()
-	hello, err := linkwire.ReadHello(l)
+	hello, err := readHello(l)
 	if err != nil {
 		link.Close()
 		return fmt.Errorf("link from %v: %w", link.RemoteAddr(), err)
@@ -189,6 +190,13 @@ func (r *Relay) Destination(ctx context.Context, link net.Conn, dial transport.D
 	c.first = reply
 	c.cacheSize.Store(cache)
 	return c.run(ctx)
+}
+
+// readHello reads what introduces the other relay, in all within identifyWithin.
+func readHello(l *linkConn) (linkwire.Hello, error) {
+	late := time.AfterFunc(identifyWithin, func() { resetConn(l.Conn) })
+	defer late.Stop()
+	return linkwire.ReadHello(l)
 }
 
 func (r *Relay) dialInOrder(ctx context.Context, hello linkwire.Hello, dial transport.Dialer) (net.Conn, error) {

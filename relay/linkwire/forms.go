@@ -82,7 +82,9 @@ func (f *Forms) count(is form, c coding) {
 }
 
 // Pages returns the number of pages.
-func (f Forms) Pages() uint64 { return f.Zero + f.Raw + f.Zstd + f.Deflated + f.Difference + f.Reference }
+func (f Forms) Pages() uint64 {
+	return f.Zero + f.Raw + f.Zstd + f.Deflated + f.Difference + f.Reference
+}
 
 // Level says how hard an Encoder tries to make a frame small.
 type Level uint8

@@ -15,6 +15,8 @@ type simulated struct {
 	speed      [levels]float64 // plain bytes a second of the processor
 	share      [levels]float64
 	begin      time.Time
+	// receiver is the plain bytes a second of the other relay; 0 is no bound.
+	receiver [levels]float64
 }
 
 // guest has the speeds and shares of a Linux guest's pages.
@@ -32,7 +34,7 @@ func (s simulated) run(a *adapter, d time.Duration) (rate float64) {
 	qemuReady, linkFree := now, now
 	carried := 0
 	for now.Before(end) {
-		l := a.next(packet, int(max(0, linkFree.Sub(now)).Seconds()*s.link))
+		l := a.level
 		out := int(packet * s.share[l])
 		// QEMU makes the next packet while this one is encoded; two wait for the link.
 		input := max(0, qemuReady.Sub(now))
@@ -41,10 +43,13 @@ func (s simulated) run(a *adapter, d time.Duration) (rate float64) {
 		work := seconds(packet / s.speed[l])
 		now = now.Add(work)
 		onLink := seconds(float64(out) / s.link)
+		if r := s.receiver[l]; r > 0 {
+			onLink = max(onLink, seconds(packet/r))
+		}
 		write := max(0, linkFree.Sub(now)-2*onLink)
 		now = now.Add(write)
 		linkFree = maxTime(linkFree, now).Add(onLink)
-		a.observe(step{level: l, plain: packet, out: out, input: input, work: work, write: write}, now)
+		a.observe(step{plain: packet, out: out, input: input, work: work, write: write}, now)
 		if now.After(half) {
 			carried += packet
 		}
@@ -97,6 +102,19 @@ func TestAdapter_SendsRawWhileTheLinkKeepsUp(t *testing.T) {
 	s.run(a, 5*time.Second)
 	if a.level != linkwire.LevelRaw {
 		t.Errorf("level %v on a link that is faster than QEMU, want raw", a.level)
+	}
+}
+
+// TestAdapter_SlowReceiverIsNoSlowLink has another relay that inflates slowly. Its
+// connection waits for it as for a slow link.
+func TestAdapter_SlowReceiverIsNoSlowLink(t *testing.T) {
+	s := guest
+	s.link, s.qemu = 2e9, 4e9
+	s.receiver = [levels]float64{1e9, 100e6, 80e6, 70e6}
+	want, level := s.best(20 * time.Second)
+	a := newAdapter(Auto)
+	if got := s.run(a, 20*time.Second); got < 0.7*want {
+		t.Errorf("%.0f MB/s, with the best level (%v) %.0f; the last level is %v", got/1e6, level, want/1e6, a.level)
 	}
 }
 

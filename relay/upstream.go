@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -55,7 +54,6 @@ type upstream struct {
 	split       *linkwire.Splitter
 	level       *adapter
 	input, work time.Duration // of the frames that level has not observed
-	backlog     atomic.Int64  // bytes of the frames that are encoded and not written
 	cacheTried  bool
 	joined      bool
 }
@@ -165,7 +163,7 @@ func (u *upstream) begin(ctx context.Context, f *linkwire.Frame) error {
 			return err
 		}
 	}
-	f.Level = u.level.next(f.Plain(), int(u.backlog.Load()))
+	f.Level = u.level.level
 	if err := u.openCache(ctx, f); err != nil {
 		return err
 	}
@@ -184,12 +182,11 @@ func (u *upstream) finish(ctx context.Context, f *linkwire.Frame, to chan<- *lin
 	for _, b := range f.Out {
 		out += len(b)
 	}
-	u.backlog.Add(int64(out))
 	if err := send(ctx, to, f); err != nil {
 		return err
 	}
 	now := time.Now()
-	u.level.observe(step{level: f.Level, plain: plain, out: out, input: u.input, work: u.work, write: now.Sub(finished)}, now)
+	u.level.observe(step{plain: plain, out: out, input: u.input, work: u.work, write: now.Sub(finished)}, now)
 	u.input, u.work = 0, 0
 	return nil
 }
@@ -253,7 +250,6 @@ func (u *upstream) write(ctx context.Context, from <-chan *linkwire.Frame, free 
 			return linkError(err)
 		}
 		waited := time.Since(began)
-		u.backlog.Add(-int64(n))
 		u.count(func(c *Counters) { c.ToLink += uint64(n); c.Sent.Add(f.Forms); c.LinkWait += waited })
 		free <- f // has room for all frames
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -73,7 +74,7 @@ func (c *conversation) run(ctx context.Context) (*AcceptResult, error) {
 	state, err := c.load(ctx, in)
 	if err != nil {
 		endCarrying()
-		return nil, c.fail(ctx, err)
+		return nil, withReasonOfSource(c.fail(ctx, err), err, in)
 	}
 	return c.takeOver(ctx, in, state)
 }
@@ -161,6 +162,9 @@ func (c *conversation) load(ctx context.Context, in <-chan received) (string, er
 	for {
 		select {
 		case l := <-loaded:
+			if l.err != nil && loading.Err() != nil {
+				return "", context.Cause(loading) // the reason, in place of the question to QEMU that it ended
+			}
 			return l.state, l.err
 		case m := <-in:
 			// The source sends nothing more before the machine is loaded, unless it gives up.
@@ -172,6 +176,26 @@ func (c *conversation) load(ctx context.Context, in <-chan received) (string, er
 			c.report("memory")
 		}
 	}
+}
+
+// reasonPatience bounds the wait for the reason of a source whose QEMU has ended its
+// connections.
+const reasonPatience = time.Second
+
+// withReasonOfSource adds the source's reason to the error of QEMU, which failed because
+// the source ended its connections. failure is that of QEMU.
+func withReasonOfSource(err, failure error, in <-chan received) error {
+	if !errors.Is(failure, errLoad) {
+		return err
+	}
+	select {
+	case m := <-in:
+		if m.err == nil && m.Type == agreement.TypeFailed && !strings.Contains(m.Reason, errLoad.Error()) {
+			return fmt.Errorf("%w (the source gave up: %s)", err, termtext.Text(m.Reason))
+		}
+	case <-time.After(reasonPatience):
+	}
+	return err
 }
 
 // sourceGone says why a migration ends at which the source sent that.

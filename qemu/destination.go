@@ -138,8 +138,27 @@ func (d *destination) loaded(ctx context.Context) (string, error) {
 		err, _, _ = d.findCause(ctx, short, err)
 	case err == nil && live(state):
 		err = fmt.Errorf("%w: the machine is %q at the destination after it was loaded, and has to be paused (something else let it run: QMP cont)", ErrState, state)
+	case err == nil:
+		err = d.checkExports(ctx)
 	}
 	return state, err
+}
+
+// checkExports refuses a machine to run on disks that QEMU still exports, as for a mirror
+// of the source's disks. QEMU reports a permission conflict, and lets the machine run
+// without the permission to write to them.
+func (d *destination) checkExports(ctx context.Context) error {
+	exports, err := d.vm.QueryBlockExports(ctx)
+	switch {
+	case refusedByQEMU(err):
+		return nil // before QEMU 5.2
+	case err != nil:
+		return err
+	case len(exports) == 0:
+		return nil
+	}
+	e := exports[0]
+	return fmt.Errorf("%w: the destination's QEMU still exports the disk %q (%s export %q), so the machine could not write to it (end the export before the machine runs: at the pause, --at-pause, with QMP nbd-server-stop at the destination)", ErrState, e.Node, e.Type, e.ID)
 }
 
 // runMachine takes the machine over, and lets it run if run is set. Its outcome is final:

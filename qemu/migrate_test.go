@@ -226,6 +226,26 @@ func TestMigrate_CommandAtThePauseFails(t *testing.T) {
 	})
 }
 
+// A mirror of the source's disk was not ended: the machine could not write to its disk.
+func TestMigrate_DestinationThatStillExportsItsDisk(t *testing.T) {
+	p := newMachinePair(t)
+	p.dst.Handle("query-block-exports", func(context.Context, json.RawMessage) (any, error) {
+		return []any{map[string]any{"id": "mig0", "node-name": "disk0", "type": "nbd"}}, nil
+	})
+	p.failsAtSource(t, `still exports the disk "disk0" (nbd export "mig0")`, nil)
+}
+
+// The destination names the source's reason, and not the question to its QEMU that the
+// reason ended.
+func TestAccept_NamesTheReasonOfTheSource(t *testing.T) {
+	p := newMachinePair(t)
+	p.src.holdRound = true
+	_, _, _, err := p.migrate(t, &cutter{}, func(from *qemu.MigrateOptions, _ *qemu.AcceptOptions) { from.MaxRounds = 1 })
+	if err == nil || !strings.Contains(err.Error(), qemu.ErrDiverges.Error()) || strings.Contains(err.Error(), "context canceled") {
+		t.Errorf("got %v, want the reason of the source: %v", err, qemu.ErrDiverges)
+	}
+}
+
 func TestMigrate_MachineThatDivergesStays(t *testing.T) {
 	p := newMachinePair(t)
 	p.src.holdRound = true // the rounds do not end

@@ -102,6 +102,20 @@ func (vm *Machine) QueryBlock(ctx context.Context) ([]Drive, error) {
 	return list, err
 }
 
+// BlockExport is a disk that QEMU serves to other programs.
+type BlockExport struct {
+	ID   string `json:"id"`
+	Node string `json:"node-name"`
+	Type string `json:"type"` // such as nbd
+}
+
+// QueryBlockExports lists the exported disks. QEMU has the command since 5.2.
+func (vm *Machine) QueryBlockExports(ctx context.Context) ([]BlockExport, error) {
+	var list []BlockExport
+	err := vm.Execute(ctx, "query-block-exports", nil, &list)
+	return list, err
+}
+
 // RAMBlock is a RAM block of QEMU.
 type RAMBlock struct {
 	Name   string

@@ -24,8 +24,8 @@ type iaaFlags struct {
 // deflated pages. store is "" where nothing is stored. Its Close is to be
 // called in any case.
 func (f *iaaFlags) accelerator(a *app, method multifd.Method, store snapshot.Store) (*pagecodec.Accelerator, error) {
-	if !(f.IAACPU >= 0 && f.IAACPU <= 1) { // neither is NaN
-		return nil, usagef("--iaa-cpu: want 0 to 1")
+	if err := f.check(); err != nil {
+		return nil, err
 	}
 	qpl, deflates := method == multifd.QPL, store == snapshot.StoreFast || store == snapshot.StoreDense
 	if !qpl && !deflates {
@@ -34,6 +34,24 @@ func (f *iaaFlags) accelerator(a *app, method multifd.Method, store snapshot.Sto
 		}
 		return nil, nil
 	}
+	// A save that only stores, as most do, does not log that the machine has no
+	// accelerator.
+	acc, err := f.newAccelerator(a, qpl || f.IAA == string(pagecodec.Require))
+	if err != nil || qpl {
+		return acc, err // for qpl the channels' setup says what is missing
+	}
+	return acc, acc.Ready()
+}
+
+func (f *iaaFlags) check() error {
+	if !(f.IAACPU >= 0 && f.IAACPU <= 1) { // neither is NaN
+		return usagef("--iaa-cpu: want 0 to 1")
+	}
+	return nil
+}
+
+// newAccelerator makes an accelerator. With log set, it says if the machine has none.
+func (f *iaaFlags) newAccelerator(a *app, log bool) (*pagecodec.Accelerator, error) {
 	var prefault iaa.Prefault
 	if err := prefault.UnmarshalText([]byte(f.IAAMemory)); err != nil {
 		return nil, err
@@ -41,16 +59,10 @@ func (f *iaaFlags) accelerator(a *app, method multifd.Method, store snapshot.Sto
 	opts := pagecodec.Options{
 		Policy: pagecodec.Policy(f.IAA), CPU: f.IAACPU, Prefault: prefault, Bounce: f.IAAInflate == "bounce",
 	}
-	if qpl || f.IAA == string(pagecodec.Require) {
-		// A save that only stores, as most do, does not log that the machine
-		// has no accelerator.
+	if log {
 		opts.Logger = a.logger()
 	}
-	acc := pagecodec.NewAccelerator(opts)
-	if qpl {
-		return acc, nil // the channels' setup says what is missing
-	}
-	return acc, acc.Ready()
+	return pagecodec.NewAccelerator(opts), nil
 }
 
 // report says what the device did, where there is one.

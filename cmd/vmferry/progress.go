@@ -125,11 +125,14 @@ func migrateLine(s migration.Progress) string {
 	if s.Link > 0 {
 		line += fmt.Sprintf(" (%s on the link)", size(s.Link))
 	}
-	line += fmt.Sprintf(", %s/s, %d pages/s written", size(s.BytesPerSecond), s.DirtyPagesPerSecond)
+	line += fmt.Sprintf(", %s/s", size(s.BytesPerSecond))
+	if s.Round > 1 { // in the first round QEMU knows neither
+		line += fmt.Sprintf(", %d pages/s written", s.DirtyPagesPerSecond)
+	}
 	if s.Throttle > 0 {
 		line += fmt.Sprintf(", slowed down by %d %%", s.Throttle)
 	}
-	if s.ExpectedDowntime > 0 {
+	if s.Round > 1 && s.ExpectedDowntime > 0 {
 		line += fmt.Sprintf(", expected downtime %v", s.ExpectedDowntime.Round(time.Millisecond))
 	}
 	if s.TimeToGo > 0 {

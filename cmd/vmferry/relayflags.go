@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/pagecodec"
 	"github.com/vmferry/vmferry/relay"
 )
 
@@ -20,11 +21,7 @@ func (f *relayFlags) relayConfig(a *app) (relay.Config, error) {
 	if !(f.CPUs >= 0) { // nor NaN
 		return relay.Config{}, usagef("--cpus: want 0 or more")
 	}
-	method := multifd.QPL // auto deflates too
-	if f.Compression == string(relay.None) || f.Compression == string(relay.Zstd) {
-		method = multifd.None
-	}
-	acc, err := f.accelerator(a, method, "")
+	acc, err := f.relayAccelerator(a)
 	if err != nil {
 		return relay.Config{}, err
 	}
@@ -34,4 +31,19 @@ func (f *relayFlags) relayConfig(a *app) (relay.Config, error) {
 	return relay.Config{
 		Compression: relay.Compression(f.Compression), Cache: int64(f.Cache), CPUs: f.CPUs, Accelerator: acc, Logger: a.logger(),
 	}, nil
+}
+
+// relayAccelerator makes the accelerator of a relay; nil if nothing is deflated.
+func (f *relayFlags) relayAccelerator(a *app) (*pagecodec.Accelerator, error) {
+	switch relay.Compression(f.Compression) {
+	case relay.QPL:
+		return f.accelerator(a, multifd.QPL, "")
+	case relay.Auto:
+		// Most hosts have no accelerator, and auto is the default: it does not log that.
+		if err := f.check(); err != nil {
+			return nil, err
+		}
+		return f.newAccelerator(a, f.IAA == string(pagecodec.Require))
+	}
+	return f.accelerator(a, multifd.None, "")
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/vmferry/vmferry/transport"
 )
 
 // ErrSilent is wrapped when the other vmferry sends nothing for the time that Conn allows.
@@ -96,7 +98,7 @@ func (c *Conn) Receive(ctx context.Context) (Message, error) {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return Message{}, fmt.Errorf("%w for %v", ErrSilent, c.silence)
 		case err != nil:
-			return Message{}, fmt.Errorf("connection to the other vmferry: %w", err)
+			return Message{}, fmt.Errorf("connection to the other vmferry: %w", transport.AdviseAlert(err))
 		case m.Type != typeAlive:
 			return m, nil
 		}

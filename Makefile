@@ -79,9 +79,10 @@ test-qemu:
 	$(GO) test -tags realqemu -count=1 -p 1 -timeout $(TESTTIMEOUT) -run RealQEMU ./dirty ./internal/probe/faults
 
 # A machine that moves between two network namespaces while links break and
-# sides are killed. Needs root.
+# sides are killed. Needs root; the machines of QEMU need scripts/setup test.
 test-netns:
 	$(GO) test -tags netns -count=1 -timeout $(TESTTIMEOUT) ./internal/slowlink ./internal/godemo
+	$(GO) test -tags netns,realqemu -count=1 -timeout $(TESTTIMEOUT) -run FaultsOverASlowLink ./qemu
 
 # Each fuzz target for a short while, on top of its seeds.
 fuzz:

@@ -3,6 +3,7 @@
 package qemu_test
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,6 +81,16 @@ func (l *faultyLink) repair() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	// The kernel takes a moment to find the way again.
+	l.await("the link is up", func() (bool, error) {
+		ctx, cancel := context.WithTimeout(l.t.Context(), linkTimeout)
+		defer cancel()
+		conn, err := l.Dial(ctx, slowlink.Source, l.connect)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil, nil
+	})
 }
 
 // cut closes all connections of the link, and lets it make no more.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,8 +41,10 @@ const (
 	// commandBound is how long a command may take to end after a fault: the times of
 	// the link, of the inquiry and of QEMU's end, and slack for a busy processor.
 	commandBound = 3 * time.Minute
-	// answerBound is how long a QEMU that lives may take to answer.
+	// answerBound is how long a QEMU may take to answer before the test takes it for one
+	// that never answers again, and silentBound how long such a QEMU gets afterwards.
 	answerBound = 10 * time.Second
+	silentBound = 100 * time.Millisecond
 )
 
 // mover moves a machine from one QEMU to another over a link.
@@ -61,7 +64,8 @@ type mover interface {
 // host is a QEMU, with a monitor of the test's own.
 type host struct {
 	*qemutest.VM
-	look *qmp.Client
+	look   *qmp.Client
+	silent bool // QEMU did not answer
 }
 
 func launch(t *testing.T, cfg qemutest.Config) *host {
@@ -71,23 +75,23 @@ func launch(t *testing.T, cfg qemutest.Config) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(vm.Close)
-	return &host{vm, dial(t, vm.QMPPath2())}
+	return &host{VM: vm, look: dial(t, vm.QMPPath2())}
 }
 
 // runs tells whether QEMU runs its machine. A QEMU that is gone or does not answer does
 // not: see destination.describeState.
-func (h *host) runs() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), answerBound)
-	defer cancel()
-	status, err := h.look.QueryStatus(ctx)
-	return err == nil && status.Status == qmp.StateRunning
-}
+func (h *host) runs() bool { return h.state() == qmp.StateRunning }
 
-func (h *host) describe() string {
-	ctx, cancel := context.WithTimeout(context.Background(), answerBound)
+// state returns the run state, or why QEMU does not say it.
+func (h *host) state() string {
+	bound := answerBound
+	if h.silent {
+		bound = silentBound
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
 	status, err := h.look.QueryStatus(ctx)
-	if err != nil {
+	if h.silent = err != nil; h.silent {
 		return err.Error()
 	}
 	return status.Status
@@ -102,9 +106,9 @@ type faultTrials struct {
 	mover          func(link *faultyLink, src, dst *host) mover
 
 	src *host
-	// A migration without a fault took length, and tail after the pause.
-	length, tail time.Duration
-	outcomes     map[string]int
+	// left is how long a migration without a fault took, from each moment to its end.
+	left     map[moment]time.Duration
+	outcomes map[string]int
 }
 
 // runFaultTrials runs the trials at each rate. VMFERRY_SEED is the first seed and
@@ -113,7 +117,7 @@ func runFaultTrials(t *testing.T, incomingPaused bool, m func(link *faultyLink, 
 	for _, rate := range []linkRate{{"1gbit", 1e9}, {"100mbit", 100e6}} {
 		t.Run(rate.name, func(t *testing.T) {
 			t.Parallel()
-			x := &faultTrials{t: t, link: newFaultyLink(t, rate), incomingPaused: incomingPaused, mover: m, outcomes: make(map[string]int)}
+			x := &faultTrials{t: t, link: newFaultyLink(t, rate), incomingPaused: incomingPaused, mover: m, left: make(map[moment]time.Duration), outcomes: make(map[string]int)}
 			x.src = launch(t, qemutest.Config{MemoryMiB: 128, FillMiB: 4, WorkMiB: 4, RateMiBps: 4})
 			if err := x.src.WaitReady(soon(t)); err != nil {
 				t.Fatal(err)
@@ -144,39 +148,42 @@ func number(t *testing.T, variable string, otherwise int) int {
 	return n
 }
 
+// moment is a moment of a migration.
+type moment string
+
+const (
+	atStart      moment = "the start"
+	atPause      moment = "the pause"
+	atCompletion moment = "the completion" // at the source's QEMU; the handover follows
+)
+
 // faultTrial is a migration with a fault.
 type faultTrial struct {
 	seed int
 	kind string
 	end  slowlink.End // at which the link stalls
-	// The fault comes wait after the start, or after the pause.
-	afterPause bool
-	wait       time.Duration
+	// The fault comes wait after a moment.
+	after moment
+	wait  time.Duration
 
 	src, dst *host
 	mover    mover
 	phase    string // in which the fault came
-	pausedAt time.Time
+	reached  map[moment]time.Time
 }
 
-// choose chooses a fault and its moment by a seed. One moment in four is after the pause,
-// and the others are anywhere.
+// choose chooses a fault and its moment by a seed. Half of the moments are anywhere in a
+// migration. The others are in its short last phases, which chance would seldom hit.
 func (x *faultTrials) choose(seed int) *faultTrial {
 	rng := rand.New(rand.NewPCG(uint64(seed), uint64(x.link.rate.bits)))
-	f := &faultTrial{seed: seed, kind: faultKinds[(seed-1)%len(faultKinds)], end: slowlink.End(rng.IntN(2)), afterPause: (seed-1)/len(faultKinds)%4 == 1}
-	f.wait = time.Duration(rng.Float64() * float64(x.length))
-	if f.afterPause {
-		f.wait = time.Duration(rng.Float64() * float64(x.tail))
-	}
+	f := &faultTrial{seed: seed, kind: faultKinds[(seed-1)%len(faultKinds)], end: slowlink.End(rng.IntN(2))}
+	f.after = []moment{atStart, atPause, atStart, atCompletion}[(seed-1)/len(faultKinds)%4]
+	f.wait = time.Duration(rng.Float64() * float64(x.left[f.after]))
 	return f
 }
 
 func (f *faultTrial) String() string {
-	moment := "the start"
-	if f.afterPause {
-		moment = "the pause"
-	}
-	return fmt.Sprintf("VMFERRY_SEED=%d: %s %v after %s (%s)", f.seed, f.kind, f.wait.Round(time.Millisecond), moment, f.phase)
+	return fmt.Sprintf("VMFERRY_SEED=%d: %s %v after %s (%s)", f.seed, f.kind, f.wait.Round(time.Millisecond), f.after, f.phase)
 }
 
 // run runs a trial, and checks that exactly one machine runs afterwards, that it has lost
@@ -187,9 +194,8 @@ func (x *faultTrials) run(f *faultTrial) {
 	cfg.Incoming, cfg.Paused = true, x.incomingPaused
 	f.src, f.dst = x.src, launch(x.t, cfg)
 	f.mover = x.mover(x.link, f.src, f.dst)
-	began := time.Now()
 	said, err := x.migrate(f)
-	took := time.Since(began)
+	ended := time.Now()
 	if err != nil {
 		x.fatalf(f, "%v", err)
 	}
@@ -211,22 +217,25 @@ func (x *faultTrials) run(f *faultTrial) {
 		if where != runsAtDestination {
 			x.fatalf(f, "a migration without a fault fails")
 		}
-		x.length, x.tail = took, took-f.pausedAt.Sub(began)
+		for m, at := range f.reached {
+			x.left[m] = ended.Sub(at)
+		}
 	}
 	outcome := "the machine runs at the " + where
 	if undecided {
 		outcome += ", and the source's side was undecided"
 	}
 	x.outcomes[fmt.Sprintf("%s %s: %s", f.kind, f.phase, outcome)]++
-	x.t.Logf("%v: %s; it took %v", f, outcome, took.Round(time.Millisecond))
+	x.t.Logf("%v: %s; it took %v", f, outcome, ended.Sub(f.reached[atStart]).Round(time.Millisecond))
 	other.Close()
 	x.src = runner
 }
 
 // migrate runs the migration with its fault until its source's side has ended.
 func (x *faultTrials) migrate(f *faultTrial) (said string, err error) {
-	stops := f.src.look.Subscribe("STOP")
-	defer stops.Close()
+	events := f.src.look.Subscribe("STOP", "MIGRATION")
+	defer events.Close()
+	f.reached = map[moment]time.Time{atStart: time.Now()}
 	if err := f.mover.start(); err != nil {
 		return "", err
 	}
@@ -237,7 +246,7 @@ func (x *faultTrials) migrate(f *faultTrial) (said string, err error) {
 		defer close(done)
 		said, err = f.mover.drive(ctx)
 	}()
-	if !x.awaitMoment(f, stops, done) {
+	if !x.awaitMoment(f, events, done) {
 		<-done
 		return said, err
 	}
@@ -263,23 +272,28 @@ func (x *faultTrials) migrate(f *faultTrial) (said string, err error) {
 
 // awaitMoment waits until the moment of the fault. It is false if the migration ends
 // before.
-func (x *faultTrials) awaitMoment(f *faultTrial, stops *qmp.Subscription, done <-chan struct{}) bool {
-	var moment <-chan time.Time
-	if f.seed != 0 && !f.afterPause {
-		moment = time.After(f.wait)
+func (x *faultTrials) awaitMoment(f *faultTrial, events *qmp.Subscription, done <-chan struct{}) bool {
+	var due <-chan time.Time
+	reach := func(m moment, phase string) {
+		f.phase, f.reached[m] = phase, time.Now()
+		if f.seed != 0 && f.after == m {
+			due = time.After(f.wait)
+		}
 	}
-	f.phase = "before the pause"
+	reach(atStart, "before the pause")
 	for {
 		select {
 		case <-done:
 			f.phase = "after the end"
 			return false
-		case <-moment:
+		case <-due:
 			return true
-		case <-stops.Events():
-			f.phase, f.pausedAt = "after the pause", time.Now()
-			if f.afterPause {
-				moment = time.After(f.wait)
+		case e := <-events.Events():
+			switch {
+			case e.Name == "STOP":
+				reach(atPause, "after the pause")
+			case strings.Contains(string(e.Data), `"completed"`):
+				reach(atCompletion, "in the handover")
 			}
 		}
 	}
@@ -349,5 +363,5 @@ func (x *faultTrials) finish(f *faultTrial, runner, other *host) {
 
 func (x *faultTrials) fatalf(f *faultTrial, format string, args ...any) {
 	x.t.Helper()
-	x.t.Fatalf("%v: %s\nthe source's QEMU: %s\nthe destination's QEMU: %s\n%s\n%s", f, fmt.Sprintf(format, args...), f.src.describe(), f.dst.describe(), f.mover.log(), f.dst.Stderr())
+	x.t.Fatalf("%v: %s\nthe source's QEMU: %s\nthe destination's QEMU: %s\n%s\n%s", f, fmt.Sprintf(format, args...), f.src.state(), f.dst.state(), f.mover.log(), f.dst.Stderr())
 }

@@ -79,9 +79,10 @@ test-qemu:
 	$(GO) test -tags realqemu -count=1 -p 1 -timeout $(TESTTIMEOUT) -run RealQEMU ./dirty ./internal/probe/faults
 
 # A machine that moves between two network namespaces while links break and
-# sides are killed. Needs root.
+# sides are killed. Needs root; the machines of QEMU need scripts/setup test.
 test-netns:
 	$(GO) test -tags netns -count=1 -timeout $(TESTTIMEOUT) ./internal/slowlink ./internal/godemo
+	$(GO) test -tags netns,realqemu -count=1 -timeout $(TESTTIMEOUT) -run FaultsOverASlowLink ./qemu
 
 # libvirt's domains through a pair of relays, between two libvirtds in namespaces of their
 # own. Needs root. Two domains at a time: a guest keeps one processor busy.

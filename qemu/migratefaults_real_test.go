@@ -93,7 +93,12 @@ type command struct {
 
 func startCommand(t *testing.T, args ...string) *command {
 	t.Helper()
-	c := &command{Cmd: exec.Command(program, args...)}
+	return start(t, exec.Command(program, args...))
+}
+
+func start(t *testing.T, cmd *exec.Cmd) *command {
+	t.Helper()
+	c := &command{Cmd: cmd}
 	c.Stdout, c.Stderr = &c.out, &c.out
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
@@ -199,17 +204,23 @@ func awaitListener(t *testing.T, at string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := fmt.Sprintf(":%04X 00000000:0000 0A", addr.Port)
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		table, err := os.ReadFile("/proc/net/tcp")
+		listens, err := portListens(addr.Port)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(string(table), line) {
+		if listens {
 			return
 		}
 		if time.Since(began) > hang {
 			t.Fatalf("nothing listens at %s", at)
 		}
 	}
+}
+
+// portListens tells whether something listens at a TCP port of this thread's network
+// namespace.
+func portListens(port int) (bool, error) {
+	table, err := os.ReadFile("/proc/thread-self/net/tcp")
+	return strings.Contains(string(table), fmt.Sprintf(":%04X 00000000:0000 0A", port)), err
 }

@@ -19,11 +19,15 @@ type acceptCmd struct {
 	Wait           time.Duration `default:"0" help:"How long to wait for the source to connect; 0 waits forever." placeholder:"TIME"`
 	ConnectTimeout time.Duration `default:"10s" help:"How long to wait for the QMP socket of a QEMU that is starting." placeholder:"TIME"`
 	stallFlags     `embed:""`
+	linkFlags      `embed:""`
 	SocketDir      string `help:"Directory for the socket between vmferry and QEMU." placeholder:"DIR"`
 	JSON           bool   `name:"json" help:"Write progress and result as lines of JSON."`
 }
 
 func (c *acceptCmd) Run(a *app) error {
+	if err := c.checkLinkTimeout(); err != nil {
+		return err
+	}
 	addr, err := address("listen", c.Listen)
 	if err != nil {
 		return err
@@ -43,7 +47,7 @@ func (c *acceptCmd) Run(a *app) error {
 	p := a.newProgress(c.JSON)
 	result, err := vmferry.Accept(a.ctx, qemu.AcceptOptions{
 		Monitor: qmp.Socket(c.QMP), Listen: addr, TLS: secure, Relay: link, Wait: c.Wait, ConnectTimeout: patience(c.ConnectTimeout),
-		StallTimeout: c.stallTimeout(), SocketDir: c.SocketDir, Tool: tool(), Progress: p.report, Logger: a.logger(),
+		StallTimeout: c.stallTimeout(), LinkTimeout: c.LinkTimeout, SocketDir: c.SocketDir, Tool: tool(), Progress: p.report, Logger: a.logger(),
 	})
 	p.end()
 	c.report(a, link.Accelerator)

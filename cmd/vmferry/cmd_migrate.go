@@ -29,6 +29,7 @@ type migrateCmd struct {
 	DryRun         bool          `help:"Compare the two sides, print how they differ, and change nothing."`
 	ConnectTimeout time.Duration `default:"10s" help:"How long to try to connect while no process listens at the destination." placeholder:"TIME"`
 	stallFlags     `embed:""`
+	linkFlags      `embed:""`
 	SocketDir      string `help:"Directory for the socket between QEMU and vmferry." placeholder:"DIR"`
 	JSON           bool   `name:"json" help:"Write progress and result as lines of JSON."`
 }
@@ -45,7 +46,7 @@ func (c *migrateCmd) check() error {
 	case c.DowntimeLimit <= 0 || c.AtPauseTimeout <= 0 || c.MaxRounds < 1:
 		return usagef("--downtime-limit, --at-pause-timeout and --max-rounds have to be more than 0")
 	}
-	return nil
+	return c.checkLinkTimeout()
 }
 
 // options returns the options, without what only one of the two forms has.
@@ -57,7 +58,7 @@ func (c *migrateCmd) options(a *app) (qemu.MigrateOptions, error) {
 	return qemu.MigrateOptions{
 		Monitor: qmp.Socket(c.QMP), Channels: c.Channels, Bandwidth: uint64(c.Bandwidth), Downtime: c.DowntimeLimit, MaxRounds: c.MaxRounds,
 		Diverging: qemu.Diverging(c.Diverging), DryRun: c.DryRun, AtPause: c.AtPause, AtPauseTimeout: c.AtPauseTimeout,
-		ConnectTimeout: patience(c.ConnectTimeout), StallTimeout: c.stallTimeout(), SocketDir: c.SocketDir, Guard: []string{self, "guard"},
+		ConnectTimeout: patience(c.ConnectTimeout), StallTimeout: c.stallTimeout(), LinkTimeout: c.LinkTimeout, SocketDir: c.SocketDir, Guard: []string{self, "guard"},
 		Tool: tool(), Logger: a.logger(),
 	}, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"time"
 
 	"github.com/vmferry/vmferry/relay"
 )
@@ -14,9 +13,9 @@ type relayCmd struct {
 	Connect        string `required:"" help:"Where to connect to for each accepted connection: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
 	Link           string `default:"" enum:",source,destination" help:"The side of this relay in a pair: source, the default, accepts from a QEMU and dials the link; destination accepts the link and dials a QEMU." placeholder:"SIDE"`
 	relayFlags     `embed:""`
-	CacheShared    bool          `help:"Let all migrations share one cache. The owner of one machine can then find out which pages the others have."`
-	Bandwidth      byteSize      `default:"0" help:"Most bytes per second that all links together send, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
-	LinkTimeout    time.Duration `default:"30s" help:"Longest time without a byte from the other relay." placeholder:"TIME"`
+	CacheShared    bool     `help:"Let all migrations share one cache. The owner of one machine can then find out which pages the others have."`
+	Bandwidth      byteSize `default:"0" help:"Most bytes per second that all links together send, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
+	linkFlags      `embed:""`
 	tlsFlags       `embed:""`
 	transcodeFlags `embed:""`
 }
@@ -44,8 +43,8 @@ func (c *relayCmd) Run(a *app) error {
 	if secure != nil {
 		secure.MinVersion = tls.VersionTLS13
 	}
-	if c.LinkTimeout <= 0 {
-		return usagef("--link-timeout: want more than 0")
+	if err := c.checkLinkTimeout(); err != nil {
+		return err
 	}
 	c.warn(a, secured)
 	cfg, err := c.relayConfig(a)

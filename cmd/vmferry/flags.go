@@ -110,6 +110,18 @@ type stallFlags struct {
 	StallTimeout time.Duration `name:"stall-timeout" default:"2m" help:"How long no byte may move on any connection while this side waits for the other; 0 waits forever." placeholder:"TIME"`
 }
 
+// linkFlags bound the silence of the other vmferry.
+type linkFlags struct {
+	LinkTimeout time.Duration `default:"30s" help:"Longest time without a byte from the other vmferry." placeholder:"TIME"`
+}
+
+func (f *linkFlags) checkLinkTimeout() error {
+	if f.LinkTimeout <= 0 {
+		return usagef("--link-timeout: want more than 0")
+	}
+	return nil
+}
+
 // stallTimeout is what package migration makes of it.
 func (f *stallFlags) stallTimeout() time.Duration {
 	if f.StallTimeout <= 0 {

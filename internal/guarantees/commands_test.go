@@ -35,11 +35,11 @@ var commands = map[string]command{
 		shown: []string{"migration.TestReceive_RecordedMigrationsAreStoredAndSentAgain", "migration.TestSender_DestinationThatNeverRepliesIsAStall"},
 	},
 	"migrate": {
-		waits: []string{"stall-timeout", "connect-timeout", "at-pause-timeout", "max-rounds"},
+		waits: []string{"stall-timeout", "link-timeout", "connect-timeout", "at-pause-timeout", "max-rounds"},
 		shown: []string{"qemu.TestMigrate_LinkBreaksAtEachMessage", "qemu.TestMigrate_MachineThatDivergesStays", "qemu.TestRealQEMUMigrate_TwoHostsOverTLS"},
 	},
 	"accept": {
-		waits: []string{"stall-timeout", "connect-timeout", "wait"},
+		waits: []string{"stall-timeout", "link-timeout", "connect-timeout", "wait"},
 		shown: []string{"qemu.TestAccept_SourceThatDoesNotConnect", "qemu.TestAccept_SilentSource", "qemu.TestRealQEMUMigrate_TwoHostsOverTLS"},
 	},
 	"relay": { // a migration ends when its QEMUs end it

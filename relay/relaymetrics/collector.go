@@ -53,6 +53,7 @@ func makeSeries() []series {
 	}{
 		{"zero", func(c *c) uint64 { return c.Sent.Zero }, func(c *c) uint64 { return c.Received.Zero }},
 		{"raw", func(c *c) uint64 { return c.Sent.Raw }, func(c *c) uint64 { return c.Received.Raw }},
+		{"zstd", func(c *c) uint64 { return c.Sent.Zstd }, func(c *c) uint64 { return c.Received.Zstd }},
 		{"deflated", func(c *c) uint64 { return c.Sent.Deflated }, func(c *c) uint64 { return c.Received.Deflated }},
 		{"difference", func(c *c) uint64 { return c.Sent.Difference }, func(c *c) uint64 { return c.Received.Difference }},
 		{"reference", func(c *c) uint64 { return c.Sent.Reference }, func(c *c) uint64 { return c.Received.Reference }},

@@ -26,7 +26,7 @@ func stats() relay.Stats {
 	return relay.Stats{
 		Total: relay.Counters{
 			Connections: 9, Open: 5, Broken: 1, FromQEMU: 4000, ToQEMU: 8, ToLink: 1000, FromLink: 2,
-			Sent: linkwire.Forms{Zero: 1, Raw: 2, Deflated: 3, Difference: 4, Reference: 5}, LinkWait: 1500 * time.Millisecond,
+			Sent: linkwire.Forms{Zero: 1, Raw: 2, Zstd: 6, Deflated: 3, Difference: 4, Reference: 5}, LinkWait: 1500 * time.Millisecond,
 		},
 		Migrations: []relay.MigrationStats{
 			{Counters: relay.Counters{Open: 1, FromQEMU: 10}},
@@ -74,6 +74,7 @@ vmferry_relay_pages_sent_total{form="difference"} 4
 vmferry_relay_pages_sent_total{form="raw"} 2
 vmferry_relay_pages_sent_total{form="reference"} 5
 vmferry_relay_pages_sent_total{form="zero"} 1
+vmferry_relay_pages_sent_total{form="zstd"} 6
 # HELP vmferry_relay_processor_seconds_total Processor time of the process, which --cpus bounds.
 # TYPE vmferry_relay_processor_seconds_total counter
 vmferry_relay_processor_seconds_total 2.5
@@ -94,7 +95,7 @@ func TestCollector_SeriesEndWithTheirMigrations(t *testing.T) {
 	c := relaymetrics.Collector(func() relay.Stats { return now })
 	with := testutil.CollectAndCount(c)
 	now.Migrations = nil
-	const migrationsSeries = 19 // for each of two UUIDs
+	const migrationsSeries = 21 // for each of two UUIDs
 	if without := testutil.CollectAndCount(c); with-without != 2*migrationsSeries {
 		t.Errorf("%d series with two UUIDs, %d without", with, without)
 	}

@@ -9,19 +9,20 @@ import (
 )
 
 type relayCmd struct {
-	Listen         string `required:"" help:"Where to listen: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
+	Listen         string `help:"Where to listen: unix:PATH or tcp:HOST:PORT. A socket that systemd has opened replaces it." placeholder:"ADDRESS"`
 	Connect        string `required:"" help:"Where to connect to for each accepted connection: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
 	Link           string `default:"" enum:",source,destination" help:"The side of this relay in a pair: source, the default, accepts from a QEMU and dials the link; destination accepts the link and dials a QEMU." placeholder:"SIDE"`
 	relayFlags     `embed:""`
 	CacheShared    bool     `help:"Let all migrations share one cache. The owner of one machine can then find out which pages the others have."`
 	Bandwidth      byteSize `default:"0" help:"Most bytes per second that all links together send, such as 100MiB; 0 is no bound." placeholder:"SIZE"`
 	linkFlags      `embed:""`
+	daemonFlags    `embed:""`
 	tlsFlags       `embed:""`
 	transcodeFlags `embed:""`
 }
 
 func (c *relayCmd) Run(a *app) error {
-	listen, err := address("listen", c.Listen)
+	listen, err := c.listenAddress(a, c.Listen)
 	if err != nil {
 		return err
 	}
@@ -59,12 +60,14 @@ func (c *relayCmd) Run(a *app) error {
 	}
 	defer r.Close()
 	lowerPriority()
-	ln, err := listen.Listen(a.ctx)
+	ln, err := c.listen(a, listen)
 	if err != nil {
 		return err
 	}
-	if c.Link == "destination" {
-		return r.ServeDestination(a.ctx, ln, secure, func(ctx context.Context) (net.Conn, error) { return connect.Dial(ctx, nil) })
-	}
-	return r.ServeSource(a.ctx, ln, func(ctx context.Context) (net.Conn, error) { return connect.Dial(ctx, secure) })
+	return c.serve(a, r, func(ctx context.Context) error {
+		if c.Link == "destination" {
+			return r.ServeDestination(ctx, ln, secure, func(ctx context.Context) (net.Conn, error) { return connect.Dial(ctx, nil) })
+		}
+		return r.ServeSource(ctx, ln, func(ctx context.Context) (net.Conn, error) { return connect.Dial(ctx, secure) })
+	})
 }

@@ -37,6 +37,9 @@ func (c *relayCmd) transcode(a *app, listen, connect transport.Address) error {
 	if c.Link != "" {
 		return usagef("--link does not go with --in and --out, which are for a relay between two QEMUs, without a link")
 	}
+	if c.Metrics != "" || c.Drain != 0 {
+		return usagef("--metrics and --drain do not go with --in and --out")
+	}
 	cfg, err := c.methods()
 	if err != nil {
 		return err
@@ -62,7 +65,7 @@ func (c *relayCmd) transcode(a *app, listen, connect transport.Address) error {
 	c.warn(a, listen)
 	c.warn(a, connect)
 	cfg.Logger = a.logger()
-	ln, err := listen.Listen(a.ctx)
+	ln, err := c.listen(a, listen)
 	if err != nil {
 		return err
 	}

@@ -43,8 +43,8 @@ var commands = map[string]command{
 		shown: []string{"qemu.TestAccept_SourceThatDoesNotConnect", "qemu.TestAccept_SilentSource", "qemu.TestRealQEMUMigrate_TwoHostsOverTLS"},
 	},
 	"relay": { // a migration ends when its QEMUs end it
-		waits: []string{"link-timeout"},
-		shown: []string{"relay.TestRelay_KeepsEveryByteBothWays", "relay.TestRelay_SilentLinkBreaksBothEnds"},
+		waits: []string{"link-timeout", "drain"},
+		shown: []string{"relay.TestRelay_KeepsEveryByteBothWays", "relay.TestRelay_SilentLinkBreaksBothEnds", "cmd/vmferry.TestRelayDaemon_DrainEndsAfterItsTime"},
 	},
 	"forecast": {
 		waits: []string{"measure"},

@@ -28,7 +28,9 @@
 // unless GOGC or GOMEMLIMIT say otherwise.
 //
 // Traps: a link needs a relay at both ends. Nothing here verifies the peer: the caller
-// dials and accepts links with TLS. QEMU's connections have to be carried in the order
-// in which QEMU makes them, which ServeDestination observes and Destination leaves to
-// its caller.
+// dials and accepts links with TLS. QEMU's connections have to arrive in the order in
+// which QEMU makes them: Destination waits for the earlier ones, by the order in which
+// Source was called. ServeSource keeps that order; other callers start Source for one
+// connection before they accept the next. CPUs bounds the whole process: a program that
+// has other work gives a bound for both, or none.
 package relay

@@ -27,8 +27,10 @@ const (
 	linkDelay = 20 * time.Millisecond
 	// linkTimeout is the --link-timeout of all commands.
 	linkTimeout = 2 * time.Second
-	// destinationPort is where the destination's command listens.
+	// destinationPort is where the destination's command listens, and proxyPort where the
+	// proxy in front of it does.
 	destinationPort = 7400
+	proxyPort       = 7401
 )
 
 // faultyLink is a slow link with a delaying proxy, which can be cut and stalled.
@@ -37,9 +39,7 @@ type faultyLink struct {
 	t     *testing.T
 	rate  linkRate
 	certs string
-	// connect is the proxy's address, where the source's command connects.
-	connect string
-	stop    func() error // of the proxy, nil without one
+	stop  func() error // of the proxy, nil without one
 }
 
 var endNames = map[slowlink.End]string{slowlink.Source: "source", slowlink.Destination: "destination"}
@@ -73,24 +73,30 @@ func (l *faultyLink) repair() {
 	l.t.Helper()
 	l.cut()
 	l.SetUp()
-	err := l.LimitRate(l.rate.name)
-	if err == nil {
-		proxy := slowlink.Proxy{Delay: linkDelay, Window: slowlink.WindowOf(l.rate.bits, linkDelay)}
-		l.connect, l.stop, err = l.StartProxy(proxy, l.listenAddress())
-	}
-	if err != nil {
+	if err := l.LimitRate(l.rate.name); err != nil {
 		l.t.Fatal(err)
 	}
+	l.join()
 	// The kernel takes a moment to find the way again.
 	l.await("the link is up", func() (bool, error) {
 		ctx, cancel := context.WithTimeout(l.t.Context(), linkTimeout)
 		defer cancel()
-		conn, err := l.Dial(ctx, slowlink.Source, l.connect)
+		conn, err := l.Dial(ctx, slowlink.Source, l.connectAddress())
 		if err == nil {
 			conn.Close()
 		}
 		return err == nil, nil
 	})
+}
+
+// join lets the link make connections, after it was cut.
+func (l *faultyLink) join() {
+	l.t.Helper()
+	proxy := slowlink.Proxy{Delay: linkDelay, Window: slowlink.WindowOf(l.rate.bits, linkDelay)}
+	var err error
+	if _, l.stop, err = l.StartProxyAt(proxyPort, proxy, l.listenAddress()); err != nil {
+		l.t.Fatal(err)
+	}
 }
 
 // cut closes all connections of the link, and lets it make no more.
@@ -104,9 +110,12 @@ func (l *faultyLink) cut() {
 	l.stop = nil
 }
 
-func (l *faultyLink) listenAddress() string {
-	return slowlink.Destination.IP() + ":" + strconv.Itoa(destinationPort)
-}
+// listenAddress is where the destination's command listens, and connectAddress where the
+// source's connects.
+func (l *faultyLink) listenAddress() string  { return addressAt(destinationPort) }
+func (l *faultyLink) connectAddress() string { return addressAt(proxyPort) }
+
+func addressAt(port int) string { return slowlink.Destination.IP() + ":" + strconv.Itoa(port) }
 
 // start starts vmferry at an end of the link, with TLS.
 func (l *faultyLink) start(e slowlink.End, args ...string) *command {

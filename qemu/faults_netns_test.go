@@ -26,6 +26,8 @@ const (
 	killDestination = "kill the destination's side"
 	cutLink         = "cut the link"
 	stallLink       = "stall the link"
+	// The link makes connections again before the source's side ends.
+	cutLinkForAWhile = "cut the link for a while"
 )
 
 var faultKinds = []string{killSource, killDestination, cutLink, stallLink}
@@ -43,7 +45,7 @@ const (
 	commandBound = 3 * time.Minute
 	// answerBound is how long a QEMU may take to answer before the test takes it for one
 	// that never answers again, and silentBound how long such a QEMU gets afterwards.
-	answerBound = 10 * time.Second
+	answerBound = 5 * time.Second
 	silentBound = 100 * time.Millisecond
 )
 
@@ -162,6 +164,8 @@ type faultTrial struct {
 	seed int
 	kind string
 	end  slowlink.End // at which the link stalls
+	// A cut link makes connections again after the outage, or not if it is 0.
+	outage time.Duration
 	// The fault comes wait after a moment.
 	after moment
 	wait  time.Duration
@@ -177,6 +181,9 @@ type faultTrial struct {
 func (x *faultTrials) choose(seed int) *faultTrial {
 	rng := rand.New(rand.NewPCG(uint64(seed), uint64(x.link.rate.bits)))
 	f := &faultTrial{seed: seed, kind: faultKinds[(seed-1)%len(faultKinds)], end: slowlink.End(rng.IntN(2))}
+	if rng.IntN(2) == 0 {
+		f.outage = time.Duration(rng.Int64N(int64(3 * time.Second)))
+	}
 	f.after = []moment{atStart, atPause, atStart, atCompletion}[(seed-1)/len(faultKinds)%4]
 	f.wait = time.Duration(rng.Float64() * float64(x.left[f.after]))
 	return f
@@ -201,6 +208,9 @@ func (x *faultTrials) run(f *faultTrial) {
 	}
 	undecided := said == runsUndecided
 	if undecided {
+		if f.kind == cutLinkForAWhile {
+			x.fatalf(f, "the source could ask the destination, and is undecided")
+		}
 		said = x.followAdvice(f)
 	}
 	runner, other := x.awaitOne(f)
@@ -260,14 +270,23 @@ func (x *faultTrials) migrate(f *faultTrial) (said string, err error) {
 	case stallLink:
 		x.link.SetDown(f.end)
 	}
-	select {
-	case <-done:
-	case <-time.After(commandBound):
-		cancel()
-		<-done
-		return "", fmt.Errorf("the source's side has not ended %v after the fault (%v)", commandBound, err)
+	var back <-chan time.Time
+	if f.kind == cutLink && f.outage > 0 {
+		back = time.After(f.outage)
 	}
-	return said, err
+	for late := time.After(commandBound); ; {
+		select {
+		case <-done:
+			return said, err
+		case <-back:
+			x.link.join()
+			f.kind = cutLinkForAWhile
+		case <-late:
+			cancel()
+			<-done
+			return "", fmt.Errorf("the source's side has not ended %v after the fault (%v)", commandBound, err)
+		}
+	}
 }
 
 // awaitMoment waits until the moment of the fault. It is false if the migration ends

@@ -31,7 +31,7 @@ type migrateAndAccept struct {
 func (m *migrateAndAccept) start() error {
 	m.accept = m.link.start(slowlink.Destination, "accept", "--json", "--qmp", m.dst.QMPPath(), "--listen", "tcp:"+m.link.listenAddress(), "--wait", "10s")
 	m.link.awaitListener()
-	m.migrate = m.link.start(slowlink.Source, "migrate", "--json", "--qmp", m.src.QMPPath(), "--connect", "tcp:"+m.link.connect,
+	m.migrate = m.link.start(slowlink.Source, "migrate", "--json", "--qmp", m.src.QMPPath(), "--connect", "tcp:"+m.link.connectAddress(),
 		"--downtime-limit", "500ms", "--diverging", "stop", "--max-rounds", "10")
 	return nil
 }

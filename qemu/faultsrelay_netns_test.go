@@ -44,7 +44,7 @@ func (p *relayPair) start() error {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	front, back := filepath.Join(dir, "front"), filepath.Join(dir, "back")
 	p.relays[slowlink.Destination] = p.link.start(slowlink.Destination, "relay", "--link", "destination", "--listen", "tcp:"+p.link.listenAddress(), "--connect", "unix:"+back)
-	p.relays[slowlink.Source] = p.link.start(slowlink.Source, "relay", "--link", "source", "--listen", "unix:"+front, "--connect", "tcp:"+p.link.connect)
+	p.relays[slowlink.Source] = p.link.start(slowlink.Source, "relay", "--link", "source", "--listen", "unix:"+front, "--connect", "tcp:"+p.link.connectAddress())
 	for i, h := range []*host{p.src, p.dst} {
 		if p.monitors[i], err = p.configure(h); err != nil {
 			return err

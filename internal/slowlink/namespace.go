@@ -80,7 +80,12 @@ func (l *Link) Dial(ctx context.Context, e End, address string) (conn *net.TCPCo
 // StartProxy starts a proxy in front of a TCP address of the destination, and returns its
 // address. stop ends the proxy and its connections.
 func (l *Link) StartProxy(p Proxy, target string) (address string, stop func() error, err error) {
-	ln, err := l.Listen(Destination, 0)
+	return l.StartProxyAt(0, p, target)
+}
+
+// StartProxyAt is StartProxy with a port of the proxy, or a free one if port is 0.
+func (l *Link) StartProxyAt(port int, p Proxy, target string) (address string, stop func() error, err error) {
+	ln, err := l.Listen(Destination, port)
 	if err != nil {
 		return "", nil, err
 	}

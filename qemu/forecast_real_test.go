@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vmferry/vmferry/internal/qemutest"
+	"github.com/vmferry/vmferry/internal/soak"
 	"github.com/vmferry/vmferry/qemu"
 	"github.com/vmferry/vmferry/qemu/forecast"
 	"github.com/vmferry/vmferry/qmp"
@@ -28,7 +29,7 @@ func TestRealQEMUForecast_HoldsTheRealMigration(t *testing.T) {
 			if err := src.WaitReady(soon(t)); err != nil {
 				t.Fatal(err)
 			}
-			for range 3 {
+			for range soak.Times(1, 3) {
 				runsOn(t, src)
 				r, err := qemu.Forecast(soon(t), qemu.ForecastOptions{Monitor: qmp.Socket(src.QMPPath()), Bandwidth: bandwidth})
 				if err != nil {

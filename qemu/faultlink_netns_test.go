@@ -18,8 +18,9 @@ import (
 
 // linkRate is the rate of a link, in the notation of tc and in bits a second.
 type linkRate struct {
-	name string
-	bits float64
+	name   string
+	bits   float64
+	trials int // for each kind of fault
 }
 
 const (

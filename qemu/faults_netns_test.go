@@ -116,7 +116,7 @@ type faultTrials struct {
 // runFaultTrials runs the trials at each rate. VMFERRY_SEED is the first seed and
 // VMFERRY_RUNS the number of trials.
 func runFaultTrials(t *testing.T, incomingPaused bool, m func(link *faultyLink, src, dst *host) mover) {
-	for _, rate := range []linkRate{{"1gbit", 1e9}, {"100mbit", 100e6}} {
+	for _, rate := range []linkRate{{"1gbit", 1e9, soak.Times(2, 40)}, {"100mbit", 100e6, soak.Times(1, 40)}} {
 		t.Run(rate.name, func(t *testing.T) {
 			t.Parallel()
 			x := &faultTrials{t: t, link: newFaultyLink(t, rate), incomingPaused: incomingPaused, mover: m, left: make(map[moment]time.Duration), outcomes: make(map[string]int)}
@@ -126,7 +126,7 @@ func runFaultTrials(t *testing.T, incomingPaused bool, m func(link *faultyLink, 
 			}
 			x.run(&faultTrial{kind: "no fault"})
 			first := number(t, "VMFERRY_SEED", 1)
-			count := number(t, "VMFERRY_RUNS", soak.Times(2, 40)*len(faultKinds))
+			count := number(t, "VMFERRY_RUNS", rate.trials*len(faultKinds))
 			for seed := first; seed < first+count; seed++ {
 				x.run(x.choose(seed))
 			}

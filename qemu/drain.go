@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/transport"
 )
 
 // drainer keeps the sockets of a migration open after this process has finished with
@@ -64,9 +66,7 @@ func (d *drainer) take(fd int) error {
 }
 
 func (d *drainer) drain(conn net.Conn) {
-	if c, ok := conn.(interface{ CloseWrite() error }); ok {
-		c.CloseWrite()
-	}
+	_ = transport.CloseWrite(conn) // the reading shows what became of it
 	d.keep(conn, func() { io.Copy(io.Discard, conn) })
 }
 

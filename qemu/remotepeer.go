@@ -36,7 +36,7 @@ type remotePeer struct {
 func newRemotePeer(opts *MigrateOptions) *remotePeer {
 	p := &remotePeer{opts: opts, news: make(chan peerEvent), answers: make(chan received, 1), end: func() {}, carry: func() {}}
 	if p.dial = opts.Dial; p.dial == nil {
-		secure := agreement.Secure(opts.TLS)
+		secure := transport.RequireTLS13(opts.TLS)
 		p.dial = func(ctx context.Context) (net.Conn, error) { return opts.Connect.Dial(ctx, secure) }
 	}
 	return p

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vmferry/vmferry/internal/termtext"
 	"github.com/vmferry/vmferry/relay/linkwire"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // carrier carries one QEMU connection over a link, on one of its sides.
@@ -99,7 +100,7 @@ func (c *carrier) breakBoth(parent context.Context, why error) {
 	if parent.Err() != nil {
 		why = errStopped
 	}
-	resetConn(c.qemu)
+	transport.Reset(c.qemu)
 	if c.peerEnded.Load() {
 		c.link.Close()
 		return

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/vmferry/vmferry/relay/linkwire"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // downstream writes what comes over the link to QEMU. It returns nil when the other
@@ -43,8 +44,7 @@ func (c *carrier) downstream(ctx context.Context) error {
 		case linkwire.KindAck:
 			err = c.enc.Acknowledge(e.Packets)
 		case linkwire.KindEnd:
-			// QEMU may have closed its end already.
-			_ = closeWrite(c.qemu)
+			_ = transport.CloseWrite(c.qemu) // the other direction shows a QEMU that is gone
 			c.endReceived.Store(true)
 			err = c.closeInOrder(ctx)
 		case linkwire.KindReset:

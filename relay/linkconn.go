@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/relay/linkwire"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // linkConn is one end of a link. Reading fails if nothing arrives for the link timeout.
@@ -35,10 +35,7 @@ func (r *Relay) newLinkConn(conn net.Conn) *linkConn {
 const mostUnsent = 256 << 10
 
 func keepLittleUnsent(conn net.Conn) {
-	if t, ok := conn.(*tls.Conn); ok {
-		conn = t.NetConn()
-	}
-	tcp, ok := conn.(*net.TCPConn)
+	tcp, ok := transport.Socket(conn).(*net.TCPConn)
 	if !ok {
 		return
 	}
@@ -137,24 +134,4 @@ func (l *linkConn) reset(reason string) {
 	}
 	l.done = true
 	l.Conn.Close()
-}
-
-// resetConn closes a connection in such a way that its peer sees a broken connection and
-// not an end.
-func resetConn(conn net.Conn) {
-	if t, ok := conn.(*tls.Conn); ok {
-		conn = t.NetConn()
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
-	}
-	conn.Close()
-}
-
-// closeWrite ends one direction of a connection.
-func closeWrite(conn net.Conn) error {
-	if c, ok := conn.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return nil
 }

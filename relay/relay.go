@@ -129,8 +129,8 @@ func (r *Relay) Drain() { r.migrations.drain() }
 func (r *Relay) Source(ctx context.Context, qemu, link net.Conn) error {
 	from, err := r.migrations.admit(qemu)
 	if err != nil {
-		resetConn(qemu)
-		resetConn(link)
+		transport.Reset(qemu)
+		transport.Reset(link)
 		return err
 	}
 	return r.source(ctx, qemu, from, link)
@@ -164,13 +164,13 @@ func (r *Relay) source(ctx context.Context, qemu net.Conn, from *admission, link
 // ErrBroken.
 func (r *Relay) Destination(ctx context.Context, link net.Conn, dial transport.Dialer) error {
 	l := r.newLinkConn(link)
-	defer context.AfterFunc(ctx, func() { resetConn(link) })()
+	defer context.AfterFunc(ctx, func() { transport.Reset(link) })()
 	hello, err := readHello(l)
 	if err != nil {
 		link.Close()
 		return fmt.Errorf("link from %v: %w", link.RemoteAddr(), err)
 	}
-	cache := min(int64(min(hello.Cache, 1<<62)), r.cfg.Cache)
+	cache := min(int64(hello.Cache), r.cfg.Cache)
 	reply := linkwire.Reply{Cache: uint64(cache)}.Append(nil)
 	from, err := r.migrations.admitLink(hello.Order)
 	if err != nil {
@@ -194,7 +194,7 @@ func (r *Relay) Destination(ctx context.Context, link net.Conn, dial transport.D
 
 // readHello reads what introduces the other relay, in all within identifyWithin.
 func readHello(l *linkConn) (linkwire.Hello, error) {
-	late := time.AfterFunc(identifyWithin, func() { resetConn(l.Conn) })
+	late := time.AfterFunc(identifyWithin, func() { transport.Reset(l.Conn) })
 	defer late.Stop()
 	return linkwire.ReadHello(l)
 }
@@ -202,7 +202,9 @@ func readHello(l *linkConn) (linkwire.Hello, error) {
 func (r *Relay) dialInOrder(ctx context.Context, hello linkwire.Hello, dial transport.Dialer) (net.Conn, error) {
 	done := r.arrivals.await(ctx, hello)
 	defer done()
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.LinkTimeout)
-	defer cancel()
-	return dial(ctx)
+	qemu, err := dial.Link(ctx, r.cfg.LinkTimeout)
+	if err != nil {
+		return nil, err
+	}
+	return qemu.Conn, nil
 }

@@ -20,25 +20,19 @@ func (r *Relay) ServeSource(ctx context.Context, ln net.Listener, dial transport
 		// Admitted here, in the order in which QEMU connects.
 		from, err := r.migrations.admit(qemu)
 		if err != nil {
-			resetConn(qemu)
+			transport.Reset(qemu)
 			return func() error { return err }
 		}
 		return func() error {
-			link, err := r.dialLink(ctx, dial)
+			link, err := dial.Link(ctx, r.cfg.LinkTimeout)
 			if err != nil {
 				from.leave()
-				resetConn(qemu)
+				transport.Reset(qemu)
 				return fmt.Errorf("connecting to the other relay: %w", err)
 			}
-			return r.source(ctx, qemu, from, link)
+			return r.source(ctx, qemu, from, link.Conn)
 		}
 	})
-}
-
-func (r *Relay) dialLink(ctx context.Context, dial transport.Dialer) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.LinkTimeout)
-	defer cancel()
-	return dial(ctx)
 }
 
 // identifyWithin bounds the time from accepting a link to the end of its TLS handshake.

@@ -129,7 +129,7 @@ func (a *Acceptor) RefuseMore(ctx context.Context, uuid [16]byte) error {
 				a.cfg.Logger.Warn("no further connections can be accepted", "error", c.err)
 				continue
 			}
-			socketOf(c.conn).Close()
+			Socket(c.conn).Close()
 			id := int(c.handshake.ID)
 			switch {
 			case c.main:
@@ -230,7 +230,7 @@ func (a *Acceptor) deliver(ctx context.Context, c arrival) {
 	case a.arrivals <- c:
 	case <-ctx.Done():
 		if c.conn != nil {
-			socketOf(c.conn).Close()
+			Socket(c.conn).Close()
 		}
 	}
 }

@@ -115,7 +115,7 @@ func setLinkTimeout(conn net.Conn, timeout time.Duration) {
 	if timeout <= 0 {
 		timeout = defaultLinkTimeout
 	}
-	if tcp, ok := socketOf(conn).(*net.TCPConn); ok {
+	if tcp, ok := Socket(conn).(*net.TCPConn); ok {
 		tcp.SetKeepAliveConfig(net.KeepAliveConfig{
 			Enable: true, Idle: max(timeout/3, time.Second), Interval: max(timeout/6, time.Second), Count: 4,
 		})

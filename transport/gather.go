@@ -192,7 +192,7 @@ func (g *gathering) place(c *arrival) {
 		conflict = g.addArrival(c)
 	}
 	if conflict != nil {
-		socketOf(c.conn).Close()
+		Socket(c.conn).Close()
 		g.acc.logRefusal(fmt.Errorf("connection from %v: %w", c.link.RemoteAddr(), conflict))
 	}
 	g.evictOldestMachine(c)
@@ -252,7 +252,7 @@ func (g *gathering) evictOldestMachine(newest *arrival) {
 
 func (g *gathering) refuseMachine(m *machineChannels, why error) {
 	for _, c := range m.all() {
-		socketOf(c.conn).Close()
+		Socket(c.conn).Close()
 	}
 	g.acc.logRefusal(fmt.Errorf("%d channels of machine %x: %w", len(m.all()), m.uuid, why))
 }
@@ -264,7 +264,7 @@ func (g *gathering) dropClosedByPeer(before uint64) {
 		if c == nil || c.number > before || !peerClosed(c.conn) {
 			return false
 		}
-		socketOf(c.conn).Close()
+		Socket(c.conn).Close()
 		g.acc.cfg.Logger.Warn("dropped a connection that its source closed, in favor of a newer one")
 		return true
 	}
@@ -287,7 +287,7 @@ func (g *gathering) dropClosedByPeer(before uint64) {
 // closeAll closes and forgets all connections.
 func (g *gathering) closeAll() {
 	for _, c := range g.all() {
-		socketOf(c.conn).Close()
+		Socket(c.conn).Close()
 	}
 	g.main, g.machines = nil, nil
 }

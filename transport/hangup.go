@@ -10,7 +10,7 @@ import (
 // peerClosed reports whether the peer has closed the connection for writing. Earlier
 // bytes may still be unread. It is false for a connection that is no syscall.Conn.
 func peerClosed(conn net.Conn) bool {
-	sc, ok := socketOf(conn).(syscall.Conn)
+	sc, ok := Socket(conn).(syscall.Conn)
 	if !ok {
 		return false
 	}

@@ -105,7 +105,7 @@ func (r *rawLink) Write(f func(fd uintptr) bool) error {
 // closeWith closes the connection. Its reads and writes fail with the error why.
 func (l *Link) closeWith(why error) {
 	if l.failed.CompareAndSwap(nil, &why) {
-		socketOf(l.Conn).Close()
+		Socket(l.Conn).Close()
 	}
 }
 
@@ -119,8 +119,8 @@ func (l *Link) closeReason(err error) error {
 	return err
 }
 
-// socketOf returns the connection below TLS. Closing that one does not block.
-func socketOf(conn net.Conn) net.Conn {
+// Socket returns the connection below TLS. Closing that one does not block.
+func Socket(conn net.Conn) net.Conn {
 	for {
 		switch c := conn.(type) {
 		case *Link:
@@ -133,6 +133,29 @@ func socketOf(conn net.Conn) net.Conn {
 			return conn
 		}
 	}
+}
+
+// Reset closes a connection so that the peer sees a failure, where the network has a way
+// to say so, and no end of the stream.
+func Reset(conn net.Conn) {
+	socket := Socket(conn) // Close of a TLS connection says that the stream is complete
+	if tcp, ok := socket.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	socket.Close()
+}
+
+// CloseWrite says that no more bytes follow. It does nothing if the connection has no
+// way to say so, or if the peer has closed the connection.
+func CloseWrite(conn net.Conn) error {
+	c, ok := conn.(interface{ CloseWrite() error })
+	if !ok {
+		return nil
+	}
+	if err := c.CloseWrite(); err != nil && !errors.Is(err, unix.ENOTCONN) {
+		return err
+	}
+	return nil
 }
 
 // CloseAll closes connections concurrently, because closing a TLS connection blocks
@@ -156,7 +179,7 @@ type ackState struct {
 // timedOut reports whether the peer has acknowledged nothing for most of the timeout
 // although this side sent probes. A peer that acknowledges but does not read is alive.
 func (u *ackState) timedOut(conn net.Conn, now time.Time, timeout time.Duration) bool {
-	info := tcpInfo(socketOf(conn))
+	info := tcpInfo(Socket(conn))
 	if info == nil {
 		return false
 	}

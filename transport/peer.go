@@ -165,7 +165,7 @@ func identify(ctx context.Context, l *Link, cfg *AcceptConfig) (arrival, error) 
 		err = context.Cause(ctx) // the deadline is set and would fail later reads
 	}
 	if err != nil {
-		socketOf(l).Close()
+		Socket(l).Close()
 		return arrival{}, fmt.Errorf("connection from %v: %w", l.RemoteAddr(), err)
 	}
 	return c, nil

@@ -96,6 +96,16 @@ func verify(shown []*x509.Certificate, roots *x509.CertPool, usage x509.ExtKeyUs
 // given to RequirePeer.
 var ErrPeer = errors.New("transport: peer certificate has another name")
 
+// RequireTLS13 returns a copy of cfg that requires TLS 1.3; nil stays nil.
+func RequireTLS13(cfg *tls.Config) *tls.Config {
+	if cfg == nil {
+		return nil
+	}
+	cfg = cfg.Clone()
+	cfg.MinVersion = tls.VersionTLS13
+	return cfg
+}
+
 // RequirePeer returns a copy of cfg that accepts only a peer whose certificate has one
 // of the names among its subject alternative names: a DNS name, an IP address, or a
 // URI such as a SPIFFE ID, which must be equal. The common name is ignored. The result

@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 
 	"github.com/vmferry/vmferry/relay"
+	"github.com/vmferry/vmferry/transport"
 )
 
 type relayCmd struct {
@@ -41,9 +41,7 @@ func (c *relayCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if secure != nil {
-		secure.MinVersion = tls.VersionTLS13
-	}
+	secure = transport.RequireTLS13(secure)
 	if err := c.checkLinkTimeout(); err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package agreement
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -114,14 +113,4 @@ func (c *Conn) Close() error {
 	})
 	c.beating.Wait()
 	return err
-}
-
-// Secure returns a copy of cfg that requires TLS 1.3; nil stays nil.
-func Secure(cfg *tls.Config) *tls.Config {
-	if cfg == nil {
-		return nil
-	}
-	cfg = cfg.Clone()
-	cfg.MinVersion = tls.VersionTLS13
-	return cfg
 }

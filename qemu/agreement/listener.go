@@ -46,7 +46,7 @@ func NewListener(ctx context.Context, ln net.Listener, cfg ListenerConfig) *List
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	cfg.TLS = Secure(cfg.TLS)
+	cfg.TLS = transport.RequireTLS13(cfg.TLS)
 	ctx, cancel := context.WithCancel(ctx)
 	l := &Listener{cfg: cfg, cancel: cancel, controls: make(chan *Conn), links: make(chan net.Conn)}
 	l.running.Go(func() {

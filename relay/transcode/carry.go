@@ -3,7 +3,6 @@ package transcode
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -11,9 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // Carry carries one connection of the source's QEMU to the destination's. The packets of
@@ -23,8 +21,8 @@ import (
 func Carry(ctx context.Context, source, destination net.Conn, cfg Config) error {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
-		reset(source)
-		reset(destination)
+		transport.Reset(source)
+		transport.Reset(destination)
 		return err
 	}
 	return carry(ctx, source, destination, cfg)
@@ -84,8 +82,8 @@ func (p *pair) ended(err error, other <-chan struct{}) {
 func (p *pair) fail(err error) {
 	p.once.Do(func() {
 		p.err = err
-		reset(p.source)
-		reset(p.destination)
+		transport.Reset(p.source)
+		transport.Reset(p.destination)
 	})
 }
 
@@ -98,36 +96,12 @@ func (p *pair) close() error {
 	return p.err
 }
 
-// reset closes a connection so that the peer sees a failure, where the network has a
-// way to say so, and no end of the stream.
-func reset(conn net.Conn) {
-	if secure, ok := conn.(*tls.Conn); ok {
-		conn = secure.NetConn() // Close of the TLS connection says that the stream is complete
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
-	}
-	conn.Close()
-}
-
 // copyToEnd copies from one QEMU to the other, up to the half-close.
 func copyToEnd(to, from net.Conn) error {
 	if _, err := io.Copy(to, from); err != nil {
 		return err
 	}
-	return closeWrite(to)
-}
-
-// closeWrite says that no more bytes follow.
-func closeWrite(conn net.Conn) error {
-	c, ok := conn.(interface{ CloseWrite() error })
-	if !ok {
-		return nil
-	}
-	if err := c.CloseWrite(); err != nil && !errors.Is(err, unix.ENOTCONN) { // the peer has closed it all
-		return err
-	}
-	return nil
+	return transport.CloseWrite(to)
 }
 
 // forwardChannel carries what the source sends.
@@ -143,7 +117,7 @@ func forwardChannel(source, destination net.Conn, cfg Config) error {
 	defer c.close()
 	for {
 		if err := c.packet(); err == io.EOF {
-			return closeWrite(destination)
+			return transport.CloseWrite(destination)
 		} else if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/multifd"
+	"github.com/vmferry/vmferry/transport"
 )
 
 // hang only prevents that a test hangs.
@@ -270,7 +271,7 @@ func TestCarry_SourceThatDiesEndsTheDestination(t *testing.T) {
 // A TLS connection that is closed in order ends the stream.
 func TestReset_TLSConnectionFails(t *testing.T) {
 	here, there := tcpPair(t)
-	reset(tls.Client(here, &tls.Config{}))
+	transport.Reset(tls.Client(here, &tls.Config{}))
 	there.SetDeadline(time.Now().Add(hang))
 	if n, err := there.Read(make([]byte, 1)); n != 0 || err == nil || err == io.EOF {
 		t.Errorf("the peer reads %d bytes, error %v", n, err)

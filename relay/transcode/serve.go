@@ -36,7 +36,7 @@ func Serve(ctx context.Context, ln net.Listener, dial transport.Dialer, cfg Conf
 		// to come in the order of the source's.
 		link, err := dial.Link(ctx, cfg.DialTimeout)
 		if err != nil {
-			reset(source)
+			transport.Reset(source)
 			cfg.Logger.Warn("a connection failed", "error", err)
 			continue
 		}

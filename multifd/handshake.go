@@ -36,6 +36,17 @@ func (h Handshake) Append(b []byte) []byte {
 	return append(b, make([]byte, HandshakeLen-25)...)
 }
 
+// BeginsChannel reports whether b, the first bytes of a connection or a part of them, can
+// begin a multifd channel: the magic and the version, as in the handshake and in every
+// packet.
+func BeginsChannel(b []byte) bool {
+	var begin [8]byte
+	binary.BigEndian.PutUint32(begin[0:], Magic)
+	binary.BigEndian.PutUint32(begin[4:], Version)
+	n := min(len(b), len(begin))
+	return string(b[:n]) == string(begin[:n])
+}
+
 // ReadHandshake reads a handshake. The caller compares the UUID.
 func ReadHandshake(r io.Reader) (Handshake, error) {
 	var buf [HandshakeLen]byte

@@ -81,8 +81,8 @@ func (a *adapter) observe(s step, now time.Time) {
 }
 
 const (
-	// linkIsLimit is the part of the time for which the link has to be waited for, to
-	// be the limit.
+	// linkIsLimit is the part of the time for which the link, or QEMU, has to be waited
+	// for, to be the limit.
 	linkIsLimit = 0.2
 	// linkRises is by what the assumed rate of the link rises in a window in which the
 	// link is not the limit.
@@ -120,6 +120,11 @@ func (a *adapter) decide(passed time.Duration) {
 	a.choose(passed, float64(w.plain)/passed.Seconds())
 }
 
+// waitsForQEMU reports whether QEMU was the limit in the window.
+func (a *adapter) waitsForQEMU(passed time.Duration) bool {
+	return a.window.input.Seconds() > linkIsLimit*passed.Seconds()
+}
+
 // avoidance keeps a level from being chosen for some windows.
 type avoidance struct{ windows, next int }
 
@@ -137,8 +142,8 @@ func (a *adapter) choose(passed time.Duration, rate float64) {
 		a.avoided[l].windows = max(0, a.avoided[l].windows-1)
 	}
 	a.since++
-	waitsForQEMU := a.window.input.Seconds() > linkIsLimit*passed.Seconds()
-	if a.since == trial && a.level > a.before && rate < a.rateOf && !waitsForQEMU {
+	waits := a.waitsForQEMU(passed)
+	if a.since == trial && a.level > a.before && rate < a.rateOf && !waits {
 		v := &a.avoided[a.level]
 		v.next = min(max(2*v.next, firstAvoidance), lastAvoidance)
 		v.windows = v.next
@@ -148,28 +153,24 @@ func (a *adapter) choose(passed time.Duration, rate float64) {
 	if a.since < trial {
 		return
 	}
-	if next := a.best(passed); next != a.level {
+	if next := a.best(rate, waits); next != a.level {
 		a.before, a.rateOf, a.since, a.level = a.level, rate, 0, next
 	}
 }
 
 // best returns the level that gives the most plain bytes a second. If QEMU is the limit,
 // that is the cheapest one that keeps up with QEMU.
-func (a *adapter) best(passed time.Duration) linkwire.Level {
+// rate is the plain bytes a second of the window.
+func (a *adapter) best(rate float64, waitsForQEMU bool) linkwire.Level {
 	if a.link == 0 {
 		return linkwire.LevelRaw
-	}
-	w := &a.window
-	enough := a.rate(a.level) * worthwhile
-	if w.input.Seconds() > linkIsLimit*passed.Seconds() {
-		enough = float64(w.plain) / passed.Seconds() * worthwhile
 	}
 	best := linkwire.LevelRaw
 	for l := linkwire.LevelRaw; int(l) < levels; l++ {
 		if a.avoided[l].windows > 0 {
 			continue
 		}
-		if a.rate(l) >= enough && w.input.Seconds() > linkIsLimit*passed.Seconds() {
+		if waitsForQEMU && a.rate(l) >= rate*worthwhile {
 			return l
 		}
 		if a.rate(l) > a.rate(best)*1.02 {

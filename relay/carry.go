@@ -65,11 +65,11 @@ func (c *carrier) run(parent context.Context) (err error) {
 	c.count(func(n *Counters) { n.Connections++; n.Open++ })
 	helpersCtx, endHelpers := context.WithCancel(parent)
 	directions, ctx := errgroup.WithContext(parent)
-	helpers, _ := errgroup.WithContext(helpersCtx)
+	var helpers sync.WaitGroup
 	// A direction that fails ends the reads and writes of the other one.
 	stop := context.AfterFunc(ctx, func() { c.breakBoth(parent, context.Cause(ctx)) })
-	helpers.Go(func() error { c.link.keepAlive(helpersCtx); return nil })
-	helpers.Go(func() error { c.acknowledge(helpersCtx); return nil })
+	helpers.Go(func() { c.link.keepAlive(helpersCtx) })
+	helpers.Go(func() { c.acknowledge(helpersCtx) })
 	directions.Go(func() error { return c.upstream(ctx) })
 	directions.Go(func() error { return c.downstream(ctx) })
 	err = directions.Wait()
@@ -119,8 +119,14 @@ func (c *carrier) count(f func(*Counters)) {
 	}
 }
 
-// join makes m the migration of the connection.
-func (c *carrier) join(m *migration) {
+// joinMigration finds the migration by the first bytes of the source's QEMU: those of a
+// multifd channel have the machine's UUID.
+func (c *carrier) joinMigration(first []byte) {
+	uuid, ok := linkwire.ChannelOf(first)
+	if !ok {
+		return
+	}
+	m := c.from.isChannel(uuid)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if m == c.migration {

@@ -33,8 +33,8 @@ func (c *carrier) downstream(ctx context.Context) error {
 		var err error
 		switch e.Kind {
 		case linkwire.KindBytes, linkwire.KindPacket:
-			if uuid, ok := linkwire.ChannelOf(e.Bytes); ok && first && !c.recognises {
-				c.join(c.from.isChannel(uuid))
+			if first && !c.recognises {
+				c.joinMigration(e.Bytes)
 			}
 			first = false
 			err = c.deliver(ctx, &e)

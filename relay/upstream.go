@@ -55,7 +55,6 @@ type upstream struct {
 	level       *adapter
 	input, work time.Duration // of the frames that level has not observed
 	cacheTried  bool
-	joined      bool
 }
 
 // readQEMU is a linkwire.Source.
@@ -80,7 +79,7 @@ func (c *carrier) readQEMU(p []byte, within time.Duration) (int, error) {
 
 // read takes QEMU's bytes apart.
 func (u *upstream) read(ctx context.Context, free <-chan *linkwire.Frame, to chan<- *linkwire.Frame) error {
-	for {
+	for first := true; ; first = false {
 		f, err := receive(ctx, free)
 		if err != nil {
 			return err
@@ -91,23 +90,14 @@ func (u *upstream) read(ctx context.Context, free <-chan *linkwire.Frame, to cha
 		case err != nil:
 			return fmt.Errorf("reading from QEMU: %w", err)
 		}
-		u.joinMigration()
+		if first && u.recognises {
+			u.joinMigration(f.Bytes)
+		}
 		n := f.Plain()
 		u.count(func(c *Counters) { c.FromQEMU += uint64(n) })
 		if err := send(ctx, to, f); err != nil {
 			return err
 		}
-	}
-}
-
-// joinMigration finds the migration of a multifd channel.
-func (u *upstream) joinMigration() {
-	if u.joined || !u.recognises {
-		return
-	}
-	if h, _, ok := u.split.Channel(); ok {
-		u.joined = true
-		u.carrier.join(u.from.isChannel(h.UUID))
 	}
 }
 
@@ -178,10 +168,7 @@ func (u *upstream) finish(ctx context.Context, f *linkwire.Frame, to chan<- *lin
 	}
 	finished := time.Now()
 	u.work += finished.Sub(working)
-	out, plain := 0, f.Plain()
-	for _, b := range f.Out {
-		out += len(b)
-	}
+	out, plain := f.Size(), f.Plain() // before the frame is passed on
 	if err := send(ctx, to, f); err != nil {
 		return err
 	}
@@ -241,10 +228,7 @@ func (u *upstream) write(ctx context.Context, from <-chan *linkwire.Frame, free 
 		if err != nil {
 			return err
 		}
-		n := 0
-		for _, b := range f.Out {
-			n += len(b)
-		}
+		n := f.Size() // writing consumes Out
 		began := time.Now()
 		if err := u.link.writeAll(ctx, f.Out); err != nil {
 			return linkError(err)

@@ -45,6 +45,14 @@ type pagePlan struct {
 // Plain returns the number of bytes that the frame stands for.
 func (f *Frame) Plain() int { return len(f.Bytes) + len(f.Header) + len(f.Pages) }
 
+// Size returns the number of bytes of Out.
+func (f *Frame) Size() (n int) {
+	for _, b := range f.Out {
+		n += len(b)
+	}
+	return n
+}
+
 // Encoder makes the frames of one connection. It is for use by one goroutine, except
 // Acknowledge.
 type Encoder struct {

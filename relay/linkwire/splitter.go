@@ -48,21 +48,12 @@ type Splitter struct {
 	returned int    // bytes of header that were returned as bytes already
 	rest     uint64 // bytes of the current packet that are returned as bytes
 	much     bool   // a read of bytes has filled its memory
-	// handshake is that of the multifd channel if isChannel is set.
-	isChannel bool
-	handshake multifd.Handshake
-	ended     error
+	ended    error
 }
 
 // NewSplitter returns a Splitter of what read reads.
 func NewSplitter(read Source) *Splitter {
 	return &Splitter{MostBytes: MaxBytes, read: read, state: (*Splitter).start, pageSize: 4096}
-}
-
-// Channel returns the handshake and the page size of the multifd channel, if the
-// connection is one. The first packet can change the page size.
-func (s *Splitter) Channel() (h multifd.Handshake, pageSize int, ok bool) {
-	return s.handshake, s.pageSize, s.isChannel
 }
 
 // Next reads the next unit. After everything that has arrived was returned, it returns
@@ -127,15 +118,13 @@ func (s *Splitter) start(u *Unit) error {
 		if err != nil && !errors.Is(err, ErrQuiet) {
 			return s.end(u, err)
 		}
-		if err != nil || !isHandshakeHead(s.header) {
+		if err != nil || !multifd.BeginsChannel(s.header) {
 			s.state = (*Splitter).bytes
 			u.Bytes = s.header
 			s.header = nil
 			return nil
 		}
 		if len(s.header) == multifd.HandshakeLen {
-			copy(s.handshake.UUID[:], s.header[8:24])
-			s.handshake.ID, s.isChannel = s.header[24], true
 			s.state = (*Splitter).packet
 			u.Bytes = append(u.memory[:0], s.header...)
 			s.header = s.header[:0]
@@ -147,19 +136,10 @@ func (s *Splitter) start(u *Unit) error {
 // ChannelOf returns the UUID of the machine if b, the first unit of a connection, is the
 // handshake of a multifd channel.
 func ChannelOf(b []byte) (uuid [16]byte, ok bool) {
-	if len(b) != multifd.HandshakeLen || !isHandshakeHead(b) {
+	if len(b) != multifd.HandshakeLen || !multifd.BeginsChannel(b) {
 		return uuid, false
 	}
 	return [16]byte(b[8:24]), true
-}
-
-// isHandshakeHead reports whether h can begin a channel's handshake.
-func isHandshakeHead(h []byte) bool {
-	var want [8]byte
-	binary.BigEndian.PutUint32(want[:], multifd.Magic)
-	binary.BigEndian.PutUint32(want[4:], multifd.Version)
-	n := min(len(h), len(want))
-	return string(h[:n]) == string(want[:n])
 }
 
 // bytes returns all that follows as bytes.
@@ -210,9 +190,9 @@ func (s *Splitter) packet(u *Unit) error {
 	if ok, err := s.fill(u, prefixLen); !ok {
 		return err
 	}
-	flags := multifd.Flags(binary.BigEndian.Uint32(s.header[flagsAt:]))
+	flags := multifd.Header(s.header).Flags()
 	switch {
-	case !isHandshakeHead(s.header):
+	case !multifd.BeginsChannel(s.header):
 		return s.giveUp(u)
 	case flags&multifd.FlagDeviceState != 0:
 		return s.deviceState(u)
@@ -220,25 +200,16 @@ func (s *Splitter) packet(u *Unit) error {
 	if ok, err := s.fill(u, prefixLen+4); !ok {
 		return err
 	}
-	alloc := binary.BigEndian.Uint32(s.header[allocAt:])
-	if pageSize, ok := pageSizeOf(alloc); ok {
-		s.pageSize = pageSize
-	} else if alloc != 0 {
+	switch pageSize, err := multifd.Header(s.header).PageSize(); {
+	case err != nil:
 		return s.giveUp(u)
+	case pageSize != 0:
+		s.pageSize = pageSize
 	}
 	if ok, err := s.fill(u, multifd.HeaderLen(s.pageSize)); !ok {
 		return err
 	}
 	return s.ramPacket(u, flags)
-}
-
-// pageSizeOf returns the page size of a packet that can hold so many pages.
-func pageSizeOf(pages uint32) (int, bool) {
-	if pages == 0 || guest.PacketBytes%pages != 0 {
-		return 0, false
-	}
-	size := guest.PacketBytes / int(pages)
-	return size, size >= guest.MinPageSize && size <= guest.MaxPageSize && size&(size-1) == 0
 }
 
 // giveUp returns all that follows as bytes.

@@ -1,9 +1,7 @@
 package transcode
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -131,9 +129,6 @@ const idAt = 24
 // connection may be silent for long, or send one byte and wait. It returns the handshake
 // of a multifd channel, or nil if the connection is another one.
 func forwardHandshake(source, destination net.Conn) ([]byte, error) {
-	var begin [8]byte
-	binary.BigEndian.PutUint32(begin[0:], multifd.Magic)
-	binary.BigEndian.PutUint32(begin[4:], multifd.Version)
 	buf := make([]byte, multifd.HandshakeLen)
 	for have := 0; have < len(buf); {
 		n, err := source.Read(buf[have:])
@@ -146,8 +141,7 @@ func forwardHandshake(source, destination net.Conn) ([]byte, error) {
 		if err != nil && err != io.EOF {
 			return nil, err
 		}
-		known := min(have, len(begin))
-		if err == io.EOF || !bytes.Equal(buf[:known], begin[:known]) {
+		if err == io.EOF || !multifd.BeginsChannel(buf[:have]) {
 			return nil, nil // after io.EOF the next read returns it again
 		}
 	}

@@ -172,18 +172,23 @@ func (e *Encoder) Finish(f *Frame) error {
 
 // finishRaw sends raw pages and differences from where they are.
 func (e *Encoder) finishRaw(f *Frame) {
-	n := 0
-	for i := range f.pages {
-		n += len(f.pages[i].data())
-	}
+	n := f.collect()
 	e.appendHead(f, codingPlain, n, n)
-	f.vectors = append(f.vectors[:0], f.head)
+	f.vectors[0] = f.head
+	f.Out = f.vectors
+}
+
+// collect sets f.vectors to room for the head, and the data of the pages in order. It
+// returns the number of bytes of the data.
+func (f *Frame) collect() (n int) {
+	f.vectors = append(f.vectors[:0], nil)
 	for i := range f.pages {
 		if d := f.pages[i].data(); len(d) > 0 {
 			f.vectors = appendVector(f.vectors, d)
+			n += len(d)
 		}
 	}
-	f.Out = f.vectors
+	return n
 }
 
 // data returns what a page puts into the data of a frame that is not deflated.
@@ -239,34 +244,35 @@ func (e *Encoder) finishDeflated(f *Frame) error {
 
 // finishZstd compresses the data of all pages together.
 func (e *Encoder) finishZstd(f *Frame) error {
-	plain := 0
-	for i := range f.pages {
-		plain += len(f.pages[i].data())
-	}
+	plain := f.collect()
 	if plain == 0 {
 		e.finishRaw(f)
 		return nil
 	}
 	c := f.Level.coding()
-	z, err := e.writer(c)
-	if err != nil {
-		return err
-	}
-	z.begin(f.data[:0])
-	for i := range f.pages {
-		if d := f.pages[i].data(); len(d) > 0 {
-			if err := z.write(d); err != nil {
-				return err
-			}
-		}
-	}
-	if f.data, err = z.flush(); err != nil {
+	if err := e.compress(f, c, f.vectors[1:]...); err != nil {
 		return err
 	}
 	e.appendHead(f, c, plain, len(f.data))
 	f.vectors = append(f.vectors[:0], f.head, f.data)
 	f.Out = f.vectors
 	return nil
+}
+
+// compress sends parts through the zstd stream of a coding. f.data is what came out.
+func (e *Encoder) compress(f *Frame, c coding, parts ...[]byte) error {
+	z, err := e.writer(c)
+	if err != nil {
+		return err
+	}
+	z.begin(f.data[:0])
+	for _, part := range parts {
+		if err := z.write(part); err != nil {
+			return err
+		}
+	}
+	f.data, err = z.flush()
+	return err
 }
 
 // appendHead makes the frame's header and head, and counts the pages.
@@ -325,15 +331,7 @@ func (e *Encoder) finishBytes(f *Frame) error {
 	c, data := codingPlain, f.Bytes
 	if f.Level > LevelRaw && len(data) >= minZstdBytes {
 		c = codingZstd
-		z, err := e.writer(c)
-		if err != nil {
-			return err
-		}
-		z.begin(f.data[:0])
-		if err := z.write(data); err != nil {
-			return err
-		}
-		if f.data, err = z.flush(); err != nil {
+		if err := e.compress(f, c, data); err != nil {
 			return err
 		}
 		data = f.data

@@ -13,9 +13,7 @@ type acceptCmd struct {
 	QMP            string `required:"" name:"qmp" help:"QMP socket of a QEMU started like the source's, with -incoming defer." placeholder:"PATH"`
 	Listen         string `required:"" help:"Where to listen: unix:PATH or tcp:HOST:PORT." placeholder:"ADDRESS"`
 	tlsFlags       `embed:""`
-	Cache          byteSize `default:"64MiB" help:"Size of the pages that both sides keep for a migration, to send differences and references; 0 is none. The smaller one of both sides counts." placeholder:"SIZE"`
-	CPUs           float64  `name:"cpus" default:"0" help:"Most processor time, in processors; 0 is one, up to half of this machine's." placeholder:"N"`
-	iaaFlags       `embed:""`
+	linkEndFlags   `embed:""`
 	Wait           time.Duration `default:"0" help:"How long to wait for the source to connect; 0 waits forever." placeholder:"TIME"`
 	ConnectTimeout time.Duration `default:"10s" help:"How long to wait for the QMP socket of a QEMU that is starting." placeholder:"TIME"`
 	stallFlags     `embed:""`
@@ -37,7 +35,7 @@ func (c *acceptCmd) Run(a *app) error {
 		return err
 	}
 	// The source chooses the compression, so this side inflates whatever comes.
-	flags := relayFlags{Compression: string(relay.Auto), Cache: c.Cache, CPUs: c.CPUs, iaaFlags: c.iaaFlags}
+	flags := relayFlags{Compression: string(relay.Auto), linkEndFlags: c.linkEndFlags}
 	link, err := flags.relayConfig(a)
 	if err != nil {
 		return err

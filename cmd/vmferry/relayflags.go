@@ -10,10 +10,15 @@ import (
 
 // relayFlags say how a relay sends pages over its link.
 type relayFlags struct {
-	Compression string   `default:"auto" enum:"auto,none,qpl,zstd" help:"How pages are compressed on the link: ${enum}. auto sends them raw while the link keeps up."`
-	Cache       byteSize `default:"64MiB" help:"Size of the pages that both sides keep for a migration, to send differences and references; 0 is none. The smaller one of both sides counts." placeholder:"SIZE"`
-	CPUs        float64  `name:"cpus" default:"0" help:"Most processor time, in processors; 0 is one for each migration under way, up to half of this machine's." placeholder:"N"`
-	iaaFlags    `embed:""`
+	Compression  string `default:"auto" enum:"auto,none,qpl,zstd" help:"How pages are compressed on the link: ${enum}. auto sends them raw while the link keeps up."`
+	linkEndFlags `embed:""`
+}
+
+// linkEndFlags are for either end of a link.
+type linkEndFlags struct {
+	Cache    byteSize `default:"64MiB" help:"Size of the pages that both sides keep for a migration, to send differences and references; 0 is none. The smaller one of both sides counts." placeholder:"SIZE"`
+	CPUs     float64  `name:"cpus" default:"0" help:"Most processor time, in processors; 0 is one for each migration under way, up to half of this machine's." placeholder:"N"`
+	iaaFlags `embed:""`
 }
 
 // relayConfig makes the configuration of a relay. The caller closes its Accelerator.

@@ -12,9 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/testfiles"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/transport"
 )
@@ -27,24 +26,6 @@ type Recording struct {
 	RAM0   string // SHA-256 of the memory that arrived
 }
 
-func unzstd(t testing.TB, path string) []byte {
-	t.Helper()
-	packed, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := zstd.NewReader(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	data, err := d.DecodeAll(packed, nil)
-	if err != nil {
-		t.Fatalf("%s: %v", path, err)
-	}
-	return data
-}
-
 func load(t testing.TB, dir string) Recording {
 	t.Helper()
 	name := strings.Split(filepath.Base(dir), "-")[1]
@@ -54,7 +35,7 @@ func load(t testing.TB, dir string) Recording {
 	}
 	rec := Recording{Method: method}
 	for i := range 3 {
-		rec.Conns = append(rec.Conns, unzstd(t, filepath.Join(dir, fmt.Sprintf("conn%d.src.zst", i))))
+		rec.Conns = append(rec.Conns, testfiles.Unzstd(t, filepath.Join(dir, fmt.Sprintf("conn%d.src.zst", i))))
 	}
 	sum, err := os.ReadFile(filepath.Join(dir, "ram0.sha256"))
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/vmferry/vmferry/internal/socketpair"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -55,7 +56,7 @@ func TestReceiver_DoesNotAllocateInTheSteadyState(t *testing.T) {
 				wire, count := wireOf(t, m)
 				var in io.Reader = &again{wire: wire}
 				if over == "socket" {
-					a, b := socketpair(t)
+					a, b := socketpair.New(t)
 					go func() {
 						for {
 							if _, err := a.Write(wire); err != nil {
@@ -97,7 +98,7 @@ func TestSender_DoesNotAllocateInTheSteadyState(t *testing.T) {
 			t.Run(over, func(t *testing.T) {
 				out := io.Discard
 				if over == "socket" {
-					a, b := socketpair(t)
+					a, b := socketpair.New(t)
 					go func() {
 						buf := make([]byte, 1<<20)
 						for {

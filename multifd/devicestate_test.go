@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/devicestate"
+	"github.com/vmferry/vmferry/internal/socketpair"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -52,7 +53,7 @@ func TestDeviceState_SharesAChannelWithRAMPackets(t *testing.T) {
 				}
 				var in io.Reader = bytes.NewReader(wire)
 				if overSocket {
-					a, b := socketpair(t)
+					a, b := socketpair.New(t)
 					go func() { a.Write(wire); a.Close() }()
 					in = b
 				}

@@ -5,16 +5,13 @@ import (
 	"encoding/hex"
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/testfiles"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -50,24 +47,6 @@ func printable(b []byte) string {
 		}
 	}
 	return string(out)
-}
-
-// golden compares with testdata/NAME.golden.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got; -update if it is right):\n%s", path, diff)
-	}
 }
 
 // deflatedAs is a page of 4,096 times "a" as raw deflate. It is given here so
@@ -113,7 +92,7 @@ func TestWire_MatchesTheGoldenFiles(t *testing.T) {
 			if s.Bytes() != uint64(buf.Len()) {
 				t.Errorf("the sender counts %d bytes of %d", s.Bytes(), buf.Len())
 			}
-			golden(t, tt.name, dump(buf.Bytes()))
+			testfiles.Golden(t, *update, tt.name, dump(buf.Bytes()))
 		})
 	}
 }

@@ -7,12 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
-	"os"
 	"sync/atomic"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/guestmem"
@@ -205,26 +201,6 @@ func wantChannelError(t testing.TB, err error, is error, packet uint64, field st
 	if ce.Channel != 3 || ce.Packet != packet || ce.Field != field {
 		t.Errorf("the error is of channel %d, packet %d, field %q; want 3, %d, %q (%v)", ce.Channel, ce.Packet, ce.Field, packet, field, err)
 	}
-}
-
-// socketpair is two ends of a unix socket.
-func socketpair(t testing.TB) (a, b *net.UnixConn) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn := func(fd int) *net.UnixConn {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		defer f.Close()
-		c, err := net.FileConn(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return c.(*net.UnixConn)
-	}
-	return conn(fds[0]), conn(fds[1])
 }
 
 // checkMemory compares a block with what the batches said, the last winning.

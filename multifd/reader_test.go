@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/vmferry/vmferry/internal/socketpair"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -35,7 +36,7 @@ func TestReadVectors_FillsEveryBufferWhateverTheSizesOfWrites(t *testing.T) {
 		bufs, total := scatter(r, 1+r.IntN(200))
 		want := make([]byte, total+10)
 		fillRandom(r, want[:total&^7])
-		a, b := socketpair(t)
+		a, b := socketpair.New(t)
 		go func() {
 			for rest := want; len(rest) > 0; {
 				n := min(1+r.IntN(20_000), len(rest))
@@ -71,7 +72,7 @@ func TestReadVectors_TakesMoreVectorsThanOneCall(t *testing.T) {
 	}
 	want := make([]byte, n*size)
 	fillRandom(seeded("vectors"), want)
-	a, b := socketpair(t)
+	a, b := socketpair.New(t)
 	go a.Write(want)
 	if err := multifd.NewReader(b).ReadVectors(bufs); err != nil {
 		t.Fatal(err)
@@ -90,7 +91,7 @@ func TestReadVectors_JoinsAdjacentBuffers(t *testing.T) {
 	}
 	want := make([]byte, 64*4096)
 	fillRandom(seeded("neighbours"), want)
-	a, b := socketpair(t)
+	a, b := socketpair.New(t)
 	go func() {
 		for rest := want; len(rest) > 0; rest = rest[min(5000, len(rest)):] {
 			if _, err := a.Write(rest[:min(5000, len(rest))]); err != nil {
@@ -118,7 +119,7 @@ func TestReadVectors_FromAReaderWithoutADescriptor(t *testing.T) {
 }
 
 func TestReadVectors_OfNothingReadsNothing(t *testing.T) {
-	_, b := socketpair(t)
+	_, b := socketpair.New(t)
 	rd := multifd.NewReader(b)
 	for _, bufs := range [][][]byte{nil, {nil}, {{}, {}}} {
 		if err := rd.ReadVectors(bufs); err != nil || rd.Total() != 0 {
@@ -129,7 +130,7 @@ func TestReadVectors_OfNothingReadsNothing(t *testing.T) {
 
 func TestReader_SocketThatEndsEarlyIsTruncated(t *testing.T) {
 	for _, n := range []int{0, 1, 4095, 4096, 5000} {
-		a, b := socketpair(t)
+		a, b := socketpair.New(t)
 		a.Write(make([]byte, n))
 		a.Close()
 		if err := multifd.NewReader(b).ReadVectors([][]byte{make([]byte, 4096), make([]byte, 1000)}); !errors.Is(err, multifd.ErrTruncated) {
@@ -139,7 +140,7 @@ func TestReader_SocketThatEndsEarlyIsTruncated(t *testing.T) {
 }
 
 func TestReader_SocketClosedLocallyIsNotTruncated(t *testing.T) {
-	_, b := socketpair(t)
+	_, b := socketpair.New(t)
 	rd := multifd.NewReader(b)
 	b.Close()
 	err := rd.ReadVectors([][]byte{make([]byte, 10)})

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/socketpair"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -107,7 +108,7 @@ func TestSender_FailedWriteNamesTheChannel(t *testing.T) {
 func TestSender_WritesAPacketWhole(t *testing.T) {
 	l := layout(t, page4K)
 	forMethods(t, func(t *testing.T, m multifd.Method) {
-		a, b := socketpair(t)
+		a, b := socketpair.New(t)
 		batch := makeBatch(seeded("socket"), l, "pc.ram", "mixed", 128, 0)
 		done := make(chan error, 1)
 		go func() {

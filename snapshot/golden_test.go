@@ -6,15 +6,12 @@ import (
 	"encoding/hex"
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/testfiles"
 	"github.com/vmferry/vmferry/snapshot"
 	"github.com/vmferry/vmferry/store/storetest"
 )
@@ -50,7 +47,7 @@ func TestWriter_FormatMatchesTheGoldenFile(t *testing.T) {
 	if err := verifyAll(b); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "snapshot", describe(t, b))
+	testfiles.Golden(t, *update, "snapshot", describe(t, b))
 }
 
 // describe is a snapshot as one reads it.
@@ -96,22 +93,4 @@ func describeIndex(out *strings.Builder, data []byte) {
 		}
 	}
 	fmt.Fprintf(out, "footer\n%s", hex.Dump(x.footer))
-}
-
-// golden compares with testdata/NAME.golden.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got; -update if it is right):\n%s", path, diff)
-	}
 }

@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"os"
 	"path/filepath"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/testfiles"
 	"github.com/vmferry/vmferry/vmstate"
 )
 
@@ -18,20 +16,7 @@ import (
 // its middle.
 func recorded(t testing.TB) []byte {
 	t.Helper()
-	packed, err := os.ReadFile(filepath.Join("..", "migration", "testdata", "captures", "synthetic-none-2ch", "conn0.src.zst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	z, err := zstd.NewReader(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	data, err := z.DecodeAll(packed, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
+	return testfiles.Unzstd(t, filepath.Join("..", "migration", "testdata", "captures", "synthetic-none-2ch", "conn0.src.zst"))
 }
 
 func TestDestination_ReadsARecordedMainChannel(t *testing.T) {

@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/vmferry/vmferry/internal/certtest"
+	"github.com/vmferry/vmferry/internal/testfiles"
 )
 
 func TestMain(m *testing.M) {
@@ -57,12 +57,7 @@ func replay(ts *testscript.TestScript, neg bool, args []string) {
 	// All is ready before the first connection: a receiver does not wait for long.
 	var recorded [][]byte
 	for i := range count {
-		packed, err := os.ReadFile(filepath.Join(args[0], fmt.Sprintf("conn%d.src.zst", i)))
-		ts.Check(err)
-		d, err := zstd.NewReader(nil)
-		ts.Check(err)
-		data, err := d.DecodeAll(packed, nil)
-		d.Close()
+		data, err := testfiles.ReadZstd(filepath.Join(args[0], fmt.Sprintf("conn%d.src.zst", i)))
 		ts.Check(err)
 		recorded = append(recorded, data)
 	}
@@ -81,12 +76,7 @@ func replay(ts *testscript.TestScript, neg bool, args []string) {
 // and leaves the connections open.
 func stall(ts *testscript.TestScript, neg bool, args []string) {
 	for i := range 3 {
-		packed, err := os.ReadFile(filepath.Join(args[0], fmt.Sprintf("conn%d.src.zst", i)))
-		ts.Check(err)
-		d, err := zstd.NewReader(nil)
-		ts.Check(err)
-		data, err := d.DecodeAll(packed, nil)
-		d.Close()
+		data, err := testfiles.ReadZstd(filepath.Join(args[0], fmt.Sprintf("conn%d.src.zst", i)))
 		ts.Check(err)
 		conn, err := dialSoon(args[1])
 		ts.Check(err)

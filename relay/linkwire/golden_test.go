@@ -12,28 +12,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/vmferry/vmferry/internal/testfiles"
 )
 
 var update = flag.Bool("update", false, "write the golden files and the seed corpora anew")
-
-// golden compares with testdata/NAME.golden.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got; -update if it is right):\n%s", path, diff)
-	}
-}
 
 // fromGolden returns the bytes of a golden file: what stands left of the bar.
 func fromGolden(t *testing.T, name string) (b []byte) {
@@ -301,7 +283,7 @@ func TestFrames_MatchTheGoldenFiles(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			a := &annotator{t: t, b: tt.frame}
 			a.frame()
-			golden(t, tt.name, a.out.String())
+			testfiles.Golden(t, *update, tt.name, a.out.String())
 			wire := fromGolden(t, tt.name)
 			if !bytes.Equal(wire, tt.frame) {
 				t.Errorf("the golden file has %d bytes, the frame %d, the first difference is at %d", len(wire), len(tt.frame), firstDifference(wire, tt.frame))
@@ -322,7 +304,7 @@ func TestFrames_MatchTheGoldenFiles(t *testing.T) {
 	} {
 		a := &annotator{t: t, b: b}
 		a.hello()
-		golden(t, name, a.out.String())
+		testfiles.Golden(t, *update, name, a.out.String())
 		if wire := fromGolden(t, name); !bytes.Equal(wire, b) {
 			t.Errorf("%s: the golden file has %x, want %x", name, wire, b)
 		}

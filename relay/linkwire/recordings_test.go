@@ -4,17 +4,15 @@ import (
 	"bytes"
 	"io"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/vmferry/vmferry/guest"
 	"github.com/vmferry/vmferry/internal/corpus"
 	"github.com/vmferry/vmferry/internal/soak"
+	"github.com/vmferry/vmferry/internal/testfiles"
 )
 
 // shared are files that are too large for the module, where they are.
@@ -24,33 +22,10 @@ const shared = "../../../shared"
 // missing.
 func corpusPages() []byte {
 	const most = 16 << 20
-	if packed, err := os.ReadFile(filepath.Join(shared, "corpus", "guest-pages.bin.zst")); err == nil {
-		if d, err := zstd.NewReader(nil); err == nil {
-			defer d.Close()
-			if pages, err := d.DecodeAll(packed, nil); err == nil {
-				return pages[:min(len(pages), most)]
-			}
-		}
+	if pages, err := testfiles.ReadZstd(filepath.Join(shared, "corpus", "guest-pages.bin.zst")); err == nil {
+		return pages[:min(len(pages), most)]
 	}
 	return corpus.Generate(1, most/8/corpus.PageSize)
-}
-
-func unzstd(t testing.TB, path string) []byte {
-	t.Helper()
-	packed, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := zstd.NewReader(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	data, err := d.DecodeAll(packed, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
 }
 
 // recordings are the connections of recorded migrations, by the migrations' names.
@@ -85,7 +60,7 @@ func TestRecordings_ComeOutIdentical(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var conns [][]byte
 			for _, path := range paths {
-				conns = append(conns, unzstd(t, path))
+				conns = append(conns, testfiles.Unzstd(t, path))
 			}
 			for levelName, levels := range levels {
 				t.Run(strings.ReplaceAll(levelName, " ", "-"), func(t *testing.T) {

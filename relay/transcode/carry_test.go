@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmferry/vmferry/internal/socketpair"
 	"github.com/vmferry/vmferry/multifd"
 	"github.com/vmferry/vmferry/transport"
 )
@@ -45,7 +46,7 @@ func tcpPair(t *testing.T) (a, b net.Conn) {
 // overCarry connects a source and a destination.
 func overCarry(t *testing.T, ctx context.Context, network string, cfg Config) relayed {
 	t.Helper()
-	pair := func() (net.Conn, net.Conn) { return socketpair(t) }
+	pair := func() (net.Conn, net.Conn) { return socketpair.New(t) }
 	if network == "tcp" {
 		pair = func() (net.Conn, net.Conn) { return tcpPair(t) }
 	}

@@ -15,11 +15,9 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sys/unix"
-
 	"github.com/vmferry/vmferry/devicestate"
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/internal/testfiles"
 	"github.com/vmferry/vmferry/multifd"
 )
 
@@ -38,29 +36,17 @@ func recordings(t testing.TB) map[string]recording {
 	if err != nil || len(dirs) != 5 {
 		t.Fatalf("%d recordings, want 5 (%v)", len(dirs), err)
 	}
-	d, err := zstd.NewReader(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	read := func(path ...string) []byte {
-		data, err := os.ReadFile(filepath.Join(path...))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return data
-	}
 	all := map[string]recording{}
 	for _, dir := range dirs {
 		var rec recording
 		for _, name := range []string{"conn0", "conn1", "conn2"} {
-			data, err := d.DecodeAll(read(dir, name+".src.zst"), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			rec.conns = append(rec.conns, data)
+			rec.conns = append(rec.conns, testfiles.Unzstd(t, filepath.Join(dir, name+".src.zst")))
 		}
-		rec.ram0 = strings.Fields(string(read(dir, "ram0.sha256")))[0]
+		sum, err := os.ReadFile(filepath.Join(dir, "ram0.sha256"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec.ram0 = strings.Fields(string(sum))[0]
 		all[strings.Split(filepath.Base(dir), "-")[1]] = rec
 	}
 	return all
@@ -235,26 +221,6 @@ func put(packet []byte, at int, v uint32) []byte {
 	packet = bytes.Clone(packet)
 	binary.BigEndian.PutUint32(packet[at:], v)
 	return packet
-}
-
-// socketpair is two ends of a unix socket.
-func socketpair(t testing.TB) (a, b *net.UnixConn) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn := func(fd int) *net.UnixConn {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		defer f.Close()
-		c, err := net.FileConn(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return c.(*net.UnixConn)
-	}
-	return conn(fds[0]), conn(fds[1])
 }
 
 // lockedBuffer is a buffer for several goroutines.

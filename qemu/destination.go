@@ -33,7 +33,7 @@ type destination struct {
 	set bool
 	// silent says that QEMU has stopped answering, and is not asked any more.
 	silent bool
-	// prepared says that QEMU was told to take the migration. It takes no other one.
+	// prepared says that QEMU has been set up for the migration, and takes no other one.
 	prepared bool
 
 	mu   sync.Mutex

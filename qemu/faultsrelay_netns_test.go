@@ -18,7 +18,7 @@ import (
 
 // A relay is killed, or the link is cut or stalled, at a random moment. The test drives
 // the QEMUs as platforms do: the destination starts paused, and runs after QEMU's return
-// path has told the source that the machine is loaded. QEMU's status says where the
+// path has confirmed to the source that the machine is loaded. QEMU's status says where the
 // machine runs.
 func TestRealQEMURelay_FaultsOverASlowLink(t *testing.T) {
 	runFaultTrials(t, true, func(link *faultyLink, src, dst *host) mover {

@@ -11,8 +11,8 @@ import (
 	"github.com/vmferry/vmferry/qemu/agreement"
 )
 
-// takeOver tells the source that the machine is loaded, and takes the machine over when
-// the source says so. It returns when the source has learned the outcome, or has had the
+// takeOver reports to the source that the machine is loaded, and takes the machine over
+// when the source says so. It returns when the source has learned the outcome, or has had the
 // time to ask for it.
 func (c *conversation) takeOver(ctx context.Context, in <-chan received, state string) (*AcceptResult, error) {
 	c.report("loaded")

@@ -68,7 +68,7 @@ func (p *hostilePeer) receive(ctx context.Context, ln net.Listener) error {
 	defer ln.Close()
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	switch p.kind % 8 {
-	case 1: // nobody listens any more
+	case 1: // the listener is closed
 		return os.ErrInvalid
 	case 2: // it hangs up
 		conn, err := ln.Accept()

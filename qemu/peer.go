@@ -25,8 +25,8 @@ type peer interface {
 	events() <-chan peerEvent
 	// run hands the machine over. Its outcome is final.
 	run(ctx context.Context, run bool) agreement.Message
-	// stop ends the connections of QEMU, after QEMU has ended the migration, and tells
-	// the destination why, unless why is nil or was told before.
+	// stop ends the connections of QEMU, after QEMU has ended the migration. It sends
+	// the destination the reason, unless that is nil or was sent before.
 	stop(why error)
 	// close ends everything else.
 	close(ctx context.Context)

@@ -159,8 +159,8 @@ func (a *adapter) choose(passed time.Duration, rate float64) {
 }
 
 // best returns the level that gives the most plain bytes a second. If QEMU is the limit,
-// that is the cheapest one that keeps up with QEMU.
-// rate is the plain bytes a second of the window.
+// that is the cheapest one that keeps up with QEMU. rate is the plain bytes a second of
+// the window.
 func (a *adapter) best(rate float64, waitsForQEMU bool) linkwire.Level {
 	if a.link == 0 {
 		return linkwire.LevelRaw

@@ -45,7 +45,7 @@ func (c *counters) get() Counters {
 
 // MigrationStats are the counters of one migration under way.
 type MigrationStats struct {
-	// UUID is the machine's in hexadecimal; "" if no multifd channel has told one.
+	// UUID is the machine's in hexadecimal; "" while no multifd channel has named it.
 	UUID string
 	Counters
 }
@@ -54,9 +54,9 @@ type MigrationStats struct {
 type Stats struct {
 	// Total counts all connections since New.
 	Total Counters
-	// Migrations are those under way, in the order of their UUIDs. Where QEMUs cannot be
-	// told apart by their processes, which is at the destination and over TCP, only the
-	// multifd channels of a migration count in it.
+	// Migrations are those under way, in the order of their UUIDs. At the destination and
+	// over TCP the process of a QEMU is not known, and only the multifd channels of a
+	// migration count in it.
 	Migrations []MigrationStats
 	// ProcessorTime is what the process has used.
 	ProcessorTime time.Duration

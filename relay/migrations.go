@@ -45,7 +45,7 @@ type migration struct {
 	users int
 
 	mu      sync.Mutex
-	uuid    string // "" until a multifd channel has told it
+	uuid    string // "" until a multifd channel names it
 	cacheID linkwire.CacheID
 	cache   *linkwire.SenderCache
 	failed  bool // the cache could not be made

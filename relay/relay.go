@@ -53,8 +53,8 @@ type Config struct {
 	// LinkTimeout is the longest time without a byte from the other relay; 30 s.
 	LinkTimeout time.Duration
 	// OneMigration says that all connections of the Relay belong to one migration.
-	// Otherwise the relay tells migrations apart by the process of QEMU, or by its
-	// address and the machine's UUID.
+	// Otherwise a migration is identified by the process of QEMU, or by its address
+	// and the machine's UUID.
 	OneMigration bool
 	// Logger, if not nil, receives connections that fail.
 	Logger *slog.Logger

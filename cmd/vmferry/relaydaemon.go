@@ -52,7 +52,7 @@ func (d *daemonFlags) listenAddress(a *app, flag string) (transport.Address, err
 }
 
 // listen returns the socket that systemd has opened, or listens; on --metrics, too. It
-// tells systemd that the relay is ready.
+// notifies systemd that the relay is ready.
 func (d *daemonFlags) listen(a *app, addr transport.Address) (net.Listener, error) {
 	if err := d.listenMetrics(a); err != nil {
 		return nil, err
@@ -69,7 +69,7 @@ func (d *daemonFlags) listen(a *app, addr transport.Address) (net.Listener, erro
 	return ln, nil
 }
 
-// notify tells systemd the state of the process, if systemd has started it so.
+// notify sends systemd the state of the process, if systemd wants notifications.
 func notify(a *app, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		a.logger().Warn("systemd cannot be notified", "state", state, "error", err)

@@ -31,8 +31,8 @@ func NewSample() *Sample {
 	return &Sample{pages: make(map[uint64][sha256.Size]byte), seen: make(map[[sha256.Size]byte]int)}
 }
 
-// Add takes the content of the page at an address. The second Add of an address tells
-// whether the page has changed.
+// Add takes the content of the page at an address. The second Add of an address
+// finds out whether the page has changed.
 func (s *Sample) Add(addr uint64, content []byte) {
 	digest := sha256.Sum256(content)
 	zero := deflate.IsZero(content)

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/vmferry/vmferry/internal/termtext"
 	"github.com/vmferry/vmferry/qemu/agreement"
 	"github.com/vmferry/vmferry/qmp"
 	"github.com/vmferry/vmferry/snapshot"
@@ -83,11 +82,7 @@ func (d *side) compareSource(source *agreement.Description, version qmp.Version)
 	if is := d.description.UUID; source.UUID != "" && source.UUID != is {
 		c.differ("UUID: the source has %s, the destination has %s (start it with \"-uuid %s\")", source.UUID, is, source.UUID)
 	}
-	for _, lines := range [][]string{c.differences, c.remarks} {
-		for i := range lines {
-			lines[i] = termtext.Text(lines[i])
-		}
-	}
+	makeDisplayable(c.differences, c.remarks)
 	return c
 }
 

@@ -112,16 +112,12 @@ func (c *conversation) compare(ctx context.Context) (channels int, again bool, e
 func (c *conversation) expect(ctx context.Context, want agreement.Type) (agreement.Message, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, sourcePatience, fmt.Errorf("the source sends no %q within %v", want, sourcePatience))
 	defer cancel()
-	m, err := c.conn.Receive(ctx)
-	switch {
-	case err != nil:
-		return m, err
-	case m.Type == agreement.TypeFailed:
-		return m, fmt.Errorf("%w: %s", errSourceGone, termtext.Text(m.Reason))
-	case m.Type != want:
-		return m, orderError(m.Type, want)
-	}
-	return m, nil
+	return receiveType(ctx, c.conn, want, sourceFailed)
+}
+
+// sourceFailed is the error of a source that says why it ends the migration.
+func sourceFailed(m agreement.Message) error {
+	return fmt.Errorf("%w: %s", errSourceGone, termtext.Text(m.Reason))
 }
 
 func (c *conversation) awaitPrepare(ctx context.Context) error {
@@ -204,7 +200,7 @@ func sourceGone(m received) error {
 	case m.err != nil:
 		return fmt.Errorf("%w: %w", errSourceGone, m.err)
 	case m.Type == agreement.TypeFailed:
-		return fmt.Errorf("%w: %s", errSourceGone, termtext.Text(m.Reason))
+		return sourceFailed(m.Message)
 	}
 	return orderError(m.Type, agreement.TypeRun)
 }

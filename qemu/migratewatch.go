@@ -214,8 +214,9 @@ func (m *migrate) handOver(ctx context.Context, result *MigrateResult) error {
 	return nil
 }
 
-// restoreSettingsOfSource restores the settings of a source whose machine is the destination's, and leaves
-// the machine paused. The migration has succeeded, so a failure is a warning.
+// restoreSettingsOfSource restores the settings of a source whose machine is the
+// destination's, and leaves the machine paused. The migration has succeeded, so a failure
+// is a warning.
 func (m *migrate) restoreSettingsOfSource(ctx context.Context, result *MigrateResult) {
 	m.recovered = true
 	short, cancel := detached(ctx)

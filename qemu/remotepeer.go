@@ -75,16 +75,7 @@ func ask(ctx context.Context, conn *agreement.Conn, m agreement.Message, want ag
 	if err := conn.Send(m); err != nil {
 		return agreement.Message{}, err
 	}
-	answer, err := conn.Receive(ctx)
-	switch {
-	case err != nil:
-		return answer, err
-	case answer.Type == agreement.TypeFailed:
-		return answer, destinationFailed(answer)
-	case answer.Type != want:
-		return answer, orderError(answer.Type, want)
-	}
-	return answer, nil
+	return receiveType(ctx, conn, want, destinationFailed)
 }
 
 // destinationFailed is the error of a destination that says why it failed.
@@ -101,11 +92,7 @@ func (p *remotePeer) agree(ctx context.Context, source *agreement.Description) (
 	if err != nil {
 		return nil, err
 	}
-	for _, lines := range [][]string{answer.Differences, answer.Remarks} {
-		for i := range lines {
-			lines[i] = termtext.Text(lines[i])
-		}
-	}
+	makeDisplayable(answer.Differences, answer.Remarks)
 	answer.Description.QEMU = termtext.Text(answer.Description.QEMU)
 	return &answer, nil
 }
@@ -205,17 +192,15 @@ func (p *remotePeer) carryAll(ctx, talking context.Context, ln *lingerListener) 
 }
 
 func (p *remotePeer) openLink(ctx context.Context) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.opts.LinkTimeout)
-	defer cancel()
-	link, err := p.dial(ctx)
+	link, err := p.dial.Link(ctx, p.opts.LinkTimeout)
 	if err != nil {
 		return nil, err
 	}
-	if err := agreement.OpenLink(link, p.token); err != nil {
+	if err := agreement.OpenLink(link.Conn, p.token); err != nil {
 		link.Close()
 		return nil, err
 	}
-	return link, nil
+	return link.Conn, nil
 }
 
 // run says run, and returns what became of it. If the connection breaks, run asks over

@@ -216,7 +216,7 @@ func (a *admission) leave() {
 			}
 		}
 		if len(m.peers) == 0 {
-			m.shared = nil // the other relay drops its cache soon
+			m.shared = nil // its last connection has cleared it; this frees the memory
 		}
 		if of := a.migration; of.key != "" && m.byUUID[of.key] == of {
 			if of.users--; of.users == 0 {

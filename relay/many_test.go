@@ -19,7 +19,8 @@ var memory = map[relay.Compression]struct{ source, destination int64 }{
 
 // TestMany_MigrationsAtOnce moves many migrations through one pair of relays, which both
 // are in this process. Every byte arrives, the memory is what doc.go states, and no
-// migration starves.
+// migration starves. Progress is compared with a fixed method only: with Auto, a migration
+// whose level is raw moves many times the bytes of one whose level is zstd.
 func TestMany_MigrationsAtOnce(t *testing.T) {
 	migrations, size := 50, int64(64<<20)
 	if testing.Short() || raceEnabled {
@@ -29,7 +30,8 @@ func TestMany_MigrationsAtOnce(t *testing.T) {
 	for _, run := range []struct {
 		compression relay.Compression
 		size        int64
-	}{{relay.Auto, size}, {relay.None, size / 16}, {relay.QPL, size / 16}, {relay.Zstd, size / 16}} {
+		fair        bool
+	}{{relay.Auto, size, false}, {relay.None, size / 16, false}, {relay.QPL, size, true}, {relay.Zstd, size / 16, false}} {
 		t.Run(string(run.compression), func(t *testing.T) {
 			m := newMany(t, relay.Config{Compression: run.compression, Cache: cache, CPUs: -1}, migrations, run.size)
 			runtime.GC()
@@ -37,7 +39,9 @@ func TestMany_MigrationsAtOnce(t *testing.T) {
 			peak, stop := before, make(chan struct{})
 			var watching sync.WaitGroup
 			windows := 0
-			watching.Go(func() { windows = m.watchProgress(t, stop) })
+			if run.fair {
+				watching.Go(func() { windows = m.watchProgress(t, stop) })
+			}
 			watching.Go(func() {
 				for {
 					select {
@@ -59,7 +63,7 @@ func TestMany_MigrationsAtOnce(t *testing.T) {
 			if peak-before > bound {
 				t.Errorf("%d MiB of memory in use, more than the %d that doc.go states for %d connections of %d migrations", (peak-before)>>20, bound>>20, connections, migrations)
 			}
-			if run.size == size && windows < 2 {
+			if run.fair && windows < 2 {
 				t.Errorf("%d windows of progress were seen, want 2 or more", windows)
 			}
 		})

@@ -14,9 +14,8 @@ type canonical struct {
 	sorted [litLenCodes + 32]uint16
 }
 
-// sortGeneric takes lens, the length of each symbol's code or zero. It is the
-// reference for the assembly.
-func (c *canonical) sortGeneric(lens []uint8) {
+// sortGo takes lens, the length of each symbol's code or zero.
+func (c *canonical) sortGo(lens []uint8) {
 	// Neighbours often have the same length. Two counters keep one count from waiting
 	// for the other.
 	var count [2][16]uint16
@@ -42,8 +41,8 @@ func (c *canonical) sortGeneric(lens []uint8) {
 
 // assign sets codes to the codes of lengths lens, none of them longer than
 // codeLimit.
-func (c *canonical) assign(codes []code, lens []uint8) {
-	c.sort(lens)
+func (c *canonical) assign(r *routines, codes []code, lens []uint8) {
+	r.sort(c, lens)
 	clear(codes)
 	v, i := uint16(0), 0
 	for n := 1; n <= codeLimit; n++ {

@@ -92,7 +92,7 @@ var fixedCode = makeFixedCode()
 
 func makeFixedCode() *blockCode {
 	c := new(blockCode)
-	c.build(fixedLens.litLen[:], fixedLens.distance[:])
+	c.build(sortOnly, fixedLens.litLen[:], fixedLens.distance[:])
 	for i := range 32 {
 		if e := c.litLen.table[i]; e&entryLiteral != 0 && e&entryCount == 9 {
 			c.nineBits |= 1 << i
@@ -102,11 +102,11 @@ func makeFixedCode() *blockCode {
 }
 
 // build makes both tables, or returns what is wrong with the code lengths.
-func (c *blockCode) build(litLen, distance []uint8) string {
-	if !c.litLen.build(c.litLen.table[:], litLen, litLenEntries[:], litLenBits) {
+func (c *blockCode) build(r *routines, litLen, distance []uint8) string {
+	if !c.litLen.build(r, c.litLen.table[:], litLen, litLenEntries[:], litLenBits) {
 		return "literal and length code over-subscribed or incomplete"
 	}
-	if !c.distance.build(c.distance.table[:], distance, distanceEntries[:], distanceBits) {
+	if !c.distance.build(r, c.distance.table[:], distance, distanceEntries[:], distanceBits) {
 		return "distance code over-subscribed or incomplete"
 	}
 	return ""
@@ -122,9 +122,9 @@ type longCode struct {
 // build fills in c and table, which is indexed by index bits. It returns false if the
 // lengths make no prefix code or leave bit patterns unused. It accepts a single code of
 // one bit and no code at all, because deflate encoders emit them.
-func (c *longCode) build(table []uint32, lens []uint8, entries []uint32, index int) bool {
+func (c *longCode) build(r *routines, table []uint32, lens []uint8, entries []uint32, index int) bool {
 	c.entries = entries
-	c.sort(lens)
+	r.sort(&c.canonical, lens)
 	c.room = 1
 	total := 0
 	for n := 1; n <= maxCodeBits; n++ {

@@ -25,7 +25,9 @@ const MaxPageSize = 64 << 10
 // Encoder compresses pages. It holds reusable state and is for use by one goroutine at
 // a time. Make one with [NewEncoder].
 type Encoder struct {
-	mode  Mode
+	mode     Mode
+	routines *routines
+
 	match matcher
 	dense denseCoder
 	out   bitWriter
@@ -33,7 +35,7 @@ type Encoder struct {
 
 // NewEncoder returns an Encoder for the given mode.
 func NewEncoder(mode Mode) *Encoder {
-	return &Encoder{mode: mode}
+	return &Encoder{mode: mode, routines: &active.Load().routines}
 }
 
 // Deflate writes page as one raw deflate stream into dst and returns the stream's
@@ -50,13 +52,13 @@ func (e *Encoder) Deflate(dst, page []byte) int {
 	}
 	m := &e.match
 	m.load(page)
-	m.find(e.mode == Dense)
 	w := &e.out
 	w.reset()
 	if e.mode == Dense {
-		e.dense.encode(w, m, min(len(dst), storedSize(len(page))-1))
-	} else if !m.incompressible() {
-		encodeFixed(w, m.tokens())
+		e.routines.find(m)
+		e.dense.encode(e.routines, w, m, min(len(dst), storedSize(len(page))-1))
+	} else {
+		e.routines.fast(e)
 	}
 	if n := w.len(); n > 0 && n <= storedSize(len(page)) {
 		if n > len(dst) {

@@ -19,10 +19,15 @@ var modes = []Mode{Fast, Dense}
 func readAll(r io.Reader) ([]byte, error) { return io.ReadAll(r) }
 
 func TestDeflate_EveryInflaterReadsTheStreams(t *testing.T) {
+	pages := testPages(t)
+	eachTier(t, func(t *testing.T, _ *routines) { everyInflaterReads(t, pages) })
+}
+
+func everyInflaterReads(t *testing.T, pages []testPage) {
 	d := NewDecoder()
 	for _, mode := range modes {
 		e := NewEncoder(mode)
-		for _, p := range testPages(t) {
+		for _, p := range pages {
 			stream := make([]byte, len(p.data)+64)
 			stream = stream[:e.Deflate(stream, p.data)]
 			if len(stream) == 0 || len(stream) > storedSize(len(p.data)) {
@@ -45,9 +50,14 @@ func TestDeflate_EveryInflaterReadsTheStreams(t *testing.T) {
 }
 
 func TestDeflate_StreamsSuitTheAccelerator(t *testing.T) {
+	pages := testPages(t)
+	eachTier(t, func(t *testing.T, _ *routines) { streamsSuitTheAccelerator(t, pages) })
+}
+
+func streamsSuitTheAccelerator(t *testing.T, pages []testPage) {
 	for _, mode := range modes {
 		e := NewEncoder(mode)
-		for _, p := range testPages(t) {
+		for _, p := range pages {
 			stream := make([]byte, len(p.data)+64)
 			stream = stream[:e.Deflate(stream, p.data)]
 			ref, err := refInflate(stream, len(p.data))
@@ -68,9 +78,14 @@ func TestDeflate_StreamsSuitTheAccelerator(t *testing.T) {
 }
 
 func TestDeflate_UsesEveryBlockType(t *testing.T) {
+	pages := testPages(t)
+	eachTier(t, func(t *testing.T, _ *routines) { usesEveryBlockType(t, pages) })
+}
+
+func usesEveryBlockType(t *testing.T, pages []testPage) {
 	var blocks [3]int
 	e := NewEncoder(Dense)
-	for _, p := range testPages(t) {
+	for _, p := range pages {
 		stream := make([]byte, len(p.data)+64)
 		ref, err := refInflate(stream[:e.Deflate(stream, p.data)], len(p.data))
 		if err != nil {
@@ -88,9 +103,14 @@ func TestDeflate_UsesEveryBlockType(t *testing.T) {
 }
 
 func TestDeflate_StaysWithinDst(t *testing.T) {
+	pages := testPages(t)
+	eachTier(t, func(t *testing.T, _ *routines) { staysWithinDst(t, pages) })
+}
+
+func staysWithinDst(t *testing.T, pages []testPage) {
 	for _, mode := range modes {
 		e := NewEncoder(mode)
-		for _, p := range testPages(t) {
+		for _, p := range pages {
 			full := make([]byte, len(p.data)+64)
 			full = full[:e.Deflate(full, p.data)]
 			for _, room := range []int{0, 1, len(full) / 2, len(full) - 1, len(full), len(full) + 1} {
@@ -122,68 +142,79 @@ func TestDeflate_RefusesInvalidPageSizes(t *testing.T) {
 }
 
 func TestDeflate_IncompressiblePageReturnsZero(t *testing.T) {
-	page := make([]byte, 4096)
-	corpus.Fill(page, corpus.Random, 1)
-	for _, mode := range modes {
-		if n := NewEncoder(mode).Deflate(make([]byte, len(page)-1), page); n != 0 {
-			t.Errorf("%v: random page becomes %d bytes", mode, n)
+	eachTier(t, func(t *testing.T, _ *routines) {
+		page := make([]byte, 4096)
+		corpus.Fill(page, corpus.Random, 1)
+		for _, mode := range modes {
+			if n := NewEncoder(mode).Deflate(make([]byte, len(page)-1), page); n != 0 {
+				t.Errorf("%v: random page becomes %d bytes", mode, n)
+			}
+			if n := NewEncoder(mode).Deflate(make([]byte, len(page)+5), page); n != len(page)+5 {
+				t.Errorf("%v: random page becomes %d bytes, want a stored block", mode, n)
+			}
 		}
-		if n := NewEncoder(mode).Deflate(make([]byte, len(page)+5), page); n != len(page)+5 {
-			t.Errorf("%v: random page becomes %d bytes, want a stored block", mode, n)
-		}
-	}
+	})
 }
 
-// The stream of a page must not depend on the processor, the architecture, or
-// what the encoder did before. This is the sum over all of them, so that builds
-// that never run side by side agree too.
-func TestDeflate_StreamsAreTheSameOnEveryProcessor(t *testing.T) {
-	want := map[Mode]string{
+// The stream of a page must not depend on the processor that runs a tier, nor on what the
+// encoder did before. This is the hash over many, so that builds that never run side by
+// side agree too. Tiers that share an algorithm share their hash.
+func TestDeflate_StreamsOfATierNeverChange(t *testing.T) {
+	blocks := map[Mode]string{
 		Fast:  "2558f2480420c33f653cc48ae3b70fbb2edec6fde4e8bd88c04d5fee27f7d96c",
 		Dense: "9d06f793cbf4e1b4abecb8a1ffd147ee03791d0ccd6c2cf79eb95f80e71b6be4",
 	}
-	for _, mode := range modes {
-		sum := sha256.New()
-		used := NewEncoder(mode)
-		for _, size := range []int{100, 4096, 16 << 10, MaxPageSize} {
-			pages := corpus.Generate(uint64(size), 64)
-			for at := 0; at+size <= len(pages); at += size {
-				page := pages[at : at+size]
-				stream := make([]byte, size+64)
-				stream = stream[:used.Deflate(stream, page)]
-				sum.Write(stream)
-				if at == 0 {
-					again := make([]byte, size+64)
-					if n := NewEncoder(mode).Deflate(again, page); !bytes.Equal(again[:n], stream) {
-						t.Errorf("%v: a fresh encoder emits something else", mode)
-					}
+	want := map[string]map[Mode]string{"vbmi2": blocks, "go": blocks}
+	eachTier(t, func(t *testing.T, _ *routines) {
+		for _, mode := range modes {
+			if got := hashOfStreams(t, mode); got != want[Tier()][mode] {
+				t.Errorf("%v: streams have hash %s, want %s", mode, got, want[Tier()][mode])
+			}
+		}
+	})
+}
+
+func hashOfStreams(t *testing.T, mode Mode) string {
+	sum := sha256.New()
+	used := NewEncoder(mode)
+	for _, size := range []int{100, 4096, 16 << 10, MaxPageSize} {
+		pages := corpus.Generate(uint64(size), 64)
+		for at := 0; at+size <= len(pages); at += size {
+			page := pages[at : at+size]
+			stream := make([]byte, size+64)
+			stream = stream[:used.Deflate(stream, page)]
+			sum.Write(stream)
+			if at == 0 {
+				again := make([]byte, size+64)
+				if n := NewEncoder(mode).Deflate(again, page); !bytes.Equal(again[:n], stream) {
+					t.Errorf("%v: a fresh encoder emits something else", mode)
 				}
 			}
 		}
-		if got := hex.EncodeToString(sum.Sum(nil)); got != want[mode] {
-			t.Errorf("%v: streams have hash %s, want %s", mode, got, want[mode])
-		}
 	}
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 func TestDeflate_DoesNotAllocate(t *testing.T) {
-	pages := corpus.Generate(3, 16)
-	d := NewDecoder()
-	for _, mode := range modes {
-		e := NewEncoder(mode)
-		stream, out := make([]byte, 4101), make([]byte, 4096)
-		allocs := testing.AllocsPerRun(10, func() {
-			for at := 0; at < len(pages); at += 4096 {
-				n := e.Deflate(stream, pages[at:at+4096])
-				if err := d.Inflate(out, stream[:n]); err != nil {
-					panic(err)
+	eachTier(t, func(t *testing.T, _ *routines) {
+		pages := corpus.Generate(3, 16)
+		d := NewDecoder()
+		for _, mode := range modes {
+			e := NewEncoder(mode)
+			stream, out := make([]byte, 4101), make([]byte, 4096)
+			allocs := testing.AllocsPerRun(10, func() {
+				for at := 0; at < len(pages); at += 4096 {
+					n := e.Deflate(stream, pages[at:at+4096])
+					if err := d.Inflate(out, stream[:n]); err != nil {
+						panic(err)
+					}
 				}
+			})
+			if allocs != 0 {
+				t.Errorf("%v: %v allocations for 16 pages there and back", mode, allocs)
 			}
-		})
-		if allocs != 0 {
-			t.Errorf("%v: %v allocations for 16 pages there and back", mode, allocs)
 		}
-	}
+	})
 }
 
 func TestMode_Names(t *testing.T) {
@@ -193,14 +224,16 @@ func TestMode_Names(t *testing.T) {
 }
 
 func TestDeflate_SkewedBytesShrinkWithoutMatches(t *testing.T) {
-	// Sixteen byte values in no order: four bits each, though hardly a match.
-	page := make([]byte, 4096)
-	corpus.Fill(page, corpus.Random, 5)
-	for i := range page {
-		page[i] = page[i]&15*17 ^ 0x5a
-	}
-	dense := NewEncoder(Dense).Deflate(make([]byte, 4095), page)
-	if dense == 0 || dense > 2500 {
-		t.Errorf("page of four bits a byte becomes %d bytes", dense)
-	}
+	eachTier(t, func(t *testing.T, _ *routines) {
+		// Sixteen byte values in no order: four bits each, though hardly a match.
+		page := make([]byte, 4096)
+		corpus.Fill(page, corpus.Random, 5)
+		for i := range page {
+			page[i] = page[i]&15*17 ^ 0x5a
+		}
+		dense := NewEncoder(Dense).Deflate(make([]byte, 4095), page)
+		if dense == 0 || dense > 2500 {
+			t.Errorf("page of four bits a byte becomes %d bytes", dense)
+		}
+	})
 }

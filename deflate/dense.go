@@ -24,11 +24,11 @@ type weights struct {
 
 // encode writes the tokens of m as one final block, fixed or dynamic, whichever is
 // shorter. It writes nothing if the block is longer than limit bytes.
-func (d *denseCoder) encode(w *bitWriter, m *matcher, limit int) {
+func (d *denseCoder) encode(r *routines, w *bitWriter, m *matcher, limit int) {
 	if m.incompressible() && looksRandom(m.page()) {
 		return
 	}
-	d.weights.count(m.tokens())
+	d.weights.count(r, m.tokens())
 	d.builder.build(d.lens.litLen[:], d.weights.litLen[:], codeLimit)
 	distances := completeDistances(d.weights.distance)
 	d.builder.build(d.lens.distance[:], distances[:], distanceLimit)
@@ -39,27 +39,27 @@ func (d *denseCoder) encode(w *bitWriter, m *matcher, limit int) {
 		return
 	}
 	if fixed <= dynamic {
-		encodeFixed(w, m.tokens())
+		encodeFixed(w, m.tokens(), func(w *bitWriter, tokens []token) { r.put(fixedCodes, w, tokens) })
 		return
 	}
 	w.put(blockFinal|blockDynamic, 3)
-	d.header.write(w, &d.canonical)
-	d.codes.assign(&d.lens, &d.canonical)
-	d.codes.putTokens(w, m.tokens())
+	d.header.write(r, w, &d.canonical)
+	d.codes.assign(r, &d.lens, &d.canonical)
+	r.put(&d.codes, w, m.tokens())
 	d.codes.end(w)
 }
 
 // count counts the symbols of a block of tokens.
-func (s *weights) count(tokens []token) {
+func (s *weights) count(r *routines, tokens []token) {
 	clear(s.litLen[:])
 	clear(s.distance[:])
 	s.extraBits = 0
-	s.add(tokens)
+	r.count(s, tokens)
 	s.litLen[endOfBlock] = 1
 }
 
-// addGeneric adds tokens. It is the reference for the assembly.
-func (s *weights) addGeneric(tokens []token) {
+// addGo adds tokens.
+func (s *weights) addGo(tokens []token) {
 	for _, t := range tokens {
 		if !t.isMatch() {
 			s.litLen[uint8(t)]++

@@ -24,8 +24,16 @@
 //     of a mixture of old and new bytes.
 //   - After an error of Inflate the content of dst is as before the call.
 //
-// On amd64 the inner loops are AVX-512 assembly if the processor has it (Ice
-// Lake or Zen 4 and later). Every assembly routine has an equivalent in Go, which
-// is the reference for its behaviour. The Go routines run on other processors, and
-// everywhere with the build tag noasm. Both give the same bytes.
+// # Tiers
+//
+// The inner loops exist in several tiers: sets of routines for processors with certain
+// instructions. The best one that the processor has is in use; [Tier] says which one. The
+// environment variable VMFERRY_DEFLATE and [UseTier] choose another one. The table is the
+// variable tiers in tiers_amd64.go.
+//
+//	vbmi2   amd64 with AVX-512 VBMI2 and GFNI (Ice Lake and Zen 4 and later)
+//	go      every processor, and every build with the tag noasm
+//
+// A page can give another stream in another tier. Every stream inflates in every tier, and
+// the sizes differ by less than 1 % over the pages of a machine.
 package deflate

@@ -21,9 +21,12 @@ func makeFixedCodes() (*tokenCodes, *tokenLens) {
 		lens.distance[sym] = 5
 	}
 	codes := new(tokenCodes)
-	codes.assign(lens, new(canonical))
+	codes.assign(sortOnly, lens, new(canonical))
 	return codes, lens
 }
+
+// sortOnly are the routines that make the fixed code, which the other routines refer to.
+var sortOnly = &routines{sort: (*canonical).sortGo}
 
 const (
 	blockFinal   = 1
@@ -32,9 +35,9 @@ const (
 	blockDynamic = 2 << 1
 )
 
-// encodeFixed writes tokens as one final block in the fixed code.
-func encodeFixed(w *bitWriter, tokens []token) {
+// encodeFixed writes tokens with put as one final block in the fixed code.
+func encodeFixed(w *bitWriter, tokens []token, put func(w *bitWriter, tokens []token)) {
 	w.put(blockFinal|blockFixed, 3)
-	putFixed(w, tokens)
+	put(w, tokens)
 	fixedCodes.end(w)
 }

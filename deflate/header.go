@@ -112,12 +112,12 @@ func (h *header) bits() int {
 }
 
 // write writes the header, without the block type.
-func (h *header) write(w *bitWriter, c *canonical) {
+func (h *header) write(r *routines, w *bitWriter, c *canonical) {
 	w.put(uint64(h.numLitLen-257)|uint64(h.numDistance-1)<<5|uint64(h.numLength-4)<<10, 14)
 	for _, sym := range lengthSymbolOrder[:h.numLength] {
 		w.put(uint64(h.lens[sym]), lengthCodeField)
 	}
-	c.assign(h.codes[:], h.lens[:])
+	c.assign(r, h.codes[:], h.lens[:])
 	for _, item := range h.items {
 		code := h.codes[item.sym]
 		w.put(code.bits()|uint64(item.extra)<<code.count(), code.count()+uint(repeatBits[item.sym]))

@@ -17,6 +17,8 @@ const decodeSlack = 8 + maxMatch + 64
 // Decoder expands pages. It holds reusable state and is for use by one goroutine at a
 // time. Make one with [NewDecoder].
 type Decoder struct {
+	routines *routines
+
 	in   bitReader
 	n    int // bytes of the page so far
 	size int // bytes it must have
@@ -28,7 +30,7 @@ type Decoder struct {
 
 // NewDecoder returns a Decoder.
 func NewDecoder() *Decoder {
-	return new(Decoder)
+	return &Decoder{routines: &active.Load().routines}
 }
 
 // status is how a decoding loop ends.
@@ -76,7 +78,7 @@ func (d *Decoder) blocks() string {
 		case blockFixed >> 1:
 			problem = d.compressed(fixedCode)
 		case blockDynamic >> 1:
-			if problem = d.lens.read(&d.in, &d.code); problem == "" {
+			if problem = d.lens.read(d.routines, &d.in, &d.code); problem == "" {
 				problem = d.compressed(&d.code)
 			}
 		default:
@@ -121,7 +123,7 @@ func (d *Decoder) stored() string {
 // compressed decodes the rest of a fixed or dynamic block.
 func (d *Decoder) compressed(c *blockCode) string {
 	for {
-		switch s := d.decode(c); s {
+		switch s := d.routines.decode(d, c); s {
 		case statusInput:
 			if !d.in.more() {
 				return "the stream ends within a block"
@@ -163,9 +165,9 @@ func problemOf(s status) string {
 	return "bit pattern without meaning"
 }
 
-// decodeGeneric decodes symbols and returns why it stopped. It is
-// the reference for the assembly, which may report another one of several problems.
-func (d *Decoder) decodeGeneric(c *blockCode) status {
+// decodeGo decodes symbols and returns why it stopped. The assembly may report another
+// one of several problems.
+func (d *Decoder) decodeGo(c *blockCode) status {
 	for {
 		if d.n > d.size {
 			return statusFull

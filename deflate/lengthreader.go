@@ -43,7 +43,7 @@ const cutLengths = "the stream ends within a block's code lengths"
 
 // read reads both codes of a block. It returns what is wrong with them, or an empty
 // string.
-func (l *lengthReader) read(in *bitReader, c *blockCode) string {
+func (l *lengthReader) read(r *routines, in *bitReader, c *blockCode) string {
 	numLitLens := int(in.take(5)) + endOfBlock + 1
 	numDistances := int(in.take(5)) + 1
 	num := int(in.take(4)) + 4
@@ -57,7 +57,7 @@ func (l *lengthReader) read(in *bitReader, c *blockCode) string {
 	if in.overrun() {
 		return cutLengths
 	}
-	if !l.code.build(l.code.table[:], l.symbols[:], lengthEntries[:], headerLimit) || l.code.room > 0 {
+	if !l.code.build(r, l.code.table[:], l.symbols[:], lengthEntries[:], headerLimit) || l.code.room > 0 {
 		return "code of code lengths over-subscribed or incomplete"
 	}
 	if problem := l.fill(in, numLitLens+numDistances); problem != "" {
@@ -70,7 +70,7 @@ func (l *lengthReader) read(in *bitReader, c *blockCode) string {
 		return "block without an end-of-block code"
 	}
 	clear(l.litLen[copy(l.litLen[:], l.lens[:numLitLens]):])
-	return c.build(l.litLen[:], l.lens[numLitLens:numLitLens+numDistances])
+	return c.build(r, l.litLen[:], l.lens[numLitLens:numLitLens+numDistances])
 }
 
 // fill decodes n code lengths. It handles all symbols alike, because a branch on the

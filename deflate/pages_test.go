@@ -1,7 +1,9 @@
 package deflate
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -79,32 +81,43 @@ func testPages(t testing.TB) []testPage {
 	return append(pages, guestPages(t)...)
 }
 
-// guestPages returns some of the pages of a real guest where the corpus lies
-// beside the repository. Without it there are generated ones all the same.
+// guestPages returns some of the pages of a real guest where the corpus lies beside the
+// repository, and generated ones in any case.
 func guestPages(t testing.TB) []testPage {
 	t.Helper()
 	data := corpus.Generate(99, 64)
-	f, err := os.Open(filepath.Join("..", "..", "shared", "corpus", "guest-pages.bin.zst"))
-	if err == nil {
-		defer f.Close()
-		z, err := zstd.NewReader(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer z.Close()
-		var all []byte
-		if all, err = readAll(z); err != nil {
-			t.Fatal(err)
-		}
-		// Some of them, to keep the race detector's run short; benchmarks check
-		// them all.
-		for at := 0; at+4096 <= len(all); at += 31 * 4096 {
-			data = append(data, all[at:at+4096]...)
-		}
+	all := guestCorpus(t)
+	// Some of them, to keep the race detector's run short; benchmarks have them all.
+	for at := 0; at+4096 <= len(all); at += 31 * 4096 {
+		data = append(data, all[at:at+4096]...)
 	}
 	var pages []testPage
 	for at := 0; at < len(data); at += 4096 {
 		pages = append(pages, testPage{fmt.Sprintf("guest/%d", at/4096), data[at : at+4096]})
 	}
 	return pages
+}
+
+// guestCorpus returns the pages of a real guest where the corpus lies beside the
+// repository, and nothing elsewhere.
+func guestCorpus(t testing.TB) []byte {
+	t.Helper()
+	f, err := os.Open(filepath.Join("..", "..", "shared", "corpus", "guest-pages.bin.zst"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := zstd.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	all, err := readAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }

@@ -31,13 +31,13 @@ type tokenCodes struct {
 	distance [distanceCodes]code
 }
 
-func (t *tokenCodes) assign(lens *tokenLens, c *canonical) {
-	c.assign(t.litLen[:], lens.litLen[:])
-	c.assign(t.distance[:], lens.distance[:])
+func (t *tokenCodes) assign(r *routines, lens *tokenLens, c *canonical) {
+	c.assign(r, t.litLen[:], lens.litLen[:])
+	c.assign(r, t.distance[:], lens.distance[:])
 }
 
-// put writes tokens. It is the reference for the assembly.
-func (t *tokenCodes) put(w *bitWriter, tokens []token) {
+// putGo writes tokens.
+func (t *tokenCodes) putGo(w *bitWriter, tokens []token) {
 	for _, tok := range tokens {
 		if !tok.isMatch() {
 			c := t.litLen[uint8(tok)]

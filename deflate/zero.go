@@ -13,7 +13,7 @@ func IsZero(page []byte) bool {
 		return false
 	}
 	whole := len(page) &^ (zeroStep - 1)
-	return zeroSteps(page[:whole]) && zeroTail(page[whole:])
+	return active.Load().zeroSteps(page[:whole]) && zeroTail(page[whole:])
 }
 
 // zeroTail is IsZero for fewer bytes than zeroStep.
@@ -31,9 +31,8 @@ func zeroTail(p []byte) bool {
 	return true
 }
 
-// zeroStepsGeneric is IsZero for multiples of zeroStep bytes, and the reference
-// for the assembly.
-func zeroStepsGeneric(p []byte) bool {
+// zeroStepsGo is IsZero for multiples of zeroStep bytes.
+func zeroStepsGo(p []byte) bool {
 	for ; len(p) >= zeroStep; p = p[zeroStep:] {
 		var or uint64
 		for q := p[:zeroStep]; len(q) >= 32; q = q[32:] {

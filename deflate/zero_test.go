@@ -6,28 +6,30 @@ import (
 )
 
 func TestIsZero(t *testing.T) {
-	buf := make([]byte, 4200)
-	for _, n := range []int{0, 1, 7, 8, 9, 63, 64, 511, 512, 513, 1024, 1100, 4096, 4111} {
-		for _, at := range []int{0, 1, 3, 64} {
-			page := buf[at : at+n]
-			// What lies around the page must not matter.
-			if at > 0 {
-				buf[at-1] = 1
-			}
-			buf[at+n] = 1
-			if !IsZero(page) {
-				t.Fatalf("%d zero bytes at %d taken for something", n, at)
-			}
-			for i := range page {
-				page[i] = 0x80
-				if IsZero(page) {
-					t.Fatalf("byte %d of %d at %d overlooked", i, n, at)
+	eachTier(t, func(t *testing.T, _ *routines) {
+		buf := make([]byte, 4200)
+		for _, n := range []int{0, 1, 7, 8, 9, 63, 64, 511, 512, 513, 1024, 1100, 4096, 4111} {
+			for _, at := range []int{0, 1, 3, 64} {
+				page := buf[at : at+n]
+				// What lies around the page must not matter.
+				if at > 0 {
+					buf[at-1] = 1
 				}
-				page[i] = 0
+				buf[at+n] = 1
+				if !IsZero(page) {
+					t.Fatalf("%d zero bytes at %d taken for something", n, at)
+				}
+				for i := range page {
+					page[i] = 0x80
+					if IsZero(page) {
+						t.Fatalf("byte %d of %d at %d overlooked", i, n, at)
+					}
+					page[i] = 0
+				}
+				clear(buf)
 			}
-			clear(buf)
 		}
-	}
+	})
 }
 
 func TestZeroPages_Finds(t *testing.T) {

@@ -2,14 +2,6 @@
 
 package deflate
 
-import "golang.org/x/sys/cpu"
-
-// useAVX512 is true if the processor has all instructions of the assembly, as all with
-// AVX-512 since Ice Lake and Zen 4 do.
-var useAVX512 = cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL &&
-	cpu.X86.HasAVX512CD && cpu.X86.HasAVX512VBMI && cpu.X86.HasAVX512VBMI2 && cpu.X86.HasAVX512GFNI &&
-	cpu.X86.HasBMI1 && cpu.X86.HasBMI2 && cpu.X86.HasPOPCNT
-
 // scratch is the state of findAVX512 for one block and the next two.
 //
 //lint:ignore U1000 only the assembly looks inside
@@ -26,35 +18,36 @@ type scratch struct {
 //go:noescape
 func findAVX512(m *matcher, lazy bool)
 
-func (m *matcher) find(lazy bool) {
-	if useAVX512 {
-		findAVX512(m, lazy)
-		return
+func findVBMI2(m *matcher) { findAVX512(m, true) }
+
+func fastVBMI2(e *Encoder) {
+	findAVX512(&e.match, false)
+	if !e.match.incompressible() {
+		encodeFixed(&e.out, e.match.tokens(), putFixedVBMI2)
 	}
-	m.findGeneric(lazy)
 }
 
 //go:noescape
 func putFixedAVX512(dst *byte, tokens *token, n int, at, acc uint64) (end, accOut uint64)
 
-func putFixed(w *bitWriter, tokens []token) {
-	if whole := len(tokens) &^ 15; useAVX512 && whole > 0 {
+func putFixedVBMI2(w *bitWriter, tokens []token) {
+	if whole := len(tokens) &^ 15; whole > 0 {
 		end, acc := putFixedAVX512(&w.buf[0], &tokens[0], whole, uint64(w.n)*8+uint64(w.count), w.acc)
 		w.n, w.count, w.acc = int(end>>3), uint(end&7), acc
 		tokens = tokens[whole:]
 	}
-	fixedCodes.put(w, tokens)
+	fixedCodes.putGo(w, tokens)
 }
 
 //go:noescape
 func sortAVX512(c *canonical, lens *[litLenCodes]uint8)
 
-func (c *canonical) sort(lens []uint8) {
-	if useAVX512 && len(lens) == litLenCodes {
+func sortVBMI2(c *canonical, lens []uint8) {
+	if len(lens) == litLenCodes {
 		sortAVX512(c, (*[litLenCodes]uint8)(lens))
 		return
 	}
-	c.sortGeneric(lens)
+	c.sortGo(lens)
 }
 
 // counters are the counters of weighAVX512.
@@ -67,8 +60,8 @@ type counters struct {
 //go:noescape
 func weighAVX512(litLen *[litLenCodes]uint32, c *counters, tokens *token, n int) (matches, extraBits int)
 
-func (s *weights) add(tokens []token) {
-	if whole := len(tokens) &^ 15; useAVX512 && whole > 0 {
+func countVBMI2(s *weights, tokens []token) {
+	if whole := len(tokens) &^ 15; whole > 0 {
 		matches, extraBits := weighAVX512(&s.litLen, &s.counters, &tokens[0], whole)
 		for _, sym := range s.counters.distances[:matches] {
 			s.distance[sym%distanceCodes]++
@@ -76,36 +69,31 @@ func (s *weights) add(tokens []token) {
 		s.extraBits += extraBits
 		tokens = tokens[whole:]
 	}
-	s.addGeneric(tokens)
+	s.addGo(tokens)
 }
 
 //go:noescape
 func putTokensAVX512(dst *byte, tokens *token, n int, at, acc uint64, codes *tokenCodes) (left int, end, accOut uint64)
 
-func (t *tokenCodes) putTokens(w *bitWriter, tokens []token) {
-	for useAVX512 && len(tokens) >= 16 {
+func putVBMI2(t *tokenCodes, w *bitWriter, tokens []token) {
+	for len(tokens) >= 16 {
 		whole := len(tokens) &^ 15
 		left, end, acc := putTokensAVX512(&w.buf[0], &tokens[0], whole, uint64(w.n)*8+uint64(w.count), w.acc, t)
 		w.n, w.count, w.acc = int(end>>3), uint(end&7), acc
 		tokens = tokens[whole-left:]
 		if left > 0 {
 			// Two of the next tokens are too long to be written together.
-			t.put(w, tokens[:16])
+			t.putGo(w, tokens[:16])
 			tokens = tokens[16:]
 		}
 	}
-	t.put(w, tokens)
+	t.putGo(w, tokens)
 }
 
 //go:noescape
 func decodeAVX512(d *Decoder, c *blockCode, patterns *copyPatterns) status
 
-func (d *Decoder) decode(c *blockCode) status {
-	if useAVX512 {
-		return decodeAVX512(d, c, &patterns)
-	}
-	return d.decodeGeneric(c)
-}
+func decodeVBMI2(d *Decoder, c *blockCode) status { return decodeAVX512(d, c, &patterns) }
 
 // copyPatterns are for copying a match 64 bytes at a time if it overlaps itself: for
 // each byte, its index from the match's start, and the number of bytes in whole
@@ -128,9 +116,4 @@ var patterns = func() (p copyPatterns) {
 //go:noescape
 func zeroStepsAVX512(p *byte, n int) bool
 
-func zeroSteps(p []byte) bool {
-	if useAVX512 && len(p) > 0 {
-		return zeroStepsAVX512(&p[0], len(p))
-	}
-	return zeroStepsGeneric(p)
-}
+func zeroStepsVBMI2(p []byte) bool { return len(p) == 0 || zeroStepsAVX512(&p[0], len(p)) }

@@ -7,12 +7,6 @@ import (
 	"github.com/vmferry/vmferry/snapshot"
 )
 
-// bodyOf returns the text of a bucket's manifest without its digest.
-func bodyOf(b interface{ Bytes(string) []byte }) string {
-	text := string(b.Bytes("manifest.json"))
-	return text[:strings.LastIndex(text, ",\n  \"sha256\":")]
-}
-
 func TestOpen_AmbiguousManifestIsRefused(t *testing.T) {
 	for name, change := range map[string][2]string{
 		"a key twice":                    {`"store": `, `"store": "raw", "store": `},

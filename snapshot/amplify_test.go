@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"runtime"
 	"strings"
 	"testing"
@@ -27,7 +26,7 @@ func TestReader_IndexWithSharedBytesIsRefused(t *testing.T) {
 	}{
 		{"chunks that share a segment", func(x *forgedIndex, _ *forger) {
 			for i := 2; i < 5; i++ {
-				copy(x.dir[i][8:28], x.dir[1][8:28])
+				copy(x.dir[i][8:], x.dir[1][8:])
 				x.segments[i] = x.segments[1]
 			}
 		}, true, false},
@@ -39,16 +38,15 @@ func TestReader_IndexWithSharedBytesIsRefused(t *testing.T) {
 		}, false, false},
 		{"chunks that share a slot", func(x *forgedIndex, _ *forger) { copy(x.segments[3][2:], x.segments[1][2:]) }, false, true},
 		{"an extent of which no slot is a page", func(x *forgedIndex, f *forger) {
-			line := bytes.Clone(x.segments[0])
+			line := bytes.Clone(x.extentLine(0, 0))
 			be.PutUint64(line[8:], 4*1024)
 			line[7] = 1
 			be.PutUint32(line[16:], 1024)
-			sum := crc32.Checksum(make([]byte, 1024), crc32.MakeTable(crc32.Castagnoli))
-			be.PutUint32(line[20:], sum)
+			x.setSum(line, make([]byte, 1024))
 			x.segments[0] = append(x.segments[0], line...)
 			be.PutUint32(x.dir[0][20:], 2)
 			be.PutUint64(x.footer[16:], 2)
-			f.set("pages-000000", append(f.b.Bytes("pages-000000"), make([]byte, 1024)...))
+			f.set("pages-000000", append(f.extents("pages-000000"), make([]byte, 1024)...))
 			totals := f.manifest["totals"].(map[string]any)
 			totals["extents"], totals["page_bytes"], totals["superseded"] = 2, 5*1024, 1
 		}, false, true},
@@ -66,7 +64,7 @@ func TestReader_IndexWithSharedBytesIsRefused(t *testing.T) {
 			b, _, _ := numbered(t, chunkPages)
 			f := newForger(t, b)
 			x := takeApart(b.Bytes("index"))
-			if len(x.segments) != 5 || len(b.Bytes("pages-000000")) != 4*1024 {
+			if len(x.segments) != 5 || len(f.extents("pages-000000")) != 4*1024 {
 				t.Fatalf("%d segments: the snapshot has another shape", len(x.segments))
 			}
 			tt.change(x, f)
@@ -180,14 +178,15 @@ func TestReader_ClaimsOfAnIndexTakeNoMemory(t *testing.T) {
 	for _, lines := range []uint32{1<<32 - 1, 32 << 20} { // 128 GiB and 1 GiB of directory
 		b, _ := small(t, snapshot.StoreFast, 4096)
 		f := newForger(t, b)
-		footer := takeApart(b.Bytes("index")).footer
+		x := takeApart(b.Bytes("index"))
+		footer := x.footer
 		const pages = 1 << 35
-		size := int64(lines)*32 + 64
+		size := int64(lines)*int64(x.lineLen()) + 64
 		be.PutUint32(footer[12:], lines)
 		be.PutUint64(footer[16:], pages)
 		be.PutUint64(footer[24:], pages)
 		be.PutUint64(footer[32:], 0)
-		be.PutUint32(footer[60:], crc32.Checksum(footer[:60], crc32.MakeTable(crc32.Castagnoli)))
+		x.sumFooter(nil)
 		f.object("index")["size"] = size
 		block := f.manifest["blocks"].([]any)[0].(map[string]any)
 		block["length"], block["pages"] = uint64(pages)*4096, uint64(pages)
@@ -260,9 +259,7 @@ func TestReader_ManifestOfEmptyElementsTakesLittleMemory(t *testing.T) {
 	f := newForger(t, b)
 	f.manifest["tool"] = "\x00"
 	f.sign(t)
-	body := b.Bytes("manifest.json")
-	body = body[:bytes.LastIndex(body, []byte(",\n  \"sha256\""))]
-	f.signText(string(bytes.ReplaceAll(body, []byte(`\u0000`), []byte{0xff})))
+	f.signText(strings.ReplaceAll(bodyOf(b), `\u0000`, "\xff"))
 	if !bytes.Contains(b.Bytes("manifest.json"), []byte{0xff}) {
 		t.Fatal("the text is UTF-8")
 	}

@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -75,8 +74,11 @@ func (m *Manifest) checkObjects() error {
 		if names[o.Name] {
 			return fmt.Errorf("object %q is listed twice", o.Name)
 		}
-		if sum, err := hex.DecodeString(o.SHA256); o.Size < 0 || err != nil || len(sum) != sha256.Size {
-			return fmt.Errorf("object %q has %d bytes and digest %q (want a size of at least 0 and 64 hexadecimal digits)", o.Name, o.Size, o.SHA256)
+		if digest, err := hex.DecodeString(o.digest(m.Version)); o.Size < 0 || err != nil || len(digest) != len(sum{}) {
+			return fmt.Errorf("object %q has %d bytes and digest %q (want a size of at least 0 and 64 hexadecimal digits)", o.Name, o.Size, o.digest(m.Version))
+		}
+		if err := m.checkParts(&o); err != nil {
+			return err
 		}
 		if limit, ok := roleLimits[o.Role]; ok && o.Size > limit {
 			return fmt.Errorf("object %q of role %q has %d bytes (at most %d)", o.Name, o.Role, o.Size, limit)
@@ -94,6 +96,38 @@ func (m *Manifest) checkObjects() error {
 	}
 	if roles[RolePages] > maxPageObjects {
 		return fmt.Errorf("%d objects of role %q (want at most %d)", roles[RolePages], RolePages, maxPageObjects)
+	}
+	return m.checkUnknownRoles()
+}
+
+// checkParts checks the number of parts of an object. Each part has at least a byte.
+func (m *Manifest) checkParts(o *ObjectInfo) error {
+	if m.Version == version1 || o.Role != RolePages {
+		if o.Parts != 0 {
+			return fmt.Errorf("object %q of role %q has %d parts in format %d (want none)", o.Name, o.Role, o.Parts, m.Version)
+		}
+		return nil
+	}
+	if o.Parts < 1 || o.Parts > o.Size/(partLen+1) || o.Parts > o.extentBytes(m.Version) {
+		return fmt.Errorf("object %q of %d bytes has %d parts (want 1 to one for each %d bytes)", o.Name, o.Size, o.Parts, partLen+1)
+	}
+	return nil
+}
+
+// checkUnknownRoles refuses objects that a reader must know and does not.
+func (m *Manifest) checkUnknownRoles() error {
+	unknown := 0
+	for _, o := range m.Objects {
+		switch o.Role {
+		case RolePages, RoleIndex, RoleHead, RoleDevices, RoleStates:
+			continue
+		}
+		if unknown++; unknown > maxOptional {
+			return fmt.Errorf("more than %d objects of unknown roles", maxOptional)
+		}
+		if m.Version > version1 && !o.Optional {
+			return fmt.Errorf("object %q has the unknown role %q and is not optional", o.Name, o.Role)
+		}
 	}
 	return nil
 }
@@ -128,8 +162,9 @@ func (m *Manifest) checkTotals(l *guest.Layout) error {
 	for _, o := range m.Objects {
 		switch o.Role {
 		case RolePages:
-			missing -= min(missing, o.Size)
-			if most -= o.Size; most < 0 {
+			n := o.extentBytes(m.Version)
+			missing -= min(missing, n)
+			if most -= n; most < 0 {
 				return fmt.Errorf("the page objects up to %q have more than 4/3 of the %d bytes of pages", o.Name, t.PageBytes)
 			}
 		case RoleIndex:

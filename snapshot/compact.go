@@ -99,11 +99,11 @@ func (w *Writer) wasteful(ctx context.Context) (rewrite map[uint32]bool, all boo
 	}
 	var wasteful []*pageObject
 	for i, n := range dead {
-		if o := w.objects[i]; !o.gone && n*4 > uint64(o.info.Size) {
+		if o := w.objects[i]; !o.gone && n*4 > uint64(o.info.extentBytes(newestVersion)) {
 			wasteful = append(wasteful, o)
 		}
 	}
-	current := func(o *pageObject) int64 { return o.info.Size - int64(dead[o.index]) }
+	current := func(o *pageObject) int64 { return o.info.extentBytes(newestVersion) - int64(dead[o.index]) }
 	slices.SortFunc(wasteful, func(a, b *pageObject) int { return cmp.Compare(current(a), current(b)) })
 	rewrite = map[uint32]bool{}
 	free := int64(math.MaxInt64)
@@ -112,7 +112,7 @@ func (w *Writer) wasteful(ctx context.Context) (rewrite map[uint32]bool, all boo
 	}
 	for _, o := range wasteful {
 		// An eighth more covers the lengths of slots and rounding errors.
-		if free -= current(o) + current(o)/8; free < 0 && len(rewrite) > 0 {
+		if free -= current(o) + current(o)/8 + partsLen(o.info.Parts); free < 0 && len(rewrite) > 0 {
 			break
 		}
 		rewrite[o.index] = true
@@ -184,8 +184,8 @@ func (c *compactor) read(ctx context.Context, e extent) ([]byte, error) {
 	if err := store.ReadFull(ctx, o, c.payload, int64(e.offset)); err != nil {
 		return nil, err
 	}
-	if checksum(c.payload) != e.crc {
-		return nil, corrupt(c.w.objects[e.object].info.Name, "the checksum of the extent at %d is wrong when read back after writing", e.offset)
+	if sumOf(newestVersion, c.payload) != e.sum {
+		return nil, corrupt(c.w.objects[e.object].info.Name, "the digest of the extent at %d is wrong when read back after writing", e.offset)
 	}
 	return c.payload, nil
 }

@@ -133,7 +133,7 @@ func TestFinish_MovesDeflatedPagesWithoutRecompression(t *testing.T) {
 	}
 	// 28 lengths, then the very bytes that were put in.
 	want := bytes.Repeat(rawDeflate(t, text), 28)
-	if got := bucket.Bytes(names[0]); len(got) != 4*28+len(want) || !bytes.Equal(got[4*28:], want) {
+	if got := newForger(t, bucket).extents(names[0]); len(got) != 4*28+len(want) || !bytes.Equal(got[4*28:], want) {
 		t.Error("what was moved is not what was put in")
 	}
 	m.check(t, open(t, bucket))
@@ -195,7 +195,7 @@ func (o unreadObject) ReadAt(context.Context, []byte, int64) (int, error) {
 // Rounds supersede pages, some objects wholly and some in part.
 func TestFinish_CommittedObjectsAreNeitherReadNorRemoved(t *testing.T) {
 	for _, kept := range stores {
-		for _, bound := range []int64{0, 6 << 20} {
+		for _, bound := range []int64{0, 6<<20 + 64<<10} {
 			l := pcLayout(t, 4096)
 			bucket := onlyCommits{storetest.NewBucket(), t, new(atomic.Int64)}
 			w := create(t, bucket, l, snapshot.Options{Store: kept, ObjectSize: 64 << 10, MaxSize: bound})

@@ -58,108 +58,118 @@ func readsRightOrNot(t *testing.T, b *storetest.Bucket, m *model, what string) {
 var flipStep = map[bool]int{false: 1, true: 13}[raceEnabled]
 
 func TestReader_EveryFlippedBitIsFound(t *testing.T) {
-	for n, store := range stores {
-		t.Run(string(store), func(t *testing.T) {
-			good, m := small(t, store, 1024)
-			if err := verifyAll(good); err != nil {
-				t.Fatal(err)
-			}
-			step := flipStep
-			if testing.Short() {
-				step = 13
-			}
-			for _, name := range good.Names() {
-				size := len(good.Bytes(name))
-				for i := 0; i < size; i += step { // a bit of each byte, another for each store
-					b := good.Clone()
-					bit := (i + 2*n) % 8
-					b.FlipBit(name, 8*i+bit)
-					what := fmt.Sprintf("bit %d of byte %d of %s", bit, i, name)
-					wantCorrupt(t, b, what)
-					if i%4 == n {
-						readsRightOrNot(t, b, m, what)
+	eachVersion(t, func(t *testing.T, version int) {
+		for n, store := range stores {
+			t.Run(string(store), func(t *testing.T) {
+				good, m := smallOf(t, version, store, 1024)
+				if err := verifyAll(good); err != nil {
+					t.Fatal(err)
+				}
+				step := flipStep
+				if testing.Short() {
+					step = 13
+				}
+				for _, name := range good.Names() {
+					size := len(good.Bytes(name))
+					for i := 0; i < size; i += step { // a bit of each byte, another for each store
+						b := good.Clone()
+						bit := (i + 2*n) % 8
+						b.FlipBit(name, 8*i+bit)
+						what := fmt.Sprintf("bit %d of byte %d of %s", bit, i, name)
+						wantCorrupt(t, b, what)
+						if i%4 == n {
+							readsRightOrNot(t, b, m, what)
+						}
 					}
 				}
-			}
-		})
-	}
+			})
+		}
+	})
 }
 
 func TestReader_EveryTruncationAndExtensionIsFound(t *testing.T) {
-	good, m := small(t, snapshot.StoreFast, 1024)
-	for _, name := range good.Names() {
-		size := len(good.Bytes(name))
-		for n := 0; n < size; n += max(1, size/100) {
-			b := good.Clone()
-			b.Truncate(name, n)
-			what := fmt.Sprintf("the first %d of %d bytes of %s", n, size, name)
-			wantCorrupt(t, b, what)
-			readsRightOrNot(t, b, m, what)
+	eachVersion(t, func(t *testing.T, version int) {
+		good, m := smallOf(t, version, snapshot.StoreFast, 1024)
+		for _, name := range good.Names() {
+			size := len(good.Bytes(name))
+			for n := 0; n < size; n += max(1, size/100) {
+				b := good.Clone()
+				b.Truncate(name, n)
+				what := fmt.Sprintf("the first %d of %d bytes of %s", n, size, name)
+				wantCorrupt(t, b, what)
+				readsRightOrNot(t, b, m, what)
+			}
+			for _, extra := range [][]byte{{0}, {'\n'}, make([]byte, 64), good.Bytes(name)} {
+				b := good.Clone()
+				b.Extend(name, extra)
+				what := fmt.Sprintf("%d bytes behind %s", len(extra), name)
+				wantCorrupt(t, b, what)
+				readsRightOrNot(t, b, m, what)
+			}
 		}
-		for _, extra := range [][]byte{{0}, {'\n'}, make([]byte, 64), good.Bytes(name)} {
-			b := good.Clone()
-			b.Extend(name, extra)
-			what := fmt.Sprintf("%d bytes behind %s", len(extra), name)
-			wantCorrupt(t, b, what)
-			readsRightOrNot(t, b, m, what)
-		}
-	}
+	})
 }
 
 func TestReader_MissingObjectIsFound(t *testing.T) {
-	good, m := small(t, snapshot.StoreFast, 1024)
-	for _, name := range good.Names() {
-		b := good.Clone()
-		b.Delete(name)
-		if name == "manifest.json" {
-			if _, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{}); !errors.Is(err, snapshot.ErrIncomplete) || errors.Is(err, snapshot.ErrCorrupt) {
-				t.Errorf("without a manifest: %v, want ErrIncomplete", err)
+	eachVersion(t, func(t *testing.T, version int) {
+		good, m := smallOf(t, version, snapshot.StoreFast, 1024)
+		for _, name := range good.Names() {
+			b := good.Clone()
+			b.Delete(name)
+			if name == "manifest.json" {
+				if _, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{}); !errors.Is(err, snapshot.ErrIncomplete) || errors.Is(err, snapshot.ErrCorrupt) {
+					t.Errorf("without a manifest: %v, want ErrIncomplete", err)
+				}
+				continue
 			}
-			continue
+			wantCorrupt(t, b, "without "+name)
+			readsRightOrNot(t, b, m, "without "+name)
 		}
-		wantCorrupt(t, b, "without "+name)
-		readsRightOrNot(t, b, m, "without "+name)
-	}
+	})
 }
 
 func TestReader_SwappedObjectsAreFound(t *testing.T) {
-	good, _ := small(t, snapshot.StoreFast, 1024)
-	names := good.Names()
-	for i, a := range names {
-		for _, b := range names[i+1:] {
-			swapped := good.Clone()
-			swapped.Put(a, good.Bytes(b))
-			swapped.Put(b, good.Bytes(a))
-			wantCorrupt(t, swapped, a+" in the place of "+b)
+	eachVersion(t, func(t *testing.T, version int) {
+		good, _ := smallOf(t, version, snapshot.StoreFast, 1024)
+		names := good.Names()
+		for i, a := range names {
+			for _, b := range names[i+1:] {
+				swapped := good.Clone()
+				swapped.Put(a, good.Bytes(b))
+				swapped.Put(b, good.Bytes(a))
+				wantCorrupt(t, swapped, a+" in the place of "+b)
+			}
 		}
-	}
+	})
 }
 
 func TestReader_ErrorOfTheBucketIsNotErrCorrupt(t *testing.T) {
-	boom := errors.New("boom")
-	good, m := small(t, snapshot.StoreFast, 1024)
-	for _, op := range []storetest.Op{storetest.Open, storetest.Read} {
-		for _, name := range good.Names() {
-			b := good.Clone()
-			b.Fail(op, name, boom)
-			if err := verifyAll(b); !errors.Is(err, boom) || errors.Is(err, snapshot.ErrCorrupt) {
-				t.Errorf("%s of %s: %v", op, name, err)
-			}
-			if n := b.OpenObjects(); n != 0 {
-				t.Errorf("%s of %s: %d objects are still open", op, name, n)
+	eachVersion(t, func(t *testing.T, version int) {
+		boom := errors.New("boom")
+		good, m := smallOf(t, version, snapshot.StoreFast, 1024)
+		for _, op := range []storetest.Op{storetest.Open, storetest.Read} {
+			for _, name := range good.Names() {
+				b := good.Clone()
+				b.Fail(op, name, boom)
+				if err := verifyAll(b); !errors.Is(err, boom) || errors.Is(err, snapshot.ErrCorrupt) {
+					t.Errorf("%s of %s: %v", op, name, err)
+				}
+				if n := b.OpenObjects(); n != 0 {
+					t.Errorf("%s of %s: %d objects are still open", op, name, n)
+				}
 			}
 		}
-	}
-	b := good.Clone()
-	r := open(t, b)
-	b.Fail(storetest.Read, "pages-000000", boom)
-	src := r.Source(snapshot.SourceOptions{})
-	if err := src.Next(t.Context(), new(guest.Batch)); !errors.Is(err, boom) {
-		t.Errorf("from a source: %v", err)
-	}
-	if err := r.ExportRaw(t.Context(), m.layout.Blocks[0], new(memoryFile)); !errors.Is(err, boom) {
-		t.Errorf("from an export: %v", err)
-	}
+		b := good.Clone()
+		r := open(t, b)
+		b.Fail(storetest.Read, "pages-000000", boom)
+		src := r.Source(snapshot.SourceOptions{})
+		if err := src.Next(t.Context(), new(guest.Batch)); !errors.Is(err, boom) {
+			t.Errorf("from a source: %v", err)
+		}
+		if err := r.ExportRaw(t.Context(), m.layout.Blocks[0], new(memoryFile)); !errors.Is(err, boom) {
+			t.Errorf("from an export: %v", err)
+		}
+	})
 }
 
 func TestReader_ReadsNothingAfterClose(t *testing.T) {

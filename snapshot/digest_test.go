@@ -3,7 +3,6 @@ package snapshot_test
 import (
 	"bytes"
 	"errors"
-	"hash/crc32"
 	"io"
 	"strings"
 	"testing"
@@ -13,31 +12,26 @@ import (
 	"github.com/vmferry/vmferry/store/storetest"
 )
 
-// changed is a snapshot of raw pages of which an object was changed together
-// with all checksums, but not its digest.
-func changed(t *testing.T, name string) *storetest.Bucket {
+// changed is a snapshot of raw pages of which an object was changed together with all sums
+// of its parts, but not its digest in the manifest.
+func changed(t *testing.T, version int, name string) *storetest.Bucket {
 	t.Helper()
-	b, _ := small(t, snapshot.StoreRaw, 1024)
-	x := takeApart(b.Bytes("index"))
+	b, _ := smallOf(t, version, snapshot.StoreRaw, 1024)
+	f, x := newForger(t, b), takeApart(b.Bytes("index"))
 	switch name {
 	case "index": // two pages change places
 		s := x.segments[ramChunk]
 		a := bytes.Clone(s[6:14])
 		copy(s[6:14], s[14:22])
 		copy(s[14:22], a)
+		b.Put("index", x.bytes(false))
+		return b
 	case "pages-000000":
 		pages := b.Bytes(name)
 		pages[3] ^= 0x55
 		b.Put(name, pages)
-		line := x.segments[tablePart]
-		sum := crc32.Checksum(pages[:3*1024], crc32.MakeTable(crc32.Castagnoli))
-		line[20], line[21], line[22], line[23] = byte(sum>>24), byte(sum>>16), byte(sum>>8), byte(sum)
+		x.setSum(x.extentLine(tablePart, 0), pages[:3*1024])
 	}
-	if name == "index" {
-		b.Put("index", x.bytes(false))
-		return b
-	}
-	f := newForger(t, b)
 	f.set("index", x.bytes(false))
 	f.sign(t)
 	return b
@@ -55,10 +49,31 @@ func readAll(t *testing.T, src guest.Source) (pages int, err error) {
 	}
 }
 
+// TestReader_ObjectsChangedWithTheirSumsAreFound: format 2 has digests of extents in the
+// index, and the digest of the index is verified when it is opened. Verify also compares
+// the list of parts.
+func TestReader_ObjectsChangedWithTheirSumsAreFound(t *testing.T) {
+	b := changed(t, 2, "index")
+	if _, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{}); !errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), "index: the digest of its directory is") {
+		t.Errorf("index: %v", err)
+	}
+	wantCorrupt(t, changed(t, 2, "pages-000000"), "pages whose digest in the index was changed too")
+	b, _ = small(t, snapshot.StoreRaw, 1024)
+	b.FlipBit("pages-000000", 30)
+	r := open(t, b)
+	for _, skip := range []bool{true, false} {
+		if _, err := readAll(t, r.Source(snapshot.SourceOptions{SkipDigests: skip})); !errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), "pages-000000") {
+			t.Errorf("SkipDigests %v: %v", skip, err)
+		}
+	}
+}
+
+// TestSource_ObjectsChangedWithTheirChecksumsAreFoundBeforeItsEnd is of format 1, where
+// only the digest of a whole object finds them.
 func TestSource_ObjectsChangedWithTheirChecksumsAreFoundBeforeItsEnd(t *testing.T) {
 	for _, name := range []string{"index", "pages-000000"} {
 		t.Run(name, func(t *testing.T) {
-			b := changed(t, name)
+			b := changed(t, 1, name)
 			r := open(t, b)
 			if pages, err := readAll(t, r.Source(snapshot.SourceOptions{SkipDigests: true})); err != io.EOF || pages != 4 {
 				t.Fatalf("%d pages, %v: a checksum is wrong, so that this test says nothing of digests", pages, err)
@@ -75,7 +90,7 @@ func TestSource_ObjectsChangedWithTheirChecksumsAreFoundBeforeItsEnd(t *testing.
 			if err := r.ExportRaw(t.Context(), r.Layout().Blocks[0], new(memoryFile)); !errors.Is(err, snapshot.ErrCorrupt) {
 				t.Errorf("export: %v", err)
 			}
-			wantCorrupt(t, changed(t, name), "verified")
+			wantCorrupt(t, changed(t, 1, name), "verified")
 		})
 	}
 }

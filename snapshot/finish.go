@@ -3,8 +3,6 @@ package snapshot
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
@@ -45,7 +43,7 @@ func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 		return nil, err
 	}
 	m := &Manifest{
-		Format: formatName, Version: formatVersion, Created: time.Now().UTC().Truncate(time.Second),
+		Format: formatName, Version: newestVersion, Created: time.Now().UTC().Truncate(time.Second),
 		Tool: w.opts.Tool, Machine: meta.Machine, Store: w.opts.Store,
 	}
 	renumber := make([]uint32, len(w.objects))
@@ -141,8 +139,7 @@ func (w *Writer) writeMeta(ctx context.Context, m *Manifest, meta Meta) error {
 		if err := w.writeObject(ctx, o.name, o.data); err != nil {
 			return err
 		}
-		sum := sha256.Sum256(o.data)
-		m.Objects = append(m.Objects, ObjectInfo{o.name, o.role, int64(len(o.data)), hex.EncodeToString(sum[:])})
+		m.Objects = append(m.Objects, ObjectInfo{Name: o.name, Role: o.role, Size: int64(len(o.data)), BLAKE3: digestOf(newestVersion, o.data)})
 	}
 	return nil
 }
@@ -194,14 +191,15 @@ func (w *Writer) writeIndex(ctx context.Context, m *Manifest, renumber []uint32)
 	if err != nil {
 		return err
 	}
-	o := &pageObject{info: ObjectInfo{Name: name, Role: RoleIndex}, w: ow, sum: sha256.New()}
-	if err := w.fillIndex(ctx, m, o, kept, live); err != nil {
+	o := &pageObject{info: ObjectInfo{Name: name, Role: RoleIndex}, w: ow}
+	digest, err := w.fillIndex(ctx, m, o, kept, live)
+	if err != nil {
 		return errors.Join(err, ow.Abort(context.WithoutCancel(ctx)))
 	}
 	if err := w.commit(ctx, name, ow); err != nil {
 		return err
 	}
-	o.info.SHA256 = hex.EncodeToString(o.sum.Sum(nil))
+	o.info.BLAKE3 = digest
 	m.Totals.IndexBytes = o.info.Size
 	m.Objects = append(m.Objects, o.info)
 	return nil
@@ -230,16 +228,16 @@ func (w *Writer) extentOrder() iter.Seq2[int, int] {
 	return slices.All(order)
 }
 
-func (w *Writer) fillIndex(ctx context.Context, m *Manifest, o *pageObject, kept []extent, number []uint64) error {
-	x := &indexWriter{w: func(p []byte) error { return o.write(ctx, p) }}
+func (w *Writer) fillIndex(ctx context.Context, m *Manifest, o *pageObject, kept []extent, number []uint64) (digest string, err error) {
+	x := &indexWriter{w: func(p []byte) error { return o.write(ctx, p) }, dir: make([]segment, 0, w.segments(len(kept)))}
 	if err := x.extentTable(kept); err != nil {
-		return err
+		return "", err
 	}
 	for _, b := range w.layout.Blocks {
 		m.Blocks = append(m.Blocks, BlockInfo{Name: b.Name, Length: b.Length, HugePage: b.HugePage})
 	}
 	var scratch []entry
-	err := w.eachChunk(ctx, &scratch, func(block, n int) error {
+	err = w.eachChunk(ctx, &scratch, func(block, n int) error {
 		for i := range scratch {
 			l := scratch[i].loc
 			scratch[i].loc = newLocation(number[l.extent()]-1, l.slot())
@@ -248,13 +246,27 @@ func (w *Writer) fillIndex(ctx context.Context, m *Manifest, o *pageObject, kept
 		return x.chunk(block, n, scratch)
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
 	for i, b := range w.layout.Blocks {
 		m.Totals.Pages += m.Blocks[i].Pages
 		m.Totals.Zero += w.layout.Pages(b) - m.Blocks[i].Pages
 	}
 	return x.finish()
+}
+
+// segments returns the largest number of segments of the index with the given number of
+// extents.
+func (w *Writer) segments(extents int) int {
+	n := (extents + tableExtents - 1) / tableExtents
+	for _, t := range w.tables {
+		for i := range t.chunks {
+			if t.chunks[i].Load() != nil {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // eachChunk calls f for each chunk of each block, with the chunk's entries in scratch.

@@ -3,7 +3,6 @@ package snapshot
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
 
 	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/guest"
@@ -45,6 +44,9 @@ const (
 	codecRaw     codec = 0 // the pages one after another
 	codecDeflate codec = 1 // the payload of a qpl packet
 	codecZstd    codec = 2 // one zstd frame of the pages one after another
+
+	// codecEncrypted is set in the codec of an extent that is encrypted. It is reserved.
+	codecEncrypted codec = 0x80
 )
 
 func (s Store) codec() (codec, error) {
@@ -77,10 +79,6 @@ func maxExtentLen(pageSize int) int {
 	return n*pageSize + 4*n + n*pageSize/128 + 64
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
-
 // location is the position of a page: extent number + 1 in the upper 56 bits, slot in
 // the lower 8 bits. Location 0 is a zero page, which is not stored.
 type location uint64
@@ -102,5 +100,6 @@ type extent struct {
 	count  uint8 // number of pages
 	offset uint64
 	length uint32
-	crc    uint32
+	key    uint16 // 0, because this package encrypts nothing
+	sum    sum    // of the bytes of the extent
 }

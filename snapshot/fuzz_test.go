@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"hash/crc32"
 	"io"
 	"strings"
 	"testing"
@@ -115,10 +114,10 @@ func (m *mutated) number(which int, value uint64) {
 func (m *mutated) repair(t *testing.T, sums bool) {
 	be := binary.BigEndian
 	for i, line := range m.x.dir {
-		for s := m.x.segments[i]; line[0] == 1 && len(s) >= 32; s = s[32:] {
+		for s := m.x.segments[i]; line[0] == 1 && len(s) >= m.x.lineLen(); s = s[m.x.lineLen():] {
 			at, n := be.Uint64(s[8:]), uint64(be.Uint32(s[16:]))
 			if size := uint64(len(m.pages)); at <= size && n <= size-at {
-				be.PutUint32(s[20:], crc32.Checksum(m.pages[at:at+n], crc32.MakeTable(crc32.Castagnoli)))
+				m.x.setSum(s, m.pages[at:at+n])
 			}
 		}
 	}
@@ -144,7 +143,7 @@ func (m *mutated) sums() {
 			continue
 		}
 		extents += n
-		for s := m.x.segments[i]; len(s) >= 32; s = s[32:] {
+		for s := m.x.segments[i]; len(s) >= m.x.lineLen(); s = s[m.x.lineLen():] {
 			length += uint64(be.Uint32(s[16:]))
 		}
 	}
@@ -172,6 +171,8 @@ func FuzzSnapshotRepaired(f *testing.F) {
 	}
 	add("unchanged", 0, 1)
 	add("zstd", 2, 1)
+	add("format1", 4, 1)
+	add("format1-payload", 4, 1, 0, 2, 0, 20, 0, 7)
 	add("payload", 0, 1, 0, 2, 0, 20, 0, 7)
 	add("raw-payload", 3, 1, 0, 2, 4, 20, 0, 7)
 	add("slot", 3, 1, 1, 0x12, 0, 13, 0, 1)
@@ -181,16 +182,20 @@ func FuzzSnapshotRepaired(f *testing.F) {
 	add("large-block", 0, 1, 6, 0, 0, 30, 0x10, 0)
 	add("counts", 0, 0, 3, 0, 0, 16, 0xff, 0xff)
 	add("states", 0, 1, 5, 2, 0, 30, 0, 1)
-	good := make([]*storetest.Bucket, len(stores))
-	for i, store := range stores {
-		good[i], _ = small(f, store, 1024)
+	var good []*storetest.Bucket
+	for _, version := range []int{2, 1} {
+		for _, store := range stores {
+			b, _ := smallOf(f, version, store, 1024)
+			good = append(good, b)
+		}
 	}
 	f.Fuzz(func(t *testing.T, store, sums byte, ops []byte) {
 		if len(ops) > 6*32 {
 			return
 		}
 		b := good[int(store)%len(good)].Clone()
-		m := &mutated{newForger(t, b), takeApart(b.Bytes("index")), b.Bytes("pages-000000"), b.Bytes("device-states")}
+		forger := newForger(t, b)
+		m := &mutated{forger, takeApart(b.Bytes("index")), forger.extents("pages-000000"), b.Bytes("device-states")}
 		m.apply(ops)
 		if len(m.x.footer) != 64 {
 			return

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"flag"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -61,7 +63,7 @@ func describe(t *testing.T, b *storetest.Bucket) string {
 		case "manifest.json":
 			// The time, and with it the digest, are another each time.
 			text := regexp.MustCompile(`"created": "[^"]+"`).ReplaceAll(data, []byte(`"created": "2025-01-02T03:04:05Z"`))
-			text = regexp.MustCompile(`"sha256": "[0-9a-f]{64}"\n}\n$`).ReplaceAll(text, []byte("\"sha256\": \"<digest of all before the comma>\"\n}\n"))
+			text = regexp.MustCompile(`"blake3": "[0-9a-f]{64}"\n}\n$`).ReplaceAll(text, []byte("\"blake3\": \"<digest of all before the comma>\"\n}\n"))
 			out.Write(text)
 		case "index":
 			describeIndex(&out, data)
@@ -78,14 +80,14 @@ func describeIndex(out *strings.Builder, data []byte) {
 	kinds := map[byte]string{1: "extents", 2: "sparse chunk", 3: "dense chunk"}
 	for i, s := range x.segments {
 		line := x.dir[i]
-		fmt.Fprintf(out, "%s: block %d, part %d, at %d, %d bytes, %d entries, checksum %08x\n",
-			kinds[line[0]], be.Uint16(line[2:]), be.Uint32(line[4:]), be.Uint64(line[8:]), be.Uint32(line[16:]), be.Uint32(line[20:]), be.Uint32(line[24:]))
+		fmt.Fprintf(out, "%s: block %d, part %d, at %d, %d bytes, %d entries, digest %x\n",
+			kinds[line[0]], be.Uint16(line[2:]), be.Uint32(line[4:]), be.Uint64(line[8:]), be.Uint32(line[16:]), be.Uint32(line[20:]), line[32:])
 		n := int(be.Uint32(line[20:]))
 		for j := range n {
 			if line[0] == 1 {
-				e := s[32*j:]
-				fmt.Fprintf(out, "  extent %d: object %d, block %d, codec %d, %d pages, at %d, %d bytes, checksum %08x\n",
-					j, be.Uint32(e), be.Uint16(e[4:]), e[6], e[7], be.Uint64(e[8:]), be.Uint32(e[16:]), be.Uint32(e[20:]))
+				e := x.extentLine(i, j)
+				fmt.Fprintf(out, "  extent %d: object %d, block %d, codec %d, %d pages, at %d, %d bytes, key %d, digest %x\n",
+					j, be.Uint32(e), be.Uint16(e[4:]), e[6], e[7], be.Uint64(e[8:]), be.Uint32(e[16:]), be.Uint16(e[20:]), e[32:])
 				continue
 			}
 			loc := be.Uint64(s[2*n+8*j:])
@@ -93,4 +95,35 @@ func describeIndex(out *strings.Builder, data []byte) {
 		}
 	}
 	fmt.Fprintf(out, "footer\n%s", hex.Dump(x.footer))
+}
+
+// TestReader_Format1IsRead reads snapshots that a vmferry wrote before format 2: those that
+// small makes.
+func TestReader_Format1IsRead(t *testing.T) {
+	for _, store := range stores {
+		t.Run(string(store), func(t *testing.T) {
+			b := storetest.NewBucket()
+			dir := filepath.Join("testdata", "format1", string(store))
+			files, err := os.ReadDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range files {
+				data, err := os.ReadFile(filepath.Join(dir, f.Name()))
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.Put(f.Name(), data)
+			}
+			if err := verifyAll(b); err != nil {
+				t.Fatal(err)
+			}
+			_, m := small(t, store, 4096)
+			r := open(t, b)
+			m.check(t, r)
+			if r.Manifest().Version != 1 || !r.DigestsVerified() {
+				t.Errorf("version %d, digests verified: %v", r.Manifest().Version, r.DigestsVerified())
+			}
+		})
+	}
 }

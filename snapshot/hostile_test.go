@@ -2,13 +2,8 @@ package snapshot_test
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"hash/crc32"
-	"slices"
 	"strings"
 	"testing"
 
@@ -18,108 +13,17 @@ import (
 	"github.com/vmferry/vmferry/store/storetest"
 )
 
-// forger changes a snapshot and makes all checksums and digests right again,
-// as an attacker would.
-type forger struct {
-	b        *storetest.Bucket
-	manifest map[string]any
-}
-
-func newForger(t testing.TB, b *storetest.Bucket) *forger {
-	t.Helper()
-	f := &forger{b: b}
-	if err := json.Unmarshal(b.Bytes("manifest.json"), &f.manifest); err != nil {
-		t.Fatal(err)
-	}
-	delete(f.manifest, "sha256")
-	return f
-}
-
-func (f *forger) object(name string) map[string]any {
-	for _, o := range f.manifest["objects"].([]any) {
-		if o := o.(map[string]any); o["name"] == name {
-			return o
-		}
-	}
-	return nil
-}
-
-// set replaces an object, and what the manifest says of it.
-func (f *forger) set(name string, data []byte) {
-	f.b.Put(name, data)
-	sum := sha256.Sum256(data)
-	o := f.object(name)
-	o["size"], o["sha256"] = len(data), hex.EncodeToString(sum[:])
-	if name == "index" {
-		f.manifest["totals"].(map[string]any)["index_bytes"] = len(data)
-	}
-}
-
-// sign writes the manifest.
-func (f *forger) sign(t testing.TB) {
-	t.Helper()
-	body, err := json.MarshalIndent(f.manifest, "", "  ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.signText(strings.TrimSuffix(string(body), "\n}"))
-}
-
-func (f *forger) signText(body string) {
-	sum := sha256.Sum256([]byte(body))
-	f.b.Put("manifest.json", []byte(body+",\n  \"sha256\": \""+hex.EncodeToString(sum[:])+"\"\n}\n"))
-}
-
-// forgedIndex is an index taken apart, by docs/snapshot-format.md section 5.
-type forgedIndex struct {
-	segments [][]byte
-	dir      [][]byte
-	footer   []byte
-}
-
-func takeApart(b []byte) *forgedIndex {
-	be := binary.BigEndian
-	x := &forgedIndex{footer: bytes.Clone(b[len(b)-64:])}
-	dirAt := int(be.Uint64(x.footer[32:]))
-	for line := range slices.Chunk(bytes.Clone(b[dirAt:len(b)-64]), 32) {
-		at, n := be.Uint64(line[8:]), uint64(be.Uint32(line[16:]))
-		x.dir = append(x.dir, line)
-		x.segments = append(x.segments, bytes.Clone(b[at:at+n]))
-	}
-	return x
-}
-
-// bytes puts it together with right checksums. Offsets and lengths are those of
-// the segments unless keep says to leave the directory's.
-func (x *forgedIndex) bytes(keep bool) []byte {
-	be := binary.BigEndian
-	crc := func(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
-	var out, dir []byte
-	for i, s := range x.segments {
-		if !keep {
-			be.PutUint64(x.dir[i][8:], uint64(len(out)))
-			be.PutUint32(x.dir[i][16:], uint32(len(s)))
-		}
-		be.PutUint32(x.dir[i][24:], crc(s))
-		out = append(out, s...)
-	}
-	for _, line := range x.dir {
-		dir = append(dir, line...)
-	}
-	be.PutUint32(x.footer[12:], uint32(len(x.dir)))
-	be.PutUint64(x.footer[32:], uint64(len(out)))
-	be.PutUint32(x.footer[40:], crc(dir))
-	be.PutUint32(x.footer[60:], crc(x.footer[:60]))
-	return append(append(out, dir...), x.footer...)
-}
-
 // The small snapshot's index has one part of the extent table, with an extent
 // of three pages and one of one, and a sparse chunk of each block.
 const tablePart, ramChunk, vgaChunk = 0, 1, 2
 
 func TestOpen_HostileIndexIsRefused(t *testing.T) {
+	eachVersion(t, func(t *testing.T, version int) { hostileIndexIsRefused(t, version) })
+}
+
+func hostileIndexIsRefused(t *testing.T, version int) {
 	be := binary.BigEndian
-	extentLine := func(x *forgedIndex, n int) []byte { return x.segments[tablePart][32*n:] }
+	extentLine := func(x *forgedIndex, n int) []byte { return x.extentLine(tablePart, n) }
 	for _, tt := range []struct {
 		name   string
 		change func(x *forgedIndex)
@@ -147,7 +51,15 @@ func TestOpen_HostileIndexIsRefused(t *testing.T) {
 			copy(extentLine(x, 0)[8:24], extentLine(x, 1)[8:24])
 			copy(extentLine(x, 1)[8:24], a)
 		}, false},
-		{"a wrong checksum of an extent", func(x *forgedIndex) { extentLine(x, 0)[20] ^= 1 }, false},
+		{"a wrong checksum of an extent", func(x *forgedIndex) { x.sumOf(extentLine(x, 0))[0] ^= 1 }, false},
+		{"an extent with a key", func(x *forgedIndex) {
+			if x.version == 1 {
+				extentLine(x, 0)[20] ^= 1 // of the checksum
+				return
+			}
+			extentLine(x, 0)[21] = 1
+		}, false},
+		{"an encrypted extent", func(x *forgedIndex) { extentLine(x, 0)[6] |= 0x80 }, false},
 		{"a slot beyond its extent", func(x *forgedIndex) { x.segments[ramChunk][2*3+8*2+7] = 3 }, false},
 		{"slot 255", func(x *forgedIndex) { x.segments[ramChunk][2*3+8*2+7] = 255 }, false},
 		{"a slot that is two pages", func(x *forgedIndex) { copy(x.segments[ramChunk][6+8:], x.segments[ramChunk][6:6+8]) }, false},
@@ -180,14 +92,15 @@ func TestOpen_HostileIndexIsRefused(t *testing.T) {
 		{"a segment inside another", func(x *forgedIndex) { be.PutUint64(x.dir[ramChunk][8:], be.Uint64(x.dir[ramChunk][8:])-8) }, true},
 		{"more extents than there are", func(x *forgedIndex) { be.PutUint64(x.footer[16:], 3) }, false},
 		{"a page more than there are", func(x *forgedIndex) { be.PutUint64(x.footer[24:], 5) }, false},
-		{"version 2", func(x *forgedIndex) { be.PutUint32(x.footer[8:], 2) }, false},
+		{"another version", func(x *forgedIndex) { be.PutUint32(x.footer[8:], uint32(3-x.version)) }, false},
+		{"version 3", func(x *forgedIndex) { be.PutUint32(x.footer[8:], 3) }, false},
 		{"another magic", func(x *forgedIndex) { x.footer[0] = 'v' }, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b, _ := small(t, snapshot.StoreFast, 1024)
+			b, _ := smallOf(t, version, snapshot.StoreFast, 1024)
 			f := newForger(t, b)
 			x := takeApart(b.Bytes("index"))
-			if len(x.segments) != 3 || len(x.segments[tablePart]) != 64 || len(x.segments[ramChunk]) != 30 {
+			if len(x.segments) != 3 || len(x.segments[tablePart]) != 2*x.lineLen() || len(x.segments[ramChunk]) != 30 {
 				t.Fatalf("the small snapshot's index has another shape: %d segments", len(x.segments))
 			}
 			tt.change(x)
@@ -222,18 +135,25 @@ func readsWithoutPanic(t *testing.T, b *storetest.Bucket) {
 }
 
 func TestForger_MakesValidSnapshots(t *testing.T) {
-	b, m := small(t, snapshot.StoreFast, 1024)
-	f := newForger(t, b)
-	f.set("index", takeApart(b.Bytes("index")).bytes(false))
-	f.manifest["later"] = "a member that this version does not know"
-	f.sign(t)
-	if err := verifyAll(b); err != nil {
-		t.Fatalf("what was not changed is refused, so that the other tests say nothing: %v", err)
-	}
-	m.check(t, open(t, b))
+	eachVersion(t, func(t *testing.T, version int) {
+		b, m := smallOf(t, version, snapshot.StoreFast, 1024)
+		f := newForger(t, b)
+		f.set("pages-000000", f.extents("pages-000000"))
+		f.set("index", takeApart(b.Bytes("index")).bytes(false))
+		f.manifest["later"] = "a member that this version does not know"
+		f.sign(t)
+		if err := verifyAll(b); err != nil {
+			t.Fatalf("what was not changed is refused, so that the other tests say nothing: %v", err)
+		}
+		m.check(t, open(t, b))
+	})
 }
 
 func TestOpen_HostileManifestIsRefused(t *testing.T) {
+	eachVersion(t, func(t *testing.T, version int) { hostileManifestIsRefused(t, version) })
+}
+
+func hostileManifestIsRefused(t *testing.T, version int) {
 	objects := func(f *forger) []any { return f.manifest["objects"].([]any) }
 	machine := func(f *forger) map[string]any { return f.manifest["machine"].(map[string]any) }
 	block := func(f *forger, n int) map[string]any { return f.manifest["blocks"].([]any)[n].(map[string]any) }
@@ -251,9 +171,20 @@ func TestOpen_HostileManifestIsRefused(t *testing.T) {
 		{"an object twice", func(f *forger) { f.manifest["objects"] = append(objects(f), f.object("head")) }},
 		{"a negative size", func(f *forger) { f.object("head")["size"] = -1 }},
 		{"a size of 8 EiB", func(f *forger) { f.object("devices")["size"] = int64(1<<63 - 1) }},
-		{"a digest that is none", func(f *forger) { f.object("head")["sha256"] = "0xabc" }},
-		{"a short digest", func(f *forger) { f.object("head")["sha256"] = "abcd" }},
+		{"a digest that is none", func(f *forger) { f.object("head")[f.digestKey()] = "0xabc" }},
+		{"a short digest", func(f *forger) { f.object("head")[f.digestKey()] = "abcd" }},
+		{"no digest", func(f *forger) { delete(f.object("head"), f.digestKey()) }},
+		{"the digest of another version", func(f *forger) {
+			o := f.object("head")
+			o["sha256"], o["blake3"] = o["blake3"], o["sha256"]
+		}},
 		{"no index", func(f *forger) { f.object("index")["role"] = "other" }},
+		{"parts of a head", func(f *forger) { f.object("head")["parts"] = 1 }},
+		{"more parts than there are", func(f *forger) { f.addParts(1) }},
+		{"fewer parts than there are", func(f *forger) { f.addParts(-1) }},
+		{"parts without bytes", func(f *forger) { f.addParts(1 << 20) }},
+		{"a negative number of parts", func(f *forger) { f.addParts(-1 << 20) }},
+		{"parts whose sizes overflow", func(f *forger) { f.addParts(1 << 60) }},
 		{"two heads", func(f *forger) { f.object("devices")["role"] = "head" }},
 		{"the pages as the index", func(f *forger) { f.object("pages-000000")["role"], f.object("index")["role"] = "index", "pages" }},
 		{"no objects", func(f *forger) { f.manifest["objects"] = nil }},
@@ -279,7 +210,7 @@ func TestOpen_HostileManifestIsRefused(t *testing.T) {
 		{"states cut short", func(f *forger) { f.set("device-states", f.b.Bytes("device-states")[:280]) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b, _ := small(t, snapshot.StoreFast, 1024)
+			b, _ := smallOf(t, version, snapshot.StoreFast, 1024)
 			f := newForger(t, b)
 			tt.change(f)
 			f.sign(t)
@@ -311,16 +242,20 @@ func TestOpen_LongManifestIsRefusedBeforeReading(t *testing.T) {
 func TestOpen_OtherVersionIsNotErrCorrupt(t *testing.T) {
 	b, _ := small(t, snapshot.StoreFast, 1024)
 	f := newForger(t, b)
-	f.manifest["version"] = 2
+	f.manifest["version"] = 3
 	f.sign(t)
 	_, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
-	if err == nil || errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), "version 2") || !strings.Contains(err.Error(), "vmferry test") {
+	if err == nil || errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), "version 3 (want 1 to 2") || !strings.Contains(err.Error(), "vmferry test") {
 		t.Errorf("got %v, want an error that names the version and the tool", err)
 	}
 }
 
 // TestReader_HostilePayloadIsRefused replaces the first extent's payload.
 func TestReader_HostilePayloadIsRefused(t *testing.T) {
+	eachVersion(t, func(t *testing.T, version int) { hostilePayloadIsRefused(t, version) })
+}
+
+func hostilePayloadIsRefused(t *testing.T, version int) {
 	frame := func(t *testing.T, size int, opts ...zstd.EOption) []byte {
 		w, err := zstd.NewWriter(nil, opts...)
 		if err != nil {
@@ -361,15 +296,15 @@ func TestReader_HostilePayloadIsRefused(t *testing.T) {
 		{"pages of no bytes", snapshot.StoreFast, append(lengths(2, 2, 2), 3, 0, 3, 0, 3, 0)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b, _ := small(t, tt.store, 1024)
+			b, _ := smallOf(t, version, tt.store, 1024)
 			f := newForger(t, b)
 			x := takeApart(b.Bytes("index"))
-			first := x.segments[tablePart]
+			first, second := x.extentLine(tablePart, 0), x.extentLine(tablePart, 1)
 			old := int(be.Uint32(first[16:]))
-			rest := b.Bytes("pages-000000")[old:]
+			rest := f.extents("pages-000000")[old:]
 			be.PutUint32(first[16:], uint32(len(tt.payload)))
-			be.PutUint32(first[20:], crc32.Checksum(tt.payload, crc32.MakeTable(crc32.Castagnoli)))
-			be.PutUint64(first[32+8:], uint64(len(tt.payload)))
+			x.setSum(first, tt.payload)
+			be.PutUint64(second[8:], uint64(len(tt.payload)))
 			f.set("pages-000000", append(bytes.Clone(tt.payload), rest...))
 			f.manifest["totals"].(map[string]any)["page_bytes"] = len(tt.payload) + len(rest)
 			f.set("index", x.bytes(false))
@@ -377,5 +312,67 @@ func TestReader_HostilePayloadIsRefused(t *testing.T) {
 			wantCorrupt(t, b, "verified")
 			readsWithoutPanic(t, b)
 		})
+	}
+}
+
+func TestOpen_RequirementsAreRefused(t *testing.T) {
+	b, _ := small(t, snapshot.StoreFast, 1024)
+	f := newForger(t, b)
+	f.manifest["requires"] = []string{"encryption"}
+	f.sign(t)
+	_, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
+	if err == nil || errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), `requires ["encryption"]`) || !strings.Contains(err.Error(), "vmferry test") {
+		t.Errorf("got %v, want an error that names the requirement and the tool", err)
+	}
+}
+
+func TestOpen_OptionalObjectsAreIgnored(t *testing.T) {
+	for _, optional := range []bool{true, false} {
+		b, m := small(t, snapshot.StoreFast, 1024)
+		f := newForger(t, b)
+		data := []byte("digests of pages")
+		b.Put("digests", data)
+		object := map[string]any{"name": "digests", "role": "digests", "size": len(data), "blake3": f.digest(data), "optional": optional}
+		f.manifest["objects"] = append(f.manifest["objects"].([]any), object)
+		f.sign(t)
+		if !optional {
+			wantCorrupt(t, b, "an object of an unknown role that is not optional")
+			continue
+		}
+		if err := verifyAll(b); err != nil {
+			t.Fatal(err)
+		}
+		m.check(t, open(t, b))
+		other := b.Clone()
+		data[0] ^= 1
+		other.Put("digests", data)
+		wantCorrupt(t, other, "an optional object with another digest")
+	}
+}
+
+func TestVerify_HostileListOfPartsIsRefused(t *testing.T) {
+	be := binary.BigEndian
+	for name, change := range map[string]func(list []byte){
+		"a part of no bytes":       func(list []byte) { be.PutUint32(list, 0) },
+		"a part of a byte less":    func(list []byte) { be.PutUint32(list, be.Uint32(list)-1) },
+		"a part of a byte more":    func(list []byte) { be.PutUint32(list, be.Uint32(list)+1) },
+		"a part of 4 GiB":          func(list []byte) { be.PutUint32(list, ^uint32(0)) },
+		"another digest of a part": func(list []byte) { list[8] ^= 1 },
+		"another magic":            func(list []byte) { list[40] ^= 1 },
+		"another version":          func(list []byte) { list[51]++ },
+		"another number of parts":  func(list []byte) { list[55]++ },
+		"another number of bytes":  func(list []byte) { list[63]++ },
+		"a last byte":              func(list []byte) { list[71] = 1 },
+	} {
+		b, _ := small(t, snapshot.StoreFast, 1024)
+		f := newForger(t, b)
+		f.set("pages-000000", f.extents("pages-000000"))
+		data := b.Bytes("pages-000000")
+		list := data[len(data)-72:]
+		change(list)
+		b.Put("pages-000000", data)
+		f.object("pages-000000")["blake3"] = f.digest(list)
+		f.sign(t)
+		wantCorrupt(t, b, name)
 	}
 }

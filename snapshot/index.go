@@ -2,7 +2,7 @@ package snapshot
 
 import (
 	"encoding/binary"
-	"hash/crc32"
+	"encoding/hex"
 	"math/bits"
 	"slices"
 )
@@ -10,11 +10,21 @@ import (
 // The index object consists of segments, a directory of the segments, and a footer of
 // 64 bytes. Section 5 of docs/snapshot-format.md specifies it.
 
+// indexFormat has what differs between the versions of the index.
+type indexFormat struct {
+	version    int
+	magic      string
+	segmentLen int // bytes of a line of the directory
+	extentLen  int // bytes of a line of the extent table
+}
+
+var indexFormats = map[int]*indexFormat{
+	version1: {version: version1, magic: "VMFIDX1\n", segmentLen: 32, extentLen: 32},
+	version2: {version: version2, magic: "VMFIDX2\n", segmentLen: 64, extentLen: 64},
+}
+
 const (
-	indexMagic   = "VMFIDX1\n"
 	footerLen    = 64
-	dirEntryLen  = 32
-	extentLen    = 32
 	tableExtents = 1024 // extents in a segment of the extent table
 
 	segmentExtents = 1
@@ -36,7 +46,7 @@ type segment struct {
 	first  uint32 // number of the chunk in its block, or of the part of the extent table
 	length uint32
 	count  uint32
-	crc    uint32
+	sum    sum // of its bytes
 	block  uint16
 	kind   uint8
 }
@@ -49,16 +59,22 @@ func (s *segment) append(b []byte) []byte {
 	b = be.AppendUint64(b, s.offset)
 	b = be.AppendUint32(b, s.length)
 	b = be.AppendUint32(b, s.count)
-	b = be.AppendUint32(b, s.crc)
-	return be.AppendUint32(b, 0)
+	b = be.AppendUint64(b, 0)
+	return append(b, s.sum[:]...)
 }
 
-func parseSegment(b []byte) segment {
+func (f *indexFormat) parseSegment(b []byte) segment {
 	be := binary.BigEndian
-	return segment{
+	s := segment{
 		kind: b[0], block: be.Uint16(b[2:]), first: be.Uint32(b[4:]), offset: be.Uint64(b[8:]),
-		length: be.Uint32(b[16:]), count: be.Uint32(b[20:]), crc: be.Uint32(b[24:]),
+		length: be.Uint32(b[16:]), count: be.Uint32(b[20:]),
 	}
+	if f.version == version1 {
+		s.sum = crcSum(be.Uint32(b[24:]))
+	} else {
+		copy(s.sum[:], b[32:])
+	}
+	return s
 }
 
 func (e *extent) append(b []byte) []byte {
@@ -68,19 +84,27 @@ func (e *extent) append(b []byte) []byte {
 	b = append(b, byte(e.codec), e.count)
 	b = be.AppendUint64(b, e.offset)
 	b = be.AppendUint32(b, e.length)
-	b = be.AppendUint32(b, e.crc)
-	return be.AppendUint64(b, 0)
+	b = be.AppendUint16(b, e.key)
+	b = append(b, make([]byte, 10)...)
+	return append(b, e.sum[:]...)
 }
 
-func parseExtent(b []byte) extent {
+func (f *indexFormat) parseExtent(b []byte) extent {
 	be := binary.BigEndian
-	return extent{
+	e := extent{
 		object: be.Uint32(b), block: be.Uint16(b[4:]), codec: codec(b[6]), count: b[7],
-		offset: be.Uint64(b[8:]), length: be.Uint32(b[16:]), crc: be.Uint32(b[20:]),
+		offset: be.Uint64(b[8:]), length: be.Uint32(b[16:]),
 	}
+	if f.version == version1 {
+		e.sum = crcSum(be.Uint32(b[20:]))
+	} else {
+		e.key = be.Uint16(b[20:])
+		copy(e.sum[:], b[32:])
+	}
+	return e
 }
 
-// indexWriter writes an index from start to end.
+// indexWriter writes an index of the newest version from start to end.
 type indexWriter struct {
 	w       func(p []byte) error
 	dir     []segment
@@ -91,7 +115,7 @@ type indexWriter struct {
 }
 
 func (w *indexWriter) segment(s segment, b []byte) error {
-	s.offset, s.length, s.crc = w.offset, uint32(len(b)), checksum(b)
+	s.offset, s.length, s.sum = w.offset, uint32(len(b)), sumOf(newestVersion, b)
 	w.dir = append(w.dir, s)
 	w.offset += uint64(len(b))
 	return w.w(b)
@@ -161,28 +185,33 @@ func appendLocations(b []byte, entries []entry) []byte {
 	return b
 }
 
-// finish writes the directory, a part at a time, and the footer.
-func (w *indexWriter) finish() error {
-	be := binary.BigEndian
-	crc := uint32(0)
+// finish writes the directory, a part at a time, and the footer. It returns the digest of
+// both, which is that of the index.
+func (w *indexWriter) finish() (digest string, err error) {
+	h := newDigest(newestVersion)
+	write := func(b []byte) error {
+		h.Write(b)
+		return w.w(b)
+	}
 	for lines := range slices.Chunk(w.dir, directoryLines) {
 		w.buf = w.buf[:0]
 		for i := range lines {
 			w.buf = lines[i].append(w.buf)
 		}
-		crc = crc32.Update(crc, castagnoli, w.buf)
-		if err := w.w(w.buf); err != nil {
-			return err
+		if err := write(w.buf); err != nil {
+			return "", err
 		}
 	}
-	footer := append(make([]byte, 0, footerLen), indexMagic...)
-	footer = be.AppendUint32(footer, formatVersion)
+	f, be := indexFormats[newestVersion], binary.BigEndian
+	footer := append(make([]byte, 0, footerLen), f.magic...)
+	footer = be.AppendUint32(footer, uint32(f.version))
 	footer = be.AppendUint32(footer, uint32(len(w.dir)))
 	footer = be.AppendUint64(footer, w.extents)
 	footer = be.AppendUint64(footer, w.pages)
 	footer = be.AppendUint64(footer, w.offset)
-	footer = be.AppendUint32(footer, crc)
-	footer = append(footer, make([]byte, footerLen-4-len(footer))...)
-	footer = be.AppendUint32(footer, checksum(footer))
-	return w.w(footer)
+	footer = append(footer, make([]byte, footerLen-len(footer))...)
+	if err := write(footer); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }

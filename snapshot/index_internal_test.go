@@ -3,6 +3,7 @@ package snapshot
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -55,14 +56,21 @@ func writeTestIndex(t testing.TB, blocks ...[]entry) (*guest.Layout, []ObjectInf
 			t.Fatal(err)
 		}
 	}
-	if err := x.finish(); err != nil {
+	if _, err := x.finish(); err != nil {
 		t.Fatal(err)
 	}
 	l, err := guest.NewLayout(4096, infos)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return l, []ObjectInfo{{Name: "pages-000000", Role: RolePages, Size: int64(1000 * len(extents))}}, buf.Bytes()
+	return l, []ObjectInfo{{Name: "pages-000000", Role: RolePages, Size: int64(1000*len(extents)) + partsLen(1), Parts: 1}}, buf.Bytes()
+}
+
+// openTestIndex opens an index of the newest version.
+func openTestIndex(t testing.TB, b []byte, l *guest.Layout, objects []ObjectInfo) (*index, error) {
+	t.Helper()
+	dirAt := binary.BigEndian.Uint64(b[len(b)-footerLen+32:])
+	return openIndex(t.Context(), memoryObject{bytes.NewReader(b)}, newestVersion, ObjectInfo{Name: "index", BLAKE3: digestOf(newestVersion, b[dirAt:])}, l, objects)
 }
 
 func TestChunk_FindsItsPagesAndNoOthers(t *testing.T) {
@@ -70,7 +78,7 @@ func TestChunk_FindsItsPagesAndNoOthers(t *testing.T) {
 	for _, n := range []int{1, 2, 100, sparseMax, sparseMax + 1, 5000, chunkPages - 1, chunkPages} {
 		entries := somePages(r, n)
 		l, objects, b := writeTestIndex(t, entries)
-		x, err := openIndex(t.Context(), memoryObject{bytes.NewReader(b)}, "index", l, objects)
+		x, err := openTestIndex(t, b, l, objects)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +109,7 @@ func TestIndex_IsEmptyWithoutPages(t *testing.T) {
 	if len(b) != footerLen {
 		t.Errorf("%d bytes, want those of a footer", len(b))
 	}
-	x, err := openIndex(t.Context(), memoryObject{bytes.NewReader(b)}, "index", l, objects)
+	x, err := openTestIndex(t, b, l, objects)
 	if err != nil {
 		t.Fatal(err)
 	}

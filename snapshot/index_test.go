@@ -54,7 +54,7 @@ func numbered(t *testing.T, step uint64) (*storetest.Bucket, *guest.Layout, uint
 }
 
 func TestWriter_IndexCostsAtMost16BytesAPage(t *testing.T) {
-	const lineOfChunk, lineOfTable, lastExtent, footer = 32, 32, 32, 64
+	const lineOfChunk, lineOfTable, lastExtent, footer = 64, 64, 64, 64
 	for _, step := range []uint64{chunkPages, 10_000, 100, 62, 60, 55, 33, 32, 31, 7} {
 		bucket, l, n := numbered(t, step)
 		size := uint64(len(bucket.Bytes("index")))
@@ -104,7 +104,7 @@ func TestReader_ReadsTheIndexInRanges(t *testing.T) {
 	}
 	defer r.Close()
 	lines := (n/128 + 1024) / 1024 // of the extent table, and one for each chunk
-	if got, want := read()-before, int64(64+32*(lines+4)); got != want {
+	if got, want := read()-before, int64(64+64*(lines+4)); got != want {
 		t.Errorf("opening reads %d bytes of the index, want the footer and the directory: %d", got, want)
 	}
 	page := make([]byte, 1024)
@@ -116,13 +116,13 @@ func TestReader_ReadsTheIndexInRanges(t *testing.T) {
 		return read() - before
 	}
 	chunk := int64(8192 + 256 + 8*(chunkPages/step+1))
-	if got := lookup(step * 7000); got < chunk-8 || got > chunk+1024*32 {
-		t.Errorf("the first lookup reads %d bytes, want a chunk and a part of the table: about %d", got, chunk+1024*32)
+	if got := lookup(step * 7000); got < chunk-8 || got > chunk+1024*64 {
+		t.Errorf("the first lookup reads %d bytes, want a chunk and a part of the table: about %d", got, chunk+1024*64)
 	}
 	if got := lookup(step * 7001); got != 0 {
 		t.Errorf("another in the same chunk reads %d bytes, want none", got)
 	}
-	if got := lookup(3*chunkPages + 2); got > chunk+1024*32 {
+	if got := lookup(3*chunkPages + 2); got > chunk+1024*64 {
 		t.Errorf("one in another chunk reads %d bytes of %d", got, size)
 	}
 	if l.Pages(l.Blocks[0]) != 4*chunkPages {

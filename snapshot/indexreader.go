@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
+	"hash"
 	"hash/crc32"
 	"slices"
 
@@ -17,6 +19,7 @@ import (
 type index struct {
 	o       store.Object
 	name    string
+	format  *indexFormat
 	layout  *guest.Layout
 	objects []ObjectInfo // of role pages
 	extents uint64
@@ -25,9 +28,11 @@ type index struct {
 	chunks  [][]segment // by block, in the order of chunks
 }
 
-func openIndex(ctx context.Context, o store.Object, name string, layout *guest.Layout, objects []ObjectInfo) (*index, error) {
+// openIndex opens the index that the manifest of a version describes with info.
+func openIndex(ctx context.Context, o store.Object, version int, info ObjectInfo, layout *guest.Layout, objects []ObjectInfo) (*index, error) {
 	be := binary.BigEndian
-	x := &index{o: o, name: name, layout: layout, objects: objects, chunks: make([][]segment, len(layout.Blocks))}
+	name, format := info.Name, indexFormats[version]
+	x := &index{o: o, name: name, format: format, layout: layout, objects: objects, chunks: make([][]segment, len(layout.Blocks))}
 	if o.Size() < footerLen {
 		return nil, corrupt(name, "%d bytes are too short for a footer", o.Size())
 	}
@@ -35,21 +40,35 @@ func openIndex(ctx context.Context, o store.Object, name string, layout *guest.L
 	if err != nil {
 		return nil, err
 	}
-	if string(footer[:8]) != indexMagic || be.Uint32(footer[8:]) != formatVersion {
+	if string(footer[:8]) != format.magic || be.Uint32(footer[8:]) != uint32(format.version) {
 		return nil, corrupt(name, "the footer begins with %q", footer[:12])
 	}
-	if checksum(footer[:footerLen-4]) != be.Uint32(footer[footerLen-4:]) {
+	if version == version1 && crc32.Checksum(footer[:footerLen-4], castagnoli) != be.Uint32(footer[footerLen-4:]) {
 		return nil, corrupt(name, "the footer's checksum is wrong")
 	}
 	count, dirAt := uint64(be.Uint32(footer[12:])), be.Uint64(footer[32:])
 	x.extents, x.pages = be.Uint64(footer[16:]), be.Uint64(footer[24:])
-	if want := uint64(o.Size()) - footerLen - count*dirEntryLen; count*dirEntryLen > uint64(o.Size())-footerLen || dirAt != want {
+	if lines := count * uint64(format.segmentLen); lines > uint64(o.Size())-footerLen || dirAt != uint64(o.Size())-footerLen-lines {
 		return nil, corrupt(name, "the directory of %d segments at %d does not fit the index of %d bytes", count, dirAt, o.Size())
 	}
 	if err := x.checkCounts(count); err != nil {
 		return nil, err
 	}
-	return x, x.readDirectory(ctx, dirAt, count, be.Uint32(footer[40:]))
+	h, err := x.readDirectory(ctx, dirAt, count)
+	if err != nil {
+		return nil, err
+	}
+	if version == version1 {
+		if crc := be.Uint32(footer[40:]); h.(hash.Hash32).Sum32() != crc {
+			return nil, corrupt(name, "the directory's checksum is wrong")
+		}
+		return x, nil
+	}
+	h.Write(footer)
+	if got := hex.EncodeToString(h.Sum(nil)); got != info.BLAKE3 {
+		return nil, corrupt(name, "the digest of its directory is %s (the manifest has %s)", got, info.BLAKE3)
+	}
+	return x, nil
 }
 
 // checkCounts compares the counts of the footer with the machine's number of pages.
@@ -73,28 +92,30 @@ func (x *index) checkCounts(segments uint64) error {
 // memory grows with the valid entries, not with the count that the footer claims.
 const directoryLines = 1 << 13
 
-// readDirectory reads and checks the entries of the directory.
-func (x *index) readDirectory(ctx context.Context, at, count uint64, sum uint32) error {
+// readDirectory reads and checks the entries of the directory. It returns the hash of the
+// directory, which can take the footer as well.
+func (x *index) readDirectory(ctx context.Context, at, count uint64) (hash.Hash, error) {
 	d := indexDirectory{x: x, end: at}
-	crc := uint32(0)
+	var h hash.Hash = crc32.New(castagnoli)
+	if x.format.version > version1 {
+		h = newDigest(x.format.version)
+	}
+	size := uint64(x.format.segmentLen)
 	for count > 0 {
 		n := min(count, directoryLines)
-		lines, err := x.read(ctx, at, int(n*dirEntryLen))
+		lines, err := x.read(ctx, at, int(n*size))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		crc = crc32.Update(crc, castagnoli, lines)
-		for line := range slices.Chunk(lines, dirEntryLen) {
+		h.Write(lines)
+		for line := range slices.Chunk(lines, int(size)) {
 			if err := d.add(line); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		at, count = at+n*dirEntryLen, count-n
+		at, count = at+n*size, count-n
 	}
-	if crc != sum {
-		return corrupt(x.name, "the directory's checksum is wrong")
-	}
-	return d.check()
+	return h, d.check()
 }
 
 // indexDirectory checks the entries of a directory and sums their counts.
@@ -110,14 +131,14 @@ type indexDirectory struct {
 // add checks an entry and adds it to the index. The segments must be adjacent and in the
 // order of the entries, so that no byte is in two segments.
 func (d *indexDirectory) add(line []byte) error {
-	x, s := d.x, parseSegment(line)
+	x, s := d.x, d.x.format.parseSegment(line)
 	bad := func(format string, args ...any) error {
 		return corrupt(x.name, "directory entry %d: %s", d.lines, fmt.Sprintf(format, args...))
 	}
 	var length uint64
 	switch s.kind {
 	case segmentExtents:
-		length = uint64(s.count) * extentLen
+		length = uint64(s.count) * uint64(x.format.extentLen)
 		if s.count == 0 || s.count > tableExtents || int(s.first) != len(x.table) || d.extents%tableExtents != 0 {
 			return bad("invalid count of %d extents in part %d of the extent table", s.count, s.first)
 		}
@@ -178,7 +199,7 @@ func (x *index) read(ctx context.Context, offset uint64, n int) ([]byte, error) 
 
 func (x *index) load(ctx context.Context, s segment) ([]byte, error) {
 	b, err := x.read(ctx, s.offset, int(s.length))
-	if err == nil && checksum(b) != s.crc {
+	if err == nil && sumOf(x.format.version, b) != s.sum {
 		err = corrupt(x.name, "the checksum of the segment at %d is wrong", s.offset)
 	}
 	return b, err
@@ -190,26 +211,33 @@ func (x *index) extentPart(ctx context.Context, n int) ([]extent, error) {
 	if err != nil {
 		return nil, err
 	}
-	part := make([]extent, len(b)/extentLen)
-	limit := maxExtentLen(x.layout.PageSize)
+	part := make([]extent, len(b)/x.format.extentLen)
 	for i := range part {
-		e := parseExtent(b[i*extentLen:])
-		switch {
-		case int(e.object) >= len(x.objects):
-			err = corrupt(x.name, "extent %d is in page object %d, but there are %d", n*tableExtents+i, e.object, len(x.objects))
-		case int(e.block) >= len(x.layout.Blocks):
-			err = corrupt(x.name, "extent %d belongs to RAM block %d, but there are %d", n*tableExtents+i, e.block, len(x.layout.Blocks))
-		case e.count == 0 || int(e.count) > extentPages(x.layout.PageSize) || e.length == 0 || int64(e.length) > int64(limit) || e.codec > codecZstd:
-			err = corrupt(x.name, "extent %d has an invalid count or codec: %d pages in %d bytes with codec %d", n*tableExtents+i, e.count, e.length, e.codec)
-		case e.offset > uint64(x.objects[e.object].Size) || uint64(e.length) > uint64(x.objects[e.object].Size)-e.offset:
-			err = corrupt(x.name, "extent %d has %d bytes at %d of %s, which has only %d bytes", n*tableExtents+i, e.length, e.offset, x.objects[e.object].Name, x.objects[e.object].Size)
-		}
-		if err != nil {
+		part[i] = x.format.parseExtent(b[i*x.format.extentLen:])
+		if err := x.checkExtent(n*tableExtents+i, &part[i]); err != nil {
 			return nil, err
 		}
-		part[i] = e
 	}
 	return part, nil
+}
+
+// checkExtent checks extent n before its numbers are used.
+func (x *index) checkExtent(n int, e *extent) error {
+	switch {
+	case int(e.object) >= len(x.objects):
+		return corrupt(x.name, "extent %d is in page object %d, but there are %d", n, e.object, len(x.objects))
+	case int(e.block) >= len(x.layout.Blocks):
+		return corrupt(x.name, "extent %d belongs to RAM block %d, but there are %d", n, e.block, len(x.layout.Blocks))
+	case e.key != 0 || e.codec&codecEncrypted != 0:
+		return corrupt(x.name, "extent %d has codec %d and key %d, but the manifest requires no decryption", n, e.codec, e.key)
+	case e.count == 0 || int(e.count) > extentPages(x.layout.PageSize) || e.length == 0 || int64(e.length) > int64(maxExtentLen(x.layout.PageSize)) || e.codec > codecZstd:
+		return corrupt(x.name, "extent %d has an invalid count or codec: %d pages in %d bytes with codec %d", n, e.count, e.length, e.codec)
+	}
+	o := &x.objects[e.object]
+	if end := uint64(o.extentBytes(x.format.version)); e.offset > end || uint64(e.length) > end-e.offset {
+		return corrupt(x.name, "extent %d has %d bytes at %d of %s, which has only %d bytes of extents", n, e.length, e.offset, o.Name, end)
+	}
+	return nil
 }
 
 // loadChunk loads and checks chunk n of a block. It returns nil if the chunk has no

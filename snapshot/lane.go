@@ -240,9 +240,9 @@ func (l *lane) write(payload []byte) error {
 	}
 	e := extent{
 		object: l.object.index, block: uint16(l.block.Index), codec: l.w.codec, count: uint8(l.n),
-		offset: uint64(l.object.info.Size), length: uint32(len(payload)), crc: checksum(payload),
+		offset: uint64(l.object.info.Size), length: uint32(len(payload)), sum: sumOf(newestVersion, payload),
 	}
-	if err := l.object.write(l.ctx, payload); err != nil {
+	if err := l.object.add(l.ctx, payload, e.sum); err != nil {
 		return err
 	}
 	l.w.bytes.Add(int64(len(payload)))
@@ -250,8 +250,9 @@ func (l *lane) write(payload []byte) error {
 	l.w.extents[l.number] = e
 	l.w.mu.Unlock()
 	if l.object.info.Size >= objectSize(l.w.opts.ObjectSize, int(l.object.index)) {
-		l.w.seal(l.ctx, l.object)
+		o := l.object
 		l.object = nil
+		return l.w.seal(l.ctx, o)
 	}
 	return nil
 }
@@ -265,7 +266,7 @@ func (l *lane) Close() error {
 	l.closeEncoder()
 	err := l.flush()
 	if l.object != nil && err == nil {
-		l.w.seal(l.ctx, l.object)
+		err = l.w.seal(l.ctx, l.object)
 		l.object = nil
 	}
 	l.w.mu.Lock()

@@ -16,6 +16,11 @@ const (
 	// of RAM blocks with the longest names.
 	maxNewPageObjects = 1 << 14
 
+	// maxOptional is the largest number of optional objects of unknown roles, and
+	// maxRequires that of names that a manifest requires.
+	maxOptional = 16
+	maxRequires = 16
+
 	// maxTextLen is the largest length in bytes of a text that describes the
 	// machine.
 	maxTextLen = 1024

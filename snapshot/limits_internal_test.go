@@ -15,7 +15,7 @@ func TestManifest_LargestOfTheWriterCanBeRead(t *testing.T) {
 	m.Objects, m.Totals.PageBytes = m.Objects[1:], 0
 	digest := strings.Repeat("f", 64)
 	for i := range maxNewPageObjects {
-		m.Objects = append(m.Objects, ObjectInfo{fmt.Sprintf("pages-%09d", i), RolePages, 1<<30 + int64(i), digest})
+		m.Objects = append(m.Objects, ObjectInfo{Name: fmt.Sprintf("pages-%09d", i), Role: RolePages, Size: 1<<30 + int64(i) + partsLen(1e6), Parts: 1e6, BLAKE3: digest})
 		m.Totals.PageBytes += 1<<30 + int64(i)
 	}
 	m.Blocks[0].Length, m.Totals.Zero = 4096*3, 4096*3/4096-m.Totals.Pages

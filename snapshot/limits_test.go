@@ -289,7 +289,8 @@ func TestWriter_CompactionStaysBelowTheBound(t *testing.T) {
 	l := newLayout(t, 1024, guest.Block{Name: "pc.ram", Length: objects * pages * 1024}, guest.Block{Name: "other", Length: 1024})
 	for _, room := range []int64{pages * 1024, 200 << 10, 1 << 20} {
 		bucket := storetest.NewBucket()
-		bound := int64((objects+objects/2)*pages*1024) + room
+		const lists = 2 * objects * (40 + 32) // of the parts of the objects
+		bound := int64((objects+objects/2)*pages*1024) + lists + room
 		w := create(t, bucket, l, snapshot.Options{Store: snapshot.StoreRaw, ObjectSize: 1, MaxSize: bound})
 		m, r := newModel(l), seeded("steps")
 		lane := openLane(t, w)

@@ -3,8 +3,6 @@ package snapshot
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,17 +19,20 @@ import (
 )
 
 const (
-	manifestName  = "manifest.json"
-	formatName    = "vmferry-snapshot"
-	formatVersion = 1
+	manifestName = "manifest.json"
+	formatName   = "vmferry-snapshot"
 )
 
 // Manifest describes a snapshot. A snapshot with a manifest is complete. The JSON keys
 // are those of section 3 of docs/snapshot-format.md.
 type Manifest struct {
-	Format  string    `json:"format"`
-	Version int       `json:"version"`
-	Created time.Time `json:"created"`
+	Format string `json:"format"`
+	// Version is that of the format: 1 or 2. A Writer writes 2.
+	Version int `json:"version"`
+	// Requires names what a reader must know besides the version. A Reader refuses a
+	// snapshot that requires anything, because it knows nothing of that kind.
+	Requires []string  `json:"requires,omitempty"`
+	Created  time.Time `json:"created"`
 	// Tool names the program that wrote the snapshot.
 	Tool    string       `json:"tool,omitempty"`
 	Machine Machine      `json:"machine"`
@@ -72,7 +73,8 @@ type BlockInfo struct {
 	Pages uint64 `json:"pages"`
 }
 
-// Role is the purpose of an object.
+// Role is the purpose of an object. A Reader ignores an object of another role that is
+// optional.
 type Role string
 
 // The roles of objects.
@@ -90,8 +92,32 @@ type ObjectInfo struct {
 	Role Role   `json:"role"`
 	// Size is in bytes.
 	Size int64 `json:"size"`
-	// SHA256 is the digest of the object in lower-case hexadecimal.
-	SHA256 string `json:"sha256"`
+	// Parts is the number of parts of a page object, whose list is at its end. Format 1
+	// has none.
+	Parts int64 `json:"parts,omitempty"`
+	// Optional objects are ignored by a Reader that does not know their role.
+	Optional bool `json:"optional,omitempty"`
+	// SHA256 is the digest of the object in format 1, in lower-case hexadecimal.
+	SHA256 string `json:"sha256,omitempty"`
+	// BLAKE3 is the digest in format 2: of the list of parts of a page object, of the
+	// directory and the footer of an index, and of all bytes of other objects.
+	BLAKE3 string `json:"blake3,omitempty"`
+}
+
+// digest returns the digest in a version of the format.
+func (o *ObjectInfo) digest(version int) string {
+	if version == version1 {
+		return o.SHA256
+	}
+	return o.BLAKE3
+}
+
+// extentBytes returns the size of all extents of a page object, in bytes.
+func (o *ObjectInfo) extentBytes(version int) int64 {
+	if version == version1 {
+		return o.Size
+	}
+	return o.Size - partsLen(o.Parts)
 }
 
 // Totals has the sums over a snapshot.
@@ -127,8 +153,12 @@ func (m *Manifest) Layout() (*guest.Layout, error) {
 	return guest.NewLayout(m.Machine.PageSize, blocks)
 }
 
-// digestKey begins the last member of a manifest: the digest of all bytes before it.
-const digestKey = ",\n  \"sha256\": \""
+// digestKeys begin the last member of a manifest, by version: the digest of all bytes
+// before it.
+var digestKeys = map[int]string{version1: ",\n  \"sha256\": \"", version2: ",\n  \"blake3\": \""}
+
+// digestEnd ends a manifest.
+const digestEnd = "\"\n}\n"
 
 // encode returns the text of the manifest, which ends with its own digest.
 func (m *Manifest) encode() ([]byte, error) {
@@ -137,8 +167,25 @@ func (m *Manifest) encode() ([]byte, error) {
 		return nil, err
 	}
 	body = bytes.TrimSuffix(body, []byte("\n}"))
-	sum := sha256.Sum256(body)
-	return fmt.Appendf(body, "%s%x\"\n}\n", digestKey, sum), nil
+	return fmt.Append(body, digestKeys[m.Version], digestOf(m.Version, body), digestEnd), nil
+}
+
+// splitManifest verifies the digest of the text of a manifest and returns the version of
+// the format that the digest belongs to.
+func splitManifest(text []byte) (version int, err error) {
+	for version, key := range digestKeys {
+		tail := len(key) + 2*len(sum{}) + len(digestEnd)
+		if len(text) < tail || !bytes.HasPrefix(text[len(text)-tail:], []byte(key)) {
+			continue
+		}
+		body := text[:len(text)-tail]
+		digest := digestOf(version, body)
+		if want := fmt.Append(nil, key, digest, digestEnd); !bytes.Equal(text[len(body):], want) {
+			return 0, corrupt(manifestName, "its digest is %s, but its text has another", digest)
+		}
+		return version, nil
+	}
+	return 0, corrupt(manifestName, "it does not end with its digest")
 }
 
 // decodeManifest decodes and checks the text of a manifest.
@@ -146,14 +193,9 @@ func decodeManifest(text []byte) (*Manifest, error) {
 	if len(text) > maxManifestSize {
 		return nil, corrupt(manifestName, "%d bytes (at most %d)", len(text), maxManifestSize)
 	}
-	tail := len(digestKey) + 2*sha256.Size + len("\"\n}\n")
-	if len(text) < tail || !bytes.HasPrefix(text[len(text)-tail:], []byte(digestKey)) {
-		return nil, corrupt(manifestName, "it does not end with its digest")
-	}
-	body := text[:len(text)-tail]
-	sum := sha256.Sum256(body)
-	if want := fmt.Appendf(nil, "%s%x\"\n}\n", digestKey, sum); !bytes.Equal(text[len(body):], want) {
-		return nil, corrupt(manifestName, "its digest is %s, but its text has another", hex.EncodeToString(sum[:]))
+	version, err := splitManifest(text)
+	if err != nil {
+		return nil, err
 	}
 	if err := strictjson.Check(text, new(Manifest), strictjson.Options{MaxBytes: maxManifestSize, MaxEntries: maxEntries}); err != nil {
 		return nil, corrupt(manifestName, "%v", err)
@@ -165,8 +207,14 @@ func decodeManifest(text []byte) (*Manifest, error) {
 	if m.Format != formatName {
 		return nil, corrupt(manifestName, "format %q (want %q)", m.Format, formatName)
 	}
-	if m.Version != formatVersion {
-		return nil, fmt.Errorf("snapshot: unknown format version %d (want %d; use the vmferry that wrote the snapshot: %s)", m.Version, formatVersion, m.Tool)
+	if m.Version < version1 || m.Version > newestVersion {
+		return nil, fmt.Errorf("snapshot: unknown format version %d (want %d to %d; use the vmferry that wrote the snapshot: %s)", m.Version, version1, newestVersion, m.Tool)
+	}
+	if m.Version != version {
+		return nil, corrupt(manifestName, "version %d with the digest of version %d", m.Version, version)
+	}
+	if len(m.Requires) > 0 {
+		return nil, fmt.Errorf("snapshot: the snapshot requires %q, which this vmferry does not know (use the vmferry that wrote the snapshot: %s)", m.Requires, m.Tool)
 	}
 	return m, m.check()
 }
@@ -175,8 +223,9 @@ func decodeManifest(text []byte) (*Manifest, error) {
 // without members has 3 bytes of text and takes about a hundred bytes of memory.
 var maxEntries = map[reflect.Type]int{
 	reflect.TypeFor[[]BlockInfo]():       guest.MaxBlocks,
-	reflect.TypeFor[[]ObjectInfo]():      maxPageObjects + 4,
+	reflect.TypeFor[[]ObjectInfo]():      maxPageObjects + 4 + maxOptional,
 	reflect.TypeFor[[]DeviceInfo]():      maxHardwareEntries,
+	reflect.TypeFor[[]string]():          maxRequires,
 	reflect.TypeFor[map[string]int]():    maxHardwareEntries,
 	reflect.TypeFor[map[string]uint32](): maxHardwareEntries,
 }

@@ -2,10 +2,7 @@ package snapshot
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"hash"
 
 	"github.com/vmferry/vmferry/store"
 )
@@ -17,7 +14,7 @@ type pageObject struct {
 	index  uint32
 	info   ObjectInfo
 	w      store.Writer // nil before the object is created
-	sum    hash.Hash
+	parts  []part
 	sealed bool          // sealed, or a seal is in progress
 	gone   bool          // aborted because its pages were moved or superseded, or never created
 	done   chan struct{} // closed at the end of the seal
@@ -52,7 +49,7 @@ func (w *Writer) reserveObject() (*pageObject, error) {
 		return nil, fmt.Errorf("snapshot: more than %d objects of pages (object size %d: increase Options.ObjectSize)", maxNewPageObjects, w.opts.ObjectSize)
 	}
 	name := fmt.Sprintf("pages-%06d", len(w.objects))
-	o := &pageObject{index: uint32(len(w.objects)), info: ObjectInfo{Name: name, Role: RolePages}, sum: sha256.New(), done: make(chan struct{})}
+	o := &pageObject{index: uint32(len(w.objects)), info: ObjectInfo{Name: name, Role: RolePages}, done: make(chan struct{})}
 	w.objects = append(w.objects, o)
 	return o, nil
 }
@@ -104,9 +101,15 @@ func (w *Writer) remove(ctx context.Context, o *pageObject) error {
 	return nil
 }
 
+// add writes the bytes of an extent, whose sum is s.
+func (o *pageObject) add(ctx context.Context, p []byte, s sum) error {
+	o.parts = append(o.parts, part{uint32(len(p)), s})
+	o.info.Parts++
+	return o.write(ctx, p)
+}
+
 func (o *pageObject) write(ctx context.Context, p []byte) error {
 	n, err := o.w.Write(ctx, p)
-	o.sum.Write(p[:n])
 	o.info.Size += int64(n)
 	if err != nil {
 		return fmt.Errorf("snapshot: writing %s: %w", o.info.Name, err)
@@ -114,12 +117,16 @@ func (o *pageObject) write(ctx context.Context, p []byte) error {
 	return nil
 }
 
-// seal makes the object durable in the background, so that the lane can continue.
-func (w *Writer) seal(ctx context.Context, o *pageObject) {
+// seal ends the object with the list of its parts, and makes it durable in the
+// background, so that the lane can continue.
+func (w *Writer) seal(ctx context.Context, o *pageObject) error {
+	list := appendParts(nil, o.parts)
+	if err := o.write(ctx, list); err != nil {
+		return err
+	}
 	w.mu.Lock()
-	o.sealed = true
-	o.info.SHA256 = hex.EncodeToString(o.sum.Sum(nil))
-	o.sum = nil
+	o.sealed, o.parts = true, nil
+	o.info.BLAKE3 = digestOf(newestVersion, list)
 	w.mu.Unlock()
 	w.seals.Go(func() error {
 		defer close(o.done)
@@ -129,4 +136,5 @@ func (w *Writer) seal(ctx context.Context, o *pageObject) {
 		o.sealOK = true
 		return nil
 	})
+	return nil
 }

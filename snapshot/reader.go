@@ -3,8 +3,6 @@ package snapshot
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -49,9 +47,11 @@ type OpenOptions struct {
 // Limits of a reader's caches, in bytes.
 const (
 	defaultCacheSize = 16 << 20
-	// partsCacheSize is the limit for the extent table: the entries of 8 million
+	// partsCacheSize is the limit for the extent table: the entries of 7 million
 	// pages.
-	partsCacheSize = 2 << 20
+	partsCacheSize = 4 << 20
+	// extentMemory is the size of an extent in memory.
+	extentMemory = 64 + 8
 	// chunksCacheSize is the limit for the chunks that Page uses: 4 GiB of guest
 	// memory.
 	chunksCacheSize = 8 << 20
@@ -133,7 +133,7 @@ func openWith(ctx context.Context, b store.Bucket, m *Manifest, opts OpenOptions
 	if err != nil {
 		return nil, err
 	}
-	if r.index, err = openIndex(ctx, o, r.indexInfo.Name, layout, r.pages); err != nil {
+	if r.index, err = openIndex(ctx, o, m.Version, r.indexInfo, layout, r.pages); err != nil {
 		r.index = nil
 		o.Close()
 		return nil, err
@@ -210,8 +210,8 @@ func (r *Reader) readRole(ctx context.Context, role Role) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != info.SHA256 {
-			return nil, corrupt(info.Name, "its digest is %x (the manifest has %s)", sum, info.SHA256)
+		if got := digestOf(r.manifest.Version, data); got != info.digest(r.manifest.Version) {
+			return nil, corrupt(info.Name, "its digest is %s (the manifest has %s)", got, info.digest(r.manifest.Version))
 		}
 		return data, nil
 	}
@@ -248,7 +248,7 @@ func (r *Reader) States(ctx context.Context) ([]devicestate.Packet, error) {
 func (r *Reader) extent(ctx context.Context, n uint64) (extent, error) {
 	part, err := r.parts.get(ctx, n/tableExtents, func() ([]extent, int64, error) {
 		part, err := r.index.extentPart(ctx, int(n/tableExtents))
-		return part, int64(len(part)) * extentLen, err
+		return part, int64(len(part)) * extentMemory, err
 	})
 	if err != nil {
 		return extent{}, err
@@ -274,7 +274,7 @@ func (r *Reader) payload(ctx context.Context, e extent, buf []byte) ([]byte, err
 	if err != nil {
 		return nil, fmt.Errorf("reading %s at %d: %w", info.Name, e.offset, err)
 	}
-	if checksum(buf) != e.crc {
+	if sumOf(r.manifest.Version, buf) != e.sum {
 		return nil, corrupt(info.Name, "the checksum of the extent of %d bytes at %d is wrong", e.length, e.offset)
 	}
 	return buf, nil

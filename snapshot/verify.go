@@ -6,10 +6,12 @@ import (
 	"io"
 	"runtime"
 	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vmferry/vmferry/guest"
+	"github.com/vmferry/vmferry/store"
 )
 
 // checkRun checks a run of entries of one extent. A hostile index could name pages of
@@ -36,11 +38,11 @@ type Verified struct {
 	Pages   uint64 `json:"pages"`
 }
 
-// Verify verifies the whole snapshot: the digest of every object, the index, the checksum
-// of every extent, and every page, which it decodes. If progress is not nil, Verify calls
-// it with the number of bytes verified so far, at most the size of the snapshot. Half of
-// an object's bytes count after its digest, and the other half after all pages are
-// decoded. The error wraps ErrCorrupt if a check fails.
+// Verify verifies the whole snapshot: the digest of every object, the index, the sum of
+// every extent, and every page, which it decodes. If progress is not nil, Verify calls it
+// with the number of bytes verified so far, at most the size of the snapshot. Half of an
+// object's bytes count after its digest, and the other half after all pages are decoded.
+// Verify makes these calls one at a time. The error wraps ErrCorrupt if a check fails.
 func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verified, error) {
 	var v Verified
 	if err := r.calls.begin(); err != nil {
@@ -50,15 +52,9 @@ func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verifi
 	if progress == nil {
 		progress = func(int64) {}
 	}
-	for _, info := range r.manifest.Objects {
-		if err := r.verifyDigest(ctx, info); err != nil {
-			return v, err
-		}
-		v.Objects++
-		v.Bytes += info.Size
-		progress(v.Bytes / 2)
+	if err := r.verifyObjects(ctx, &v, progress); err != nil {
+		return v, err
 	}
-	r.digests.ok.Store(true)
 	if _, err := r.Head(ctx); err != nil {
 		return v, err
 	}
@@ -68,6 +64,7 @@ func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verifi
 	if err := r.verifyIndex(ctx); err != nil {
 		return v, err
 	}
+	r.digests.ok.Store(true)
 	pages, err := r.verifyPages(ctx)
 	v.Pages = pages
 	if err == nil && pages != r.manifest.Totals.Pages {
@@ -79,13 +76,75 @@ func (r *Reader) Verify(ctx context.Context, progress func(bytes int64)) (Verifi
 	return v, err
 }
 
+// verifyObjects verifies the digests of all objects, several at a time.
+func (r *Reader) verifyObjects(ctx context.Context, v *Verified, progress func(bytes int64)) error {
+	group, inner := errgroup.WithContext(ctx)
+	group.SetLimit(digestWorkers())
+	var mu sync.Mutex
+	for _, info := range r.manifest.Objects {
+		if inner.Err() != nil {
+			break
+		}
+		group.Go(func() error {
+			if err := r.verifyDigest(inner, info); err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			v.Objects++
+			v.Bytes += info.Size
+			progress(v.Bytes / 2)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return contextErr(ctx)
+}
+
+// verifyDigest verifies the digest of an object. That of an index of format 2 was verified
+// when it was opened, and those of its segments are verified when they are loaded.
 func (r *Reader) verifyDigest(ctx context.Context, info ObjectInfo) error {
+	version := r.manifest.Version
+	if version > version1 && info.Role == RoleIndex {
+		return nil
+	}
 	o, err := openObject(ctx, r.bucket, info)
 	if err != nil {
 		return err
 	}
 	defer o.Close()
-	return compareDigest(ctx, o, info)
+	if version > version1 && info.Role == RolePages {
+		return r.verifyParts(ctx, o, info)
+	}
+	return compareDigest(ctx, version, o, info)
+}
+
+// verifyParts verifies the list of parts of an object, and every part.
+func (r *Reader) verifyParts(ctx context.Context, o store.Object, info ObjectInfo) error {
+	list := newPartsReader(o, info)
+	limit := maxExtentLen(r.layout.PageSize)
+	var buf []byte
+	for {
+		if err := contextErr(ctx); err != nil {
+			return err
+		}
+		p, offset, ok, err := list.next(ctx)
+		if err != nil || !ok {
+			return err
+		}
+		if int64(p.length) > int64(limit) {
+			return corrupt(info.Name, "a part of %d bytes at %d (at most %d)", p.length, offset, limit)
+		}
+		buf = slices.Grow(buf[:0], int(p.length))[:p.length]
+		if err := store.ReadFull(ctx, o, buf, offset); err != nil {
+			return fmt.Errorf("reading %s at %d: %w", info.Name, offset, err)
+		}
+		if sumOf(r.manifest.Version, buf) != p.sum {
+			return corrupt(info.Name, "the digest of the part of %d bytes at %d is wrong", p.length, offset)
+		}
+	}
 }
 
 // verifyIndex checks that no two entries of the index use the same bytes. Otherwise a few

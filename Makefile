@@ -61,7 +61,9 @@ lint:
 	cd bench && $(GO) vet ./... && $(STATICCHECK) ./...
 
 # The benchmark module's tests are of its harness and engines, not of this machine.
+# The first line says which tiers of the page codec this processor can run.
 test-unit:
+	$(GO) test -count=1 -run TestTiers_AreListed -v ./deflate
 	$(GO) test $(PARALLEL) -timeout $(TESTTIMEOUT) ./...
 	cd bench && $(GO) test -timeout $(TESTTIMEOUT) ./...
 

@@ -11,14 +11,14 @@ import (
 // TestBlocks_MatchersAgree compares the matcher in blocks of 64 positions with its
 // reference in Go.
 func TestBlocks_MatchersAgree(t *testing.T) {
-	if !hasVBMI2 {
+	if !hasAVX512 {
 		return // TestTiers_AreListed says so
 	}
 	a, b := new(matcher), new(matcher)
 	for _, p := range testPages(t) {
 		for _, lazy := range []bool{false, true} {
 			a.load(p.data)
-			findAVX512(a, lazy)
+			findTokensAVX512(a, lazy)
 			b.load(p.data)
 			b.findBlocks(lazy)
 			if !slices.Equal(a.tokens(), b.tokens()) {
@@ -31,7 +31,7 @@ func TestBlocks_MatchersAgree(t *testing.T) {
 // TestBlocks_FixedWritersAgree compares the writer of the fixed code with its reference
 // in Go.
 func TestBlocks_FixedWritersAgree(t *testing.T) {
-	if !hasVBMI2 {
+	if !hasAVX512 {
 		return // TestTiers_AreListed says so
 	}
 	for _, run := range tokenRuns() {
@@ -40,7 +40,7 @@ func TestBlocks_FixedWritersAgree(t *testing.T) {
 			for _, w := range []*bitWriter{&a, &b} {
 				w.put(0x2aaaaaaaaaaaaa>>(54-min(lead, 54)), lead)
 			}
-			putFixedVBMI2(&a, run)
+			putFixedAVX512(&a, run)
 			fixedCodes.putGo(&b, run)
 			a.finish()
 			b.finish()

@@ -26,10 +26,10 @@ GLOBL words<>(SB), RODATA|NOPTR, $64
 	KSHIFTRQ $32, k, k  \
 	PICK32(high, k)
 
-// func sortAVX512(c *canonical, lens *[litLenCodes]uint8)
+// func sortSymbolsVBMI2(c *canonical, lens *[litLenCodes]uint8)
 //
 // Goes over all symbols once for each length that there is.
-TEXT ·sortAVX512(SB), NOSPLIT, $0-16
+TEXT ·sortSymbolsVBMI2(SB), NOSPLIT, $0-16
 	MOVQ c+0(FP), DI
 	MOVQ lens+8(FP), BX
 	VMOVDQU64 0(BX), Z0

@@ -17,11 +17,11 @@
 	VPADDD (3*1152+64*i)(DI), Z0, Z0  \
 	VMOVDQU32 Z0, (64*i)(CX)
 
-// func weighAVX512(litLen *[litLenCodes]uint32, c *counters, tokens *token, n int) (matches, extraBits int)
+// func countTokensAVX512(litLen *[litLenCodes]uint32, c *counters, tokens *token, n int) (matches, extraBits int)
 //
 // It counts the literal and length symbols of n tokens, a positive multiple of
 // 16, and lists the distance symbols.
-TEXT ·weighAVX512(SB), NOSPLIT, $64-48
+TEXT ·countTokensAVX512(SB), NOSPLIT, $64-48
 	MOVQ c+8(FP), DI
 	LEAQ counters_distances(DI), R8
 	MOVQ tokens+16(FP), SI
@@ -126,7 +126,7 @@ loop:
 	VPSRLVQ Z8, Z7, Z7             \
 	VPORQ  Z7, Z2, Z2
 
-// func putTokensAVX512(dst *byte, tokens *token, n int, at, acc uint64, codes *tokenCodes) (left int, end, accOut uint64)
+// func writeTokensAVX512(dst *byte, tokens *token, n int, at, acc uint64, codes *tokenCodes) (left int, end, accOut uint64)
 //
 // It encodes n tokens, a positive multiple of 16, from bit at of dst on. acc has the bits of
 // the byte there that are filled already. It stops before 16 tokens of which
@@ -134,7 +134,7 @@ loop:
 //
 // The codes of all symbols are in registers: Z19, Z21, Z22, Z23 and four more
 // in memory for literals, Z26 for lengths, Z30 for distances.
-TEXT ·putTokensAVX512(SB), NOSPLIT, $128-72
+TEXT ·writeTokensAVX512(SB), NOSPLIT, $128-72
 	MOVQ dst+0(FP), DI
 	MOVQ tokens+8(FP), SI
 	MOVQ n+16(FP), R9

@@ -105,8 +105,8 @@
 	CMPQ R8, R9   \
 	JHI  full
 
-// func decodeAVX512(d *Decoder, c *blockCode, patterns *copyPatterns) status
-TEXT ·decodeAVX512(SB), NOSPLIT, $24-32
+// func decodeBlockVBMI2(d *Decoder, c *blockCode, patterns *copyPatterns) status
+TEXT ·decodeBlockVBMI2(SB), NOSPLIT, $24-32
 	MOVQ d+0(FP), DI
 	MOVQ c+8(FP), R11
 	MOVQ patterns+16(FP), R12

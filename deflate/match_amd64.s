@@ -3,16 +3,21 @@
 #include "textflag.h"
 #include "go_asm.h"
 
-// Byte numbers that spread 19 bytes into 16 overlapping words.
+// Byte numbers that spread seven bytes into four overlapping words.
 DATA spread<>+0(SB)/8, $0x0403020103020100
 DATA spread<>+8(SB)/8, $0x0605040305040302
-DATA spread<>+16(SB)/8, $0x0807060507060504
-DATA spread<>+24(SB)/8, $0x0a09080709080706
-DATA spread<>+32(SB)/8, $0x0c0b0a090b0a0908
-DATA spread<>+40(SB)/8, $0x0e0d0c0b0d0c0b0a
-DATA spread<>+48(SB)/8, $0x100f0e0d0f0e0d0c
-DATA spread<>+56(SB)/8, $0x1211100f11100f0e
-GLOBL spread<>(SB), RODATA|NOPTR, $64
+GLOBL spread<>(SB), RODATA|NOPTR, $16
+
+// Numbers of the two words that such seven bytes are in, for each of four groups of them.
+DATA pairs<>+0(SB)/8, $0x0000000100000000
+DATA pairs<>+8(SB)/8, $0x0000000100000000
+DATA pairs<>+16(SB)/8, $0x0000000200000001
+DATA pairs<>+24(SB)/8, $0x0000000200000001
+DATA pairs<>+32(SB)/8, $0x0000000300000002
+DATA pairs<>+40(SB)/8, $0x0000000300000002
+DATA pairs<>+48(SB)/8, $0x0000000400000003
+DATA pairs<>+56(SB)/8, $0x0000000400000003
+GLOBL pairs<>(SB), RODATA|NOPTR, $64
 
 DATA lanes<>+0(SB)/8, $0x0000000100000000
 DATA lanes<>+8(SB)/8, $0x0000000300000002
@@ -40,13 +45,14 @@ GLOBL lanes<>(SB), RODATA|NOPTR, $64
 //	R10 next uncovered      BX   buffers of the block ahead
 //
 //	Z31 hashMul   Z30 spread   Z29 lanes   Z28 posMask   Z27 its complement
-//	Z26 -1        Z25 16
+//	Z26 -1        Z25 16       Z24 pairs
 
 // HASH16 finds bucket and fresh entry of the 16 positions from offset g of the
 // block at R11; Z5 holds the positions, SI the buffers.
 #define HASH16(g) \
 	VMOVDQU (SRC+g)(DI)(R11*1), Y0      \
-	VPERMB Z0, Z30, Z0                  \
+	VPERMD Z0, Z24, Z0                  \
+	VPSHUFB Z30, Z0, Z0                 \
 	VPMULLD Z31, Z0, Z0                 \
 	VPSRLD $(32-const_hashBits), Z0, Z1 \
 	VPSLLD $const_hashBits, Z0, Z0      \
@@ -213,14 +219,15 @@ differs: \
 	JEQ    extend                             \
 	JMP    take
 
-// func findAVX512(m *matcher, lazy bool)
-TEXT ·findAVX512(SB), NOSPLIT, $24-9
+// func findTokensAVX512(m *matcher, lazy bool)
+TEXT ·findTokensAVX512(SB), NOSPLIT, $24-9
 	MOVQ m+0(FP), DI
 	LEAQ matcher_tok(DI), R8
 	XORL R10, R10
 	MOVL $const_hashMul, AX
 	VPBROADCASTD AX, Z31
-	VMOVDQU64 spread<>(SB), Z30
+	VBROADCASTI32X4 spread<>(SB), Z30
+	VMOVDQU64 pairs<>(SB), Z24
 	VMOVDQU64 lanes<>(SB), Z29
 	MOVL $const_posMask, AX
 	VPBROADCASTD AX, Z28

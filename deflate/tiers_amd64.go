@@ -20,12 +20,24 @@ var tiers = []*tier{
 	{
 		name: "vbmi2", needs: "AVX-512 with VBMI, VBMI2 and GFNI", runs: hasVBMI2,
 		routines: routines{
-			fast:      fastVBMI2,
-			find:      findVBMI2,
-			count:     countVBMI2,
-			put:       putVBMI2,
+			fast:      fastAVX512,
+			find:      findAVX512,
+			count:     countAVX512,
+			put:       putAVX512,
 			sort:      sortVBMI2,
 			decode:    decodeVBMI2,
+			zeroSteps: zeroStepsVBMI2,
+		},
+	},
+	{
+		name: "avx512", needs: "AVX-512 F, BW, DQ, VL and CD", runs: hasAVX512,
+		routines: routines{
+			fast:      fastAVX512,
+			find:      findAVX512,
+			count:     countAVX512,
+			put:       putAVX512,
+			sort:      (*canonical).sortGo,
+			decode:    (*Decoder).decodeGo,
 			zeroSteps: zeroStepsVBMI2,
 		},
 	},

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -29,7 +28,7 @@ func (r *report) markdown(sections []harness.Section) []byte {
 		"Notes, written by `make bench-migrate`: `scripts/setup demo` prepares QEMU, and `cd bench && go run ./migrate` measures, in %.0f minutes. "+
 		"Medians of %d runs (%s: %d), ways in turn; × is the median of the ratios to %s within each run (with the busy guest: to %s). "+
 		"**Compare rows of one table**: both QEMUs, both relays and the emulated guest share %d processors (%s).%s\n\n",
-		r.took.Minutes(), r.bench.runs, slowest, r.bench.slowRuns, baseline, qemuZstd, runtime.NumCPU(), processor(), harness.MemoryReporting())
+		r.took.Minutes(), r.bench.runs, slowest, r.bench.slowRuns, baseline, qemuZstd, runtime.NumCPU(), probe.Processor(), harness.MemoryReporting())
 	fmt.Fprintf(&b, "The ends of the link are two network namespaces with a veth pair between them. Its rate is limited in both directions by tc's tbf; %s. "+
 		"The guest has %d MiB, of which %d MiB (and Linux, about 90 MiB) are not zero: text (half), pointers (a quarter), noise (a quarter). "+
 		"In %d MiB it writes %d pages a second (%d MiB/s) at random places: of %d %% of them a counter, some fields and some words of text change (up to 4 places of up to 64 bytes), of the others all. "+
@@ -52,29 +51,6 @@ func (r *report) delay() string {
 		return "there is no delay"
 	}
 	return fmt.Sprintf("a proxy delays each way by %v", r.bench.delay)
-}
-
-// processor describes the processor, with the instructions that compression uses.
-func processor() string {
-	text, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return "unknown"
-	}
-	return describeProcessor(string(text))
-}
-
-func describeProcessor(cpuinfo string) string {
-	first := make(map[string]string)
-	for line := range strings.Lines(cpuinfo) {
-		name, value, _ := strings.Cut(line, ":")
-		if name = strings.TrimSpace(name); first[name] == "" {
-			first[name] = strings.TrimSpace(value)
-		}
-	}
-	flags := slices.DeleteFunc(strings.Fields(first["flags"]), func(flag string) bool {
-		return !strings.HasPrefix(flag, "avx512") && !slices.Contains([]string{"gfni", "vaes", "sha_ni"}, flag)
-	})
-	return fmt.Sprintf("%s, family %s, model %s; %s", first["model name"], first["cpu family"], first["model"], strings.Join(flags, " "))
 }
 
 // sections returns a section for each link, and one with the charts.

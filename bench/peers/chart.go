@@ -62,13 +62,13 @@ func drawChart(results []codec.Result) []byte {
 			colour, weight = "#c0392b", "bold"
 		}
 		px, py := x.at(math.Log2(r.CompressMBps)), y.at(r.Ratio)
-		label := [2]float64{px + 8, py - 6}
-		if crowded(labels, label) {
-			label[1] = py + 16
+		place := [2]float64{px + 8, py - 6}
+		if crowded(labels, place) {
+			place[1] = py + 16
 		}
-		labels = append(labels, label)
+		labels = append(labels, place)
 		fmt.Fprintf(&b, `<circle cx="%.1f" cy="%.1f" r="5" fill="%s"/><text x="%.1f" y="%.1f" fill="%s" font-weight="%s">%s</text>`+"\n",
-			px, py, colour, label[0], label[1], colour, weight, r.Codec)
+			px, py, colour, place[0], place[1], colour, weight, label(r))
 	}
 	b.WriteString("</svg>\n")
 	return b.Bytes()
@@ -76,7 +76,7 @@ func drawChart(results []codec.Result) []byte {
 
 // crowded reports whether a label overlaps one of the labels.
 func crowded(labels [][2]float64, label [2]float64) bool {
-	const width, height = 90, 13
+	const width, height = 150, 13
 	for _, l := range labels {
 		if math.Abs(l[0]-label[0]) < width && math.Abs(l[1]-label[1]) < height {
 			return true

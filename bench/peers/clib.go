@@ -18,12 +18,12 @@ func (b *batch) c() C.struct_batch {
 
 func cPeers() []peer {
 	return []peer{
-		{"isal-0", func(b *batch) { C.isal_pack(b.c(), 0) }, func(b *batch) int { return int(C.isal_unpack(b.c())) }},
-		{"isal-1", func(b *batch) { C.isal_pack(b.c(), 1) }, func(b *batch) int { return int(C.isal_unpack(b.c())) }},
-		{"libdeflate-1", func(b *batch) { C.libdeflate_pack(b.c(), 1) }, func(b *batch) int { return int(C.libdeflate_unpack(b.c())) }},
-		{"zlib-1", func(b *batch) { C.zlib_pack(b.c(), 1) }, func(b *batch) int { return int(C.zlib_unpack(b.c())) }},
-		{"zstd-1", func(b *batch) { C.zstd_pack(b.c(), 1) }, func(b *batch) int { return int(C.zstd_unpack(b.c())) }},
-		{"lz4", func(b *batch) { C.lz4_pack(b.c()) }, func(b *batch) int { return int(C.lz4_unpack(b.c())) }},
+		{"isal-0", "", func(b *batch) { C.isal_pack(b.c(), 0) }, func(b *batch) int { return int(C.isal_unpack(b.c())) }},
+		{"isal-1", "", func(b *batch) { C.isal_pack(b.c(), 1) }, func(b *batch) int { return int(C.isal_unpack(b.c())) }},
+		{"libdeflate-1", "", func(b *batch) { C.libdeflate_pack(b.c(), 1) }, func(b *batch) int { return int(C.libdeflate_unpack(b.c())) }},
+		{"zlib-1", "", func(b *batch) { C.zlib_pack(b.c(), 1) }, func(b *batch) int { return int(C.zlib_unpack(b.c())) }},
+		{"zstd-1", "", func(b *batch) { C.zstd_pack(b.c(), 1) }, func(b *batch) int { return int(C.zstd_unpack(b.c())) }},
+		{"lz4", "", func(b *batch) { C.lz4_pack(b.c()) }, func(b *batch) int { return int(C.lz4_unpack(b.c())) }},
 	}
 }
 

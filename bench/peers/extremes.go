@@ -25,6 +25,9 @@ const (
 )
 
 func measureExtremes(ctx context.Context, passes int) (extremes, error) {
+	// The clock is of the thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var x extremes
 	noise := make([]byte, noisePages*pageSize)
 	corpus.Fill(noise, corpus.Random, 3)

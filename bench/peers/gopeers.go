@@ -7,6 +7,7 @@ import (
 	kpflate "github.com/klauspost/compress/flate"
 
 	"github.com/vmferry/vmferry/deflate"
+	"github.com/vmferry/vmferry/internal/probe/codec"
 )
 
 // each calls f for every page of b and its packed buffer. f returns the packed size, 0 for a
@@ -37,18 +38,24 @@ func (b *batch) eachPacked(f func(page, packed []byte) error) int {
 	return bad
 }
 
-func ownModes() []peer {
+// ownModes returns the page codec, in both modes and each of the tiers.
+func ownModes(tiers []string) ([]peer, error) {
 	var peers []peer
-	dec := deflate.NewDecoder()
-	for _, mode := range []deflate.Mode{deflate.Fast, deflate.Dense} {
-		enc := deflate.NewEncoder(mode)
-		peers = append(peers, peer{
-			"deflate-" + mode.String(),
-			func(b *batch) { b.each(func(page, packed []byte) int { return enc.Deflate(packed, page) }) },
-			func(b *batch) int { return b.eachPacked(dec.Inflate) },
-		})
+	for _, tier := range tiers {
+		for _, mode := range []deflate.Mode{deflate.Fast, deflate.Dense} {
+			var enc *deflate.Encoder
+			var dec *deflate.Decoder
+			if err := codec.InTier(tier, func() { enc, dec = deflate.NewEncoder(mode), deflate.NewDecoder() }); err != nil {
+				return nil, err
+			}
+			peers = append(peers, peer{
+				"deflate-" + mode.String(), tier,
+				func(b *batch) { b.each(func(page, packed []byte) int { return enc.Deflate(packed, page) }) },
+				func(b *batch) int { return b.eachPacked(dec.Inflate) },
+			})
+		}
 	}
-	return peers
+	return peers, nil
 }
 
 // klauspost is the pure Go codec that this one replaces.
@@ -61,7 +68,7 @@ func klauspost() peer {
 	var in bytes.Reader
 	r := kpflate.NewReader(&in)
 	return peer{
-		"klauspost-1",
+		"klauspost-1", "",
 		func(b *batch) {
 			b.each(func(page, packed []byte) int {
 				buf.Reset()

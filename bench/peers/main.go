@@ -3,7 +3,12 @@
 //
 // Usage:
 //
-//	peers [-passes N] [-json] [-results FILE] [-chart FILE] CORPUS
+//	peers [-passes N] [-quick] [-only NAMES] [-tiers NAMES] [-json] [-results FILE] [-chart FILE] CORPUS
+//
+// The page codec takes part once for each of its tiers that this processor can run, or that
+// -tiers names. -only names codecs, separated by commas; deflate-fast and deflate-dense stand
+// for all tiers. -quick takes every fourth MiB of the corpus and three passes. Both leave out
+// what is not measured on the corpus, and are for developers of the codec.
 //
 // CORPUS holds consecutive pages, possibly as a zstd stream. In each pass, the libraries
 // process the corpus in turn, so that other work on the machine affects all of them. The
@@ -22,16 +27,40 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime"
+	"slices"
+	"strings"
 
+	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/internal/probe/codec"
 )
 
+// options are the flags.
+type options struct {
+	passes         int
+	quick          bool
+	only, tiers    []string // nil means all
+	asJSON         bool
+	results, chart string
+}
+
+// partial reports whether some of the measurements are left out.
+func (o *options) partial() bool { return o.quick || o.only != nil || o.tiers != nil }
+
+// wants reports whether a codec is measured. Its name is without the tier.
+func (o *options) wants(codec string) bool { return o.only == nil || slices.Contains(o.only, codec) }
+
 func main() {
-	passes := flag.Int("passes", 5, "passes over the corpus")
-	asJSON := flag.Bool("json", false, "print one JSON object a line")
-	results := flag.String("results", "", "write tables in Markdown to this file")
-	chart := flag.String("chart", "", "draw speed against ratio, as SVG, to this file")
+	var o options
+	list := func(to *[]string) func(string) error {
+		return func(s string) error { *to = strings.Split(s, ","); return nil }
+	}
+	flag.IntVar(&o.passes, "passes", 5, "passes over the corpus")
+	flag.BoolVar(&o.quick, "quick", false, "measure a quarter of the corpus in three passes")
+	flag.Func("only", "measure these codecs only, such as isal-0,deflate-fast", list(&o.only))
+	flag.Func("tiers", "measure these tiers of the page codec only, such as avx2,go", list(&o.tiers))
+	flag.BoolVar(&o.asJSON, "json", false, "print one JSON object a line")
+	flag.StringVar(&o.results, "results", "", "write tables in Markdown to this file")
+	flag.StringVar(&o.chart, "chart", "", "draw speed against ratio, as SVG, to this file")
 	flag.Parse()
 	if flag.NArg() > 1 {
 		flag.Usage()
@@ -39,38 +68,70 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, flag.Arg(0), *passes, *asJSON, *results, *chart); err != nil {
+	if err := run(ctx, flag.Arg(0), o); err != nil {
 		fmt.Fprintln(os.Stderr, "peers:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, path string, passes int, asJSON bool, resultsPath, chartPath string) error {
+func run(ctx context.Context, path string, o options) error {
+	if err := deflate.EnvironmentError(); err != nil {
+		return err
+	}
 	pages, err := load(path)
 	if err != nil {
 		return err
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	if o.quick {
+		pages, o.passes = everyFourthPiece(pages), 3
+	}
+	results, err := measureCodecs(ctx, pages, &o)
+	if err != nil {
+		return err
+	}
+	targets := compare(results)
+	if !o.partial() {
+		extra, err := measureExtremes(ctx, o.passes)
+		if err != nil {
+			return err
+		}
+		targets = append(targets, extra.targets()...)
+	}
+	return write(results, targets, &o)
+}
 
-	peers := append(ownModes(), cPeers()...)
-	peers = append(peers, klauspost())
-	results, err := measure(ctx, pages, peers, passes)
-	if err != nil {
-		return err
+// measureCodecs measures the codecs that o wants.
+func measureCodecs(ctx context.Context, pages []byte, o *options) ([]codec.Result, error) {
+	tiers := o.tiers
+	if tiers == nil {
+		tiers = deflate.Tiers()
 	}
-	qpl, err := measureQPL(ctx, pages, passes)
+	own, err := ownModes(tiers)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	results = append(results, qpl...)
-	extra, err := measureExtremes(ctx, passes)
+	peers := append(append(own, cPeers()...), klauspost())
+	peers = slices.DeleteFunc(peers, func(p peer) bool { return !o.wants(p.name) })
+	results, err := measure(ctx, pages, peers, o.passes)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	targets := compare(results, extra)
+	if o.wants("qpl-fixed") || o.wants("qpl-dynamic") {
+		qpl, err := measureQPL(ctx, pages, o.passes)
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, slices.DeleteFunc(qpl, func(r codec.Result) bool { return !o.wants(r.Codec) })...)
+	}
+	if len(results) == 0 {
+		return nil, fmt.Errorf("no codec is called %s", strings.Join(o.only, " or "))
+	}
+	return results, nil
+}
 
-	if asJSON {
+// write prints the figures and writes the files that o names.
+func write(results []codec.Result, targets []target, o *options) error {
+	if o.asJSON {
 		enc := json.NewEncoder(os.Stdout)
 		for _, r := range results {
 			if err := enc.Encode(r); err != nil {
@@ -85,15 +146,25 @@ func run(ctx context.Context, path string, passes int, asJSON bool, resultsPath,
 	} else {
 		fmt.Print(tables(results, targets))
 	}
-	if resultsPath != "" {
-		if err := writeResults(resultsPath, results, targets); err != nil {
+	if o.results != "" {
+		if err := writeResults(o.results, results, targets); err != nil {
 			return err
 		}
 	}
-	if chartPath != "" {
-		return os.WriteFile(chartPath, drawChart(results), 0o644)
+	if o.chart != "" {
+		return os.WriteFile(o.chart, drawChart(results), 0o644)
 	}
 	return nil
+}
+
+// everyFourthPiece returns the first of every four pieces of pages.
+func everyFourthPiece(pages []byte) []byte {
+	const piece = piecePages * pageSize
+	var part []byte
+	for at := 0; at < len(pages); at += 4 * piece {
+		part = append(part, pages[at:min(at+piece, len(pages))]...)
+	}
+	return part
 }
 
 // load reads the corpus, or the built-in one if path is empty.

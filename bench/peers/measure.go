@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +37,7 @@ func (b *batch) part(from, to int) *batch {
 // pages that failed.
 type peer struct {
 	name   string
+	tier   string // of the page codec, "" for others
 	pack   func(*batch)
 	unpack func(*batch) int
 }
@@ -72,6 +74,9 @@ func (b best) mbps(n int) float64 {
 
 // measure measures every peer on pages, passes times.
 func measure(ctx context.Context, pages []byte, peers []peer, passes int) ([]codec.Result, error) {
+	// The clock is of the thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	n := len(pages) / pageSize
 	b := &batch{pages: bytes.Clone(pages), packed: make([]byte, n*stride), sizes: make([]uint32, n)}
 	for i := range b.packed {
@@ -100,7 +105,7 @@ func measure(ctx context.Context, pages []byte, peers []peer, passes int) ([]cod
 			if bad > 0 || !bytes.Equal(b.pages, pages) {
 				return nil, fmt.Errorf("%s: inflated pages differ from the originals (the library reported %d)", p.name, bad)
 			}
-			results[i] = summary(p.name, b.sizes)
+			results[i] = summary(p, b.sizes)
 		}
 	}
 	for i := range results {
@@ -111,8 +116,8 @@ func measure(ctx context.Context, pages []byte, peers []peer, passes int) ([]cod
 }
 
 // summary returns the ratio and the number of raw pages for sizes of packed pages.
-func summary(name string, sizes []uint32) codec.Result {
-	r := codec.Result{Codec: name}
+func summary(p peer, sizes []uint32) codec.Result {
+	r := codec.Result{Codec: p.name, Tier: p.tier}
 	total := 0
 	for _, n := range sizes {
 		total += int(n)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"text/tabwriter"
 
+	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/internal/probe/codec"
 	iaaprobe "github.com/vmferry/vmferry/internal/probe/iaa"
@@ -20,6 +21,7 @@ type benchCmd struct {
 
 type benchCodecCmd struct {
 	Corpus string `help:"File of concatenated 4 KiB pages, plain or zstd; without it a generated corpus is used." placeholder:"FILE"`
+	Tiers  bool   `help:"Measure every tier of the codec that this processor can run, not only the one in use."`
 	JSON   bool   `name:"json" help:"Write one JSON object per line."`
 }
 
@@ -33,7 +35,11 @@ func (c *benchCodecCmd) Run(a *app) error {
 		defer f.Close()
 		corpus = f
 	}
-	results, err := codec.Run(a.ctx, corpus, codec.Options{})
+	var opts codec.Options
+	if c.Tiers {
+		opts.Tiers = deflate.Tiers()
+	}
+	results, err := codec.Run(a.ctx, corpus, opts)
 	if err != nil {
 		return err
 	}
@@ -47,9 +53,9 @@ func (c *benchCodecCmd) Run(a *app) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "codec\tcompress MB/s\tinflate MB/s\tratio\traw pages")
+	fmt.Fprintln(w, "codec\ttier\tcompress MB/s\tinflate MB/s\tratio\traw pages")
 	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.3f\t%d\n", r.Codec, r.CompressMBps, r.InflateMBps, r.Ratio, r.RawPages)
+		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f\t%.3f\t%d\n", r.Codec, r.Tier, r.CompressMBps, r.InflateMBps, r.Ratio, r.RawPages)
 	}
 	return w.Flush()
 }

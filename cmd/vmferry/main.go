@@ -8,9 +8,11 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/alecthomas/kong"
 
+	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/internal/termtext"
 )
 
@@ -63,7 +65,7 @@ func (a *app) run(args []string) (code int) {
 	parser, err := kong.New(&c, kong.Name("vmferry"), kong.UsageOnError(), kong.Bind(a),
 		kong.Description("Carries the memory of running virtual machines: saves them while they run, brings them back, and moves them to another host."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Writers(a.stdout, a.stderr),
-		kong.Vars{"version": tool()}, durationFlags(), kong.ValueFormatter(helpWithDefault), kong.Exit(func(n int) { panic(exit(n)) }))
+		kong.Vars{"version": versionText()}, durationFlags(), kong.ValueFormatter(helpWithDefault), kong.Exit(func(n int) { panic(exit(n)) }))
 	if err != nil {
 		panic(err) // the command line's own definition is wrong
 	}
@@ -76,8 +78,11 @@ func (a *app) run(args []string) (code int) {
 	if err != nil {
 		return a.refuse(args, err)
 	}
+	if err := deflate.EnvironmentError(); err != nil {
+		return a.fail(commandOf(ctx), asUsage(err), wantsJSON(ctx))
+	}
 	a.verbose = c.Verbose
-	a.logger().Debug("start", "command", ctx.Command(), "version", tool())
+	a.logger().Debug("start", "command", ctx.Command(), "version", tool(), "deflate", deflate.Tier())
 	if err := a.blameSignal(ctx.Run()); err != nil {
 		return a.fail(commandOf(ctx), err, wantsJSON(ctx))
 	}
@@ -90,8 +95,14 @@ type exit int
 type versionCmd struct{}
 
 func (versionCmd) Run(a *app) error {
-	_, err := fmt.Fprintln(a.stdout, tool())
+	_, err := fmt.Fprintln(a.stdout, versionText())
 	return err
+}
+
+// versionText names this program, and the tier of the page codec.
+func versionText() string {
+	return fmt.Sprintf("%s\npage codec: tier %s (this processor can run %s)",
+		tool(), deflate.Tier(), strings.Join(deflate.Tiers(), ", "))
 }
 
 // tool names this program and its version.

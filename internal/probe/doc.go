@@ -1,3 +1,3 @@
-// Package probe has the statistics that the probes of "vmferry bench" (its packages codec,
-// faults and iaa) share with the benchmark module.
+// Package probe has what the probes of "vmferry bench" (its packages codec, faults and iaa)
+// share with the benchmark module: statistics, and the names of the processor and the kernel.
 package probe

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime"
 	"time"
 
@@ -21,6 +22,9 @@ import (
 type Result struct {
 	// Codec is "deflate-fast" or "deflate-dense".
 	Codec string `json:"codec"`
+	// Tier is the tier of package deflate that was measured, such as "avx2". It is empty for
+	// a codec that is not of that package.
+	Tier string `json:"tier,omitempty"`
 	// CompressMBps and InflateMBps count uncompressed bytes, in 10^6 a second.
 	// Pages kept raw count as copied, both ways.
 	CompressMBps float64 `json:"compress_mbps"`
@@ -35,6 +39,9 @@ type Result struct {
 type Options struct {
 	// Passes is the number of passes over the corpus in each direction; 0 means 5.
 	Passes int
+	// Tiers are the tiers of package deflate to measure (see [deflate.Tiers]); nil means the
+	// one that is in use.
+	Tiers []string
 	// MaxBytes bounds the size of a corpus after decompression; 0 means 1 GiB.
 	MaxBytes int64
 }
@@ -88,8 +95,10 @@ func Load(r io.Reader, opts Options) ([]byte, error) {
 	return pages, nil
 }
 
-// Run measures every mode on the corpus that r holds (see [Load]). It returns an error if
-// ctx ends, and if an inflated page differs from the original.
+// Run measures every mode in every tier of opts on the corpus that r holds (see [Load]). The
+// passes of all of them take turns, so that other work on the machine affects all of them. It
+// returns an error if ctx ends, if this processor cannot run a tier, and if an inflated page
+// differs from the original.
 func Run(ctx context.Context, r io.Reader, opts Options) ([]Result, error) {
 	pages, err := Load(r, opts)
 	if err != nil {
@@ -98,23 +107,53 @@ func Run(ctx context.Context, r io.Reader, opts Options) ([]Result, error) {
 	if opts.Passes <= 0 {
 		opts.Passes = 5
 	}
+	if opts.Tiers == nil {
+		opts.Tiers = []string{deflate.Tier()}
+	}
+	var all []*measurement
+	for _, tier := range opts.Tiers {
+		for _, mode := range []deflate.Mode{deflate.Fast, deflate.Dense} {
+			m, err := newMeasurement(tier, mode, pages)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, m)
+		}
+	}
 	// The measured loop must stay on one thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var results []Result
-	for _, mode := range []deflate.Mode{deflate.Fast, deflate.Dense} {
-		m := newMeasurement(mode, pages)
-		result, err := m.run(ctx, opts.Passes)
-		if err != nil {
-			return nil, err
+	for range opts.Passes {
+		for _, m := range all {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			if err := m.pass(); err != nil {
+				return nil, err
+			}
 		}
-		results = append(results, result)
+	}
+	results := make([]Result, len(all))
+	for i, m := range all {
+		results[i] = m.result()
 	}
 	return results, nil
 }
 
-// measurement is one mode's working set.
+// InTier calls f while the named tier of package deflate is in use. The Encoders and Decoders
+// that f creates are of that tier.
+func InTier(tier string, f func()) error {
+	before := deflate.Tier()
+	if err := deflate.UseTier(tier); err != nil {
+		return fmt.Errorf("codec: %w", err)
+	}
+	f()
+	return deflate.UseTier(before)
+}
+
+// measurement is the working set and the best times of one mode in one tier.
 type measurement struct {
+	tier     string
 	mode     deflate.Mode
 	pages    []byte
 	packed   []byte // page i at i*PageSize
@@ -122,52 +161,49 @@ type measurement struct {
 	unpacked []byte
 	enc      *deflate.Encoder
 	dec      *deflate.Decoder
+
+	packTime, unpackTime time.Duration // of the fastest pass
 }
 
-func newMeasurement(mode deflate.Mode, pages []byte) *measurement {
+func newMeasurement(tier string, mode deflate.Mode, pages []byte) (*measurement, error) {
 	m := &measurement{
-		mode: mode, pages: pages,
+		tier: tier, mode: mode, pages: pages,
 		packed:   make([]byte, len(pages)),
 		sizes:    make([]int, len(pages)/corpus.PageSize),
 		unpacked: make([]byte, len(pages)),
-		enc:      deflate.NewEncoder(mode),
-		dec:      deflate.NewDecoder(),
+		packTime: math.MaxInt64, unpackTime: math.MaxInt64,
 	}
 	for _, b := range [][]byte{m.packed, m.unpacked} {
 		for i := 0; i < len(b); i += corpus.PageSize {
 			b[i] = 1
 		}
 	}
-	return m
+	return m, InTier(tier, func() { m.enc, m.dec = deflate.NewEncoder(mode), deflate.NewDecoder() })
 }
 
-func (m *measurement) run(ctx context.Context, passes int) (Result, error) {
-	var pack, unpack time.Duration
-	for pass := range passes {
-		if err := ctx.Err(); err != nil {
-			return Result{}, err
-		}
-		start := time.Now()
-		m.pack()
-		middle := time.Now()
-		if err := m.unpack(); err != nil {
-			return Result{}, err
-		}
-		end := time.Now()
-		if p := middle.Sub(start); pass == 0 || p < pack {
-			pack = p
-		}
-		if u := end.Sub(middle); pass == 0 || u < unpack {
-			unpack = u
-		}
+// pass measures one pass over the corpus in each direction.
+func (m *measurement) pass() error {
+	start := time.Now()
+	m.pack()
+	middle := time.Now()
+	if err := m.unpack(); err != nil {
+		return err
 	}
+	end := time.Now()
+	m.packTime = min(m.packTime, middle.Sub(start))
+	m.unpackTime = min(m.unpackTime, end.Sub(middle))
 	if !bytes.Equal(m.unpacked, m.pages) {
-		return Result{}, fmt.Errorf("codec: %v: inflated pages differ from the originals", m.mode)
+		return fmt.Errorf("codec: %v, tier %s: inflated pages differ from the originals", m.mode, m.tier)
 	}
+	return nil
+}
+
+func (m *measurement) result() Result {
 	r := Result{
 		Codec:        "deflate-" + m.mode.String(),
-		CompressMBps: probe.MBps(len(m.pages), pack),
-		InflateMBps:  probe.MBps(len(m.pages), unpack),
+		Tier:         m.tier,
+		CompressMBps: probe.MBps(len(m.pages), m.packTime),
+		InflateMBps:  probe.MBps(len(m.pages), m.unpackTime),
 	}
 	total := 0
 	for _, n := range m.sizes {
@@ -177,7 +213,7 @@ func (m *measurement) run(ctx context.Context, passes int) (Result, error) {
 		}
 	}
 	r.Ratio = float64(len(m.pages)) / float64(total)
-	return r, nil
+	return r
 }
 
 func (m *measurement) pack() {
@@ -201,7 +237,7 @@ func (m *measurement) unpack() error {
 			continue
 		}
 		if err := m.dec.Inflate(out, slot); err != nil {
-			return fmt.Errorf("codec: %v: page %d: %w", m.mode, i, err)
+			return fmt.Errorf("codec: %v, tier %s: page %d: %w", m.mode, m.tier, i, err)
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/internal/corpus"
 )
 
@@ -36,12 +37,39 @@ func TestRun_MeasuresBothModes(t *testing.T) {
 	}
 }
 
-func TestResult_KeysAreAContract(t *testing.T) {
-	got, err := json.Marshal(Result{Codec: "deflate-fast", CompressMBps: 1, InflateMBps: 2, Ratio: 3, RawPages: 4})
+func TestRun_MeasuresTheTiers(t *testing.T) {
+	before := deflate.Tier()
+	tiers := deflate.Tiers()
+	results, err := Run(context.Background(), bytes.NewReader(corpus.Generate(5, 16)), Options{Passes: 1, Tiers: tiers})
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"codec":"deflate-fast","compress_mbps":1,"inflate_mbps":2,"ratio":3,"raw_pages":4}`
+	if len(results) != 2*len(tiers) {
+		t.Fatalf("%d results of the tiers %v", len(results), tiers)
+	}
+	for i, r := range results {
+		if r.Tier != tiers[i/2] {
+			t.Errorf("result %d is of the tier %s, want %s", i, r.Tier, tiers[i/2])
+		}
+	}
+	if deflate.Tier() != before {
+		t.Errorf("the tier %s is in use afterwards, want %s", deflate.Tier(), before)
+	}
+	results, err = Run(context.Background(), bytes.NewReader(make([]byte, 4096)), Options{Passes: 1})
+	if err != nil || len(results) != 2 || results[0].Tier != before {
+		t.Errorf("without tiers: %+v, error %v; want the tier %s", results, err, before)
+	}
+	if _, err := Run(context.Background(), nil, Options{Tiers: []string{"sse"}}); err == nil {
+		t.Error("no error for a tier that does not exist")
+	}
+}
+
+func TestResult_KeysAreAContract(t *testing.T) {
+	got, err := json.Marshal(Result{Codec: "deflate-fast", Tier: "avx2", CompressMBps: 1, InflateMBps: 2, Ratio: 3, RawPages: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"codec":"deflate-fast","tier":"avx2","compress_mbps":1,"inflate_mbps":2,"ratio":3,"raw_pages":4}`
 	if string(got) != want {
 		t.Errorf("%s, want %s", got, want)
 	}

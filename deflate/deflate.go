@@ -29,6 +29,7 @@ type Encoder struct {
 	routines *routines
 
 	match matcher
+	fastTable fastTable
 	dense denseCoder
 	out   bitWriter
 }

@@ -1,0 +1,197 @@
+package deflate
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+const (
+	// groupLen is how many positions fast looks up together. The match that it takes
+	// starts at the first of them that has one. So one branch, which is taken four times
+	// in five, decides about four positions.
+	groupLen = 4
+
+	// fastBits and fastMul make the hash of fast: the top bits of a product.
+	fastBits = 11
+	fastMul  = 0x9E3779B1
+
+	// coldGroups groups without a match make fast skip some. It skips one more group
+	// for each coldStep groups that follow without a match.
+	coldGroups = 16
+	coldStep   = 8
+)
+
+// fastTable holds, for each hash of four bytes, where they were last seen.
+type fastTable [1 << fastBits]uint16
+
+// bitsAndCount is up to 24 bits of a stream with their number in the top byte.
+type bitsAndCount uint32
+
+const countShift = 24
+
+func (b bitsAndCount) bits() uint64 { return uint64(b & (1<<countShift - 1)) }
+func (b bitsAndCount) count() uint  { return uint(b >> countShift) }
+
+// fixedTables have everything that the fixed code can write. The assembly uses this
+// layout.
+type fixedTables struct {
+	literal  [256]bitsAndCount
+	length   [256]bitsAndCount         // by length-3, with the extra bits
+	distance [maxDistance]bitsAndCount // by distance-1, with the extra bits
+}
+
+var fixedWords = makeFixedTables()
+
+func makeFixedTables() *fixedTables {
+	t := new(fixedTables)
+	join := func(c code, extraBits, extra uint) bitsAndCount {
+		return bitsAndCount(c.bits()) | bitsAndCount(extra)<<c.count() | bitsAndCount(c.count()+extraBits)<<countShift
+	}
+	for i := range t.literal {
+		t.literal[i] = join(fixedCodes.litLen[i], 0, 0)
+	}
+	for i := range t.length {
+		sym, extraBits, extra := lengthSymbol(uint(i))
+		t.length[i] = join(fixedCodes.litLen[endOfBlock+sym], extraBits, extra)
+	}
+	for i := range t.distance {
+		sym, extraBits, extra := distanceSymbol(uint(i))
+		t.distance[i] = join(fixedCodes.distance[sym], extraBits, extra)
+	}
+	return t
+}
+
+// fastGo compresses the page in one pass.
+func fastGo(e *Encoder) {
+	var (
+		t     = &e.fastTable
+		src   = &e.match.src
+		buf   = &e.out.buf
+		words = fixedWords
+		n     = uint(e.match.n)
+	)
+	clear(t[:])
+	// The first byte is a literal, because an empty entry of t is position 0.
+	first := words.literal[src[0]]
+	var (
+		acc    = blockFinal | blockFixed | first.bits()<<3
+		count  = 3 + first.count() // of the bits in acc
+		out    = uint(0)           // the bytes before these
+		pos    = uint(1)           // of the group
+		anchor = uint(1)           // the first byte that is not written
+		misses = uint(0)           // groups without a match, since the last match
+		any    = false
+	)
+	for pos+groupLen+minMatch-1 <= n {
+		// The position before the group is entered too: it is the last one of a match
+		// that may have ended here.
+		x := binary.LittleEndian.Uint64(src[(pos-1)&0xffff:])
+		t[uint32(x)*fastMul>>(32-fastBits)] = uint16(pos - 1)
+		w0, w1, w2, w3 := uint32(x>>8), uint32(x>>16), uint32(x>>24), uint32(x>>32)
+		h := w0 * fastMul >> (32 - fastBits)
+		c0 := t[h]
+		t[h] = uint16(pos)
+		h = w1 * fastMul >> (32 - fastBits)
+		c1 := t[h]
+		t[h] = uint16(pos + 1)
+		h = w2 * fastMul >> (32 - fastBits)
+		c2 := t[h]
+		t[h] = uint16(pos + 2)
+		h = w3 * fastMul >> (32 - fastBits)
+		c3 := t[h]
+		t[h] = uint16(pos + 3)
+		k, from := uint(groupLen), c3
+		if binary.LittleEndian.Uint32(src[c3:]) == w3 {
+			k = 3
+		}
+		if binary.LittleEndian.Uint32(src[c2:]) == w2 {
+			k, from = 2, c2
+		}
+		if binary.LittleEndian.Uint32(src[c1:]) == w1 {
+			k, from = 1, c1
+		}
+		if binary.LittleEndian.Uint32(src[c0:]) == w0 {
+			k, from = 0, c0
+		}
+		l0, l1 := words.literal[uint8(x>>8)], words.literal[uint8(x>>16)]
+		l2, l3 := words.literal[uint8(x>>24)], words.literal[uint8(x>>32)]
+		n1 := l0.count()
+		n2 := n1 + l1.count()
+		n3 := n2 + l2.count()
+		v := l0.bits() | l1.bits()<<(n1&63) | l2.bits()<<(n2&63)
+		at := pos + k
+		if k == groupLen || at-uint(from) > maxDistance {
+			misses++
+			if misses > coldGroups {
+				pos += groupLen * (1 + (misses-coldGroups)/coldStep)
+				continue
+			}
+			acc |= (v | l3.bits()<<(n3&63)) << (count & 63)
+			count += n3 + l3.count()
+			binary.LittleEndian.PutUint64(buf[out:], acc)
+			out += count >> 3
+			acc >>= count & 56
+			count &= 7
+			pos += groupLen
+			anchor = pos
+			continue
+		}
+		misses = 0
+		any = true
+		length := uint(minMatch)
+		for {
+			y := binary.LittleEndian.Uint64(src[uint(from)+length:]) ^ binary.LittleEndian.Uint64(src[at+length:])
+			if y != 0 {
+				length += uint(bits.TrailingZeros64(y)) >> 3
+				break
+			}
+			length += 8
+			if length >= maxMatch {
+				break
+			}
+		}
+		length = min(length, maxMatch, n-at)
+		dist := at - uint(from)
+		end := at + length
+		if anchor != pos {
+			// Positions were skipped, so the match may start earlier.
+			for from > 0 && at > anchor && length < maxMatch && src[from-1] == src[at-1] {
+				from--
+				at--
+				length++
+			}
+			w := &e.out
+			w.acc, w.count, w.n = acc, count, int(out)
+			w.putLiterals(words, src[anchor:at])
+			acc, count, out = w.acc, w.count, uint(w.n)
+		} else {
+			c := (n1<<8 | n2<<16 | n3<<24) >> (k * 8 & 63) & 0xff
+			acc |= v & (1<<(c&63) - 1) << (count & 63)
+			count += c
+		}
+		pos, anchor = end, end
+		lw, dw := words.length[uint8(length-3)], words.distance[(dist-1)&(maxDistance-1)]
+		acc |= (lw.bits() | dw.bits()<<(lw.count()&63)) << (count & 63)
+		count += lw.count() + dw.count()
+		binary.LittleEndian.PutUint64(buf[out:], acc)
+		out += count >> 3
+		acc >>= count & 56
+		count &= 7
+	}
+	w := &e.out
+	if !any {
+		w.reset()
+		return
+	}
+	w.acc, w.count, w.n = acc, count, int(out)
+	w.putLiterals(words, src[anchor:n])
+	fixedCodes.end(w)
+}
+
+// putLiterals writes p.
+func (w *bitWriter) putLiterals(words *fixedTables, p []byte) {
+	for _, b := range p {
+		l := words.literal[b]
+		w.put(l.bits(), l.count())
+	}
+}

@@ -82,7 +82,7 @@ func fastGo(e *Encoder) {
 		misses = uint(0)           // groups without a match, since the last match
 		any    = false
 	)
-	for pos+groupLen+minMatch-1 <= n {
+	for pos+groupLen+minMatch-1 <= n && out <= uint(len(buf)-8) {
 		// The position before the group is entered too: it is the last one of a match
 		// that may have ended here.
 		x := binary.LittleEndian.Uint64(src[(pos-1)&0xffff:])
@@ -100,19 +100,12 @@ func fastGo(e *Encoder) {
 		h = w3 * fastMul >> (32 - fastBits)
 		c3 := t[h]
 		t[h] = uint16(pos + 3)
-		k, from := uint(groupLen), c3
-		if binary.LittleEndian.Uint32(src[c3:]) == w3 {
-			k = 3
-		}
-		if binary.LittleEndian.Uint32(src[c2:]) == w2 {
-			k, from = 2, c2
-		}
-		if binary.LittleEndian.Uint32(src[c1:]) == w1 {
-			k, from = 1, c1
-		}
-		if binary.LittleEndian.Uint32(src[c0:]) == w0 {
-			k, from = 0, c0
-		}
+		// One bit for each position that has a match. There are no branches here, because
+		// they would often be mispredicted.
+		hits := isZero(w0^binary.LittleEndian.Uint32(src[c0:])) | isZero(w1^binary.LittleEndian.Uint32(src[c1:]))<<1 |
+			isZero(w2^binary.LittleEndian.Uint32(src[c2:]))<<2 | isZero(w3^binary.LittleEndian.Uint32(src[c3:]))<<3
+		k := uint(bits.TrailingZeros32(hits|1<<groupLen)) & 7
+		from := uint(uint16((uint64(c0) | uint64(c1)<<16 | uint64(c2)<<32 | uint64(c3)<<48) >> (k * 16 & 63)))
 		l0, l1 := words.literal[uint8(x>>8)], words.literal[uint8(x>>16)]
 		l2, l3 := words.literal[uint8(x>>24)], words.literal[uint8(x>>32)]
 		n1 := l0.count()
@@ -120,7 +113,7 @@ func fastGo(e *Encoder) {
 		n3 := n2 + l2.count()
 		v := l0.bits() | l1.bits()<<(n1&63) | l2.bits()<<(n2&63)
 		at := pos + k
-		if k == groupLen || at-uint(from) > maxDistance {
+		if hits == 0 || at-from > maxDistance {
 			misses++
 			if misses > coldGroups {
 				pos += groupLen * (1 + (misses-coldGroups)/coldStep)
@@ -128,7 +121,7 @@ func fastGo(e *Encoder) {
 			}
 			acc |= (v | l3.bits()<<(n3&63)) << (count & 63)
 			count += n3 + l3.count()
-			binary.LittleEndian.PutUint64(buf[out:], acc)
+			binary.LittleEndian.PutUint64(buf[out:out+8], acc)
 			out += count >> 3
 			acc >>= count & 56
 			count &= 7
@@ -138,20 +131,8 @@ func fastGo(e *Encoder) {
 		}
 		misses = 0
 		any = true
-		length := uint(minMatch)
-		for {
-			y := binary.LittleEndian.Uint64(src[uint(from)+length:]) ^ binary.LittleEndian.Uint64(src[at+length:])
-			if y != 0 {
-				length += uint(bits.TrailingZeros64(y)) >> 3
-				break
-			}
-			length += 8
-			if length >= maxMatch {
-				break
-			}
-		}
-		length = min(length, maxMatch, n-at)
-		dist := at - uint(from)
+		length := min(matchLength(src, from, at), n-at)
+		dist := at - from
 		end := at + length
 		if anchor != pos {
 			// Positions were skipped, so the match may start earlier.
@@ -173,7 +154,7 @@ func fastGo(e *Encoder) {
 		lw, dw := words.length[uint8(length-3)], words.distance[(dist-1)&(maxDistance-1)]
 		acc |= (lw.bits() | dw.bits()<<(lw.count()&63)) << (count & 63)
 		count += lw.count() + dw.count()
-		binary.LittleEndian.PutUint64(buf[out:], acc)
+		binary.LittleEndian.PutUint64(buf[out:out+8], acc)
 		out += count >> 3
 		acc >>= count & 56
 		count &= 7
@@ -188,10 +169,35 @@ func fastGo(e *Encoder) {
 	fixedCodes.end(w)
 }
 
+// isZero returns 1 if x is zero, and 0 otherwise.
+func isZero(x uint32) uint32 { return uint32((uint64(x) - 1) >> 63) }
+
 // putLiterals writes p.
 func (w *bitWriter) putLiterals(words *fixedTables, p []byte) {
 	for _, b := range p {
 		l := words.literal[b]
 		w.put(l.bits(), l.count())
 	}
+}
+
+// matchLength returns how many bytes, at most maxMatch, are the same from and at. The first
+// minMatch are.
+func matchLength(src *[MaxPageSize + pageSlack]byte, from, at uint) uint {
+	from &= 0xffff
+	at &= 0xffff
+	y := binary.LittleEndian.Uint64(src[from+minMatch:]) ^ binary.LittleEndian.Uint64(src[at+minMatch:])
+	if y != 0 {
+		return minMatch + uint(bits.TrailingZeros64(y))>>3
+	}
+	y = binary.LittleEndian.Uint64(src[from+minMatch+8:]) ^ binary.LittleEndian.Uint64(src[at+minMatch+8:])
+	if y != 0 {
+		return minMatch + 8 + uint(bits.TrailingZeros64(y))>>3
+	}
+	for n := uint(minMatch + 16); n < maxMatch; n += 8 {
+		y = binary.LittleEndian.Uint64(src[from+n:]) ^ binary.LittleEndian.Uint64(src[at+n:])
+		if y != 0 {
+			return min(n + uint(bits.TrailingZeros64(y))>>3, maxMatch)
+		}
+	}
+	return maxMatch
 }

@@ -112,7 +112,7 @@ func fastGo(e *Encoder) {
 		n2 := n1 + l1.count()
 		n3 := n2 + l2.count()
 		v := l0.bits() | l1.bits()<<(n1&63) | l2.bits()<<(n2&63)
-		at := pos + k
+		at := (pos + k) & 0xffff
 		if hits == 0 || at-from > maxDistance {
 			misses++
 			if misses > coldGroups {
@@ -131,7 +131,18 @@ func fastGo(e *Encoder) {
 		}
 		misses = 0
 		any = true
-		length := min(matchLength(src, from, at), n-at)
+		y := binary.LittleEndian.Uint64(src[from+minMatch:]) ^ binary.LittleEndian.Uint64(src[at+minMatch:])
+		z := binary.LittleEndian.Uint64(src[from+minMatch+8:]) ^ binary.LittleEndian.Uint64(src[at+minMatch+8:])
+		length := uint(minMatch)
+		if y == 0 {
+			y, length = z, minMatch+8
+		}
+		if y != 0 {
+			length += uint(bits.TrailingZeros64(y)) >> 3
+		} else {
+			length = longMatch(src, from, at)
+		}
+		length = min(length, n-at)
 		dist := at - from
 		end := at + length
 		if anchor != pos {
@@ -180,23 +191,15 @@ func (w *bitWriter) putLiterals(words *fixedTables, p []byte) {
 	}
 }
 
-// matchLength returns how many bytes, at most maxMatch, are the same from and at. The first
-// minMatch are.
-func matchLength(src *[MaxPageSize + pageSlack]byte, from, at uint) uint {
+// longMatch returns how many bytes, at most maxMatch, are the same from and at. The first
+// minMatch+16 are.
+func longMatch(src *[MaxPageSize + pageSlack]byte, from, at uint) uint {
 	from &= 0xffff
 	at &= 0xffff
-	y := binary.LittleEndian.Uint64(src[from+minMatch:]) ^ binary.LittleEndian.Uint64(src[at+minMatch:])
-	if y != 0 {
-		return minMatch + uint(bits.TrailingZeros64(y))>>3
-	}
-	y = binary.LittleEndian.Uint64(src[from+minMatch+8:]) ^ binary.LittleEndian.Uint64(src[at+minMatch+8:])
-	if y != 0 {
-		return minMatch + 8 + uint(bits.TrailingZeros64(y))>>3
-	}
 	for n := uint(minMatch + 16); n < maxMatch; n += 8 {
-		y = binary.LittleEndian.Uint64(src[from+n:]) ^ binary.LittleEndian.Uint64(src[at+n:])
+		y := binary.LittleEndian.Uint64(src[from+n:]) ^ binary.LittleEndian.Uint64(src[at+n:])
 		if y != 0 {
-			return min(n + uint(bits.TrailingZeros64(y))>>3, maxMatch)
+			return min(n+uint(bits.TrailingZeros64(y))>>3, maxMatch)
 		}
 	}
 	return maxMatch

@@ -12,12 +12,12 @@ const (
 	groupLen = 4
 
 	// fastBits and fastMul make the hash of fast: the top bits of a product.
-	fastBits = 11
+	fastBits = 12
 	fastMul  = 0x9E3779B1
 
 	// coldGroups groups without a match make fast skip some. It skips one more group
 	// for each coldStep groups that follow without a match.
-	coldGroups = 16
+	coldGroups = 24
 	coldStep   = 8
 )
 
@@ -154,9 +154,16 @@ func fastGo(e *Encoder) {
 			}
 			w := &e.out
 			w.acc, w.count, w.n = acc, count, int(out)
-			w.putLiterals(words, src[anchor:at])
+			if !w.putLiterals(words, src[anchor:at], e.limit) {
+				return
+			}
 			acc, count, out = w.acc, w.count, uint(w.n)
 		} else {
+			// The byte before may match as well if its position replaced an entry.
+			one := uint(isZero(uint32(src[(from-1)&0xffff])^uint32(src[(at-1)&0xffff]))) &
+				((from + 0xffff) >> 16) & ((k + 3) >> 2) & ((length - maxMatch) >> 63)
+			k -= one
+			length += one
 			c := (n1<<8 | n2<<16 | n3<<24) >> (k * 8 & 63) & 0xff
 			acc |= v & (1<<(c&63) - 1) << (count & 63)
 			count += c
@@ -171,24 +178,36 @@ func fastGo(e *Encoder) {
 		count &= 7
 	}
 	w := &e.out
-	if !any {
+	w.acc, w.count, w.n = acc, count, int(out)
+	if !any || !w.putLiterals(words, src[anchor:n], e.limit) {
 		w.reset()
 		return
 	}
-	w.acc, w.count, w.n = acc, count, int(out)
-	w.putLiterals(words, src[anchor:n])
 	fixedCodes.end(w)
 }
 
 // isZero returns 1 if x is zero, and 0 otherwise.
 func isZero(x uint32) uint32 { return uint32((uint64(x) - 1) >> 63) }
 
-// putLiterals writes p.
-func (w *bitWriter) putLiterals(words *fixedTables, p []byte) {
+// putLiterals writes p. If the stream gets longer than limit bytes by that, it writes
+// nothing and returns false.
+func (w *bitWriter) putLiterals(words *fixedTables, p []byte, limit int) bool {
+	if w.n+len(p) > limit { // each literal has at least a byte
+		w.reset()
+		return false
+	}
+	for ; len(p) >= 4; p = p[4:] {
+		l0, l1, l2, l3 := words.literal[p[0]], words.literal[p[1]], words.literal[p[2]], words.literal[p[3]]
+		n1 := l0.count()
+		n2 := n1 + l1.count()
+		n3 := n2 + l2.count()
+		w.put(l0.bits()|l1.bits()<<(n1&63)|l2.bits()<<(n2&63)|l3.bits()<<(n3&63), n3+l3.count())
+	}
 	for _, b := range p {
 		l := words.literal[b]
 		w.put(l.bits(), l.count())
 	}
+	return true
 }
 
 // longMatch returns how many bytes, at most maxMatch, are the same from and at. The first

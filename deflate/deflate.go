@@ -27,12 +27,11 @@ const MaxPageSize = 64 << 10
 type Encoder struct {
 	mode     Mode
 	routines *routines
-	limit    int // the longest stream that is of use, for Fast
 
-	match     matcher
-	fastTable fastTable
-	dense     denseCoder
-	out       bitWriter
+	match matcher
+	fast  fastCoder
+	dense denseCoder
+	out   bitWriter
 }
 
 // NewEncoder returns an Encoder for the given mode.
@@ -60,7 +59,7 @@ func (e *Encoder) Deflate(dst, page []byte) int {
 		e.routines.find(m)
 		e.dense.encode(e.routines, w, m, min(len(dst), storedSize(len(page))-1))
 	} else {
-		e.limit = min(len(dst), storedSize(len(page)))
+		e.fast.limit = min(len(dst), storedSize(len(page)))
 		e.routines.fast(e)
 	}
 	if n := w.len(); n > 0 && n <= storedSize(len(page)) {

@@ -29,6 +29,7 @@ type Encoder struct {
 	routines *routines
 
 	match matcher
+	fast  fastCoder
 	dense denseCoder
 	out   bitWriter
 }
@@ -58,6 +59,7 @@ func (e *Encoder) Deflate(dst, page []byte) int {
 		e.routines.find(m)
 		e.dense.encode(e.routines, w, m, min(len(dst), storedSize(len(page))-1))
 	} else {
+		e.fast.limit = min(len(dst), storedSize(len(page)))
 		e.routines.fast(e)
 	}
 	if n := w.len(); n > 0 && n <= storedSize(len(page)) {

@@ -41,3 +41,39 @@ func encodeFixed(w *bitWriter, tokens []token, put func(w *bitWriter, tokens []t
 	put(w, tokens)
 	fixedCodes.end(w)
 }
+
+// bitsAndCount is up to 15 bits of a stream, above their number in the low byte. The
+// assembly uses this layout.
+type bitsAndCount uint32
+
+func (b bitsAndCount) bits() uint64 { return uint64(b >> 8) }
+func (b bitsAndCount) count() uint  { return uint(uint8(b)) }
+
+// fixedTables have everything that the fixed code writes, for those who look it up rather
+// than compute it. The assembly uses this layout.
+type fixedTables struct {
+	literal  [256]bitsAndCount
+	length   [256]bitsAndCount         // by length-3, with the extra bits
+	distance [maxDistance]bitsAndCount // by distance-1, with the extra bits
+}
+
+var fixedWords = makeFixedTables()
+
+func makeFixedTables() *fixedTables {
+	t := new(fixedTables)
+	join := func(c code, extraBits, extra uint) bitsAndCount {
+		return bitsAndCount((c.bits()|uint64(extra)<<c.count())<<8) | bitsAndCount(c.count()+extraBits)
+	}
+	for i := range t.literal {
+		t.literal[i] = join(fixedCodes.litLen[i], 0, 0)
+	}
+	for i := range t.length {
+		sym, extraBits, extra := lengthSymbol(uint(i))
+		t.length[i] = join(fixedCodes.litLen[endOfBlock+sym], extraBits, extra)
+	}
+	for i := range t.distance {
+		sym, extraBits, extra := distanceSymbol(uint(i))
+		t.distance[i] = join(fixedCodes.distance[sym], extraBits, extra)
+	}
+	return t
+}

@@ -103,14 +103,6 @@ func (p *pace) skips() bool {
 // findGo fills in the tokens.
 func findGo(m *matcher) { m.findBlocks(true) }
 
-// fastGo writes the tokens in the fixed code.
-func fastGo(e *Encoder) {
-	e.match.findBlocks(false)
-	if !e.match.incompressible() {
-		encodeFixed(&e.out, e.match.tokens(), fixedCodes.putGo)
-	}
-}
-
 // findBlocks fills in the tokens. It is the reference for the assembly.
 func (m *matcher) findBlocks(lazy bool) {
 	clear(m.table[:])

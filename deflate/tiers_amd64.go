@@ -41,5 +41,17 @@ var tiers = []*tier{
 			zeroSteps: zeroStepsVBMI2,
 		},
 	},
+	{
+		name: "avx2", needs: "AVX2, BMI1, BMI2 and POPCNT", runs: hasAVX2,
+		routines: routines{
+			fast:      fastAVX2,
+			find:      findGo,
+			count:     (*weights).addGo,
+			put:       (*tokenCodes).putGo,
+			sort:      (*canonical).sortGo,
+			decode:    (*Decoder).decodeGo,
+			zeroSteps: zeroStepsGo,
+		},
+	},
 	{name: "go", runs: true, routines: goRoutines},
 }

@@ -29,5 +29,17 @@ var tiers = []*tier{
 			zeroSteps: zeroStepsVBMI2,
 		},
 	},
+	{
+		name: "avx2", needs: "AVX2, BMI1, BMI2 and POPCNT", runs: hasAVX2,
+		routines: routines{
+			fast:      fastGo,
+			find:      findGo,
+			count:     (*weights).addGo,
+			put:       (*tokenCodes).putGo,
+			sort:      (*canonical).sortGo,
+			decode:    decode32,
+			zeroSteps: zeroSteps32,
+		},
+	},
 	{name: "go", runs: true, routines: goRoutines},
 }

@@ -23,8 +23,8 @@
 	VMOVDQU64 (R13), Z0 \
 	VMOVDQU64 Z0, (R8)
 
-// func decodeAVX512(d *Decoder, c *blockCode, patterns *copyPatterns) status
+// func decodeBlockVBMI2(d *Decoder, c *blockCode, patterns *copyPatterns) status
 //
 // It needs VBMI for REPEAT.
-TEXT ·decodeAVX512(SB), NOSPLIT, $24-32
+TEXT ·decodeBlockVBMI2(SB), NOSPLIT, $24-32
 #include "inflateloop_amd64.h"

@@ -3,9 +3,9 @@
 package deflate
 
 //go:noescape
-func decodeAVX2(d *Decoder, c *blockCode, patterns *shufflePatterns) status
+func decodeBlockAVX2(d *Decoder, c *blockCode, patterns *shufflePatterns) status
 
-func decode32(d *Decoder, c *blockCode) status { return decodeAVX2(d, c, &shuffles) }
+func decodeAVX2(d *Decoder, c *blockCode) status { return decodeBlockAVX2(d, c, &shuffles) }
 
 // shufflePatterns are copyPatterns for 32 bytes and for VPSHUFB, which shuffles 16.
 type shufflePatterns struct {
@@ -33,6 +33,6 @@ var shuffles = func() (p shufflePatterns) {
 }()
 
 //go:noescape
-func zeroStepsAVX2(p *byte, n int) bool
+func zeroBytesAVX2(p *byte, n int) bool
 
-func zeroSteps32(p []byte) bool { return len(p) == 0 || zeroStepsAVX2(&p[0], len(p)) }
+func zeroStepsAVX2(p []byte) bool { return len(p) == 0 || zeroBytesAVX2(&p[0], len(p)) }

@@ -27,6 +27,6 @@
 	VMOVDQU (R13), Y0 \
 	VMOVDQU Y0, (R8)
 
-// func decodeAVX2(d *Decoder, c *blockCode, patterns *shufflePatterns) status
-TEXT ·decodeAVX2(SB), NOSPLIT, $24-32
+// func decodeBlockAVX2(d *Decoder, c *blockCode, patterns *shufflePatterns) status
+TEXT ·decodeBlockAVX2(SB), NOSPLIT, $24-32
 #include "inflateloop_amd64.h"

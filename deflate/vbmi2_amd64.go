@@ -91,9 +91,9 @@ func putVBMI2(t *tokenCodes, w *bitWriter, tokens []token) {
 }
 
 //go:noescape
-func decodeAVX512(d *Decoder, c *blockCode, patterns *copyPatterns) status
+func decodeBlockVBMI2(d *Decoder, c *blockCode, patterns *copyPatterns) status
 
-func decodeVBMI2(d *Decoder, c *blockCode) status { return decodeAVX512(d, c, &patterns) }
+func decodeVBMI2(d *Decoder, c *blockCode) status { return decodeBlockVBMI2(d, c, &patterns) }
 
 // copyPatterns are for copying a match 64 bytes at a time if it overlaps itself: for
 // each byte, its index from the match's start, and the number of bytes in whole

@@ -3,11 +3,11 @@
 #include "textflag.h"
 #include "go_asm.h"
 
-// func zeroStepsAVX2(p *byte, n int) bool
+// func zeroBytesAVX2(p *byte, n int) bool
 //
 // SI is the next step and CX the number of bytes left, a positive multiple of zeroStep. All
 // bytes before SI are zero. Y0 to Y3 collect the step's bits.
-TEXT ·zeroStepsAVX2(SB), NOSPLIT, $0-17
+TEXT ·zeroBytesAVX2(SB), NOSPLIT, $0-17
 	MOVQ p+0(FP), SI
 	MOVQ n+8(FP), CX
 

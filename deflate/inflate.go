@@ -1,7 +1,6 @@
 package deflate
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 )
@@ -25,8 +24,11 @@ type Decoder struct {
 	code blockCode
 	lens lengthReader
 	// out holds the page until it is complete and valid.
-	out [MaxPageSize + decodeSlack]byte
+	out pageBuffer
 }
+
+// pageBuffer holds a page and what a decoding loop writes behind it.
+type pageBuffer [MaxPageSize + decodeSlack]byte
 
 // NewDecoder returns a Decoder.
 func NewDecoder() *Decoder {
@@ -165,56 +167,6 @@ func problemOf(s status) string {
 	return "bit pattern without meaning"
 }
 
-// decodeGo decodes symbols and returns why it stopped. The assembly may report another
-// one of several problems.
-func (d *Decoder) decodeGo(c *blockCode) status {
-	for {
-		if d.n > d.size {
-			return statusFull
-		}
-		if !d.in.refill() {
-			return statusInput
-		}
-		e := c.litLen.table[d.in.acc&litLenMask]
-		if e&entryLiteral != 0 {
-			d.in.drop(uint(e) & entryCount)
-			d.out[d.n] = byte(e >> entryValue)
-			d.n++
-			continue
-		}
-		if e&entrySpecial != 0 {
-			return c.special(e, &d.in)
-		}
-		length := int(e>>entryValue) + d.in.extra(e)
-		f := c.distance.table[d.in.acc>>(e&entryCount)&distanceMask]
-		if f&entrySpecial != 0 {
-			if f>>entryValue == specialLong {
-				return statusLong
-			}
-			return statusSymbol
-		}
-		d.in.drop(uint(e) & entryCount)
-		distance := int(f>>entryValue) + d.in.extra(f)
-		d.in.drop(uint(f) & entryCount)
-		if s := d.copyMatch(length, distance); s != statusEnd {
-			return s
-		}
-	}
-}
-
-// special returns the status of an entry that is neither literal nor length. It
-// consumes the end of the block.
-func (c *blockCode) special(e uint32, in *bitReader) status {
-	switch e >> entryValue {
-	case specialEnd:
-		in.drop(uint(e) & entryCount)
-		return statusEnd
-	case specialLong:
-		return statusLong
-	}
-	return statusSymbol
-}
-
 // decodeLong decodes one literal or one match bit by bit, for codes longer than the
 // tables. done reports the end of the block.
 func (d *Decoder) decodeLong(c *blockCode) (s status, done bool) {
@@ -246,18 +198,11 @@ func (d *Decoder) copyMatch(length, distance int) status {
 	if distance > d.n {
 		return statusDistance
 	}
-	end := d.n + length
-	if distance >= 8 {
-		// Whole words can be copied if the distance is at least a word. They may run
-		// into the slack.
-		for to := d.n; to < end; to += 8 {
-			binary.LittleEndian.PutUint64(d.out[to:], binary.LittleEndian.Uint64(d.out[to-distance:]))
-		}
+	if distance >= 16 {
+		copyFar(&d.out, d.n, length, distance)
 	} else {
-		for to := d.n; to < end; to++ {
-			d.out[to] = d.out[to-distance]
-		}
+		copyNear(&d.out, d.n, length, distance)
 	}
-	d.n = end
+	d.n += length
 	return statusEnd
 }

@@ -2,13 +2,13 @@ package destination
 
 import (
 	"bytes"
+	"compress/flate"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"github.com/vmferry/vmferry/deflate"
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/hybrid"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
@@ -34,7 +34,9 @@ type model struct {
 }
 
 func (m *model) run(ctx context.Context) (_ Result, err error) {
-	m.compress()
+	if err := m.compress(); err != nil {
+		return Result{}, err
+	}
 	for i := range m.Channels {
 		c, err := m.newChannel(i)
 		if c != nil {
@@ -63,14 +65,28 @@ func (m *model) run(ctx context.Context) (_ Result, err error) {
 	return m.result(before, after), nil
 }
 
-// compress makes the pages with data and their streams.
-func (m *model) compress() {
-	encoder, room := deflate.NewEncoder(deflate.Fast), make([]byte, pageSize-1)
+// compress makes the pages with data and their streams, by the standard library: the streams
+// of package deflate depend on the processor.
+func (m *model) compress() error {
+	var stream bytes.Buffer
+	w, err := flate.NewWriter(&stream, flate.BestSpeed)
+	if err != nil {
+		return err
+	}
 	for page := range slices.Chunk(corpus.Generate(1, contents), pageSize) {
-		if n := encoder.Deflate(room, page); n > 0 {
-			m.pages, m.streams = append(m.pages, page), append(m.streams, slices.Clone(room[:n]))
+		stream.Reset()
+		w.Reset(&stream)
+		if _, err := w.Write(page); err != nil {
+			return err
+		}
+		if err := w.Close(); err != nil {
+			return err
+		}
+		if stream.Len() < pageSize {
+			m.pages, m.streams = append(m.pages, page), append(m.streams, bytes.Clone(stream.Bytes()))
 		}
 	}
+	return nil
 }
 
 // channel is a channel of the destination, with its part of guest memory.

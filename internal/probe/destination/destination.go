@@ -59,9 +59,8 @@ type Options struct {
 	// round; the default is 16.
 	Packets int
 	// Zero is the share of pages that are zero in the first round, Later that of those which
-	// arrive with data in the second round. Nil means 2/3 and 1/2: of three pages one has
-	// data, one is zero, and one is zero first and written later, as in "vmferry bench
-	// faults".
+	// arrive with data in the second round. Nil means 1/3 and 1/2: of six pages four have
+	// data, one is zero, and one is zero first and written later.
 	Zero, Later *float64
 	// Costs are PublishedCosts by default.
 	Costs *Costs
@@ -72,7 +71,7 @@ func (o Options) withDefaults() (Options, error) {
 	o.Channels, o.Devices, o.Packets = cmp.Or(o.Channels, 2), cmp.Or(o.Devices, 4), cmp.Or(o.Packets, 16)
 	if o.Zero == nil {
 		o.Zero = new(float64)
-		*o.Zero = 2. / 3
+		*o.Zero = 1. / 3
 	}
 	if o.Later == nil {
 		o.Later = new(float64)

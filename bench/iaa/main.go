@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"time"
 
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
@@ -40,7 +41,20 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, cfg, *asJSON); err != nil {
+	var shown time.Time
+	cfg.Progress = func(p iaaprobe.Progress) {
+		if time.Since(shown) >= time.Second {
+			shown = time.Now()
+			fmt.Fprintln(os.Stderr, p)
+		}
+	}
+	err := run(ctx, cfg, *asJSON)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "iaa: interrupted")
+		os.Exit(1)
+	default:
 		fmt.Fprintln(os.Stderr, "iaa:", err)
 		os.Exit(1)
 	}

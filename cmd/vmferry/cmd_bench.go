@@ -8,9 +8,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/vmferry/vmferry/deflate"
-	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/internal/probe/codec"
-	iaaprobe "github.com/vmferry/vmferry/internal/probe/iaa"
 )
 
 type benchCmd struct {
@@ -58,39 +56,4 @@ func (c *benchCodecCmd) Run(a *app) error {
 		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f\t%.3f\t%d\n", r.Codec, r.Tier, r.CompressMBps, r.InflateMBps, r.Ratio, r.RawPages)
 	}
 	return w.Flush()
-}
-
-type benchIAACmd struct {
-	JSON    bool    `name:"json" help:"Write JSON."`
-	Model   bool    `help:"Refused: the model of the devices is in the benchmark module (cd bench && go run ./iaa)."`
-	Dynamic bool    `help:"Use dynamic Huffman codes instead of fixed ones."`
-	CPU     float64 `name:"cpu" default:"1" help:"Largest share of the processor in hybrid runs, more than 0 and at most 1." placeholder:"SHARE"`
-}
-
-func (c *benchIAACmd) Run(a *app) error {
-	if c.CPU <= 0 || c.CPU > 1 {
-		return usagef("--cpu: want more than 0 and at most 1")
-	}
-	if c.Model {
-		return usagef("--model: vmferry has no model of the devices (in vmferry's source tree: cd bench && go run ./iaa)")
-	}
-	cfg := iaaprobe.Config{CPU: c.CPU, Codec: iaaprobe.NewSoftwareCodec}
-	if c.Dynamic {
-		cfg.Huffman = iaa.HuffmanDynamic
-	}
-	if cfg.Devices = iaaprobe.Numbers(a.ctx, iaa.Options{}); len(cfg.Devices) == 0 {
-		fmt.Fprintln(a.stderr, "no usable accelerator (see: vmferry iaa list): measuring the software codec that qpl uses without one")
-	}
-	probe, err := iaaprobe.New(cfg)
-	if err != nil {
-		return err
-	}
-	if err := probe.Run(a.ctx); err != nil {
-		return err
-	}
-	if c.JSON {
-		return json.NewEncoder(a.stdout).Encode(probe.Report)
-	}
-	_, err = io.WriteString(a.stdout, probe.Text())
-	return err
 }

@@ -21,6 +21,9 @@ type Config struct {
 	Clock *Clock
 	// Timing is used with a Clock; its zero value is PublishedTiming.
 	Timing *Timing
+	// IOMMU, if set, models how devices translate addresses. It is used with a Clock. If IOMMU
+	// is nil, translations take no time, and the kernel serves page faults of devices at once.
+	IOMMU *IOMMU
 	// Script injects faults; the zero value has none.
 	Script Script
 	// Mapped gives the driver memory from mmap, as a host does. Otherwise it
@@ -96,6 +99,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Instructions == nil {
 		c.Instructions = &iaa.Instructions{ENQCMD: true, MOVDIR64B: true}
 	}
+	if c.Clock == nil {
+		c.IOMMU = nil
+	}
 	if c.Timing == nil {
 		t := PublishedTiming
 		c.Timing = &t
@@ -135,7 +141,7 @@ type Timing struct {
 	// Costs of the processor.
 	Driver                time.Duration // the driver's own work for a job, charged with its submission
 	Enqcmd, Movdir, Write time.Duration // a submission
-	Touch                 time.Duration // making a page present
+	Touch                 time.Duration // a page fault that makes a page present or writable
 	Copy                  float64       // copying, in ns a byte
 	Poll                  time.Duration // a poll of a record, at least
 }

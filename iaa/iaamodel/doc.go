@@ -1,7 +1,8 @@
 // Package iaamodel is a model of Intel's In-Memory Analytics Accelerator and of its
 // Linux interface: a sysfs tree and device nodes, queues that fill up, checks of
 // descriptors, a page table, engines that complete out of order, and scripted faults.
-// It is for tests of package iaa and its users on machines without the hardware:
+// It is for tests of package iaa and its users on machines without the hardware, and for
+// "vmferry bench iaa --destination":
 //
 //	m, err := iaamodel.New(t.TempDir(), iaamodel.Uniform(1, nil))
 //	dev, err := iaa.Open(ctx, m.Options())
@@ -18,9 +19,10 @@
 //
 // NOOP, DRAIN, COMPRESS (with an AECS, statistics, and on version 2 with header
 // generation) and DECOMPRESS of one whole stream, by an inflate of its own with the 4
-// KiB history and the error codes. It does not model filters, CRC64, streams over
-// several descriptors, interrupts, or event logs beyond their effect on a record that
-// cannot be written.
+// KiB history and the error codes. With Config.IOMMU and a Clock it models how devices
+// translate addresses: their TLBs, the queues of page requests, and flushes. It does not
+// model filters, CRC64, streams over several descriptors, interrupts, or event logs
+// beyond their effect on a record that cannot be written.
 //
 // # Traps
 //

@@ -1,6 +1,7 @@
 package iaamodel
 
 import (
+	"slices"
 	"time"
 
 	"github.com/vmferry/vmferry/iaa"
@@ -17,6 +18,11 @@ type device struct {
 
 	nextFree time.Duration // when the device's shared bandwidth is free again
 	spare    []*scratch
+
+	unit    *iommu        // with Config.IOMMU
+	tlb     tlb           // with Config.IOMMU
+	stalled time.Duration // for flushes of the TLB, in all
+	blocked time.Duration // when the last flush of the TLB ends
 }
 
 // reorder is how many pending jobs an engine chooses from: jobs need not start
@@ -124,18 +130,79 @@ func (d *device) simulate(j *job) {
 	o := m.run(j, s)
 	m.mu.Lock()
 	m.countOutcome(o)
+	d.later(d.reached(o), func() { d.compute(j, o, s) })
+}
+
+// later calls f when a time has passed for an engine, with Machine.mu held: at once if the
+// time is 0.
+func (d *device) later(wait time.Duration, f func()) {
+	if wait == 0 {
+		f()
+		return
+	}
+	d.m.stats.Busy += wait
+	d.m.cfg.Clock.after(wait, func() {
+		d.m.mu.Lock()
+		defer d.m.mu.Unlock()
+		f()
+	})
+}
+
+// reached returns how long the engine of a job waits until its addresses are translated and
+// their pages present.
+func (d *device) reached(o *outcome) time.Duration {
+	m := d.m
+	if m.cfg.IOMMU == nil {
+		return 0
+	}
 	now := m.cfg.Clock.Now()
-	end := d.until(now, o) + j.action.Delay
-	m.stats.Busy += end - now
-	m.cfg.Clock.after(end-now, func() {
-		m.commit(j, o)
+	translation := time.Duration(o.translations) * m.cfg.IOMMU.Translation
+	m.stats.Translation.Translations += o.translations
+	m.stats.Translation.TranslationTime += translation
+	at := now + translation
+	if o.requests > 0 {
+		answered := d.request(at, o)
+		m.stats.Resolved++
+		m.stats.FaultStall += answered - at
+		at = answered
+	}
+	return at - now
+}
+
+// compute takes the time of a job whose memory is reached, and completes the job.
+func (d *device) compute(j *job, o *outcome, s *scratch) {
+	now := d.m.cfg.Clock.Now()
+	begin := max(now, d.blocked)
+	d.m.stats.Translation.FlushStall += begin - now
+	d.finish(j, o, s, d.until(begin, o)+j.action.Delay-now, d.stalled)
+}
+
+// finish completes a job after a time, which flushes of the device's TLB prolong. The device had
+// stalled for a time before.
+func (d *device) finish(j *job, o *outcome, s *scratch, wait, stalled time.Duration) {
+	m := d.m
+	m.stats.Busy += wait
+	m.cfg.Clock.after(wait, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		if more := d.stalled - stalled; more > 0 {
+			m.stats.Translation.FlushStall += more
+			d.finish(j, o, s, more, d.stalled)
+			return
+		}
+		m.mu.Unlock()
+		m.commit(j, o)
+		m.mu.Lock()
 		m.retire(j)
 		d.spare = append(d.spare, s)
 		d.idle++
 		d.dispatch()
 	})
+}
+
+// inUse reports whether a process has a queue of the device open.
+func (d *device) inUse() bool {
+	return slices.ContainsFunc(d.queues, func(q *queue) bool { return q.opened > 0 })
 }
 
 func (d *device) scratch() *scratch {
@@ -166,33 +233,13 @@ func (d *device) vary(t time.Duration) time.Duration {
 	return time.Duration(float64(t) * (1 + j*(2*d.m.rng.Float64()-1)))
 }
 
-// faultBuckets is the published histogram of the time the kernel takes for a page
-// fault of a device: how many, and the range in microseconds. The highest bucket
-// ends where the mean comes out at the published 9 us; the longest one seen was
-// 556 us.
-var faultBuckets = []struct{ count, from, to int }{
-	{25206, 1, 8},
-	{364, 10, 100},
-	{395, 100, 420},
-}
-
 // faultTime draws the time that n page faults take, one after the other.
 func (m *Machine) faultTime(n int) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	total := 0
-	for _, b := range faultBuckets {
-		total += b.count
-	}
 	var t time.Duration
 	for range n {
-		pick := m.rng.IntN(total)
-		for _, b := range faultBuckets {
-			if pick -= b.count; pick < 0 {
-				t += time.Duration(b.from*1000+m.rng.IntN((b.to-b.from)*1000)) * time.Nanosecond
-				break
-			}
-		}
+		t += draw(m.rng, PublishedIOMMU.Request)
 	}
 	return t
 }

@@ -37,8 +37,12 @@ type outcome struct {
 	output     []byte // to be written to the destination
 	faultAddr  uint64
 	crc        uint32
-	stall      time.Duration // waited for page faults
-	work       int           // bytes of the page, what the time depends on
+	stall      time.Duration // waited for page faults, without an IOMMU
+
+	translations int // that the device's TLB did not hold
+	requests     int // pages that the kernel has to make present or writable
+	remapped     int // of those, pages that were mapped before
+	work         int // bytes of the page, what the time depends on
 }
 
 func failed(s iaa.Status) *outcome { return &outcome{completion: iaa.Completion{Status: s}} }
@@ -169,10 +173,20 @@ func (o *outcome) fault(f *fault) *outcome {
 // takes time; otherwise the caller reports the fault.
 func (m *Machine) reach(j *job, o *outcome, addr uint64, n int, write bool) ([]byte, *fault) {
 	mem, f := m.translate(addr, n, write)
+	modelled := m.cfg.IOMMU != nil && mem != nil
+	if modelled {
+		j.q.dev.translated(o, addr, n, write)
+	}
 	if f == nil || j.desc.Flags()&iaa.FlagBlockOnFault == 0 {
 		return mem, f
 	}
-	o.stall += m.faultTime(f.fixed)
+	if modelled {
+		o.requests += f.fixed
+		o.remapped += f.remapped
+		o.translations += f.fixed // asked again after the answer
+	} else {
+		o.stall += m.faultTime(f.fixed)
+	}
 	if f.never {
 		return nil, f
 	}

@@ -1,6 +1,7 @@
 package iaamodel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -28,6 +29,7 @@ type Machine struct {
 	mu         sync.Mutex // everything below, and the devices' and queues' state
 	wake       *sync.Cond // engines wait here for jobs and for release
 	rng        *rand.Rand
+	flushes    *rand.Rand // for the times of flushes
 	devices    []*device
 	queues     map[string]*queue // by path of the node
 	seq        uint64
@@ -51,6 +53,9 @@ type Stats struct {
 	Busy       time.Duration // engine time in use, with a Clock
 	FaultStall time.Duration // of it, waiting for page faults to be resolved
 	Unreported int           // completions whose record could not be written
+
+	Translation TranslationStats
+	Processor   ProcessorStats
 }
 
 // maxViolations bounds the list: the first ones show the error.
@@ -64,7 +69,7 @@ func New(dir string, cfg Config) (*Machine, error) {
 	}
 	m := &Machine{
 		cfg: cfg, sysfs: filepath.Join(dir, "sys"), dev: filepath.Join(dir, "dev"), start: time.Now(),
-		rng: rand.New(rand.NewPCG(cfg.Seed, 1)), queues: make(map[string]*queue), busy: make(map[uint64]*job),
+		rng: rand.New(rand.NewPCG(cfg.Seed, 1)), flushes: rand.New(rand.NewPCG(cfg.Seed, 2)), queues: make(map[string]*queue), busy: make(map[uint64]*job),
 	}
 	m.wake = sync.NewCond(&m.mu)
 	if cfg.Clock != nil {
@@ -73,8 +78,17 @@ func New(dir string, cfg Config) (*Machine, error) {
 	if err := writeTree(m.sysfs, m.dev, cfg); err != nil {
 		return nil, fmt.Errorf("iaamodel: write sysfs tree: %w", err)
 	}
+	var units []*iommu
+	if cfg.IOMMU != nil {
+		for i := range cmp.Or(cfg.IOMMU.Units, len(cfg.Devices)) {
+			units = append(units, &iommu{rng: rand.New(rand.NewPCG(cfg.Seed, 3+uint64(i)))})
+		}
+	}
 	for i, dc := range cfg.Devices {
 		d := &device{m: m, name: deviceName(i), cfg: dc, idle: dc.Engines}
+		if cfg.IOMMU != nil {
+			d.unit, d.tlb = units[i%len(units)], newTLB(cfg.IOMMU.Entries)
+		}
 		for j, qc := range dc.Queues {
 			q := &queue{m: m, dev: d, name: queueName(i, j), cfg: qc, running: make(map[uint64]*job), stopped: qc.State != "enabled"}
 			d.queues = append(d.queues, q)
@@ -179,7 +193,10 @@ func (m *Machine) newMemory(size int, here bool) ([]byte, error) {
 }
 
 // Evict makes the pages that hold mem absent, as reclaim or a balloon does.
-func (m *Machine) Evict(mem []byte) { m.mem.set(addressOf(mem), len(mem), evicted) }
+func (m *Machine) Evict(mem []byte) {
+	m.forget(addressOf(mem), len(mem))
+	m.mem.set(addressOf(mem), len(mem), evicted)
+}
 
 // Protect makes the pages that hold mem permanently read-only.
 func (m *Machine) Protect(mem []byte) {
@@ -246,6 +263,8 @@ func (m *Machine) Unmap(mem []byte) error {
 	if !m.mem.remove(mem) {
 		return fmt.Errorf("iaamodel: unmap of %d bytes at %#x: not mapped", len(mem), base)
 	}
+	m.forget(base, len(mem))
+	m.remap(0, 1)
 	if m.cfg.Mapped {
 		whole := (len(mem) + pageSize - 1) / pageSize * pageSize
 		return unix.Munmap(mem[:whole])
@@ -256,25 +275,40 @@ func (m *Machine) Unmap(mem []byte) error {
 // Touch touches the word as a host does, and notes that its page is present.
 func (m *Machine) Touch(word *uint32, write bool) {
 	touchWord(word, write)
-	m.mem.set(addressOfWord(word), 4, touched(write))
-	m.charge(m.cfg.Timing.Touch)
+	m.access(addressOfWord(word), 4, write)
+}
+
+// Read reads memory as a processor does, and notes that its pages are present. Pages that were
+// absent map the zero page then.
+func (m *Machine) Read(mem []byte) { m.access(addressOf(mem), len(mem), false) }
+
+// access makes pages present for an access of the processor, and writable if it writes. In
+// virtual time each page that changes costs a page fault, and a flush if devices may have
+// cached its mapping.
+func (m *Machine) access(addr uint64, n int, write bool) {
+	faults, remapped := 0, 0
+	m.mem.set(addr, n, func(s pageState) pageState {
+		now := touched(write)(s)
+		if now != s {
+			faults++
+			if s&present != 0 {
+				remapped++
+				m.forget(addr, n)
+			}
+		}
+		return now
+	})
+	m.remap(faults, remapped)
 }
 
 // Copy copies. In virtual time it costs the time of the bytes, and of a page fault for
 // each absent page that it writes to.
 func (m *Machine) Copy(dst, src []byte) {
 	copy(dst, src)
-	absent := 0
 	if len(dst) > 0 {
-		m.mem.set(addressOf(dst), len(dst), func(s pageState) pageState {
-			if s&writable == 0 {
-				absent++
-			}
-			return touched(true)(s)
-		})
+		m.access(addressOf(dst), len(dst), true)
 	}
-	t := m.cfg.Timing
-	m.charge(time.Duration(absent)*t.Touch + time.Duration(t.Copy*float64(len(src))))
+	m.charge(time.Duration(m.cfg.Timing.Copy*float64(len(src))), &m.stats.Processor.Copying)
 }
 
 // Now is virtual time with a Clock, and time since New without.
@@ -292,7 +326,11 @@ const yieldRounds = 256
 func (m *Machine) Relax(_ *uint32, _ uint32, round int) {
 	switch {
 	case m.cfg.Clock != nil:
+		began := m.cfg.Clock.Now()
 		m.cfg.Clock.idle(m.cfg.Timing.Poll)
+		m.mu.Lock()
+		m.stats.Processor.Waiting += m.cfg.Clock.Now() - began
+		m.mu.Unlock()
 	case round < yieldRounds:
 		runtime.Gosched()
 	default:

@@ -37,10 +37,10 @@ func newMemo() *memo { return &memo{maphash.MakeSeed(), make(map[memoKey]memoEnt
 func (m *memo) do(j *job, o *outcome, src []byte, work func()) {
 	key := memoKey{maphash.Bytes(m.seed, src), j.desc.Op(), j.desc.CodecFlags, j.desc.MaxDst}
 	if e, ok := m.entries[key]; ok && bytes.Equal(e.src, src) {
-		stall := o.stall
-		*o = e.outcome
-		o.stall = stall
-		o.output = e.out
+		result := e.outcome
+		result.stall, result.translations, result.requests, result.remapped = o.stall, o.translations, o.requests, o.remapped
+		result.output = e.out
+		*o = result
 		return
 	}
 	work()

@@ -98,8 +98,10 @@ func (m *memory) find(addr uint64, n int) *region {
 type fault struct {
 	addr  uint64
 	write bool
-	fixed int // pages that the kernel can make present
-	never bool
+	fixed int // pages that the kernel can make present or writable
+
+	remapped int // of those, pages that are present: their mapping changes
+	never    bool
 }
 
 // access translates a device's access. mu is held for reading.
@@ -119,6 +121,9 @@ func (m *memory) access(addr uint64, n int, write bool) ([]byte, *fault) {
 			f = &fault{addr: max(addr, r.base+uint64(p)*pageSize), write: write}
 		}
 		f.fixed++
+		if s&present != 0 {
+			f.remapped++
+		}
 		f.never = f.never || s&unfixable != 0 || write && s&readOnly != 0
 	}
 	return r.mem[off : off+n : off+n], f

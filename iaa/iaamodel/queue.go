@@ -283,7 +283,7 @@ func (n *node) Map() (iaa.Portal, error) {
 // Write submits as write(2) does on kernels that support it.
 func (n *node) Write(descs []iaa.Descriptor) (int, error) {
 	m := n.q.m
-	m.charge(m.cfg.Timing.Driver + m.cfg.Timing.Write)
+	m.charge(m.cfg.Timing.Driver+m.cfg.Timing.Write, &m.stats.Processor.Submitting)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -342,7 +342,7 @@ type portal struct{ n *node }
 // Enqueue is ENQCMD.
 func (p *portal) Enqueue(slot int, d *iaa.Descriptor) bool {
 	m := p.n.q.m
-	m.charge(m.cfg.Timing.Driver + m.cfg.Timing.Enqcmd)
+	m.charge(m.cfg.Timing.Driver+m.cfg.Timing.Enqcmd, &m.stats.Processor.Submitting)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !p.usable(slot, "ENQCMD", "shared") {
@@ -354,7 +354,7 @@ func (p *portal) Enqueue(slot int, d *iaa.Descriptor) bool {
 // Store is MOVDIR64B.
 func (p *portal) Store(slot int, d *iaa.Descriptor) {
 	m := p.n.q.m
-	m.charge(m.cfg.Timing.Driver + m.cfg.Timing.Movdir)
+	m.charge(m.cfg.Timing.Driver+m.cfg.Timing.Movdir, &m.stats.Processor.Submitting)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if p.usable(slot, "MOVDIR64B", "dedicated") {
@@ -377,9 +377,12 @@ func (p *portal) usable(slot int, instruction, mode string) bool {
 	return false
 }
 
-// charge adds the cost of a submission to the virtual time.
-func (m *Machine) charge(cost time.Duration) {
+// charge lets the time of work of the processor pass, with a Clock, and adds it to a statistic.
+func (m *Machine) charge(cost time.Duration, total *time.Duration) {
 	if c := m.cfg.Clock; c != nil {
+		m.mu.Lock()
+		*total += cost
+		m.mu.Unlock()
 		c.Sleep(cost)
 	}
 }

@@ -12,6 +12,7 @@ import (
 var waits = map[string][]string{
 	"iaa.Options.DrainTimeout":                     {"iaa.TestJob_VanishedJobIsDrained", "iaa.TestJob_HungJobKeepsItsMemory"},
 	"iaa.Options.JobTimeout":                       {"iaa.TestJob_LateJobKeepsItsSlot", "iaa.TestQueue_IsDisabledAfterConsecutiveTimeouts"},
+	"internal/probe/iaa.Config.Budget":             {"internal/probe/iaa.TestRun_SlowCodecHasFewerPages"},
 	"live.ReceiveConfig.Answer":                    {"live.TestMigrate_LinkBreaksDuringHandover"},
 	"live.Config.ConnectTimeout":                   {"migration.TestConnect_ErrorNamesTheConnectTimeout"},
 	"live.Config.Downtime":                         {"live.TestMigrate_DivergingMachineStaysOrStops"},

@@ -12,7 +12,6 @@ import (
 	"github.com/vmferry/vmferry/iaa"
 	"github.com/vmferry/vmferry/iaa/hybrid"
 	"github.com/vmferry/vmferry/internal/corpus"
-	"github.com/vmferry/vmferry/internal/probe"
 )
 
 // Page geometry of the runs, as QEMU's multifd has it.
@@ -43,6 +42,13 @@ type Config struct {
 	Huffman iaa.Huffman
 	// Costs are the times of software. New measures Compress and Inflate if they are 0.
 	Costs Costs
+	// Budget is the time that New and Run may take together; the default is DefaultBudget.
+	// If a row would take longer than its part of the budget, it has fewer pages.
+	Budget time.Duration
+	// Progress, if set, is called before each pass of a row.
+	Progress func(Progress)
+	// Now is the clock of the budget; the default is the time of the process.
+	Now func() time.Duration
 }
 
 // Costs are the times of work in software.
@@ -111,6 +117,7 @@ type Report struct {
 type Probe struct {
 	Report
 	cfg     Config
+	began   time.Duration
 	pages   [][]byte
 	streams [][]byte // of the pages that shrink
 	plain   [][]byte // the pages that the streams inflate to
@@ -136,28 +143,57 @@ func New(cfg Config) (*Probe, error) {
 		cfg.SetUp = Hardware(iaa.Options{})
 	}
 	cfg.Channels, cfg.Packets, cfg.CPU = cmp.Or(cfg.Channels, 8), cmp.Or(cfg.Packets, 64), cmp.Or(cfg.CPU, 1)
+	cfg.Budget = cmp.Or(cfg.Budget, DefaultBudget)
 	for _, n := range append([]int{cfg.Channels, cfg.Packets}, cfg.Devices...) {
 		if n < 1 || n > 4096 {
 			return nil, fmt.Errorf("iaaprobe: %d devices, channels or packets: want 1 to 4096", n)
 		}
 	}
-	b := &Probe{cfg: cfg, Report: Report{Channels: cfg.Channels, Costs: cfg.Costs}, pages: Split(corpus.Generate(1, 512))}
+	if cfg.Now == nil {
+		start := time.Now()
+		cfg.Now = func() time.Duration { return time.Since(start) }
+	}
+	if cfg.Progress == nil {
+		cfg.Progress = func(Progress) {}
+	}
+	b := &Probe{cfg: cfg, began: cfg.Now(), Report: Report{Channels: cfg.Channels, Costs: cfg.Costs}}
 	codec := cfg.Codec()
-	room, page := make([]byte, PageSize-1), make([]byte, PageSize)
-	for _, p := range b.pages {
+	b.prepare(codec)
+	if len(b.streams) == 0 {
+		return nil, errors.New("iaaprobe: no page shrinks")
+	}
+	return b, b.measureCosts(codec)
+}
+
+// corpusPages is the number of distinct pages, and leastPages that for a very slow codec: one
+// of each kind in its proportion.
+const (
+	corpusPages = 512
+	leastPages  = 16
+)
+
+// prepare makes the pages and their streams: fewer pages if the codec is slow.
+func (b *Probe) prepare(codec hybrid.Codec) {
+	room := make([]byte, PageSize-1)
+	for i, p := range Split(corpus.Generate(1, corpusPages)) {
+		if i >= leastPages && b.cfg.Now()-b.began > b.cfg.Budget/part/2 {
+			break
+		}
+		b.pages = append(b.pages, p)
 		if n := codec.Deflate(room, p); n > 0 {
 			b.streams, b.plain = append(b.streams, slices.Clone(room[:n])), append(b.plain, p)
 		}
 	}
-	if len(b.streams) == 0 {
-		return nil, errors.New("iaaprobe: no page shrinks")
-	}
-	var err error
+}
+
+// measureCosts measures the costs of software that are 0.
+func (b *Probe) measureCosts(codec hybrid.Codec) (err error) {
+	room, page := make([]byte, PageSize-1), make([]byte, PageSize)
 	measure := func(cost *time.Duration, pages [][]byte, f func(page []byte)) {
 		if *cost != 0 {
 			return
 		}
-		*cost = probe.Fastest(5, func() {
+		*cost = b.fastest(5, b.cfg.Budget/part/4, func() {
 			for _, p := range pages {
 				f(p)
 			}
@@ -169,17 +205,7 @@ func New(cfg Config) (*Probe, error) {
 			err = fmt.Errorf("iaaprobe: the codec does not inflate its own stream: %w", e)
 		}
 	})
-	return b, err
-}
-
-// Run measures all rows.
-func (b *Probe) Run(ctx context.Context) error {
-	for _, row := range b.plan() {
-		if err := b.Measure(ctx, row); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // plan returns the rows of all runs, without results.

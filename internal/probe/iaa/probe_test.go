@@ -5,10 +5,14 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vmferry/vmferry/iaa/hybrid"
 	"github.com/vmferry/vmferry/iaa/iaamodel"
 )
+
+// noTime is a clock for the budget that makes every row have all its pages.
+func noTime() time.Duration { return 0 }
 
 // run measures all rows, and returns the report as text, too.
 func run(t *testing.T, cfg Config) (*Report, string) {
@@ -34,7 +38,7 @@ func TestHardware_MeasuresDevicesByTheClock(t *testing.T) {
 	if len(numbers) != 2 || numbers[0] != 1 || numbers[1] != 2 {
 		t.Fatalf("numbers of devices: %v, want 1 and 2", numbers)
 	}
-	cfg := Config{Codec: NewSoftwareCodec, SetUp: Hardware(m.Options()), Devices: numbers, Channels: 2, Packets: 2}
+	cfg := Config{Codec: NewSoftwareCodec, SetUp: Hardware(m.Options()), Devices: numbers, Channels: 2, Packets: 2, Now: noTime}
 	r, text := run(t, cfg)
 	if !strings.Contains(text, "Measured on hardware") || !strings.Contains(text, "inflate, 2 devices:") {
 		t.Errorf("report:\n%s", text)
@@ -58,7 +62,7 @@ func TestHardware_MeasuresDevicesByTheClock(t *testing.T) {
 }
 
 func TestProbe_WithoutDevicesMeasuresTheProcessor(t *testing.T) {
-	r, text := run(t, Config{Codec: NewSoftwareCodec, Channels: 2, Packets: 2})
+	r, text := run(t, Config{Codec: NewSoftwareCodec, Channels: 2, Packets: 2, Now: noTime})
 	if len(r.Rows) != 2 || r.Rows[0].Direction != Compress || r.Rows[1].Direction != Inflate {
 		t.Fatalf("rows %+v", r.Rows)
 	}

@@ -9,25 +9,41 @@ import (
 	"github.com/vmferry/vmferry/iaa/hybrid"
 )
 
-// Measure measures a row and adds it to the report.
-func (b *Probe) Measure(ctx context.Context, row Row) (err error) {
+// Measure measures a row with all its pages and adds it to the report.
+func (b *Probe) Measure(ctx context.Context, row Row) error {
+	row, err := b.pass(ctx, row, b.cfg.Packets*PacketPages)
+	if err == nil {
+		b.Rows = append(b.Rows, row)
+	}
+	return err
+}
+
+// pass measures a row with a number of pages in each channel. If ctx ends, the error is the
+// cause of that alone.
+func (b *Probe) pass(ctx context.Context, row Row, pages int) (_ Row, err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}()
 	if err := ctx.Err(); err != nil {
-		return err
+		return row, err
 	}
 	st, err := b.cfg.SetUp(ctx, row)
 	if err != nil {
-		return fmt.Errorf("iaaprobe: %s, %s, %d devices: %w", row.Direction, row.Mode, row.Devices, err)
+		return row, fmt.Errorf("iaaprobe: %s, %s, %d devices: %w", row.Direction, row.Mode, row.Devices, err)
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 
 	workers := make([]*worker, b.cfg.Channels)
 	transfer := make([]func(), len(workers))
 	for i := range workers {
-		w, failed := b.newWorker(st, row, i)
+		w, failed := b.newWorker(st, row, i, pages)
 		if failed != nil {
-			return failed
+			return row, failed
 		}
-		defer func() { err = errors.Join(err, w.close(ctx)) }()
+		// Jobs in flight have to end, also if ctx has ended.
+		defer func() { err = errors.Join(err, w.close(context.WithoutCancel(ctx))) }()
 		workers[i], transfer[i] = w, func() { w.err = w.transfer(ctx) }
 	}
 	began := st.Now()
@@ -35,10 +51,10 @@ func (b *Probe) Measure(ctx context.Context, row Row) (err error) {
 	row.Elapsed = st.Now() - began
 	for _, w := range workers {
 		if w.err != nil {
-			return w.err
+			return row, w.err
 		}
 		if err := w.check(); err != nil {
-			return err
+			return row, err
 		}
 		s := w.ch.Stats()
 		row.Pages += w.pages
@@ -52,8 +68,7 @@ func (b *Probe) Measure(ctx context.Context, row Row) (err error) {
 		row.Faults = s.ReadFaults + s.WriteFaults
 	}
 	st.Complete(&row)
-	b.Rows = append(b.Rows, row)
-	return nil
+	return row, nil
 }
 
 // worker is a channel with its packets.
@@ -63,17 +78,15 @@ type worker struct {
 	memory     []*iaa.Memory
 	srcs, dsts [][]byte // pages or streams of the distinct packets
 	want       [][]byte // the pages that the streams inflate to
-	packets    int
-	pages      int // in all packets
+	pages      int      // in all packets
 	err        error
 }
 
-func (b *Probe) newWorker(st Stage, row Row, index int) (*worker, error) {
-	w := &worker{row: row, packets: b.cfg.Packets}
+func (b *Probe) newWorker(st Stage, row Row, index, pages int) (*worker, error) {
+	w := &worker{row: row, pages: pages}
 	if row.Memory != Present {
-		w.packets = min(w.packets, distinctPackets)
+		w.pages = min(w.pages, distinctPages)
 	}
-	w.pages = w.packets * PacketPages
 	cfg := hybrid.Config{
 		Pages: PacketPages, PageSize: PageSize, Codec: st.Codec(b.cfg.Codec()), Huffman: b.cfg.Huffman, Bounce: row.Memory == Bounced,
 	}
@@ -93,12 +106,12 @@ func (b *Probe) newWorker(st Stage, row Row, index int) (*worker, error) {
 	return w, nil
 }
 
-// distinctPackets bounds the number of packets for which a worker has memory. A worker uses
+// distinctPages bounds the number of pages for which a worker has memory. A worker uses
 // them repeatedly.
-const distinctPackets = 16
+const distinctPages = 16 * PacketPages
 
 // distinct returns the number of pages for which a worker has memory.
-func (w *worker) distinct() int { return min(w.packets, distinctPackets) * PacketPages }
+func (w *worker) distinct() int { return min(w.pages, distinctPages) }
 
 // allocate returns memory for n pages that the devices can access; without devices, it
 // returns memory of the heap.
@@ -157,14 +170,15 @@ func (w *worker) transfer(ctx context.Context) error {
 		before.Release()
 		return nil
 	}
-	for k := range w.packets {
+	for done := 0; done < w.pages; done += PacketPages {
 		var p *hybrid.Packet
 		var err error
-		i := k * PacketPages % len(w.srcs)
+		i := done % len(w.srcs)
+		end := min(i+PacketPages, i+w.pages-done, len(w.srcs))
 		if w.row.Direction == Compress {
-			p, err = w.ch.Compress(w.srcs[i : i+PacketPages])
+			p, err = w.ch.Compress(w.srcs[i:end])
 		} else {
-			p, err = w.ch.Inflate(w.srcs[i:i+PacketPages], w.dsts[i:i+PacketPages])
+			p, err = w.ch.Inflate(w.srcs[i:end], w.dsts[i:end])
 		}
 		if err == nil {
 			err = finish()

@@ -130,4 +130,3 @@ func writeTargets(out *bytes.Buffer, machine string, measured results) {
 		harness.WriteTable(out, []string{"target", "x", "at most", "", "aim"}, rows)
 	}
 }
-

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vmferry/vmferry/devicestate"
+	"github.com/vmferry/vmferry/store"
 )
 
 // Meta is the content of a snapshot besides pages.
@@ -26,8 +27,8 @@ type Meta struct {
 
 // Finish completes the snapshot and returns its manifest. The caller must have closed
 // all lanes. Finish rewrites page objects of which more than a quarter is superseded,
-// commits the page objects and the index, and checks that a Reader can open them. It
-// writes the manifest last. After an error the caller calls Abort.
+// writes the index, commits all objects together, and checks that a Reader can open them.
+// It writes the manifest last. After an error the caller calls Abort.
 func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 	if w.layout == nil {
 		return nil, errors.New("snapshot: no memory (Setup was not called)")
@@ -37,9 +38,6 @@ func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 	}
 	w.sweep.ended = true
 	if err := w.compact(ctx); err != nil {
-		return nil, err
-	}
-	if err := w.seals.Wait(); err != nil {
 		return nil, err
 	}
 	m := &Manifest{
@@ -53,14 +51,15 @@ func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 			m.Objects = append(m.Objects, o.info)
 		}
 	}
-	if err := w.commitPages(ctx); err != nil {
-		return nil, err
-	}
+	// The page objects are made durable meanwhile.
 	if err := w.writeIndex(ctx, m, renumber); err != nil {
 		return nil, err
 	}
 	w.tables, w.extents, w.free = nil, nil, nil // the index holds their content
 	if err := w.writeMeta(ctx, m, meta); err != nil {
+		return nil, err
+	}
+	if err := w.commitAll(ctx); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -73,17 +72,28 @@ func (w *Writer) Finish(ctx context.Context, meta Meta) (*Manifest, error) {
 	if err := w.readBack(ctx, m, text); err != nil {
 		return nil, fmt.Errorf("snapshot: cannot complete a snapshot that a reader refuses: %w", err)
 	}
-	return m, w.writeObject(ctx, manifestName, text)
+	manifest, err := w.writeObject(ctx, manifestName, text)
+	if err != nil {
+		return nil, err
+	}
+	return m, w.commit(ctx, manifestName, manifest)
 }
 
-// commitsAtOnce is the number of page objects that are committed at the same time.
+// commitsAtOnce is the number of objects that are committed at the same time.
 const commitsAtOnce = 16
 
-// commitPages commits the remaining page objects. Afterwards the Writer does not read
-// their pages, and removes none of them unless Finish fails.
-func (w *Writer) commitPages(ctx context.Context) error {
+// commitAll commits the remaining page objects, the index and the objects of writeMeta.
+// Afterwards the Writer does not read their content, and removes none of them unless
+// Finish fails. The flushes to the disk overlap, and share the flush of the directory.
+func (w *Writer) commitAll(ctx context.Context) error {
+	if err := w.seals.Wait(); err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(commitsAtOnce)
+	for _, o := range w.written {
+		group.Go(func() error { return w.commit(ctx, o.name, o.w) })
+	}
 	for _, o := range w.objects {
 		if !o.gone {
 			group.Go(func() error { return w.commit(ctx, o.info.Name, o.w) })
@@ -136,7 +146,7 @@ func (w *Writer) writeMeta(ctx context.Context, m *Manifest, meta Meta) error {
 		}{"device-states", RoleStates, data})
 	}
 	for _, o := range objects {
-		if err := w.writeObject(ctx, o.name, o.data); err != nil {
+		if _, err := w.writeObject(ctx, o.name, o.data); err != nil {
 			return err
 		}
 		m.Objects = append(m.Objects, ObjectInfo{Name: o.name, Role: o.role, Size: int64(len(o.data)), BLAKE3: digestOf(newestVersion, o.data)})
@@ -144,15 +154,25 @@ func (w *Writer) writeMeta(ctx context.Context, m *Manifest, meta Meta) error {
 	return nil
 }
 
-func (w *Writer) writeObject(ctx context.Context, name string, data []byte) error {
-	ow, err := w.create(ctx, name)
+// writeObject writes an object that is no page object. The caller commits it.
+func (w *Writer) writeObject(ctx context.Context, name string, data []byte) (store.Writer, error) {
+	ow, err := w.createWritten(ctx, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := ow.Write(ctx, data); err != nil {
-		return errors.Join(fmt.Errorf("snapshot: writing %s: %w", name, err), ow.Abort(context.WithoutCancel(ctx)))
+		return nil, fmt.Errorf("snapshot: writing %s: %w", name, err)
 	}
-	return w.commit(ctx, name, ow)
+	return ow, nil
+}
+
+// createWritten creates an object that is no page object. Abort removes it.
+func (w *Writer) createWritten(ctx context.Context, name string) (store.Writer, error) {
+	ow, err := w.create(ctx, name)
+	if err == nil {
+		w.written = append(w.written, writtenObject{name, ow})
+	}
+	return ow, err
 }
 
 // writeIndex writes the index of the extents that hold a current page, and sets the
@@ -187,16 +207,13 @@ func (w *Writer) writeIndex(ctx context.Context, m *Manifest, renumber []uint32)
 	m.Totals.Extents = uint64(len(kept))
 
 	const name = "index"
-	ow, err := w.create(ctx, name)
+	ow, err := w.createWritten(ctx, name)
 	if err != nil {
 		return err
 	}
 	o := &pageObject{info: ObjectInfo{Name: name, Role: RoleIndex}, w: ow}
 	digest, err := w.fillIndex(ctx, m, o, kept, live)
 	if err != nil {
-		return errors.Join(err, ow.Abort(context.WithoutCancel(ctx)))
-	}
-	if err := w.commit(ctx, name, ow); err != nil {
 		return err
 	}
 	o.info.BLAKE3 = digest

@@ -34,11 +34,15 @@ type lane struct {
 	data    []byte // the used part of buf[header:]
 	buf     []byte
 
-	// The block, offsets and buffers of the last Pages.
+	// The block, offsets and buffers of the last Pages. If the lane deflates, the
+	// buffers are in scratch. Otherwise they are where the pages belong: behind data,
+	// and those that do not fit into the current extent in scratch, which becomes the
+	// buffer of the next extent.
 	into    *guest.Block
 	offsets []uint64
 	pages   [][]byte
 	scratch []byte
+	spilled bool // pages that do not fit into the current extent are in scratch
 
 	encoder pagecodec.Encoder // nil if the store does not deflate
 	nonZero []uint64          // memory for the offsets of pages that are not zero
@@ -54,7 +58,9 @@ func (w *Writer) Lane() (guest.Lane, error) {
 	}
 	size := w.layout.PageSize
 	l := &lane{w: w, ctx: w.ctx, pageSize: size, max: extentPages(size)}
-	l.header = 4 * l.max
+	if w.codec == codecDeflate {
+		l.header = 4 * l.max
+	}
 	l.buf = make([]byte, l.header+l.max*size)
 	l.data = l.buf[l.header:l.header]
 	l.scratch = make([]byte, guest.PacketBytes)
@@ -73,7 +79,8 @@ func (w *Writer) Lane() (guest.Lane, error) {
 	return l, nil
 }
 
-// Pages returns scratch memory, whose content Commit encodes.
+// Pages returns memory whose content Commit encodes. If the lane does not deflate, it is
+// the memory of the extent, so that Commit need not copy the pages.
 func (l *lane) Pages(b *guest.Block, offsets []uint64) ([][]byte, error) {
 	if len(offsets) > guest.PacketBytes/l.pageSize {
 		return nil, fmt.Errorf("snapshot: %d pages in one call (at most %d)", len(offsets), guest.PacketBytes/l.pageSize)
@@ -81,14 +88,28 @@ func (l *lane) Pages(b *guest.Block, offsets []uint64) ([][]byte, error) {
 	if err := l.check(b, offsets); err != nil {
 		return nil, err
 	}
-	l.into, l.offsets, l.pages = b, offsets, l.pages[:0]
+	room := 0 // pages that fit into the current extent
+	if l.encoder == nil {
+		if l.block != b {
+			if err := l.flush(); err != nil {
+				return nil, err
+			}
+		}
+		room = l.max - l.n
+	}
+	l.into, l.offsets, l.pages, l.spilled = b, offsets, l.pages[:0], len(offsets) > room
+	extent, size := l.data[len(l.data):cap(l.data)], l.pageSize
 	for i := range offsets {
-		l.pages = append(l.pages, l.scratch[i*l.pageSize:(i+1)*l.pageSize:(i+1)*l.pageSize])
+		at, in := i, extent
+		if i >= room {
+			at, in = i-room, l.scratch
+		}
+		l.pages = append(l.pages, in[at*size:(at+1)*size:(at+1)*size])
 	}
 	return l.pages, nil
 }
 
-// Commit encodes the pages in the scratch memory.
+// Commit encodes the pages in the memory that Pages returned.
 func (l *lane) Commit() error {
 	l.dropZero()
 	if len(l.pages) == 0 {
@@ -195,7 +216,11 @@ func (l *lane) begin(b *guest.Block) error {
 
 // add appends an encoded page to the current extent.
 func (l *lane) add(offset uint64, data []byte) error {
-	l.data = append(l.data, data...) // no copy if the encoder wrote it here
+	if free := l.data[len(l.data):cap(l.data)]; len(free) >= len(data) && len(data) > 0 && &free[0] == &data[0] {
+		l.data = l.data[:len(l.data)+len(data)] // the encoder or the caller of Pages wrote it here
+	} else {
+		l.data = append(l.data, data...)
+	}
 	l.lengths = append(l.lengths, uint32(len(data)))
 	l.w.tables[l.block.Index].put(offset/uint64(l.pageSize), newLocation(l.number, l.n))
 	if l.n++; l.n == l.max {
@@ -226,7 +251,10 @@ func (l *lane) flush() error {
 	if err := l.write(payload); err != nil {
 		return err
 	}
-	l.n, l.lengths, l.data = 0, l.lengths[:0], l.data[:0]
+	if l.encoder == nil && l.spilled && len(l.scratch) == len(l.buf) {
+		l.buf, l.scratch, l.spilled = l.scratch, l.buf, false
+	}
+	l.n, l.lengths, l.data = 0, l.lengths[:0], l.buf[l.header:l.header]
 	return nil
 }
 

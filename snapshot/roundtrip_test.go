@@ -76,6 +76,37 @@ func fillAtRandom(t *testing.T, bucket store.Bucket, m *model, store snapshot.St
 	finish(t, w, l)
 }
 
+// TestWriter_PacketsThatEndWithinAnExtent puts packets of any length, some of whose pages
+// are zero, so that a packet's pages belong to two extents or more.
+func TestWriter_PacketsThatEndWithinAnExtent(t *testing.T) {
+	for _, store := range stores {
+		for _, pageSize := range []int{1 << 10, 4 << 10, 64 << 10} {
+			t.Run(fmt.Sprintf("%s/%d KiB pages", store, pageSize>>10), func(t *testing.T) {
+				l := newLayout(t, pageSize, guest.Block{Name: "pc.ram", Length: uint64(1200 * pageSize)}, guest.Block{Name: "vga.vram", Length: uint64(600 * pageSize)})
+				bucket := storetest.NewBucket()
+				w := create(t, bucket, l, snapshot.Options{Store: store})
+				lane := openLane(t, w)
+				m := newModel(l)
+				r := seeded(t.Name())
+				for range 30 {
+					b := l.Blocks[r.IntN(8)/7]
+					n := 1 + r.IntN(l.PacketPages())
+					pages := fillPages(r, pageSize, n)
+					for zero := r.IntN(n); zero < n; zero += 1 + r.IntN(n) {
+						pages[zero] = make([]byte, pageSize)
+					}
+					m.put(t, lane, b, pages, spread(r, l, b, n)...)
+				}
+				if err := lane.Close(); err != nil {
+					t.Fatal(err)
+				}
+				finish(t, w, l)
+				m.check(t, open(t, bucket))
+			})
+		}
+	}
+}
+
 func TestWriter_SequentialWrites(t *testing.T) {
 	const size = 4096
 	a, b := bytes.Repeat([]byte("a"), size), bytes.Repeat([]byte("b"), size)

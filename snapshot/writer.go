@@ -51,7 +51,8 @@ type Writer struct {
 	free    []uint64 // numbers of extents whose objects were aborted
 	reused  bool     // an extent number was reused
 	objects []*pageObject
-	gone    int // number of objects that are gone
+	gone    int             // number of objects that are gone
+	written []writtenObject // the objects that are no page objects
 	// committed are the names of the objects that Finish committed or tried to
 	// commit.
 	committed []string
@@ -62,6 +63,12 @@ type Writer struct {
 	bytes  atomic.Int64
 	stored atomic.Int64 // bytes of all objects that exist
 	sweep  sweep
+}
+
+// writtenObject is an object of a writer that is no page object.
+type writtenObject struct {
+	name string
+	w    store.Writer
 }
 
 // Create begins a snapshot in an empty bucket. If the bucket is not empty, the error wraps
@@ -151,12 +158,17 @@ func (w *Writer) Abort(ctx context.Context) error {
 	for _, name := range slices.Backward(w.committed) {
 		note(w.bucket.Remove(ctx, name))
 	}
-	for _, o := range w.objects {
-		if o.w == nil || o.gone {
-			continue
-		}
-		if err := o.w.Abort(ctx); !errors.Is(err, fs.ErrClosed) { // fs.ErrClosed: already committed
+	abort := func(ow store.Writer) {
+		if err := ow.Abort(ctx); !errors.Is(err, fs.ErrClosed) { // fs.ErrClosed: already committed
 			note(err)
+		}
+	}
+	for _, o := range w.written {
+		abort(o.w)
+	}
+	for _, o := range w.objects {
+		if o.w != nil && !o.gone {
+			abort(o.w)
 		}
 	}
 	return first

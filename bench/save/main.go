@@ -1,135 +1,158 @@
-// Save measures saving and restoring a running guest with vmferry and with QEMU alone, in
-// turn, in one run. It is the first part of "make bench". docs/notes/benchmarks.md explains its
-// output.
+// Save measures saving and restoring a machine with vmferry and with QEMU alone, in turn, in
+// one run: a guest that runs, and a paused machine whose memory is full. It is the first
+// part of "make bench". docs/guide/benchmarks.md has its flags, docs/notes/benchmarks.md
+// what was measured.
 package main
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
-
-	"github.com/vmferry/vmferry/bench/harness"
-	"github.com/vmferry/vmferry/internal/probe"
-	"github.com/vmferry/vmferry/internal/qemutest"
 )
 
 func main() {
-	var b bench
+	b := bench{}
 	flag.StringVar(&b.vmferry, "vmferry", "../bin/vmferry", "program to measure")
 	flag.IntVar(&b.runs, "runs", 5, "runs of each way; medians are printed")
-	flag.IntVar(&b.guest.MemoryMiB, "memory", 1024, "memory of the guest, MiB")
-	flag.IntVar(&b.guest.FillMiB, "fill", 128, "of it filled, MiB")
+	machines := flag.String("machines", "guest,full", "machines to measure: guest, full")
+	ways := flag.String("ways", "", "ways to measure besides mapped-ram (all): zstd, file, fast, dense, store-zstd, raw; \"none\" for mapped-ram alone")
+	flag.IntVar(&b.guestMiB, "memory", 1024, "memory of the guest, MiB")
+	flag.IntVar(&b.fillMiB, "fill", 128, "of it filled, MiB")
+	flag.IntVar(&b.fullMiB, "full", 2048, "memory of the full machine, MiB")
+	flag.StringVar(&b.pages, "pages", "", "file of 4 KiB pages for the full machine, .zst if compressed (generated pages)")
 	flag.StringVar(&b.dir, "dir", "", "where files are written (the temporary directory)")
+	flag.StringVar(&b.memoryDir, "memory-dir", "/dev/shm", "where the memory of the full machine is: a file system in memory with space for two such machines")
+	quick := flag.Bool("quick", false, "fewer runs, and a full machine of 512 MiB")
 	flag.Parse()
+	if *quick {
+		b.runs, b.fullMiB = min(b.runs, 2), min(b.fullMiB, 512)
+	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
-	if err := b.run(ctx); err != nil {
+	if err := b.run(ctx, list(*machines), list(*ways)); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
+// list splits a list of names.
+func list(names string) []string {
+	return strings.FieldsFunc(names, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
 type bench struct {
-	vmferry string
-	runs    int
-	guest   qemutest.Config
-	dir     string
-	source  *qemutest.VM
+	vmferry, dir, memoryDir, pages string
+	runs                           int
+	guestMiB, fillMiB, fullMiB     int
 }
 
 // sample is one save and one restore.
 type sample struct {
-	save, paused, restore time.Duration
-	size                  int64
+	// save is as the way does it. synced includes the flush of the files to the disk.
+	save, synced, paused, restore time.Duration
+	// saveCPU and restoreCPU are the processor time of vmferry's process.
+	saveCPU, restoreCPU time.Duration
+	size                int64
 }
 
-func (b *bench) run(ctx context.Context) error {
+func (b *bench) run(ctx context.Context, machines, names []string) error {
+	ways, err := b.ways(names)
+	if err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp(b.dir, "vf-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 	b.dir = dir
-	b.guest.WorkMiB, b.guest.RateMiBps = 8, 2
-	if b.source, err = qemutest.Launch(ctx, b.guest); err != nil {
+	for _, name := range machines {
+		if !slices.Contains([]string{"guest", "full"}, name) {
+			return fmt.Errorf("unknown machine %q (want guest or full)", name)
+		}
+	}
+	if err := b.printHost(ctx); err != nil {
 		return err
 	}
-	defer b.source.Close()
-	if err := b.source.WaitReady(ctx); err != nil {
+	for _, name := range machines {
+		if err := b.runMachine(ctx, name, ways); err != nil {
+			return fmt.Errorf("%s machine: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// runMachine measures all ways with one machine.
+func (b *bench) runMachine(ctx context.Context, name string, ways []way) (err error) {
+	start := b.startGuest
+	if name == "full" {
+		start = b.startFull
+	}
+	m, err := start(ctx)
+	if err != nil {
 		return err
 	}
-	ways := b.ways()
+	defer func() { err = errors.Join(err, m.close()) }()
 	samples := make([][]sample, len(ways))
 	for run := range b.runs + 1 {
 		for i, w := range ways {
-			s, err := b.measure(ctx, w)
+			s, err := b.measure(ctx, m, w)
 			if err != nil {
-				return fmt.Errorf("%s: %w", w.name, err)
+				return fmt.Errorf("%s: %w", w.title, err)
 			}
 			if run > 0 { // the first run warms up
 				samples[i] = append(samples[i], s)
 			}
 		}
 	}
-	return b.print(ways, samples)
+	var out bytes.Buffer
+	writeReport(&out, m, b.runs, ways, samples)
+	_, err = out.WriteTo(os.Stdout)
+	return err
 }
 
-// measure saves the guest in one way, checks that the guest still runs, and restores it.
-func (b *bench) measure(ctx context.Context, w way) (s sample, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+// measure saves the machine in one way, checks the machine, and restores it.
+func (b *bench) measure(ctx context.Context, m *machine, w way) (s sample, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	path := filepath.Join(b.dir, "out")
 	defer os.RemoveAll(path)
-	began := time.Now()
-	if s.paused, err = w.save(ctx, b.source, path); err != nil {
-		return s, fmt.Errorf("saving: %w", err)
-	}
-	s.save = time.Since(began)
-	if err := b.source.WaitProgress(ctx, 20*time.Second); err != nil {
+	if err := m.renewSource(ctx); err != nil {
 		return s, err
 	}
+	began := time.Now()
+	cost, err := w.save(ctx, m, path)
+	if err != nil {
+		return s, fmt.Errorf("saving: %w", err)
+	}
+	s.save, s.paused, s.saveCPU = time.Since(began), cost.paused, cost.cpu
+	if err := flush(path); err != nil {
+		return s, err
+	}
+	s.synced = time.Since(began)
 	if s.size, err = onDisk(path); err != nil {
 		return s, err
 	}
-	cfg := b.guest
-	cfg.Incoming = true
-	dst, err := qemutest.Launch(ctx, cfg)
+	if err := m.check(ctx, m.source); err != nil {
+		return s, err
+	}
+	dst, err := m.destination(ctx)
 	if err != nil {
 		return s, err
 	}
 	defer dst.Close()
 	began = time.Now()
-	if err := w.restore(ctx, dst, path); err != nil {
+	if cost, err = w.restore(ctx, m, dst, path); err != nil {
 		return s, fmt.Errorf("restoring: %w\n%s", err, dst.Stderr())
 	}
-	s.restore = time.Since(began)
-	return s, dst.WaitProgress(ctx, 20*time.Second)
-}
-
-func (b *bench) print(ways []way, samples [][]sample) error {
-	save := func(s sample) float64 { return s.save.Seconds() }
-	restore := func(s sample) float64 { return s.restore.Seconds() }
-	size := func(s sample) float64 { return float64(s.size) / 1e6 }
-	pause := func(s sample) float64 { return s.paused.Seconds() * 1000 }
-	var rows [][]string
-	for i, w := range ways {
-		cell := func(format string, of func(sample) float64) string {
-			return fmt.Sprintf(format, probe.MedianOf(samples[i], of))
-		}
-		ratio := func(of func(sample) float64) string {
-			return fmt.Sprintf("%.2f", probe.MedianOf(samples[i], of)/probe.MedianOf(samples[0], of))
-		}
-		rows = append(rows, []string{w.name, cell("%.2f", save), ratio(save), cell("%.0f", pause),
-			cell("%.0f", size), ratio(size), cell("%.2f", restore), ratio(restore)})
-	}
-	var out bytes.Buffer
-	fmt.Fprintf(&out, "\nguest of %d MiB, medians of %d runs in turn; x is the ratio to mapped-ram\n\n", b.guest.MemoryMiB, b.runs)
-	harness.WriteTable(&out, []string{"way", "save s", "x", "paused ms", "MB on disk", "x", "restore s", "x"}, rows)
-	_, err := out.WriteTo(os.Stdout)
-	return err
+	s.restore, s.restoreCPU = time.Since(began), cost.cpu
+	return s, m.check(ctx, dst)
 }

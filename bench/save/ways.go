@@ -5,11 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io/fs"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"syscall"
+	"slices"
 	"time"
 
 	"github.com/vmferry/vmferry/bench/harness"
@@ -17,30 +14,51 @@ import (
 	"github.com/vmferry/vmferry/qmp"
 )
 
-// way is one way to save a guest to path and to restore it from there. save returns the time
-// for which the guest was paused.
+// way is one way to save a machine to path and to restore it from there.
 type way struct {
-	name    string
-	save    func(ctx context.Context, vm *qemutest.VM, path string) (time.Duration, error)
-	restore func(ctx context.Context, vm *qemutest.VM, path string) error
+	name, title string
+	save        func(ctx context.Context, m *machine, path string) (cost, error)
+	restore     func(ctx context.Context, m *machine, dst *qemutest.VM, path string) (cost, error)
 }
 
-// ways lists all ways. The ratios in the table compare with the first one, mapped-ram.
-func (b *bench) ways() []way {
+// cost is what a save or a restore took besides its time.
+type cost struct {
+	paused time.Duration
+	cpu    time.Duration // of vmferry
+}
+
+// ways returns mapped-ram, which the others are compared with, and the ways with the names;
+// all ways without a name.
+func (b *bench) ways(names []string) ([]way, error) {
 	mapped := map[string]bool{"mapped-ram": true, "multifd": true}
-	return []way{
-		qemuWay("QEMU file: mapped-ram multifd", mapped, "file:%s", "file:%s"),
-		qemuWay("QEMU exec:zstd -1", nil, "exec:zstd -1 -q -c > %s", "exec:zstd -q -dc %s"),
-		qemuWay("QEMU file:", nil, "file:%s", "file:%s"),
-		b.vmferryWay("fast"),
-		b.vmferryWay("dense"),
-		b.vmferryWay("zstd"),
-		b.vmferryWay("raw"),
+	all := []way{
+		qemuWay("mapped-ram", "QEMU file: mapped-ram multifd", mapped, "file:%s", "file:%s"),
+		qemuWay("zstd", "QEMU exec:zstd -1", nil, "exec:zstd -1 -q -c > %s", "exec:zstd -q -dc %s"),
+		qemuWay("file", "QEMU file:", nil, "file:%s", "file:%s"),
+		b.vmferryWay("fast", "fast"),
+		b.vmferryWay("dense", "dense"),
+		b.vmferryWay("store-zstd", "zstd"),
+		b.vmferryWay("raw", "raw"),
 	}
+	for _, name := range names {
+		if name != "none" && !slices.ContainsFunc(all, func(w way) bool { return w.name == name }) {
+			return nil, fmt.Errorf("unknown way %q", name)
+		}
+	}
+	if len(names) == 0 {
+		return all, nil
+	}
+	chosen := all[:1]
+	for _, w := range all[1:] {
+		if slices.Contains(names, w.name) {
+			chosen = append(chosen, w)
+		}
+	}
+	return chosen, nil
 }
 
 // qemuWay saves and restores with QEMU alone.
-func qemuWay(name string, caps map[string]bool, out, in string) way {
+func qemuWay(name, title string, caps map[string]bool, out, in string) way {
 	setUp := func(ctx context.Context, c *qmp.Client) error {
 		all := map[string]bool{"mapped-ram": false, "multifd": false}
 		for k, v := range caps {
@@ -49,57 +67,62 @@ func qemuWay(name string, caps map[string]bool, out, in string) way {
 		return c.SetMigrateCapabilities(ctx, all)
 	}
 	return way{
-		name: name,
-		save: func(ctx context.Context, vm *qemutest.VM, path string) (time.Duration, error) {
-			c, err := qmp.Dial(ctx, vm.QMPPath())
+		name: name, title: title,
+		save: func(ctx context.Context, m *machine, path string) (cost, error) {
+			c, err := qmp.Dial(ctx, m.source.QMPPath())
 			if err != nil {
-				return 0, err
+				return cost{}, err
 			}
 			defer c.Close()
 			if err := setUp(ctx, c); err != nil {
-				return 0, err
+				return cost{}, err
 			}
 			if err := c.SetMigrateParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(uint64(1 << 40)), MultifdChannels: new(2)}); err != nil {
-				return 0, err
+				return cost{}, err
 			}
 			if err := c.Migrate(ctx, fmt.Sprintf(out, path)); err != nil {
-				return 0, err
+				return cost{}, err
 			}
-			m, err := harness.AwaitMigration(ctx, c, 2*time.Millisecond, time.Minute)
+			end, err := harness.AwaitMigration(ctx, c, 2*time.Millisecond, 4*time.Minute)
 			if err != nil {
-				return 0, err
+				return cost{}, err
 			}
-			stopped := time.Now()
-			if err := c.Cont(ctx); err != nil {
-				return 0, err
+			var paused time.Duration
+			if m.runs {
+				stopped := time.Now()
+				if err := c.Cont(ctx); err != nil {
+					return cost{}, err
+				}
+				paused = end.Downtime.Duration() + time.Since(stopped)
 			}
-			paused := m.Downtime.Duration() + time.Since(stopped)
-			return paused, c.SetMigrateCapabilities(ctx, map[string]bool{"mapped-ram": false, "multifd": false})
+			return cost{paused: paused}, c.SetMigrateCapabilities(ctx, map[string]bool{"mapped-ram": false, "multifd": false})
 		},
-		restore: func(ctx context.Context, vm *qemutest.VM, path string) error {
-			c, err := qmp.Dial(ctx, vm.QMPPath())
+		restore: func(ctx context.Context, m *machine, dst *qemutest.VM, path string) (cost, error) {
+			c, err := qmp.Dial(ctx, dst.QMPPath())
 			if err != nil {
-				return err
+				return cost{}, err
 			}
 			defer c.Close()
 			if err := setUp(ctx, c); err != nil {
-				return err
+				return cost{}, err
 			}
 			if err := c.MigrateIncoming(ctx, fmt.Sprintf(in, path)); err != nil {
-				return err
+				return cost{}, err
 			}
-			if _, err := harness.AwaitMigration(ctx, c, 2*time.Millisecond, time.Minute); err != nil {
-				return err
+			if _, err := harness.AwaitMigration(ctx, c, 2*time.Millisecond, 4*time.Minute); err != nil {
+				return cost{}, err
 			}
-			return running(ctx, c)
+			return cost{}, m.awaitRestored(ctx, c)
 		},
 	}
 }
 
-func running(ctx context.Context, c *qmp.Client) error {
+// awaitRestored waits until QEMU has left the state of an incoming migration, and the
+// machine runs if it ran.
+func (m *machine) awaitRestored(ctx context.Context, c *qmp.Client) error {
 	for {
 		s, err := c.QueryStatus(ctx)
-		if err != nil || s.Status == qmp.StateRunning {
+		if err != nil || s.Status == qmp.StateRunning || !m.runs && s.Status != qmp.StateInmigrate {
 			return err
 		}
 		time.Sleep(2 * time.Millisecond)
@@ -107,56 +130,37 @@ func running(ctx context.Context, c *qmp.Client) error {
 }
 
 // vmferryWay runs vmferry. The time includes the start of its process and the flush to disk.
-func (b *bench) vmferryWay(store string) way {
+func (b *bench) vmferryWay(name, store string) way {
 	return way{
-		name: "vmferry --store " + store,
-		save: func(ctx context.Context, vm *qemutest.VM, path string) (time.Duration, error) {
-			out, err := b.call(ctx, "save", "--json", "--qmp", vm.QMPPath(), "--store", store, path)
-			return out.PausedNS, err
+		name: name, title: "vmferry --store " + store,
+		save: func(ctx context.Context, m *machine, path string) (cost, error) {
+			return b.call(ctx, "save", "--json", "--qmp", m.source.QMPPath(), "--store", store, path)
 		},
-		restore: func(ctx context.Context, vm *qemutest.VM, path string) error {
-			_, err := b.call(ctx, "restore", "--json", "--qmp", vm.QMPPath(), path)
-			return err
+		restore: func(ctx context.Context, _ *machine, dst *qemutest.VM, path string) (cost, error) {
+			return b.call(ctx, "restore", "--json", "--qmp", dst.QMPPath(), path)
 		},
 	}
 }
 
-type result struct {
-	PausedNS time.Duration `json:"paused_ns"`
-}
-
-func (b *bench) call(ctx context.Context, args ...string) (result, error) {
+func (b *bench) call(ctx context.Context, args ...string) (cost, error) {
 	var line struct {
-		Result *result `json:"result"`
+		Result *struct {
+			PausedNS time.Duration `json:"paused_ns"`
+		} `json:"result"`
 	}
 	cmd := exec.CommandContext(ctx, b.vmferry, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return result{}, fmt.Errorf("%w: %s", err, stderr.Bytes())
+		return cost{}, fmt.Errorf("%w: %s", err, stderr.Bytes())
 	}
 	for text := range bytes.Lines(stdout.Bytes()) {
 		if err := json.Unmarshal(text, &line); err != nil {
-			return result{}, err
+			return cost{}, err
 		}
 	}
 	if line.Result == nil {
-		return result{}, fmt.Errorf("vmferry %s printed no result", args[0])
+		return cost{}, fmt.Errorf("vmferry %s printed no result", args[0])
 	}
-	return *line.Result, nil
-}
-
-// onDisk sums the blocks of a file, or of all files in a directory.
-func onDisk(path string) (n int64, err error) {
-	err = filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		info, err := os.Stat(path)
-		if err == nil {
-			n += info.Sys().(*syscall.Stat_t).Blocks * 512
-		}
-		return err
-	})
-	return n, err
+	return cost{line.Result.PausedNS, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}, nil
 }

@@ -109,7 +109,7 @@ func endMigration(ctx context.Context, vm *qmp.Machine) error {
 // it. It leaves a machine as it is that another program paused, or that powered off,
 // panicked or failed.
 func (r *recovery) restoreRunState(ctx context.Context, vm *qmp.Machine) error {
-	for {
+	for resumed := false; ; {
 		s, err := vm.QueryStatus(ctx)
 		if err != nil {
 			return err
@@ -129,12 +129,15 @@ func (r *recovery) restoreRunState(ctx context.Context, vm *qmp.Machine) error {
 		if !resume {
 			return nil
 		}
+		if resumed { // cont had no effect; mostly the next question shows that it had
+			if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
+				return fmt.Errorf("the machine is %q: %w", s.Status, err)
+			}
+		}
 		if err := vm.Cont(ctx); err != nil {
 			return fmt.Errorf("letting the machine run on: %w", err)
 		}
-		if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
-			return fmt.Errorf("the machine is %q: %w", s.Status, err)
-		}
+		resumed = true
 	}
 }
 

@@ -134,6 +134,9 @@ type save struct {
 	downtime      *downtimeSteps
 	changes       *qmp.Subscription // the events of the migration
 	pushed        bool              // MaxRounds has passed
+	// arrived is when all data had arrived here, completed when QEMU had reported the
+	// end of the migration; both while the machine is paused.
+	arrived, completed time.Time
 }
 
 func (s *save) run(ctx context.Context) (_ *Saved, err error) {
@@ -201,6 +204,7 @@ func (s *save) restoreMachine(ctx context.Context, saved *Saved) error {
 	}
 	if s.recovery.ranAtPause() {
 		saved.Paused = time.Since(s.paused)
+		s.opts.Logger.Debug("the machine was paused", "for", saved.Paused, "arrived", s.arrived.Sub(s.paused), "completed", s.completed.Sub(s.paused), "qemu", saved.Downtime)
 	}
 	if err := s.recovery.restoreSettings(short, s.vm); err != nil {
 		return err

@@ -84,8 +84,9 @@ func (s *save) recordPause() {
 			waiting = false
 		}
 	}
+	s.completed = time.Now()
 	if s.paused.IsZero() { // the monitor has no events
-		s.paused = time.Now().Add(-s.last.Downtime.Duration())
+		s.paused = s.completed.Add(-s.last.Downtime.Duration())
 	}
 	s.report("paused")
 }

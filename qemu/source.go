@@ -114,6 +114,7 @@ func (r *receiving) untilEnd(ctx context.Context) (context.Context, context.Canc
 // waits for the result: if the machine does not run, the result is a failure, see
 // errNotRunning.
 func (s *save) allArrived(all *migration.Received) error {
+	s.arrived = time.Now()
 	saved := vmstate.RunState(all.Devices)
 	var ran, runs bool
 	err := s.updateRecovery(func(r *recovery) {

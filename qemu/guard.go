@@ -26,6 +26,7 @@ import (
 // two seconds, if QEMU answers), and removes the socket's directory.
 type Guard struct {
 	cmd   *exec.Cmd
+	ready io.Reader     // the guard's standard output
 	conns *net.UnixConn // passes descriptors of QEMU's sockets to the guard
 
 	mu    sync.Mutex
@@ -40,8 +41,9 @@ const (
 	armed    = "armed\n"
 )
 
-// startGuard starts a guard with the command that runs RunGuard.
-func startGuard(command []string, r *recovery) (*Guard, error) {
+// startGuard starts a guard with the command that runs RunGuard. Before it is armed, the
+// guard does nothing for the machine.
+func startGuard(command []string) (*Guard, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stderr = os.Stderr
 	// In a session of its own, the guard does not get the signals that the
@@ -65,16 +67,18 @@ func startGuard(command []string, r *recovery) (*Guard, error) {
 		conns.Close()
 		return nil, fmt.Errorf("starting the guard process: %w", err)
 	}
-	g := &Guard{cmd: cmd, conns: conns, stdin: stdin}
+	return &Guard{cmd: cmd, ready: ready, conns: conns, stdin: stdin}, nil
+}
+
+// arm sends the guard its first recovery, and waits until the guard has read it.
+func (g *Guard) arm(r *recovery) error {
 	if err := g.sendRecovery(r); err != nil {
-		g.Disarm()
-		return nil, err
+		return err
 	}
-	if _, err := io.ReadFull(ready, make([]byte, len(armed))); err != nil {
-		g.Disarm()
-		return nil, fmt.Errorf("the guard process did not start: %w", err)
+	if _, err := io.ReadFull(g.ready, make([]byte, len(armed))); err != nil {
+		return fmt.Errorf("the guard process did not start: %w", err)
 	}
-	return g, nil
+	return nil
 }
 
 // sendRecovery sends the guard the recovery that counts from now on.

@@ -265,6 +265,9 @@ func (m *migrate) move(ctx context.Context, p *plan, result *MigrateResult) (err
 		m.peer.stop(err)
 		err = m.finish(ctx, err)
 	}()
+	if err := m.startGuard(); err != nil {
+		return err
+	}
 	if err := m.begin(ctx, p); err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/vmferry/vmferry/internal/sleep"
 	"github.com/vmferry/vmferry/internal/termtext"
 	"github.com/vmferry/vmferry/qmp"
 )
@@ -99,12 +98,12 @@ func (o *outgoing) checkState(ctx context.Context) error {
 	return o.vm.AwaitMigrationCleanup(short)
 }
 
-// begin starts the guard, makes the socket's directory and changes the settings. After
+// begin arms the guard, makes the socket's directory and changes the settings. After
 // begin, also if it fails, the caller calls finish.
 func (o *outgoing) begin(ctx context.Context, p *plan) error {
 	o.recovery.Monitor, o.recovery.Before = o.monitor, p.before
-	// The guard runs before the first change.
-	if err := o.startGuard(); err != nil {
+	// The guard watches before the first change.
+	if err := o.armGuard(); err != nil {
 		return err
 	}
 	var err error
@@ -235,7 +234,12 @@ func (o *outgoing) recordRunState(ctx context.Context) error {
 // raiseDowntimeLimit makes QEMU pause the machine and send the remaining pages.
 func (o *outgoing) raiseDowntimeLimit(ctx context.Context) {
 	o.logger.Warn("the machine writes to its memory faster than it can be "+o.task.participle+"; it is paused while the remaining pages are sent", "rounds", o.rounds())
-	if err := o.vm.SetMigrateParameters(ctx, qmp.MigrateParameters{DowntimeLimit: new(qmp.Milliseconds(2_000_000))}); err != nil {
+	o.setDowntimeLimit(ctx, 2000*time.Second)
+}
+
+// setDowntimeLimit changes the limit of a migration that is under way.
+func (o *outgoing) setDowntimeLimit(ctx context.Context, limit time.Duration) {
+	if err := o.vm.SetMigrateParameters(ctx, qmp.MigrateParameters{DowntimeLimit: new(qmp.Milliseconds(limit.Milliseconds()))}); err != nil {
 		o.logger.Warn("raising the downtime limit", "error", err)
 	}
 }
@@ -254,23 +258,5 @@ func (o *outgoing) cancel(ctx context.Context, stopHere func()) {
 	}
 	if err != nil && !errors.Is(err, qmp.ErrClosed) {
 		o.logger.Warn("cancelling the migration", "error", err)
-	}
-}
-
-// awaitEnd waits until the migration has ended at QEMU, after its connections have ended.
-// It is false if QEMU does not end it within cleanupTime.
-func (o *outgoing) awaitEnd(ctx context.Context) (ended bool, err error) {
-	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
-	defer cancel()
-	for {
-		if err := o.refreshStatus(short); err != nil {
-			return false, err
-		}
-		if o.last.Ended() {
-			return true, nil
-		}
-		if sleep.For(short, watchInterval) != nil {
-			return false, nil
-		}
 	}
 }

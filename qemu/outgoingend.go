@@ -50,11 +50,26 @@ func (o *outgoing) describeDeath() string {
 	return fmt.Sprintf("%s; its process %d still runs", unknown, o.pid)
 }
 
+// startGuard starts the guard process, which the caller ends with endGuard. The process
+// starts while this one asks QEMU what has to be known before the first change.
 func (o *outgoing) startGuard() (err error) {
 	if o.guardBy == nil {
 		return nil
 	}
-	o.guard, err = startGuard(o.guardBy, &o.recovery)
+	o.guard, err = startGuard(o.guardBy)
+	return err
+}
+
+// armGuard gives the guard the recovery, and returns when the guard watches.
+func (o *outgoing) armGuard() error {
+	if o.guard == nil {
+		return nil
+	}
+	err := o.guard.arm(&o.recovery)
+	if err != nil {
+		o.guard.Disarm() // whose error is of less use
+		o.guard = nil
+	}
 	return err
 }
 
@@ -69,15 +84,18 @@ func (o *outgoing) updateRecovery(change func(*recovery)) error {
 	return o.guard.sendRecovery(&o.recovery)
 }
 
+// endGuard ends the guard, if there is one.
 func (o *outgoing) endGuard() {
-	if o.guard == nil {
+	guard := o.guard
+	if guard == nil {
 		return
 	}
+	o.guard = nil
 	if o.recoveryFailed {
-		o.guard.takeOver()
+		guard.takeOver()
 		return
 	}
-	if err := o.guard.Disarm(); err != nil {
+	if err := guard.Disarm(); err != nil {
 		o.logger.Warn("ending the guard process", "error", err)
 	}
 }

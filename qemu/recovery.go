@@ -105,11 +105,15 @@ func endMigration(ctx context.Context, vm *qmp.Machine) error {
 	}
 }
 
+// runStateInterval is the time between two queries of the run state of a machine that
+// waits: each extends its pause.
+const runStateInterval = time.Millisecond
+
 // restoreRunState lets a machine run on if it ran and the migration or the save paused
 // it. It leaves a machine as it is that another program paused, or that powered off,
 // panicked or failed.
 func (r *recovery) restoreRunState(ctx context.Context, vm *qmp.Machine) error {
-	for {
+	for resumed := false; ; {
 		s, err := vm.QueryStatus(ctx)
 		if err != nil {
 			return err
@@ -121,7 +125,7 @@ func (r *recovery) restoreRunState(ctx context.Context, vm *qmp.Machine) error {
 		case qmp.StatePaused:
 			resume = r.Stopped && r.ranAtPause() && !r.KeepPaused
 		case stateFinishMigrate:
-			if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
+			if err := sleep.For(ctx, runStateInterval); err != nil {
 				return fmt.Errorf("the machine is %q: %w", s.Status, err)
 			}
 			continue
@@ -129,12 +133,15 @@ func (r *recovery) restoreRunState(ctx context.Context, vm *qmp.Machine) error {
 		if !resume {
 			return nil
 		}
+		if resumed { // cont had no effect; mostly the next question shows that it had
+			if err := sleep.For(ctx, runStateInterval); err != nil {
+				return fmt.Errorf("the machine is %q: %w", s.Status, err)
+			}
+		}
 		if err := vm.Cont(ctx); err != nil {
 			return fmt.Errorf("letting the machine run on: %w", err)
 		}
-		if err := sleep.For(ctx, 10*time.Millisecond); err != nil {
-			return fmt.Errorf("the machine is %q: %w", s.Status, err)
-		}
+		resumed = true
 	}
 }
 

@@ -42,7 +42,8 @@ type SaveOptions struct {
 	// Bandwidth is how many bytes a second QEMU sends at most until the machine is
 	// paused at the end; 0 is no bound.
 	Bandwidth uint64
-	// Downtime is how long the machine may be paused at the end; 300 ms.
+	// Downtime is how long the machine may be paused at the end; 300 ms. Save sends
+	// further rounds as long as they shorten the pause.
 	Downtime time.Duration
 	// MaxRounds is the number of rounds after which the machine is paused, however
 	// long the rest takes; 30.
@@ -130,9 +131,19 @@ type save struct {
 	began time.Time
 
 	noDescription bool // the stream ends without a description of the devices
+	downtime      *downtimeSteps
+	changes       *qmp.Subscription // the events of the migration
+	pushed        bool              // MaxRounds has passed
+	// arrived is when all data had arrived here, completed when QEMU had reported the
+	// end of the migration; both while the machine is paused.
+	arrived, completed time.Time
 }
 
 func (s *save) run(ctx context.Context) (_ *Saved, err error) {
+	if err := s.startGuard(); err != nil {
+		return nil, err
+	}
+	defer s.endGuard()
 	monitor, err := s.open(ctx)
 	if err != nil {
 		return nil, err
@@ -193,9 +204,7 @@ func (s *save) restoreMachine(ctx context.Context, saved *Saved) error {
 	}
 	if s.recovery.ranAtPause() {
 		saved.Paused = time.Since(s.paused)
-		if !s.recovery.Stopped {
-			saved.Paused += saved.Downtime
-		}
+		s.opts.Logger.Debug("the machine was paused", "for", saved.Paused, "arrived", s.arrived.Sub(s.paused), "completed", s.completed.Sub(s.paused), "qemu", saved.Downtime)
 	}
 	if err := s.recovery.restoreSettings(short, s.vm); err != nil {
 		return err
@@ -218,10 +227,11 @@ func (s *save) plan(ctx context.Context) (*plan, error) {
 	if s.noDescription, err = suppressesDescription(ctx, s.vm); err != nil {
 		return nil, err
 	}
+	s.downtime = newDowntimeSteps(s.opts.Downtime, s.opts.MaxRounds)
 	return makePlan(ctx, s.vm, migrationSettings{
 		channels: s.opts.Channels, method: s.opts.Method, level: s.opts.Level,
 		returnPath: keepsState(s.vm.Version()) && !s.noDescription,
-		bandwidth:  s.opts.Bandwidth, downtime: s.opts.Downtime,
+		bandwidth:  s.opts.Bandwidth, downtime: s.downtime.limit,
 	})
 }
 

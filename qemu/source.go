@@ -20,13 +20,9 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-const (
-	// watchInterval is the time between two queries of the migration's status.
-	watchInterval = 10 * time.Millisecond
-	// cleanupTime bounds the wait for QEMU to end and clean up a migration whose
-	// connections are closed.
-	cleanupTime = 10 * time.Second
-)
+// cleanupTime bounds the wait for QEMU to end and clean up a migration whose
+// connections are closed.
+const cleanupTime = 10 * time.Second
 
 // migrate runs the migration until the machine is paused and all data has arrived.
 //
@@ -40,6 +36,8 @@ func (s *save) migrate(ctx context.Context) (*migration.Received, error) {
 	r := s.startReceiving(context.WithoutCancel(ctx), ln)
 	defer r.stop(nil)
 	s.report("connect")
+	s.changes = s.vm.Subscribe("MIGRATION", "MIGRATION_PASS", "STOP")
+	defer s.changes.Close()
 	s.opts.Logger.Debug("the migration begins", "qemu", fmt.Sprint(s.vm.Version()), "to", s.dir.address())
 	if err := s.vm.Migrate(ctx, s.dir.address()); err != nil {
 		return nil, fmt.Errorf("starting the migration: %w", err)
@@ -116,6 +114,7 @@ func (r *receiving) untilEnd(ctx context.Context) (context.Context, context.Canc
 // waits for the result: if the machine does not run, the result is a failure, see
 // errNotRunning.
 func (s *save) allArrived(all *migration.Received) error {
+	s.arrived = time.Now()
 	saved := vmstate.RunState(all.Devices)
 	var ran, runs bool
 	err := s.updateRecovery(func(r *recovery) {
@@ -133,81 +132,6 @@ func (s *save) allArrived(all *migration.Received) error {
 		return errNotRunning
 	}
 	return nil
-}
-
-// watch follows the migration at QEMU and in this process until both have ended.
-func (s *save) watch(ctx context.Context, r *receiving) error {
-	queryCtx, stop := r.untilEnd(ctx)
-	defer stop()
-	for pushed := false; ; {
-		select {
-		case <-r.done:
-			return s.awaitSource(ctx, r)
-		case <-ctx.Done():
-			s.giveUp(ctx, r)
-			return context.Cause(ctx)
-		case <-time.After(watchInterval):
-		}
-		err := s.refreshStatus(queryCtx)
-		if queryCtx.Err() != nil {
-			continue // to give up, or because the receiving has ended
-		}
-		if err != nil {
-			r.stop(err)
-			return err
-		}
-		if s.last.Ended() {
-			return s.awaitReceiving(ctx, r)
-		}
-		if err := s.checkPaused(queryCtx); errors.Is(err, errResumed) {
-			s.giveUp(ctx, r)
-			return err
-		}
-		s.report("memory")
-		if !pushed && s.rounds() > uint64(s.opts.MaxRounds) {
-			pushed = true
-			s.raiseDowntimeLimit(queryCtx)
-		}
-	}
-}
-
-// awaitSource waits until the migration has ended at QEMU, after the receiving has
-// ended, and returns the result of both. If the receiving failed for a reason of its
-// own, awaitSource ends the migration at QEMU.
-func (s *save) awaitSource(ctx context.Context, r *receiving) error {
-	if r.err != nil && !r.gaveUp && !cause.ConnectionEnded(r.err) {
-		s.giveUp(ctx, r)
-		return r.err
-	}
-	ended, err := s.awaitEnd(ctx)
-	switch {
-	case err != nil:
-		return cause.Of(ctx, r.err, err, doing)
-	case ended:
-		return s.outcome(ctx, r)
-	}
-	return cause.Of(ctx, r.err, fmt.Errorf("%w: the connections are closed, and QEMU still reports the migration as %q after %v", ErrState, s.last.Status, cleanupTime), doing)
-}
-
-// failedGrace is how long the connections of a migration that failed at QEMU may stay
-// open.
-const failedGrace = 2 * time.Second
-
-// awaitReceiving waits until the receiving has ended, after the migration has ended at
-// QEMU. If the migration completed, the last data may not have arrived yet.
-func (s *save) awaitReceiving(ctx context.Context, r *receiving) error {
-	var late <-chan time.Time
-	if s.last.Status != qmp.MigrationCompleted {
-		late = time.After(failedGrace)
-	}
-	select {
-	case <-r.done:
-	case <-ctx.Done():
-		r.stop(context.Cause(ctx))
-	case <-late:
-		r.stop(errorOfMigration(s.last, sending))
-	}
-	return s.outcome(ctx, r)
 }
 
 const (
@@ -247,14 +171,6 @@ func cannotConnect(reason string) bool {
 		}
 	}
 	return false
-}
-
-// recordPause records the time at which the machine was paused.
-func (s *save) recordPause() {
-	if !s.recovery.Stopped {
-		s.paused = time.Now()
-	}
-	s.report("paused")
 }
 
 // giveUp ends the migration at QEMU and in this process.

@@ -19,6 +19,9 @@ import (
 // the existing objects.
 func (w *Writer) compact(ctx context.Context) error {
 	for {
+		if err := w.sealRest(ctx); err != nil { // also those of the last rewrite
+			return err
+		}
 		rewrite, all, err := w.wasteful(ctx)
 		if err != nil || len(rewrite) == 0 {
 			return err
@@ -30,7 +33,7 @@ func (w *Writer) compact(ctx context.Context) error {
 			return fmt.Errorf("snapshot: compacting: %w", err)
 		}
 		if all {
-			return nil
+			return w.sealRest(ctx)
 		}
 	}
 }

@@ -285,7 +285,9 @@ func (l *lane) write(payload []byte) error {
 	return nil
 }
 
-// Close writes the current extent, seals the lane's object and ends the lane.
+// Close writes the current extent and ends the lane. The source's machine is paused
+// meanwhile; so Finish seals the lane's object, because flushing it would slow the source
+// down.
 func (l *lane) Close() error {
 	if l.closed {
 		return nil
@@ -293,11 +295,11 @@ func (l *lane) Close() error {
 	l.closed = true
 	l.closeEncoder()
 	err := l.flush()
+	l.w.mu.Lock()
 	if l.object != nil && err == nil {
-		err = l.w.seal(l.ctx, l.object)
+		l.w.unsealed = append(l.w.unsealed, l.object)
 		l.object = nil
 	}
-	l.w.mu.Lock()
 	l.w.lanes--
 	l.w.mu.Unlock()
 	return err

@@ -138,3 +138,14 @@ func (w *Writer) seal(ctx context.Context, o *pageObject) error {
 	})
 	return nil
 }
+
+// sealRest seals the last objects of closed lanes.
+func (w *Writer) sealRest(ctx context.Context) error {
+	for _, o := range w.unsealed {
+		if err := w.seal(ctx, o); err != nil {
+			return err
+		}
+	}
+	w.unsealed = nil
+	return nil
+}

@@ -57,6 +57,7 @@ type Writer struct {
 	// commit.
 	committed []string
 	lanes     int                 // number of open lanes
+	unsealed  []*pageObject       // the last ones of closed lanes, which Finish seals
 	encoders  []pagecodec.Encoder // of open lanes
 
 	seals  errgroup.Group

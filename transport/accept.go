@@ -154,7 +154,7 @@ func tooManyChannels(id, channels int) error {
 }
 
 const (
-	// lastAcceptWait is how long CloseAccept waits for connections in the kernel's
+	// lastAcceptWait bounds the wait of CloseAccept for connections in the kernel's
 	// queue that acceptLoop has not accepted yet.
 	lastAcceptWait = 10 * time.Millisecond
 	// identifyAtEnd replaces AcceptConfig.IdentifyWithin when the migration waits
@@ -166,7 +166,13 @@ const (
 // the call has been delivered or refused; RefuseMore then returns.
 func (a *Acceptor) CloseAccept() {
 	if d, ok := a.ln.(deadlineListener); ok {
-		d.SetDeadline(time.Now().Add(lastAcceptWait))
+		// A source waits for CloseAccept with its machine paused: the common case, an
+		// empty queue, takes no time.
+		wait := lastAcceptWait
+		if queueIsEmpty(a.ln) {
+			wait = 0
+		}
+		d.SetDeadline(time.Now().Add(wait))
 	} else {
 		a.ln.Close()
 	}

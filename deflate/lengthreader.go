@@ -51,8 +51,19 @@ func (l *lengthReader) read(r *routines, in *bitReader, c *blockCode) string {
 		return "more code lengths than there are symbols"
 	}
 	clear(l.symbols[:])
-	for _, sym := range lengthSymbolOrder[:num] {
-		l.symbols[sym] = uint8(in.take(lengthCodeField))
+	for order := lengthSymbolOrder[:num]; len(order) > 0; {
+		// As many as the 48 bits hold that ensure gives.
+		part := order[:min(len(order), 48/lengthCodeField)]
+		order = order[len(part):]
+		if !in.ensure() {
+			return cutLengths
+		}
+		acc := in.acc
+		for _, sym := range part {
+			l.symbols[sym] = uint8(acc & (1<<lengthCodeField - 1))
+			acc >>= lengthCodeField
+		}
+		in.drop(uint(len(part)) * lengthCodeField)
 	}
 	if in.overrun() {
 		return cutLengths
@@ -76,29 +87,35 @@ func (l *lengthReader) read(r *routines, in *bitReader, c *blockCode) string {
 // fill decodes n code lengths. It handles all symbols alike, because a branch on the
 // kind of symbol is mispredicted too often.
 func (l *lengthReader) fill(in *bitReader, n int) string {
-	var previous uint32
-	i := 0
-	for i < n {
-		if in.count < 14 && !in.ensure() {
+	var previous uint64
+	for i := 0; i < n; {
+		if !in.refill() && !(in.more() && in.refill()) {
 			return cutLengths
 		}
-		e := l.code.table[in.acc&(1<<headerLimit-1)]
-		run := int(e>>(entryValue+lengthRun)) + in.extra(e)
-		in.drop(uint(e) & entryCount)
-		repeats := e >> entryValue & repeatsPrevious / repeatsPrevious
-		if repeats != 0 && i == 0 {
-			return "code length repeated before the first"
+		// The 56 bits are enough for four symbols.
+		acc, count := in.acc, uint64(in.count)
+		for k := 0; k < 4 && i < n; k++ {
+			e := uint64(l.code.table[acc&(1<<headerLimit-1)])
+			run := int(e>>(entryValue+lengthRun) + acc&(1<<(e&entryCount)-1)>>(e>>entryCode&entryCount))
+			acc >>= e & entryCount
+			count -= e & entryCount
+			repeats := e >> entryValue & repeatsPrevious / repeatsPrevious
+			if repeats != 0 && i == 0 {
+				return "code length repeated before the first"
+			}
+			previous = e>>entryValue&maxCodeBits | previous&-repeats
+			word := previous * 0x0101010101010101
+			for at := 0; at < run; at += runStep {
+				to := (*[runStep]byte)(l.lens[i+at : i+at+runStep])
+				binary.LittleEndian.PutUint64(to[:8], word)
+				binary.LittleEndian.PutUint64(to[8:], word)
+			}
+			i += run
 		}
-		previous = e>>entryValue&maxCodeBits | previous&-repeats
-		word := uint64(previous) * 0x0101010101010101
-		for at := 0; at < run; at += runStep {
-			binary.LittleEndian.PutUint64(l.lens[i+at:], word)
-			binary.LittleEndian.PutUint64(l.lens[i+at+8:], word)
+		in.acc, in.count = acc, uint(count)
+		if i > n {
+			return "code length repeated past the last"
 		}
-		i += run
-	}
-	if i > n {
-		return "code length repeated past the last"
 	}
 	return ""
 }

@@ -92,8 +92,8 @@
 	SHRXQ R13, AX, AX              \
 	SHRL  $const_entryValue, R14   \
 	ADDL  AX, R14                  \
-	REFILL                         \
 	LOOKUP(AX)                     \
+	REFILL                         \
 	MOVQ  R8, R13                  \
 	SUBQ  DI, R13                  \
 	CMPQ  R14, R13                 \

@@ -20,10 +20,15 @@
 	TESTL R15, R15
 	JNZ  fixed
 
-top:
 	CHECK(input, full)
 	REFILL
 	LOOKUP(AX)
+	JMP  start
+
+top:
+	ADDQ $4, R8
+	CHECK(input, full)
+	REFILL
 start:
 	TESTL AX, AX
 	JNS   match
@@ -36,11 +41,7 @@ start:
 	LITERAL(AX, DX, 2)
 	TESTL DX, DX
 	JNS   match3
-	SHRXQ DX, BX, BX
-	SUBL  DX, CX
-	SHRL  $16, DX
-	MOVB  DX, 3(R8)
-	ADDQ  $4, R8
+	LITERAL(DX, AX, 3)
 	JMP   top
 
 match3:
@@ -55,6 +56,7 @@ match2:
 match1:
 	ADDQ $1, R8
 	MOVL DX, AX
+	REFILL
 match:
 	MATCH(special, before, longcopy, undo)
 copied:
@@ -65,6 +67,12 @@ fixed:
 	CHECK(input, full)
 	REFILL
 	LOOKUP(AX)
+	JMP  fixedstart
+
+fixedtop:
+	ADDQ $4, R8
+	CHECK(input, full)
+	REFILL
 fixedstart:
 	TESTL AX, AX
 	JNS   fixedmatch
@@ -78,8 +86,7 @@ fixedstart:
 	TESTL DX, DX
 	JNS   fixedmatch3
 	FIXEDLITERAL(DX, AX, 3)
-	ADDQ  $4, R8
-	JMP   fixed
+	JMP   fixedtop
 
 fixedmatch3:
 	ADDQ $3, R8
@@ -93,6 +100,8 @@ fixedmatch2:
 fixedmatch1:
 	ADDQ $1, R8
 	MOVL DX, AX
+	REFILL
+	REFILL
 fixedmatch:
 	MATCH(special, before, longcopy, undo)
 	CHECK(input, full)

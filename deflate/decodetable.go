@@ -76,6 +76,9 @@ type blockCode struct {
 	// nineBits is zero except for the fixed code. There bit i is set if a literal whose
 	// first five bits are i takes nine bits, not eight.
 	nineBits uint32
+	// notLiteral has, for the fixed code, bit i set if what begins with these five bits is
+	// no literal.
+	notLiteral uint32
 }
 
 type litLenTable struct {
@@ -94,7 +97,10 @@ func makeFixedCode() *blockCode {
 	c := new(blockCode)
 	c.build(sortOnly, fixedLens.litLen[:], fixedLens.distance[:])
 	for i := range 32 {
-		if e := c.litLen.table[i]; e&entryLiteral != 0 && e&entryCount == 9 {
+		switch e := c.litLen.table[i]; {
+		case e&entryLiteral == 0:
+			c.notLiteral |= 1 << i
+		case e&entryCount == 9:
 			c.nineBits |= 1 << i
 		}
 	}

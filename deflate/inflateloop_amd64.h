@@ -10,12 +10,14 @@
 	ADDQ (Decoder_in+bitReader_pos)(DI), SI
 	MOVQ (Decoder_in+bitReader_acc)(DI), BX
 	MOVQ (Decoder_in+bitReader_count)(DI), CX
-	LEAQ Decoder_out(DI), R9
-	MOVQ R9, R8
+	LEAQ Decoder_out(DI), AX
+	MOVQ AX, R8
 	ADDQ Decoder_n(DI), R8
-	MOVQ R9, AX
-	ADDQ Decoder_size(DI), R9
+	MOVQ AX, DX
+	ADDQ Decoder_size(DI), DX
+	MOVQ DX, end-32(SP)
 	MOVQ AX, DI
+	MOVL blockCode_notLiteral(R11), R9
 	MOVL blockCode_nineBits(R11), R15
 	TESTL R15, R15
 	JNZ  fixed
@@ -63,6 +65,8 @@ copied:
 	CHECK(input, full)
 	JMP start
 
+	// The first five bits tell whether a symbol of the fixed code is a literal, which is
+	// known sooner than its entry. So a wrong prediction costs less.
 fixed:
 	CHECK(input, full)
 	REFILL
@@ -74,17 +78,17 @@ fixedtop:
 	CHECK(input, full)
 	REFILL
 fixedstart:
-	TESTL AX, AX
-	JNS   fixedmatch
+	BTL   BX, R9
+	JCS   fixedmatch
 	FIXEDLITERAL(AX, DX, 0)
-	TESTL DX, DX
-	JNS   fixedmatch1
+	BTL   BX, R9
+	JCS   fixedmatch1
 	FIXEDLITERAL(DX, AX, 1)
-	TESTL AX, AX
-	JNS   fixedmatch2
+	BTL   BX, R9
+	JCS   fixedmatch2
 	FIXEDLITERAL(AX, DX, 2)
-	TESTL DX, DX
-	JNS   fixedmatch3
+	BTL   BX, R9
+	JCS   fixedmatch3
 	FIXEDLITERAL(DX, AX, 3)
 	JMP   fixedtop
 

@@ -34,7 +34,7 @@ func (r *bitReader) refill() bool {
 	if r.pos > r.limit {
 		return false
 	}
-	r.acc |= binary.LittleEndian.Uint64(r.buf[r.pos:]) << r.count
+	r.acc |= binary.LittleEndian.Uint64(r.buf[r.pos:]) << (r.count & 63)
 	r.pos += int(63-r.count) >> 3
 	r.count |= 56
 	return true

@@ -76,6 +76,9 @@ type blockCode struct {
 	// nineBits is zero except for the fixed code. There bit i is set if a literal whose
 	// first five bits are i takes nine bits, not eight.
 	nineBits uint32
+	// notLiteral has, for the fixed code, bit i set if what begins with these five bits is
+	// no literal.
+	notLiteral uint32
 }
 
 type litLenTable struct {
@@ -94,7 +97,10 @@ func makeFixedCode() *blockCode {
 	c := new(blockCode)
 	c.build(sortOnly, fixedLens.litLen[:], fixedLens.distance[:])
 	for i := range 32 {
-		if e := c.litLen.table[i]; e&entryLiteral != 0 && e&entryCount == 9 {
+		switch e := c.litLen.table[i]; {
+		case e&entryLiteral == 0:
+			c.notLiteral |= 1 << i
+		case e&entryCount == 9:
 			c.nineBits |= 1 << i
 		}
 	}
@@ -150,27 +156,36 @@ func (c *longCode) build(r *routines, table []uint32, lens []uint8, entries []ui
 // code. The table doubles by a copy for each further bit of code length, so that every
 // code is written once.
 func (c *longCode) fill(table []uint32, index int) {
-	v, i := uint16(0), 0
+	v, done := 0, 0
 	for n := 1; n <= maxCodeBits; n++ {
-		symbols := c.sorted[i : i+int(c.count[n])]
-		i += len(symbols)
+		symbols := c.sorted[done : done+int(c.count[n])]
+		done += len(symbols)
 		if n <= index {
+			length := uint32(n)<<entryCode + uint32(n)
 			for _, sym := range symbols {
-				table[bits.Reverse16(v)>>(16-n)] = c.entries[sym] + uint32(n)<<entryCode + uint32(n)
+				table[reversed[v<<(litLenBits-n)&litLenMask]] = c.entries[sym] + length
 				v++
 			}
 		} else {
 			for range symbols {
-				table[int(bits.Reverse16(v)>>(16-n))&(1<<index-1)] = specialLong<<entryValue | entrySpecial
+				table[reversed[v>>(n-index)<<(litLenBits-index)&litLenMask]] = specialLong<<entryValue | entrySpecial
 				v++
 			}
 		}
 		v <<= 1
-		if n < index {
+		if n < index && done > 0 {
 			copy(table[1<<n:2<<n], table[:1<<n])
 		}
 	}
 }
+
+// reversed has the index's litLenBits bits in reverse order.
+var reversed = func() (t [1 << litLenBits]uint16) {
+	for i := range t {
+		t[i] = bits.Reverse16(uint16(i)) >> (16 - litLenBits)
+	}
+	return t
+}()
 
 // next decodes one symbol of at most maxCodeBits valid bits and returns its entry,
 // which counts the extra bits only. ok is false for a bit pattern that is no code, and

@@ -1,25 +1,30 @@
-// The decoding loop of all tiers of amd64. A file that includes it defines how matches are
-// copied, and LOOP is then the body of its routine, of type
+// The decoding loop of all tiers of amd64. The tiers differ only in how they copy a match,
+// which takes vectors. A file with a tier's routine includes this file, defines the macros
+// below, and includes inflateloop_amd64.h as the body of a routine of type
 //
 //	func(d *Decoder, c *blockCode, patterns *copyPatterns) status
 //
-// with a frame of 24 bytes. The file defines
+// with a frame of 32 bytes:
 //
 //	WIDTH   how many bytes a copy writes, 32 or 64
-//	STEP    the offset of step in its patterns
+//	STEP    the offset of step in the patterns
 //	REPEAT  loads WIDTH bytes from R13, a match's source that is R14 bytes before R8,
 //	        repeats them if the distance is shorter than WIDTH, and stores them to R8. It
 //	        sets R14 to 64 times the distance, or to 64*WIDTH if that is less.
 //	AGAIN   stores the same bytes to R8 once more
 //	MOVE    loads WIDTH bytes from R13 and stores them to R8
 //
-// It needs BMI1 and BMI2 besides.
-//
-// Registers throughout:
+// The loop needs BMI1 and BMI2 besides. Its registers:
 //
 //	SI  next input   BX  bits             R8  next output    R11 the tables
-//	R10 its limit    CX  their number,    R9  end of page    R12 patterns
-//	                     in the low byte  DI  start of page
+//	R10 its limit    CX  their number,    DI  start of page  R12 patterns
+//	                     in the low byte  R9, R15 notLiteral and nineBits of the fixed code
+//
+// AX, or DX after an odd number of literals, is the table entry of the next symbol. It was
+// looked up before the last refill, which would delay it. At start and fixedstart, and at the
+// beginning of MATCH, 56 bits are valid, R8 is not beyond the page's end and SI not beyond the
+// limit by more than two refills. Four literals take 44 bits and a match 38, so the entry
+// behind them, of 11 bits, is valid too. Every way back passes CHECK.
 
 #define LITLEN (blockCode_litLen+litLenTable_table)
 #define DIST   (blockCode_distance+distanceTable_table)
@@ -64,8 +69,8 @@
 	MOVB  e, at(R8)
 
 // MATCH decodes the rest of a match that starts with entry AX, looks up what
-// comes next, and copies the match. A distance below 64 is turned into a pattern, so
-// that all matches of up to 64 bytes go the same way.
+// comes next, and copies the match. All matches of up to WIDTH bytes go the same way,
+// because REPEAT turns a short distance into a pattern.
 #define MATCH(special, before, longcopy, undo) \
 	TESTB $const_entrySpecial, AX  \
 	JNZ   special                  \
@@ -92,8 +97,8 @@
 	SHRXQ R13, AX, AX              \
 	SHRL  $const_entryValue, R14   \
 	ADDL  AX, R14                  \
-	REFILL                         \
 	LOOKUP(AX)                     \
+	REFILL                         \
 	MOVQ  R8, R13                  \
 	SUBQ  DI, R13                  \
 	CMPQ  R14, R13                 \
@@ -108,6 +113,6 @@
 #define CHECK(input, full) \
 	CMPQ SI, R10  \
 	JHI  input    \
-	CMPQ R8, R9   \
+	CMPQ R8, end-32(SP) \
 	JHI  full
 

@@ -26,5 +26,5 @@
 // func decodeBlockVBMI2(d *Decoder, c *blockCode, patterns *copyPatterns) status
 //
 // It needs VBMI for REPEAT.
-TEXT ·decodeBlockVBMI2(SB), NOSPLIT, $24-32
+TEXT ·decodeBlockVBMI2(SB), NOSPLIT, $32-32
 #include "inflateloop_amd64.h"

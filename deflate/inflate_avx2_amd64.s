@@ -28,5 +28,5 @@
 	VMOVDQU Y0, (R8)
 
 // func decodeBlockAVX2(d *Decoder, c *blockCode, patterns *shufflePatterns) status
-TEXT ·decodeBlockAVX2(SB), NOSPLIT, $24-32
+TEXT ·decodeBlockAVX2(SB), NOSPLIT, $32-32
 #include "inflateloop_amd64.h"

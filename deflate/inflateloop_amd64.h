@@ -10,20 +10,27 @@
 	ADDQ (Decoder_in+bitReader_pos)(DI), SI
 	MOVQ (Decoder_in+bitReader_acc)(DI), BX
 	MOVQ (Decoder_in+bitReader_count)(DI), CX
-	LEAQ Decoder_out(DI), R9
-	MOVQ R9, R8
+	LEAQ Decoder_out(DI), AX
+	MOVQ AX, R8
 	ADDQ Decoder_n(DI), R8
-	MOVQ R9, AX
-	ADDQ Decoder_size(DI), R9
+	MOVQ AX, DX
+	ADDQ Decoder_size(DI), DX
+	MOVQ DX, end-32(SP)
 	MOVQ AX, DI
+	MOVL blockCode_notLiteral(R11), R9
 	MOVL blockCode_nineBits(R11), R15
 	TESTL R15, R15
 	JNZ  fixed
 
-top:
 	CHECK(input, full)
 	REFILL
 	LOOKUP(AX)
+	JMP  start
+
+top:
+	ADDQ $4, R8
+	CHECK(input, full)
+	REFILL
 start:
 	TESTL AX, AX
 	JNS   match
@@ -36,11 +43,7 @@ start:
 	LITERAL(AX, DX, 2)
 	TESTL DX, DX
 	JNS   match3
-	SHRXQ DX, BX, BX
-	SUBL  DX, CX
-	SHRL  $16, DX
-	MOVB  DX, 3(R8)
-	ADDQ  $4, R8
+	LITERAL(DX, AX, 3)
 	JMP   top
 
 match3:
@@ -55,31 +58,39 @@ match2:
 match1:
 	ADDQ $1, R8
 	MOVL DX, AX
+	REFILL
 match:
 	MATCH(special, before, longcopy, undo)
 copied:
 	CHECK(input, full)
 	JMP start
 
+	// The first five bits tell whether a symbol of the fixed code is a literal, which is
+	// known sooner than its entry. So a wrong prediction costs less.
 fixed:
 	CHECK(input, full)
 	REFILL
 	LOOKUP(AX)
+	JMP  fixedstart
+
+fixedtop:
+	ADDQ $4, R8
+	CHECK(input, full)
+	REFILL
 fixedstart:
-	TESTL AX, AX
-	JNS   fixedmatch
+	BTL   BX, R9
+	JCS   fixedmatch
 	FIXEDLITERAL(AX, DX, 0)
-	TESTL DX, DX
-	JNS   fixedmatch1
+	BTL   BX, R9
+	JCS   fixedmatch1
 	FIXEDLITERAL(DX, AX, 1)
-	TESTL AX, AX
-	JNS   fixedmatch2
+	BTL   BX, R9
+	JCS   fixedmatch2
 	FIXEDLITERAL(AX, DX, 2)
-	TESTL DX, DX
-	JNS   fixedmatch3
+	BTL   BX, R9
+	JCS   fixedmatch3
 	FIXEDLITERAL(DX, AX, 3)
-	ADDQ  $4, R8
-	JMP   fixed
+	JMP   fixedtop
 
 fixedmatch3:
 	ADDQ $3, R8
@@ -93,6 +104,8 @@ fixedmatch2:
 fixedmatch1:
 	ADDQ $1, R8
 	MOVL DX, AX
+	REFILL
+	REFILL
 fixedmatch:
 	MATCH(special, before, longcopy, undo)
 	CHECK(input, full)

@@ -21,23 +21,31 @@ type lengthTable struct {
 	longCode
 }
 
-// lengthEntries are the entries of the code length symbols. Their value is the
-// length to be repeated, or repeatsPrevious, and in the bits from lengthRun on
-// the least number of times.
+// The entry of a code length symbol has the counts of bits as other entries do, and
+//
+//	bit 6        set if it repeats the previous length
+//	bits 12..15  the length otherwise
+//	bits 16..22  a mask of its extra bits, which say how many more times it stands for
+//	bits 24..31  the least number of times
+const (
+	lengthRepeats = 6
+	lengthValue   = 12
+	lengthExtra   = 16
+	lengthLeast   = 24
+)
+
 var lengthEntries = func() (t [numLengthSymbols]uint32) {
 	for sym := range uint32(maxCodeBits + 1) {
-		t[sym] = (1<<lengthRun | sym) << entryValue
+		t[sym] = 1<<lengthLeast | sym<<lengthValue
 	}
-	t[repeatPrevious] = (minRepeat<<lengthRun|repeatsPrevious)<<entryValue | uint32(repeatBits[repeatPrevious])
-	t[repeatZero] = minRepeat<<lengthRun<<entryValue | uint32(repeatBits[repeatZero])
-	t[repeatZeroLong] = minZeroLong<<lengthRun<<entryValue | uint32(repeatBits[repeatZeroLong])
+	t[repeatPrevious] = minRepeat<<lengthLeast | 1<<lengthRepeats
+	t[repeatZero] = minRepeat << lengthLeast
+	t[repeatZeroLong] = minZeroLong << lengthLeast
+	for sym, n := range repeatBits {
+		t[sym] |= (1<<n-1)<<lengthExtra | uint32(n)
+	}
 	return t
 }()
-
-const (
-	lengthRun       = 8
-	repeatsPrevious = 1 << 4
-)
 
 const cutLengths = "the stream ends within a block's code lengths"
 
@@ -51,8 +59,19 @@ func (l *lengthReader) read(r *routines, in *bitReader, c *blockCode) string {
 		return "more code lengths than there are symbols"
 	}
 	clear(l.symbols[:])
-	for _, sym := range lengthSymbolOrder[:num] {
-		l.symbols[sym] = uint8(in.take(lengthCodeField))
+	for order := lengthSymbolOrder[:num]; len(order) > 0; {
+		// As many as the 48 bits hold that ensure gives.
+		part := order[:min(len(order), 48/lengthCodeField)]
+		order = order[len(part):]
+		if !in.ensure() {
+			return cutLengths
+		}
+		acc := in.acc
+		for _, sym := range part {
+			l.symbols[sym] = uint8(acc & (1<<lengthCodeField - 1))
+			acc >>= lengthCodeField
+		}
+		in.drop(uint(len(part)) * lengthCodeField)
 	}
 	if in.overrun() {
 		return cutLengths
@@ -76,29 +95,42 @@ func (l *lengthReader) read(r *routines, in *bitReader, c *blockCode) string {
 // fill decodes n code lengths. It handles all symbols alike, because a branch on the
 // kind of symbol is mispredicted too often.
 func (l *lengthReader) fill(in *bitReader, n int) string {
-	var previous uint32
-	i := 0
-	for i < n {
-		if in.count < 14 && !in.ensure() {
+	if !in.ensure() {
+		return cutLengths
+	}
+	if l.code.table[in.acc&(1<<headerLimit-1)]>>lengthRepeats&1 != 0 {
+		return "code length repeated before the first"
+	}
+	table, lens := &l.code.table, &l.lens
+	word := uint64(0) // the previous length in each byte
+	for i := 0; i < n; {
+		if !in.refill() && !(in.more() && in.refill()) {
 			return cutLengths
 		}
-		e := l.code.table[in.acc&(1<<headerLimit-1)]
-		run := int(e>>(entryValue+lengthRun)) + in.extra(e)
-		in.drop(uint(e) & entryCount)
-		repeats := e >> entryValue & repeatsPrevious / repeatsPrevious
-		if repeats != 0 && i == 0 {
-			return "code length repeated before the first"
+		// The 56 bits are enough for four symbols.
+		acc, count := in.acc, uint64(in.count)
+		for range 4 {
+			e := uint64(table[acc&(1<<headerLimit-1)])
+			run := int(e>>lengthLeast + acc>>(e>>entryCode&maxCodeBits)&(e>>lengthExtra&0x7f))
+			acc >>= e & entryCount
+			count -= e & entryCount
+			word = e>>lengthValue&maxCodeBits*0x0101010101010101 | word&-(e>>lengthRepeats&1)
+			to := (*[runStep]byte)(lens[i : i+runStep])
+			binary.LittleEndian.PutUint64(to[:8], word)
+			binary.LittleEndian.PutUint64(to[8:], word)
+			for at := runStep; at < run; at += runStep {
+				to := (*[runStep]byte)(lens[i+at : i+at+runStep])
+				binary.LittleEndian.PutUint64(to[:8], word)
+				binary.LittleEndian.PutUint64(to[8:], word)
+			}
+			if i += run; i >= n {
+				break
+			}
 		}
-		previous = e>>entryValue&maxCodeBits | previous&-repeats
-		word := uint64(previous) * 0x0101010101010101
-		for at := 0; at < run; at += runStep {
-			binary.LittleEndian.PutUint64(l.lens[i+at:], word)
-			binary.LittleEndian.PutUint64(l.lens[i+at+8:], word)
+		in.acc, in.count = acc, uint(count)
+		if i > n {
+			return "code length repeated past the last"
 		}
-		i += run
-	}
-	if i > n {
-		return "code length repeated past the last"
 	}
 	return ""
 }

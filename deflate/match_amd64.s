@@ -46,7 +46,7 @@ GLOBL lanes<>(SB), RODATA|NOPTR, $64
 //	CX  place in the block of the match that is measured, R15 its length, DX its distance-1
 //
 //	Z31 hashMul   Z30 spread   Z29 lanes   Z28 posMask   Z27 its complement
-//	Z26 -1        Z25 16       Z24 pairs
+//	Z25 16        Z24 pairs
 
 // HASH16 finds bucket and fresh entry of the 16 positions from offset g of the
 // block at R11; Z5 holds the positions, SI the buffers.
@@ -111,15 +111,14 @@ GLOBL lanes<>(SB), RODATA|NOPTR, $64
 	VMOVDQU32 Z2, (OLD+4*(i))(DI)
 
 // COMPARE16 sets mask k for the candidates among 16 positions and keeps their
-// distances.
+// distances less 1, which are the complements of old less new position.
 #define COMPARE16(g, k) \
 	VMOVDQU32 (OLD+4*(g))(DI), Z0     \
 	VMOVDQU32 (FRESH+4*(g))(SI), Z1   \
 	VPXORD Z0, Z1, Z2               \
-	VPSUBD Z0, Z1, Z1               \
+	VPSUBD Z1, Z0, Z1               \
 	VPTESTNMD Z27, Z2, K1           \
-	VPADDD Z26, Z1, Z1              \
-	VPANDD Z28, Z1, Z1              \
+	VPANDND Z28, Z1, Z1             \
 	VPCMPUD $1, Z5, Z1, K1, k       \
 	VMOVDQU32 Z1, (DIST+4*(g))(DI)    \
 	VPADDD Z25, Z5, Z5
@@ -264,7 +263,6 @@ TEXT ·findTokensAVX512(SB), NOSPLIT, $24-9
 	VPBROADCASTD AX, Z28
 	NOTL AX
 	VPBROADCASTD AX, Z27
-	VPTERNLOGD $0xff, Z26, Z26, Z26
 	MOVL $16, AX
 	VPBROADCASTD AX, Z25
 	VPXORQ X0, X0, X0

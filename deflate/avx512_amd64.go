@@ -12,7 +12,6 @@ type scratch struct {
 	// dist is distance-1 of each candidate. The assembly reads one element behind the
 	// last, which must be a valid distance too.
 	dist [blockLen + 1]uint32
-	tok  [blockLen]token // the matches taken, at their positions
 }
 
 //go:noescape

@@ -28,7 +28,9 @@ GLOBL words<>(SB), RODATA|NOPTR, $64
 
 // func sortSymbolsVBMI2(c *canonical, lens *[litLenCodes]uint8)
 //
-// Goes over all symbols once for each length that there is.
+// It goes over all symbols once for each length that there is. When the loop begins, CX is the
+// length, and the symbols with shorter codes are sorted before SI. DI is c. Z0 to Z4 are the
+// lengths of all symbols, Z10 to Z18 the symbols.
 TEXT ·sortSymbolsVBMI2(SB), NOSPLIT, $0-16
 	MOVQ c+0(FP), DI
 	MOVQ lens+8(FP), BX

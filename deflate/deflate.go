@@ -25,13 +25,13 @@ const MaxPageSize = 64 << 10
 // Encoder compresses pages. It holds reusable state and is for use by one goroutine at
 // a time. Make one with [NewEncoder].
 type Encoder struct {
-	mode     Mode
-	routines *routines
-
-	match matcher
+	match matcher // the first, see there
 	fast  fastCoder
 	dense denseCoder
 	out   bitWriter
+
+	mode     Mode
+	routines *routines
 }
 
 // NewEncoder returns an Encoder for the given mode.

@@ -21,6 +21,11 @@
 //
 // It counts the literal and length symbols of n tokens, a positive multiple of
 // 16, and lists the distance symbols.
+//
+// When the loop begins, SI is at the next 16 tokens and R9 is the number of tokens from there
+// on. The four tables at DI, of 288 counters each, have the symbols of all tokens before SI
+// between them. R8 is behind their distance symbols, and the sum of Z29 is the number of their
+// extra bits. 0(SP) has the 16 symbols of this turn, in words. Z30 is 256.
 TEXT ·countTokensAVX512(SB), NOSPLIT, $64-48
 	MOVQ c+8(FP), DI
 	LEAQ counters_distances(DI), R8
@@ -132,13 +137,18 @@ loop:
 // the byte there that are filled already. It stops before 16 tokens of which
 // two neighbours together take more than 57 bits, and says how many are left.
 //
-// The codes of all symbols are in registers: Z19, Z21, Z22, Z23 and four more
-// in memory for literals, Z26 for lengths, Z30 for distances.
-TEXT ·writeTokensAVX512(SB), NOSPLIT, $128-72
+// When the loop begins, SI is at the next 16 tokens, R9 is the number of tokens from there on,
+// and Z16 has in each quadword the bit of dst where they begin. Z15 has in each quadword the
+// last bits before that one, from the byte in Z20 on, so that it may be that all of a quadword
+// flows into the next turn's. DI is dst, R12 the buffer, R10 the codes. The codes of all
+// symbols are in registers: Z19, Z21, Z22, Z23 and four more in memory for literals, Z26 for
+// lengths, Z30 for distances. Z29 selects the bits of a code, Z28 is 57 by quadwords.
+TEXT ·writeTokensAVX512(SB), NOSPLIT, $192-72
 	MOVQ dst+0(FP), DI
 	MOVQ tokens+8(FP), SI
 	MOVQ n+16(FP), R9
 	MOVQ codes+40(FP), R10
+	BUFFER
 	TOKEN_CONSTS
 	CONST(2047, Z29)
 	CONST(57, Z28)

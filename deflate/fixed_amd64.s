@@ -61,12 +61,18 @@ GLOBL distanceCodes<>(SB), RODATA|NOPTR, $128
 // It encodes n tokens, a positive multiple of 16, from bit at of dst on. acc
 // has the bits of the byte there that are filled already.
 //
-// Any two tokens take at least eight bits, which is why what each quadword
-// leaves to the next depends on no other.
-TEXT ·writeFixedAVX512(SB), NOSPLIT, $128-56
+// When the loop begins, SI is at the next 16 tokens, R9 is the number of tokens behind them,
+// Z16 has in each quadword the bit of dst where they begin, and the last quadword of Z15 has
+// the bits before that one in its byte. All bytes before that byte are final. DI is dst, R12
+// the buffer. K4 selects the low byte of each token, Z19 and Z20 are lengthCodes, Z23 and Z26
+// distanceCodes, Z22 revLow, Z21 revHigh, Z30 5, Z29 15, Z28 8; tokens_amd64.h has the others.
+// Each quadword gets the bits of two tokens. Any two tokens take at least eight bits, which is
+// why what each quadword leaves to the next depends on no other.
+TEXT ·writeFixedAVX512(SB), NOSPLIT, $192-56
 	MOVQ dst+0(FP), DI
 	MOVQ tokens+8(FP), SI
 	MOVQ n+16(FP), R9
+	BUFFER
 	TOKEN_CONSTS
 	CONST(5, Z30)
 	VPTESTMB Z31, Z31, K4            // the low byte of each token
@@ -143,8 +149,8 @@ loop:
 
 	VMOVQ X16, AX
 	MOVQ AX, end+40(FP)
-	VMOVDQU64 Z15, 0(SP)
-	MOVQ 56(SP), AX
+	VMOVDQU64 Z15, 0(R12)
+	MOVQ 56(R12), AX
 	MOVQ AX, accOut+48(FP)
 	VZEROUPPER
 	RET

@@ -41,14 +41,17 @@ const (
 // bits, takes the matches, and skips the bytes that they cover. Neither step branches
 // on single bytes, which takes most of a byte-wise matcher's time. Block k+1 is looked
 // up before matches of block k are selected, so that a processor can overlap the two.
+//
+// The table and the scratch space come first, here and in [Encoder]: objects of this size
+// begin at a page of memory, so that the vectors in them do not cross cache lines.
 type matcher struct {
-	n    int // page length
-	ntok int
 	// table holds, for each bucket, the last word hashed into it: the hash bits
 	// that do not choose the bucket above the position modulo 4,096.
 	table [1 << hashBits]uint32
 	//lint:ignore U1000 only the assembly looks inside
 	scratch scratch
+	n       int // page length
+	ntok    int
 	src     [MaxPageSize + pageSlack]byte
 	tok     [MaxPageSize + 2*blockLen]token
 }

@@ -34,18 +34,19 @@ GLOBL lanes<>(SB), RODATA|NOPTR, $64
 #define FRESH  (matcher_scratch+scratch_fresh)
 #define OLD    (matcher_scratch+scratch_old)
 #define DIST   (matcher_scratch+scratch_dist)
-#define TAKEN  (matcher_scratch+scratch_tok)
 #define SRC    matcher_src
 
 // Registers throughout:
 //
-//	DI  the matcher         R12  candidates of the block
-//	R8  end of the tokens   R13  positions where a token starts
-//	R9  start of the block  R14  positions where a match starts
-//	R10 next uncovered      BX   buffers of the block ahead
+//	DI  the matcher         R12  candidates of the block that no token covers yet
+//	R8  end of the tokens   R13  -1
+//	R9  start of the block  BX   buffers of the block ahead
+//	R10 end of the last match; from there on no byte has a token
+//
+//	CX  place in the block of the match that is measured, R15 its length, DX its distance-1
 //
 //	Z31 hashMul   Z30 spread   Z29 lanes   Z28 posMask   Z27 its complement
-//	Z26 -1        Z25 16       Z24 pairs
+//	Z25 16        Z24 pairs
 
 // HASH16 finds bucket and fresh entry of the 16 positions from offset g of the
 // block at R11; Z5 holds the positions, SI the buffers.
@@ -67,59 +68,60 @@ GLOBL lanes<>(SB), RODATA|NOPTR, $64
 	HASH16(32) \
 	HASH16(48)
 
-// SWAP2 enters two positions of the block ahead and keeps what they replace.
-// The two share a store, for stores are the bottleneck here. It uses AX, SI and R11.
-#define SWAP2(i) \
+// SWAP1 enters a position of the block ahead, and sets old to what it replaces, in all lanes.
+// It uses AX and SI.
+#define SWAP1(i, old) \
 	MOVL (BUCKET+4*(i))(BX), AX   \
 	MOVL (FRESH+4*(i))(BX), SI    \
-	MOVL TABLE(DI)(AX*4), R11     \
-	MOVL SI, TABLE(DI)(AX*4)      \
-	MOVL (BUCKET+4*(i)+4)(BX), AX \
-	MOVL TABLE(DI)(AX*4), SI      \
-	SHLQ $32, SI                  \
-	ORQ  SI, R11                  \
-	MOVL (FRESH+4*(i)+4)(BX), SI  \
-	MOVL SI, TABLE(DI)(AX*4)      \
-	MOVQ R11, (OLD+4*(i))(DI)
+	VPBROADCASTD TABLE(DI)(AX*4), old \
+	MOVL SI, TABLE(DI)(AX*4)
 
 #define SWAP16(i) \
-	SWAP2(i)      \
-	SWAP2(i+2)    \
-	SWAP2(i+4)    \
-	SWAP2(i+6)    \
-	SWAP2(i+8)    \
-	SWAP2(i+10)   \
-	SWAP2(i+12)   \
-	SWAP2(i+14)
+	SWAP1(i+0, Y2)      \
+	SWAP1(i+1, Y3)    \
+	VPBLENDD $0x02, Y3, Y2, Y2 \
+	SWAP1(i+2, Y3)    \
+	VPBLENDD $0x04, Y3, Y2, Y2 \
+	SWAP1(i+3, Y3)    \
+	VPBLENDD $0x08, Y3, Y2, Y2 \
+	SWAP1(i+4, Y3)    \
+	VPBLENDD $0x10, Y3, Y2, Y2 \
+	SWAP1(i+5, Y3)    \
+	VPBLENDD $0x20, Y3, Y2, Y2 \
+	SWAP1(i+6, Y3)    \
+	VPBLENDD $0x40, Y3, Y2, Y2 \
+	SWAP1(i+7, Y3)    \
+	VPBLENDD $0x80, Y3, Y2, Y2 \
+	SWAP1(i+8, Y4)      \
+	SWAP1(i+9, Y3)    \
+	VPBLENDD $0x02, Y3, Y4, Y4 \
+	SWAP1(i+10, Y3)    \
+	VPBLENDD $0x04, Y3, Y4, Y4 \
+	SWAP1(i+11, Y3)    \
+	VPBLENDD $0x08, Y3, Y4, Y4 \
+	SWAP1(i+12, Y3)    \
+	VPBLENDD $0x10, Y3, Y4, Y4 \
+	SWAP1(i+13, Y3)    \
+	VPBLENDD $0x20, Y3, Y4, Y4 \
+	SWAP1(i+14, Y3)    \
+	VPBLENDD $0x40, Y3, Y4, Y4 \
+	SWAP1(i+15, Y3)    \
+	VPBLENDD $0x80, Y3, Y4, Y4 \
+	VINSERTI64X4 $1, Y4, Z2, Z2 \
+	VMOVDQU32 Z2, (OLD+4*(i))(DI)
 
 // COMPARE16 sets mask k for the candidates among 16 positions and keeps their
-// distances.
+// distances less 1, which are the complements of old less new position.
 #define COMPARE16(g, k) \
 	VMOVDQU32 (OLD+4*(g))(DI), Z0     \
 	VMOVDQU32 (FRESH+4*(g))(SI), Z1   \
 	VPXORD Z0, Z1, Z2               \
-	VPSUBD Z0, Z1, Z1               \
+	VPSUBD Z1, Z0, Z1               \
 	VPTESTNMD Z27, Z2, K1           \
-	VPADDD Z26, Z1, Z1              \
-	VPANDD Z28, Z1, Z1              \
+	VPANDND Z28, Z1, Z1             \
 	VPCMPUD $1, Z5, Z1, K1, k       \
 	VMOVDQU32 Z1, (DIST+4*(g))(DI)    \
 	VPADDD Z25, Z5, Z5
-
-// EXPAND16 appends the tokens that start at the 16 positions from offset g.
-// It shifts them out of R13 and R14.
-#define EXPAND16(g) \
-	KMOVW R13, K1                          \
-	KMOVW R14, K2                          \
-	VPMOVZXBD (SRC+g)(DI)(R9*1), Z0        \
-	VMOVDQU32 (TAKEN+4*(g))(DI), K2, Z0      \
-	VPCOMPRESSD.Z Z0, K1, Z1               \
-	VMOVDQU32 Z1, (R8)                     \
-	MOVWLZX R13, AX                        \
-	POPCNTL AX, AX                         \
-	LEAQ (R8)(AX*4), R8                    \
-	SHRQ $16, R13                          \
-	SHRQ $16, R14
 
 // START finds the next candidate and starts to measure the match there: CX is
 // its place in the block, DX the distance-1, R15 becomes the mask of differing
@@ -135,9 +137,9 @@ GLOBL lanes<>(SB), RODATA|NOPTR, $64
 	VPCMPUB $4, (SRC-1)(DI)(R15*1), Z0, K1    \
 	KMOVQ  K1, R15
 
-// TAKE makes a match of what START found, and drops the candidates that it
-// covers.
-#define TAKE(long, measured, lazy, take, reject, beyond) \
+// TAKE makes tokens of the match that START found and the literals before it, and drops the
+// candidates that it covers. It goes on at beyond if these are all that are left.
+#define TAKE(long, measured, lazy, take, reject, many, counted, beyond) \
 	CMPB   lazy+8(FP), $0                     \
 	JNE    lazy                               \
 	TZCNTQ R15, R15                           \
@@ -146,22 +148,39 @@ measured: \
 	CMPQ   R15, $const_minMatch               \
 	JLT    reject                             \
 take: \
+	VPMOVZXBD SRC(DI)(R10*1), Z0              \
+	LEAQ   (R9)(CX*1), R11                    \
 	MOVL   R15, AX                            \
 	SHLL   $16, AX                            \
 	LEAL   (const_matchFlag-3<<16)(AX)(DX*1), AX \
-	MOVL   AX, TAKEN(DI)(CX*4)                \
-	BTSQ   CX, R14                            \
+	MOVQ   R11, SI                            \
+	SUBQ   R10, SI                            \
+	LEAQ   (R11)(R15*1), R10                  \
+	VMOVDQU32 Z0, (R8)                        \
+	CMPQ   SI, $16                            \
+	JGT    many                               \
+counted: \
+	MOVL   AX, (R8)(SI*4)                     \
+	LEAQ   4(R8)(SI*4), R8                    \
 	ADDQ   CX, R15                            \
-	ADDL   $1, CX                             \
-	LEAQ   (R9)(R15*1), R10                   \
-	BZHIQ  CX, R13, DX                        \
 	CMPQ   R15, $64                           \
 	JGE    beyond                             \
-	MOVQ   $-1, AX                            \
-	SHLXQ  R15, AX, AX                        \
-	ANDQ   AX, R12                            \
-	ANDQ   AX, R13                            \
-	ORQ    DX, R13
+	SHLXQ  R15, R13, AX                       \
+	ANDQ   AX, R12
+
+// MANY makes tokens of SI literals, more than 16, of which the first 16 are done, and of which
+// the last is before R11.
+#define MANY(loop, counted) \
+	SUBQ   SI, R11                            \
+loop: \
+	ADDQ   $64, R8                            \
+	ADDQ   $16, R11                           \
+	VPMOVZXBD SRC(DI)(R11*1), Z0              \
+	VMOVDQU32 Z0, (R8)                        \
+	SUBQ   $16, SI                            \
+	CMPQ   SI, $16                            \
+	JGT    loop                               \
+	JMP    counted
 
 // LONG measures on where the first 64 bytes agree.
 #define LONG(loop, differs, measured) \
@@ -220,10 +239,21 @@ differs: \
 	JMP    take
 
 // func findTokensAVX512(m *matcher, lazy bool)
+//
+// It goes through the page in blocks of 64 positions, as findBlocks does. When the loop at
+// compare begins, block R9 is looked up: OLD has what the table had for each of its positions,
+// and the table has the positions up to the end of the block. Block R9+64 is hashed. compare
+// makes R12 and DIST of OLD; ahead hashes block R9+128, into the half of BUCKET and FRESH that
+// block R9 no longer needs; then matches of block R9 are taken in turns with looking up block
+// R9+64. Every token that ends at R10 or before is written. What is behind R8 is of no
+// account: literals are stored 16 at a time, and the next token covers those that are too many.
+// looked says whether block R9+64 was looked up, skip how many blocks are not to be, and quiet
+// how many before had no candidate.
 TEXT ·findTokensAVX512(SB), NOSPLIT, $24-9
 	MOVQ m+0(FP), DI
 	LEAQ matcher_tok(DI), R8
 	XORL R10, R10
+	MOVQ $-1, R13
 	MOVL $const_hashMul, AX
 	VPBROADCASTD AX, Z31
 	VBROADCASTI32X4 spread<>(SB), Z30
@@ -233,7 +263,6 @@ TEXT ·findTokensAVX512(SB), NOSPLIT, $24-9
 	VPBROADCASTD AX, Z28
 	NOTL AX
 	VPBROADCASTD AX, Z27
-	VPTERNLOGD $0xff, Z26, Z26, Z26
 	MOVL $16, AX
 	VPBROADCASTD AX, Z25
 	VPXORQ X0, X0, X0
@@ -318,27 +347,15 @@ ahead:
 	HASH64
 
 hashed:
-	// R13 has the positions yet to be covered.
-	MOVQ matcher_n(DI), AX
-	SUBQ R9, AX
-	MOVQ $-1, R13
-	CMPQ AX, $64
-	JGE  whole
-	BZHIQ AX, R13, R13
-whole:
-	XORL R14, R14
 	MOVQ R10, CX
 	SUBQ R9, CX
 	JLE  uncovered
 	CMPQ CX, $64
 	JGE  covered
-	MOVQ $-1, AX
-	SHLXQ CX, AX, AX
-	ANDQ AX, R13
+	SHLXQ CX, R13, AX
 	ANDQ AX, R12
 	JMP  uncovered
 covered:
-	XORL R13, R13
 	XORL R12, R12
 uncovered:
 	MOVQ skip-16(SP), AX
@@ -358,35 +375,22 @@ uncovered:
 	LEAQ (DI)(BX*4), BX
 	START(rest0)
 	SWAP16(0)
-	TAKE(long0, measured0, lazy0, take0, reject0, beyond0)
+	TAKE(long0, measured0, lazy0, take0, reject0, many0, counted0, rest1)
 then1:
 	START(rest1)
 	SWAP16(16)
-	TAKE(long1, measured1, lazy1, take1, reject1, beyond1)
+	TAKE(long1, measured1, lazy1, take1, reject1, many1, counted1, rest2)
 then2:
 	START(rest2)
 	SWAP16(32)
-	TAKE(long2, measured2, lazy2, take2, reject2, beyond2)
+	TAKE(long2, measured2, lazy2, take2, reject2, many2, counted2, rest3)
 then3:
 	START(rest3)
 	SWAP16(48)
-	TAKE(long3, measured3, lazy3, take3, reject3, beyond3)
+	TAKE(long3, measured3, lazy3, take3, reject3, many3, counted3, rest4)
 then4:
 	MOVL $1, looked-24(SP)
 	JMP select
-
-beyond0:
-	MOVQ DX, R13
-	JMP rest1
-beyond1:
-	MOVQ DX, R13
-	JMP rest2
-beyond2:
-	MOVQ DX, R13
-	JMP rest3
-beyond3:
-	MOVQ DX, R13
-	JMP rest4
 
 rest0:
 	SWAP16(0)
@@ -398,26 +402,16 @@ rest3:
 	SWAP16(48)
 rest4:
 	MOVL $1, looked-24(SP)
-	JMP  expand
+	JMP  advance
 
 pass:
 	MOVQ AX, skip-16(SP)
 lookless:
 	MOVL $0, looked-24(SP)
 select:
-	START(expand)
-	TAKE(long4, measured4, lazy4, take4, reject4, beyond4)
+	START(advance)
+	TAKE(long4, measured4, lazy4, take4, reject4, many4, counted4, advance)
 	JMP select
-beyond4:
-	MOVQ DX, R13
-
-expand:
-	CMPQ R13, $-1
-	JEQ  literals
-	EXPAND16(0)
-	EXPAND16(16)
-	EXPAND16(32)
-	EXPAND16(48)
 
 advance:
 	ADDQ $64, R9
@@ -429,11 +423,12 @@ advance:
 	JMP  ahead
 
 done:
+	MOVQ matcher_n(DI), SI
+	SUBQ R10, SI
+	JG   remaining
 	// A match may have run on into the zeros behind the page.
-	SUBQ matcher_n(DI), R10
-	JLE  exact
-	SHLL $16, R10
-	SUBL R10, -4(R8)
+	SHLL $16, SI
+	ADDL SI, -4(R8)
 exact:
 	LEAQ matcher_tok(DI), AX
 	SUBQ AX, R8
@@ -442,26 +437,16 @@ exact:
 	VZEROUPPER
 	RET
 
-literals:
-	// A token for every byte needs no moving together.
-	KMOVQ R14, K1
-	KSHIFTRQ $16, K1, K2
-	KSHIFTRQ $32, K1, K3
-	KSHIFTRQ $48, K1, K4
-	VPMOVZXBD SRC(DI)(R9*1), Z0
-	VPMOVZXBD (SRC+16)(DI)(R9*1), Z1
-	VPMOVZXBD (SRC+32)(DI)(R9*1), Z2
-	VPMOVZXBD (SRC+48)(DI)(R9*1), Z3
-	VMOVDQU32 (TAKEN+0)(DI), K1, Z0
-	VMOVDQU32 (TAKEN+64)(DI), K2, Z1
-	VMOVDQU32 (TAKEN+128)(DI), K3, Z2
-	VMOVDQU32 (TAKEN+192)(DI), K4, Z3
+remaining:
+	// The literals behind the last match.
+	VPMOVZXBD SRC(DI)(R10*1), Z0
 	VMOVDQU32 Z0, (R8)
-	VMOVDQU32 Z1, 64(R8)
-	VMOVDQU32 Z2, 128(R8)
-	VMOVDQU32 Z3, 192(R8)
-	ADDQ $256, R8
-	JMP  advance
+	ADDQ $16, R10
+	ADDQ $64, R8
+	SUBQ $16, SI
+	JG   remaining
+	LEAQ (R8)(SI*4), R8
+	JMP  exact
 
 nothing:
 	MOVQ quiet-8(SP), AX
@@ -521,3 +506,13 @@ lazy4:
 	LAZY(long4, reject4, take4, extend4)
 extend4:
 	LONG(extendloop4, extended4, take4)
+many0:
+	MANY(more0, counted0)
+many1:
+	MANY(more1, counted1)
+many2:
+	MANY(more2, counted2)
+many3:
+	MANY(more3, counted3)
+many4:
+	MANY(more4, counted4)

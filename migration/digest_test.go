@@ -19,8 +19,8 @@ import (
 	"github.com/vmferry/vmferry/vmstate"
 )
 
-// TestSend_CorruptObjectFailsBeforeTheMachineStarts changes a byte that
-// no checksum covers: that of an extent which a later round replaced.
+// TestSend_CorruptObjectFailsBeforeTheMachineStarts changes a byte of a page, which a
+// restore sends, and one of an extent that a later round replaced, which it does not read.
 func TestSend_CorruptObjectFailsBeforeTheMachineStarts(t *testing.T) {
 	l, err := guest.NewLayout(4096, []guest.Block{{Name: "pc.ram", Length: 16 * 4096}, {Name: "vga.vram", Length: 4096}})
 	if err != nil {
@@ -61,9 +61,11 @@ func TestSend_CorruptObjectFailsBeforeTheMachineStarts(t *testing.T) {
 	if _, err := w.Finish(t.Context(), meta); err != nil {
 		t.Fatal(err)
 	}
+	const superseded, current = 8 * 100, 8 * (2*4096 + 100) // bits of the object
 	for _, changed := range []bool{false, true} {
+		b.FlipBit("pages-000000", superseded)
 		if changed {
-			b.FlipBit("pages-000000", 5)
+			b.FlipBit("pages-000000", current)
 		}
 		r, err := snapshot.Open(t.Context(), b, snapshot.OpenOptions{})
 		if err != nil {
@@ -85,7 +87,7 @@ func TestSend_CorruptObjectFailsBeforeTheMachineStarts(t *testing.T) {
 		if !changed && (err != nil || received != nil || !r.DigestsVerified()) {
 			t.Fatalf("unchanged: sent %v, received %v, digests verified %v", err, received, r.DigestsVerified())
 		}
-		if changed && (!errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), "pages-000000: its digest") || received == nil) {
+		if changed && (!errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), "pages-000000: the digest of the extent") || received == nil) {
 			t.Errorf("changed: sent %v, received %v; want an error that names the object, and no machine", err, received)
 		}
 	}

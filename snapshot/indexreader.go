@@ -200,7 +200,7 @@ func (x *index) read(ctx context.Context, offset uint64, n int) ([]byte, error) 
 func (x *index) load(ctx context.Context, s segment) ([]byte, error) {
 	b, err := x.read(ctx, s.offset, int(s.length))
 	if err == nil && sumOf(x.format.version, b) != s.sum {
-		err = corrupt(x.name, "the checksum of the segment at %d is wrong", s.offset)
+		err = corrupt(x.name, "the digest of the segment at %d is wrong", s.offset)
 	}
 	return b, err
 }

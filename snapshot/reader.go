@@ -275,7 +275,7 @@ func (r *Reader) payload(ctx context.Context, e extent, buf []byte) ([]byte, err
 		return nil, fmt.Errorf("reading %s at %d: %w", info.Name, e.offset, err)
 	}
 	if sumOf(r.manifest.Version, buf) != e.sum {
-		return nil, corrupt(info.Name, "the checksum of the extent of %d bytes at %d is wrong", e.length, e.offset)
+		return nil, corrupt(info.Name, "the digest of the extent of %d bytes at %d is wrong", e.length, e.offset)
 	}
 	return buf, nil
 }

@@ -3,10 +3,11 @@
 #include "textflag.h"
 #include "go_asm.h"
 
-DATA ranks<>+0(SB)/4, $0
-DATA ranks<>+4(SB)/4, $1
-DATA ranks<>+8(SB)/4, $2
-DATA ranks<>+12(SB)/4, $3
+// What R15 is for each position of the group.
+DATA ranks<>+0(SB)/4, $4
+DATA ranks<>+4(SB)/4, $5
+DATA ranks<>+8(SB)/4, $6
+DATA ranks<>+12(SB)/4, $7
 GLOBL ranks<>(SB), RODATA|NOPTR, $16
 
 #define N      (Encoder_match+matcher_n)
@@ -19,7 +20,7 @@ GLOBL ranks<>(SB), RODATA|NOPTR, $16
 #define COUNT  (Encoder_out+bitWriter_count)
 #define OUT    (Encoder_out+bitWriter_n)
 #define BUF    (Encoder_out+bitWriter_buf)
-#define LENGTH   (fixedTables_length-4*3)
+#define LENGTH   (fixedTables_length+4*(4-3))
 #define DISTANCE (fixedTables_distance-4*1)
 
 // HASH leaves the hash of the four bytes at the bottom of r in r.
@@ -58,10 +59,10 @@ GLOBL ranks<>(SB), RODATA|NOPTR, $16
 //	BX  the eight bytes from the position before the group on, then the code of its first
 //	    three bytes
 //	R14 a bit for each of these bytes that takes nine bits: 7, 15, 23
-//	R15 the first position of the group with a match, less R11, or 4
+//	R15 four more than the number of positions before the match, or 8 without one
 //	R12 where the match is a copy of
-//	AX  where the match starts, then where it ends
-//	CX  its length          DX   its distance
+//	AX  the fifth byte of the match, then its end
+//	CX  its length less 4   DX   its distance
 //
 // At the head of the loop, everything before R11 is written but for the bits in R9, of
 // which there are at most seven, and all others of R9 are zero. Every position in the table
@@ -95,7 +96,7 @@ group:
 	ENTER(3, R12)
 
 	// Find the first match, from the last position to the first.
-	MOVL $4, R15
+	MOVL $8, R15
 	MOVL SRC(DI)(R12*1), AX
 	CMPL AX, (SRC+3)(DI)(R11*1)
 	CMOVLEQ ranks<>+12(SB), R15
@@ -113,9 +114,9 @@ group:
 	CMOVLEQ CX, R12
 
 	LEAQ (R11)(R15*1), AX
-	VMOVDQU SRC(DI)(R12*1), Y0
-	VPCMPEQB SRC(DI)(AX*1), Y0, Y0
-	MOVL AX, DX
+	VMOVDQU (SRC+4)(DI)(R12*1), X0
+	VPCMPEQB SRC(DI)(AX*1), X0, X0
+	LEAL -4(AX), DX
 	SUBL R12, DX
 
 	// Join the code of the first three bytes.
@@ -142,32 +143,32 @@ group:
 	ORQ  CX, BX
 	ORQ  SI, BX
 
-	CMPL R15, $4
+	CMPL R15, $8
 	JEQ  none
 	CMPL DX, $const_maxDistance
 	JA   none
 
 	// Measure the match.
-	VPMOVMSKB Y0, CX
-	INCL CX
+	VPMOVMSKB X0, CX
+	XORL $0xffff, CX
 	JZ   long
 	TZCNTL CX, CX
 
 measured:
 	// The byte before may match too, if its own entry was replaced.
 	MOVBLZX (SRC-1)(DI)(R12*1), SI
-	XORB (SRC-1)(DI)(AX*1), SI
+	XORB (SRC-5)(DI)(AX*1), SI
 	ADDQ CX, AX
 	CMPQ AX, N(DI)
 	JGT  beyond
 inside:
-	LEAL -1(R15), R12
+	LEAL -5(R15), R12
 	SARL $31, R12
 	ORL  R12, SI
 	JZ   before
 
 write:
-	LEAL (R15*8), SI
+	LEAL -32(R15*8), SI
 	BZHIL SI, R14, R14
 	POPCNTL R14, R14
 	ADDL SI, R14
@@ -230,10 +231,10 @@ out:
 	RET
 
 long:
-	// The first 32 bytes match. R12 and SI are addresses here.
-	MOVL $32, CX
+	// The first 20 bytes match. R12 and SI are the addresses of the fifth bytes here.
+	MOVL $16, CX
 	LEAQ SRC(DI)(AX*1), SI
-	LEAQ SRC(DI)(R12*1), R12
+	LEAQ (SRC+4)(DI)(R12*1), R12
 longer:
 	VMOVDQU (SI)(CX*1), Y0
 	VPCMPEQB (R12)(CX*1), Y0, Y0
@@ -241,27 +242,27 @@ longer:
 	INCL DX
 	JNZ  differs
 	ADDL $32, CX
-	CMPL CX, $const_maxMatch
+	CMPL CX, $(const_maxMatch-4)
 	JLT  longer
 differs:
 	TZCNTL DX, DX
 	ADDL DX, CX
-	MOVL $const_maxMatch, DX
+	MOVL $(const_maxMatch-4), DX
 	CMPL CX, DX
 	CMOVLGT DX, CX
-	LEAQ SRC(DI), DX
+	LEAQ (SRC+4)(DI), DX
 	SUBQ DX, R12
-	MOVL AX, DX
+	LEAL -4(AX), DX
 	SUBL R12, DX
 	JMP  measured
 
 before:
 	// The match may not start before the page or get too long.
-	MOVQ AX, SI
+	LEAQ -4(AX), SI
 	SUBQ CX, SI
 	CMPQ SI, DX
 	JEQ  write
-	CMPL CX, $const_maxMatch
+	CMPL CX, $(const_maxMatch-4)
 	JGE  write
 	INCL CX
 	DECL R15

@@ -86,11 +86,6 @@ func (r *bitReader) drop(count uint) {
 	r.count -= count
 }
 
-// extra returns the extra bits of a table entry whose code comes next.
-func (r *bitReader) extra(e uint32) int {
-	return int(r.acc & (1<<(e&entryCount) - 1) >> (e >> entryCode & entryCount))
-}
-
 // consumed returns how many bits were taken.
 func (r *bitReader) consumed() int { return 8*(r.base+r.pos) - int(r.count) }
 

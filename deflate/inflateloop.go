@@ -8,12 +8,17 @@ import "encoding/binary"
 // The reader's state is in local variables, which become registers. Of count, the low six
 // bits are valid: subtracting a whole entry subtracts its entryCount from them. The other
 // bits are never used. After a refill 56 bits are valid. A literal takes at most litLenBits
-// of them, and a match at most 38, because longer codes end the loop.
+// of them, and a match at most 38, because longer codes end the loop. So the next entry, e,
+// can be looked up before the refill.
 func (d *Decoder) decodeGo(c *blockCode) (s status) {
+	if !d.in.refill() {
+		return statusInput
+	}
 	buf, pos, limit := d.in.buf, d.in.pos, d.in.limit
 	acc, count := d.in.acc, uint64(d.in.count)
 	n, size, out := d.n, d.size, &d.out
 	litLen, distances := &c.litLen.table, &c.distance.table
+	e := uint64(litLen[acc&litLenMask])
 	for {
 		if n > size {
 			s = statusFull
@@ -26,7 +31,6 @@ func (d *Decoder) decodeGo(c *blockCode) (s status) {
 		acc |= binary.LittleEndian.Uint64(buf[pos:pos+8]) << (count & 63)
 		pos += int(^count >> 3 & 7)
 		count |= 56
-		e := uint64(litLen[acc&litLenMask])
 		if e&entryLiteral != 0 {
 			acc >>= e & entryCount
 			count -= e
@@ -47,15 +51,16 @@ func (d *Decoder) decodeGo(c *blockCode) (s status) {
 						count -= e
 						out[n] = byte(e >> entryValue)
 						n++
+						e = uint64(litLen[acc&litLenMask])
 						continue
 					}
 				}
-				// Too few bits may be left for a match, but pos has not passed limit by
-				// more than a load, which loadMargin allows.
-				acc |= binary.LittleEndian.Uint64(buf[pos:pos+8]) << (count & 63)
-				pos += int(^count >> 3 & 7)
-				count |= 56
 			}
+			// Too few bits may be left for a match. Here pos has passed limit by at most
+			// one load, which loadMargin allows.
+			acc |= binary.LittleEndian.Uint64(buf[pos:pos+8]) << (count & 63)
+			pos += int(^count >> 3 & 7)
+			count |= 56
 		}
 		if e&entrySpecial != 0 {
 			switch e >> entryValue {
@@ -83,6 +88,7 @@ func (d *Decoder) decodeGo(c *blockCode) (s status) {
 		distance := int(f>>entryValue + bits&(1<<(f&entryCount)-1)>>(f>>entryCode&entryCount))
 		acc = bits >> (f & entryCount)
 		count -= e + f
+		e = uint64(litLen[acc&litLenMask])
 		if distance > n {
 			s = statusDistance
 			break

@@ -145,8 +145,6 @@ group:
 
 	CMPL R15, $8
 	JEQ  none
-	CMPL DX, $const_maxDistance
-	JA   none
 
 	// Measure the match.
 	VPMOVMSKB X0, CX

@@ -44,10 +44,19 @@ func groupsGo(e *Encoder) {
 		// One bit for each position that has a match.
 		hits := isZero(w0^binary.LittleEndian.Uint32(src[c0:])) | isZero(w1^binary.LittleEndian.Uint32(src[c1:]))<<1 |
 			isZero(w2^binary.LittleEndian.Uint32(src[c2:]))<<2 | isZero(w3^binary.LittleEndian.Uint32(src[c3:]))<<3
+		all := uint64(c0) | uint64(c1)<<16 | uint64(c2)<<32 | uint64(c3)<<48
 		k := uint(bits.TrailingZeros32(hits|1<<groupLen)) & 7
-		from := uint(uint16((uint64(c0) | uint64(c1)<<16 | uint64(c2)<<32 | uint64(c3)<<48) >> (k * 16 & 63)))
+		from := uint(uint16(all >> (k * 16 & 63)))
 		at := (pos + k) & 0xffff
 		distance := at - from
+		for distance > maxDistance && hits != 0 {
+			// Too far, which happens in long pages only.
+			hits &= hits - 1
+			k = uint(bits.TrailingZeros32(hits|1<<groupLen)) & 7
+			from = uint(uint16(all >> (k * 16 & 63)))
+			at = (pos + k) & 0xffff
+			distance = at - from
+		}
 
 		// The literals before the match, and where each ends.
 		l0, l1 := words.literal[uint8(x>>8)], words.literal[uint8(x>>16)]
@@ -57,7 +66,7 @@ func groupsGo(e *Encoder) {
 		n3 := n2 + l2.count()
 		v := l0.bits() | l1.bits()<<(n1&63) | l2.bits()<<(n2&63)
 
-		if hits == 0 || distance > maxDistance {
+		if hits == 0 {
 			acc |= (v | l3.bits()<<(n3&63)) << (count & 63)
 			count += n3 + l3.count()
 			pos += groupLen

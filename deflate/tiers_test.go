@@ -97,26 +97,31 @@ func TestTiers_TokensGiveThePage(t *testing.T) {
 	})
 }
 
-// TestTiers_RatiosAreClose compares the bytes of generated and guest pages in all tiers
-// with those of the best one.
+// TestTiers_RatiosAreClose compares the bytes of generated and guest pages, of the usual and
+// of the largest size, in all tiers with those of the best one.
 func TestTiers_RatiosAreClose(t *testing.T) {
-	pages := guestPages(t)
-	for _, mode := range modes {
-		sums := map[string]int{}
-		eachTier(t, func(*testing.T, *routines) {
-			e, dst := NewEncoder(mode), make([]byte, 4095)
-			for _, p := range pages {
-				n := e.Deflate(dst, p.data)
-				if n == 0 {
-					n = len(p.data)
+	var data []byte
+	for _, p := range guestPages(t) {
+		data = append(data, p.data...)
+	}
+	for _, size := range []int{4096, MaxPageSize} {
+		for _, mode := range modes {
+			sums := map[string]int{}
+			eachTier(t, func(*testing.T, *routines) {
+				e, dst := NewEncoder(mode), make([]byte, size-1)
+				for at := 0; at+size <= len(data); at += size {
+					n := e.Deflate(dst, data[at:at+size])
+					if n == 0 {
+						n = size
+					}
+					sums[Tier()] += n
 				}
-				sums[Tier()] += n
-			}
-		})
-		least := slices.Min(slices.Collect(maps.Values(sums)))
-		for name, n := range sums {
-			if float64(n) > 1.01*float64(least) {
-				t.Errorf("%v, tier %s: %d bytes, more than 1 %% above the best tier's %d", mode, name, n, least)
+			})
+			least := slices.Min(slices.Collect(maps.Values(sums)))
+			for name, n := range sums {
+				if float64(n) > 1.01*float64(least) {
+					t.Errorf("%v, tier %s, pages of %d bytes: %d bytes, more than 1 %% above the best tier's %d", mode, name, size, n, least)
+				}
 			}
 		}
 	}

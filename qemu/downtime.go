@@ -11,7 +11,7 @@ import "time"
 //   - The limit begins at firstDowntime, or at the user's limit if that is lower.
 //   - A round that leaves more than half of what the round before it left doubles the limit,
 //     at most once in stepInterval.
-//   - From half of MaxRounds on, the limit is the user's.
+//   - From half of maxRounds on, the limit is the user's; from the begin on if that is 0.
 type downtimeSteps struct {
 	limit, most time.Duration // now, and the user's
 	polished    uint64        // the last round with a lower limit than the user's

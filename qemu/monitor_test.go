@@ -17,8 +17,14 @@ import (
 // inMemory is a friendly QEMU whose monitor is no socket.
 func inMemory(t *testing.T, incoming bool) (*hostileMonitor, *qmptest.Memory) {
 	t.Helper()
+	return inMemoryOf(t, incoming, qmp.Version{Major: 10})
+}
+
+// inMemoryOf is one of a version.
+func inMemoryOf(t *testing.T, incoming bool, version qmp.Version) (*hostileMonitor, *qmptest.Memory) {
+	t.Helper()
 	m := newHostileMonitor(t, nil, 0, incoming, savedMachine(t))
-	memory := qmptest.NewMemory(qmp.Version{Major: 10})
+	memory := qmptest.NewMemory(version)
 	for _, command := range hostileCommands {
 		memory.Handle(command, func(_ context.Context, args json.RawMessage) (any, error) { return m.friendly(command, args) })
 	}

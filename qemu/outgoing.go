@@ -149,22 +149,30 @@ func (o *outgoing) listen() (*lingerListener, error) {
 	return o.sockets, err
 }
 
-// pauseIfWritesGetLost pauses a machine that QEMU does not send correctly while the
-// machine runs. Without KVM, QEMU before 9.0 stops to track the writes to a block
+// losesWrites says why QEMU does not send this machine correctly while the machine runs;
+// "" if it does. Without KVM, QEMU before 9.0 stops to track the writes to a block
 // after it has read the block's dirty pages, if the block is a multiple of 64 pages,
 // as most are. So QEMU never sends some writes of a running guest, in its own
 // migrations too. QEMU from 9.0 on does so with some blocks: see forgetsWrites. With
 // KVM the kernel tracks the writes.
-func (o *outgoing) pauseIfWritesGetLost(ctx context.Context) error {
-	if o.alwaysLive || o.described.hardware.KVM {
-		return nil
+func (o *outgoing) losesWrites() string {
+	switch {
+	case o.described.hardware.KVM:
+		return ""
+	case o.vm.Version().Major < 9:
+		return "without KVM, QEMU before 9.0 loses writes of a machine that runs"
+	case o.described.forgetsWrites():
+		return "without KVM, QEMU from 9.0 on loses writes of a machine that runs, or aborts, if its memory has several blocks or is not the first (KVM helps, or a single memory backend that comes first on the command line)"
 	}
-	why := "without KVM, QEMU before 9.0 loses writes of a machine that runs"
-	if o.vm.Version().Major >= 9 {
-		if !o.described.forgetsWrites() {
-			return nil
-		}
-		why = "without KVM, QEMU from 9.0 on loses writes of a machine that runs, or aborts, if its memory has several blocks or is not the first (KVM helps, or a single memory backend that comes first on the command line)"
+	return ""
+}
+
+// pauseIfWritesGetLost pauses a machine that QEMU does not send correctly while the
+// machine runs.
+func (o *outgoing) pauseIfWritesGetLost(ctx context.Context) error {
+	why := o.losesWrites()
+	if why == "" || o.alwaysLive {
+		return nil
 	}
 	if !o.recovery.Ran {
 		o.pauseWatch = watchPause(o.vm) // nothing else may let it run before the end

@@ -228,6 +228,9 @@ func (s *save) plan(ctx context.Context) (*plan, error) {
 		return nil, err
 	}
 	s.downtime = newDowntimeSteps(s.opts.Downtime, s.opts.MaxRounds)
+	if s.losesWrites() != "" { // each further round of a machine that runs can lose some
+		s.downtime = newDowntimeSteps(s.opts.Downtime, 0)
+	}
 	return makePlan(ctx, s.vm, migrationSettings{
 		channels: s.opts.Channels, method: s.opts.Method, level: s.opts.Level,
 		returnPath: keepsState(s.vm.Version()) && !s.noDescription,

@@ -134,3 +134,29 @@ func TestSave_GuardStartsWhileQEMUIsAsked(t *testing.T) {
 		})
 	}
 }
+
+// A QEMU that can lose writes of a machine that runs gets the user's limit at once: each
+// round is another chance to lose some.
+func TestSave_QEMUThatLosesWritesGetsNoFurtherRounds(t *testing.T) {
+	m, memory := inMemoryOf(t, false, qmp.Version{Major: 7, Minor: 2})
+	memory.Answer("query-kvm", map[string]any{"enabled": false, "present": true})
+	path := filepath.Join(t.TempDir(), "s")
+	_, err := vmferry.Save(t.Context(), vmferry.Snapshot{Path: path, Store: snapshot.StoreRaw}, qemu.SaveOptions{
+		Monitor: memory, SocketDir: filepath.Dir(m.server.Path()), Downtime: 50 * time.Millisecond, AlwaysLive: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var limits []int
+	for _, c := range memory.Calls() {
+		var set struct {
+			Limit *int `json:"downtime-limit"`
+		}
+		if c.Command == "migrate-set-parameters" && json.Unmarshal(c.Args, &set) == nil && set.Limit != nil {
+			limits = append(limits, *set.Limit)
+		}
+	}
+	if want := []int{50, 300}; !slices.Equal(limits, want) {
+		t.Errorf("limits of %v ms, want %v", limits, want)
+	}
+}

@@ -96,9 +96,10 @@ test-libvirt:
 fuzz:
 	scripts/fuzz $(FUZZTIME)
 
+# QUICK=1 takes a minute or two; SAVE has further flags, such as SAVE="-ways raw".
 bench: build
 	scripts/setup demo
-	cd bench && $(GO) run ./save
+	cd bench && $(GO) run ./save $(if $(QUICK),-quick) $(SAVE)
 	$(GO) test -run '^$$' -bench ReceiveNone -benchtime 20x -count 5 ./multifd
 
 # The page codec beside the C libraries; draws docs/notes/codec-chart.svg.

@@ -38,8 +38,6 @@ func crcSum(crc uint32) (s sum) {
 	return s
 }
 
-func (s *sum) crc() uint32 { return binary.BigEndian.Uint32(s[:]) }
-
 // newDigest returns the hash of whole objects and of the manifest in a version of the
 // format.
 func newDigest(version int) hash.Hash {

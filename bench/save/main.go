@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -35,7 +36,7 @@ func main() {
 	if *quick {
 		b.runs, b.fullMiB = min(b.runs, 2), min(b.fullMiB, 512)
 	}
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	if err := b.run(ctx, list(*machines), list(*ways)); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -5,6 +5,7 @@ package deflate
 //go:noescape
 func findLazyAVX2(m *matcher, s *weights) (pos, ntok int, holes bool)
 
+// findAVX2 finds the tokens that findLazyGo finds.
 func findAVX2(m *matcher, s *weights) bool {
 	if m.n < enterLeast || m.n > maxDistance {
 		return findLazyGo(m, s)

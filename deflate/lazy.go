@@ -12,10 +12,11 @@ const (
 
 	// After quietAfter literals in a row the matcher leaves out positions, one more at a
 	// time for every quietStep positions, because looking up bytes that never repeat
-	// wastes time.
+	// wastes time. They are quietMost at most.
 	quietAfter = 64
 	quietStep  = 1 << quietShift
 	quietShift = 5
+	quietMost  = 32
 
 	// enterLeast is how many positions are entered after every match.
 	enterLeast = 8
@@ -76,7 +77,7 @@ scan:
 			next := pos + 1
 			if next-quietAt >= quietStep && next <= last {
 				o.swap(binary.LittleEndian.Uint32(src[next:]), next)
-				next = min(next+(next-quietAt)/quietStep, m.n)
+				next = min(next+min((next-quietAt)/quietStep, quietMost), m.n)
 			}
 			if pending {
 				pos = next

@@ -117,6 +117,9 @@ quiet:
 	SUBQ R14, BX
 	SHRQ $const_quietShift, BX
 	JEQ  next
+	MOVL $const_quietMost, AX
+	CMPQ BX, AX
+	CMOVQGT AX, BX
 	ADDQ R8, BX
 	CMPQ BX, matcher_n(DI)
 	CMOVQGT matcher_n(DI), BX

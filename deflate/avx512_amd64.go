@@ -17,7 +17,14 @@ type scratch struct {
 //go:noescape
 func findTokensAVX512(m *matcher, lazy bool)
 
-func findAVX512(m *matcher) { findTokensAVX512(m, true) }
+func findAVX512(m *matcher, s *weights) bool {
+	findTokensAVX512(m, true)
+	if m.incompressible() && looksRandom(m.page()) {
+		return false
+	}
+	countAVX512(s, m.tokens())
+	return true
+}
 
 func fastAVX512(e *Encoder) {
 	findTokensAVX512(&e.match, false)
@@ -46,18 +53,17 @@ type counters struct {
 }
 
 //go:noescape
-func countTokensAVX512(litLen *[litLenCodes]uint32, c *counters, tokens *token, n int) (matches, extraBits int)
+func countTokensAVX512(litLen *[litLenCodes]uint32, c *counters, tokens *token, n int) (matches int)
 
 func countAVX512(s *weights, tokens []token) {
 	if whole := len(tokens) &^ 15; whole > 0 {
-		matches, extraBits := countTokensAVX512(&s.litLen, &s.counters, &tokens[0], whole)
+		matches := countTokensAVX512(&s.litLen, &s.counters, &tokens[0], whole)
 		for _, sym := range s.counters.distances[:matches] {
 			s.distance[sym%distanceCodes]++
 		}
-		s.extraBits += extraBits
 		tokens = tokens[whole:]
 	}
-	s.addGo(tokens)
+	s.add(tokens)
 }
 
 //go:noescape

@@ -50,3 +50,18 @@ func TestBlocks_FixedWritersAgree(t *testing.T) {
 		}
 	}
 }
+
+// TestBlocks_CountingAgrees compares the counting of tokens with its reference in Go.
+func TestBlocks_CountingAgrees(t *testing.T) {
+	if !hasAVX512 {
+		return // TestTiers_AreListed says so
+	}
+	for _, run := range tokenRuns() {
+		var a, b weights
+		countAVX512(&a, run)
+		b.add(run)
+		if a.litLen != b.litLen || a.distance != b.distance {
+			t.Fatalf("%d tokens weigh differently", len(run))
+		}
+	}
+}

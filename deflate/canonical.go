@@ -1,7 +1,5 @@
 package deflate
 
-import "math/bits"
-
 // maxCodeBits is the length of the longest code of deflate.
 const maxCodeBits = 15
 
@@ -61,20 +59,4 @@ func (c *canonical) sortGo(lens []uint8) {
 func (c *canonical) put(at *uint16, sym int) {
 	c.sorted[*at] = uint16(sym)
 	*at++
-}
-
-// assign sets codes to the codes of lengths lens, none of them longer than
-// codeLimit.
-func (c *canonical) assign(r *routines, codes []code, lens []uint8) {
-	r.sort(c, lens)
-	clear(codes)
-	v, i := uint16(0), 0
-	for n := 1; n <= codeLimit; n++ {
-		for _, sym := range c.sorted[i : i+int(c.count[n])] {
-			codes[sym] = code(bits.Reverse16(v)>>(16-n)) | code(n)<<codeLimit
-			v++
-		}
-		i += int(c.count[n])
-		v <<= 1
-	}
 }

@@ -56,7 +56,6 @@ func (e *Encoder) Deflate(dst, page []byte) int {
 	w := &e.out
 	w.reset()
 	if e.mode == Dense {
-		e.routines.find(m)
 		e.dense.encode(e.routines, w, m, min(len(dst), storedSize(len(page))-1))
 	} else {
 		e.fast.limit = min(len(dst), storedSize(len(page)))

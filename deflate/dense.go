@@ -6,35 +6,33 @@ const distanceLimit = 9
 
 // denseCoder writes tokens in a Huffman code built for them.
 type denseCoder struct {
-	weights   weights
-	lens      tokenLens
-	codes     tokenCodes
-	header    header
-	builder   codeBuilder
-	canonical canonical
+	weights weights
+	lens    tokenLens
+	codes   tokenCodes
+	header  header
+	builder codeBuilder
 }
 
 // weights counts the occurrences of each symbol.
 type weights struct {
-	litLen    [litLenCodes]uint32
-	distance  [distanceCodes]uint32
-	extraBits int // of all matches
-	counters  counters
+	litLen   [litLenCodes]uint32
+	distance [distanceCodes]uint32
+	counters counters
 }
 
-// encode writes the tokens of m as one final block, fixed or dynamic, whichever is
+// encode finds the tokens of m and writes them as one final block, fixed or dynamic, whichever is
 // shorter. It writes nothing if the block is longer than limit bytes.
 func (d *denseCoder) encode(r *routines, w *bitWriter, m *matcher, limit int) {
-	if m.incompressible() && looksRandom(m.page()) {
+	d.weights.reset()
+	if !r.find(m, &d.weights) {
 		return
 	}
-	d.weights.count(r, m.tokens())
-	d.builder.build(d.lens.litLen[:], d.weights.litLen[:], codeLimit)
-	distances := completeDistances(d.weights.distance)
-	d.builder.build(d.lens.distance[:], distances[:], distanceLimit)
+	d.weights.litLen[endOfBlock] = 1
+	d.buildCodes()
 	d.header.plan(&d.lens, &d.builder)
 
-	dynamic, fixed := d.header.bits()+d.weights.bits(&d.lens), d.weights.bits(fixedLens)
+	dynamic, fixed := d.weights.bits(&d.lens)
+	dynamic += d.header.bits()
 	if (3+min(dynamic, fixed)+7)/8 > limit {
 		return
 	}
@@ -43,34 +41,34 @@ func (d *denseCoder) encode(r *routines, w *bitWriter, m *matcher, limit int) {
 		return
 	}
 	w.put(blockFinal|blockDynamic, 3)
-	d.header.write(r, w, &d.canonical)
-	d.codes.assign(r, &d.lens, &d.canonical)
+	d.header.write(w)
 	r.put(&d.codes, w, m.tokens())
 	d.codes.end(w)
 }
 
-// count counts the symbols of a block of tokens.
-func (s *weights) count(r *routines, tokens []token) {
-	clear(s.litLen[:])
-	clear(s.distance[:])
-	s.extraBits = 0
-	r.count(s, tokens)
-	s.litLen[endOfBlock] = 1
+// buildCodes builds the codes of the weights.
+func (d *denseCoder) buildCodes() {
+	d.builder.build(d.lens.litLen[:], d.weights.litLen[:], codeLimit)
+	d.builder.codes(d.codes.litLen[:], d.lens.litLen[:])
+	distances := completeDistances(d.weights.distance)
+	d.builder.build(d.lens.distance[:], distances[:], distanceLimit)
+	d.builder.codes(d.codes.distance[:], d.lens.distance[:])
 }
 
-// addGo adds tokens.
-func (s *weights) addGo(tokens []token) {
+// reset sets all weights to zero.
+func (s *weights) reset() {
+	clear(s.litLen[:])
+	clear(s.distance[:])
+}
+
+// add counts tokens.
+func (s *weights) add(tokens []token) {
 	for _, t := range tokens {
-		if !t.isMatch() {
+		if t.isMatch() {
+			s.addMatch(t.length3(), t.distance1())
+		} else {
 			s.litLen[uint8(t)]++
-			continue
 		}
-		sym, extraBits, _ := lengthSymbol(t.length3())
-		s.litLen[endOfBlock+sym]++
-		s.extraBits += int(extraBits)
-		sym, extraBits, _ = distanceSymbol(t.distance1())
-		s.distance[sym]++
-		s.extraBits += int(extraBits)
 	}
 }
 
@@ -92,17 +90,44 @@ func completeDistances(weights [distanceCodes]uint32) [distanceCodes]uint32 {
 	return weights
 }
 
-// bits returns how many bits the block takes in codes of the given lengths.
-func (s *weights) bits(lens *tokenLens) int {
-	sum := uint32(0)
+// bits returns how many bits the block takes in codes of the given lengths and in the
+// fixed code.
+func (s *weights) bits(lens *tokenLens) (own, fixed int) {
+	sum := uint64(0)
 	for sym, w := range &s.litLen {
-		sum += w * uint32(lens.litLen[sym])
+		sum += uint64(w) * (fixedCosts.litLen[sym] + uint64(lens.litLen[sym]))
 	}
 	for sym, w := range &s.distance {
-		sum += w * uint32(lens.distance[sym])
+		sum += uint64(w) * (fixedCosts.distance[sym] + uint64(lens.distance[sym]))
 	}
-	return int(sum) + s.extraBits
+	return int(sum & (1<<fixedCostShift - 1)), int(sum >> fixedCostShift)
 }
+
+// fixedCostShift separates two sums in one word.
+const fixedCostShift = 32
+
+// fixedCosts has the number of bits of each symbol in the fixed code, with the extra
+// bits, from fixedCostShift on, and the number of extra bits alone below.
+var fixedCosts = func() (costs struct {
+	litLen   [litLenCodes]uint64
+	distance [distanceCodes]uint64
+}) {
+	for length3 := range uint(256) {
+		sym, extraBits, _ := lengthSymbol(length3)
+		costs.litLen[endOfBlock+sym] = uint64(extraBits)
+	}
+	for distance1 := range uint(32 << 10) {
+		sym, extraBits, _ := distanceSymbol(distance1)
+		costs.distance[sym] = uint64(extraBits)
+	}
+	for sym, n := range fixedLens.litLen {
+		costs.litLen[sym] |= (costs.litLen[sym] + uint64(n)) << fixedCostShift
+	}
+	for sym, n := range fixedLens.distance {
+		costs.distance[sym] |= (costs.distance[sym] + uint64(n)) << fixedCostShift
+	}
+	return costs
+}()
 
 const (
 	randomSample = 512

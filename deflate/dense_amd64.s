@@ -17,23 +17,22 @@
 	VPADDD (3*1152+64*i)(DI), Z0, Z0  \
 	VMOVDQU32 Z0, (64*i)(CX)
 
-// func countTokensAVX512(litLen *[litLenCodes]uint32, c *counters, tokens *token, n int) (matches, extraBits int)
+// func countTokensAVX512(litLen *[litLenCodes]uint32, c *counters, tokens *token, n int) (matches int)
 //
 // It counts the literal and length symbols of n tokens, a positive multiple of
 // 16, and lists the distance symbols.
 //
 // When the loop begins, SI is at the next 16 tokens and R9 is the number of tokens from there
 // on. The four tables at DI, of 288 counters each, have the symbols of all tokens before SI
-// between them. R8 is behind their distance symbols, and the sum of Z29 is the number of their
-// extra bits. 0(SP) has the 16 symbols of this turn, in words. Z30 is 256.
-TEXT ·countTokensAVX512(SB), NOSPLIT, $64-48
+// between them. R8 is behind their distance symbols. 0(SP) has the 16 symbols of this turn, in words. Z30 is 256.
+TEXT ·countTokensAVX512(SB), NOSPLIT, $64-40
 	MOVQ c+8(FP), DI
 	LEAQ counters_distances(DI), R8
 	MOVQ tokens+16(FP), SI
 	MOVQ n+24(FP), R9
 	TOKEN_CONSTS
 	CONST(256, Z30)
-	VPXORQ Z29, Z29, Z29
+	VPXORQ Z29, Z29, Z29             // zeros
 	MOVQ DI, AX
 	MOVL $9, CX
 clear:
@@ -56,10 +55,8 @@ loop:
 	VPADDD Z8, Z30, K2, Z0
 	VPMOVDW Z0, Y1
 	VMOVDQU Y1, 0(SP)
-	VPADDD Z5, Z29, K2, Z29
 	VMOVDQU32 (SI), Z0
 	SPLIT_DISTANCE
-	VPADDD Z12, Z29, K2, Z29
 	VPCOMPRESSD.Z Z10, K2, Z10
 	VMOVDQU32 Z10, (R8)
 	KMOVW K2, AX
@@ -108,16 +105,6 @@ loop:
 	SUBQ AX, R8
 	SHRQ $2, R8
 	MOVQ R8, matches+32(FP)
-	VEXTRACTI64X4 $1, Z29, Y0
-	VPADDD Y0, Y29, Y0
-	VEXTRACTI128 $1, Y0, X1
-	VPADDD X1, X0, X0
-	VPSHUFD $0xee, X0, X1
-	VPADDD X1, X0, X0
-	VPSHUFD $0x55, X0, X1
-	VPADDD X1, X0, X0
-	VMOVD X0, AX
-	MOVQ AX, extraBits+40(FP)
 	VZEROUPPER
 	RET
 

@@ -114,7 +114,7 @@ func isZero(x uint32) uint32 { return uint32((uint64(x) - 1) >> 63) }
 
 // longMatch returns how many bytes, at most maxMatch, are the same from and at. The first
 // minMatch+16 are.
-func longMatch(src *[MaxPageSize + pageSlack]byte, from, at uint) uint {
+func longMatch(src *source, from, at uint) uint {
 	from &= 0xffff
 	at &= 0xffff
 	for n := uint(minMatch + 16); n < maxMatch; n += 8 {

@@ -21,7 +21,11 @@ func makeFixedCodes() (*tokenCodes, *tokenLens) {
 		lens.distance[sym] = 5
 	}
 	codes := new(tokenCodes)
-	codes.assign(sortOnly, lens, new(canonical))
+	var b codeBuilder
+	b.setLengths(lens.litLen[:])
+	b.codes(codes.litLen[:], lens.litLen[:])
+	b.setLengths(lens.distance[:])
+	b.codes(codes.distance[:], lens.distance[:])
 	return codes, lens
 }
 

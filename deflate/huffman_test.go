@@ -163,7 +163,9 @@ func TestHuffman_CodesAreCanonical(t *testing.T) {
 	lens := []uint8{3, 3, 3, 3, 3, 2, 4, 4}
 	want := []int{0b010, 0b011, 0b100, 0b101, 0b110, 0b00, 0b1110, 0b1111}
 	codes := make([]code, len(lens))
-	new(canonical).assign(&goRoutines, codes, lens)
+	var b codeBuilder
+	b.setLengths(lens)
+	b.codes(codes, lens)
 	for sym, c := range codes {
 		got := 0
 		for i := range c.count() {

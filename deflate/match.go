@@ -49,11 +49,12 @@ type matcher struct {
 	// that do not choose the bucket above the position modulo 4,096.
 	table [1 << hashBits]uint32
 	//lint:ignore U1000 only the assembly looks inside
-	scratch scratch
-	n       int // page length
-	ntok    int
-	src     [MaxPageSize + pageSlack]byte
-	tok     [MaxPageSize + 2*blockLen]token
+	scratch     scratch
+	occurrences occurrences
+	n           int // page length
+	ntok        int
+	src         source
+	tok         [MaxPageSize + 2*blockLen]token
 }
 
 func (m *matcher) page() []byte    { return m.src[:m.n] }
@@ -102,9 +103,6 @@ func (p *pace) skips() bool {
 	p.skip--
 	return true
 }
-
-// findGo fills in the tokens.
-func findGo(m *matcher) { m.findBlocks(true) }
 
 // findBlocks fills in the tokens. It is the reference for the assembly.
 func (m *matcher) findBlocks(lazy bool) {

@@ -13,10 +13,10 @@ type routines struct {
 	// fast writes the page of e.match to e.out as one final block in the fixed code. It
 	// writes nothing if it finds no match.
 	fast func(e *Encoder)
-	// find fills in the tokens of m, for Dense.
-	find func(m *matcher)
-	// count adds the symbols of tokens to s.
-	count func(s *weights, tokens []token)
+	// find fills in the tokens of m, for Dense, and adds their symbols to s. It returns
+	// false, and may have done neither, if the page cannot shrink: it has no match and
+	// looks random.
+	find func(m *matcher, s *weights) bool
 	// put writes tokens in the codes of t.
 	put func(t *tokenCodes, w *bitWriter, tokens []token)
 	// sort fills in c from lens, the length of each symbol's code or zero.
@@ -38,8 +38,7 @@ type tier struct {
 // goRoutines are the routines of the tier "go", which runs everywhere.
 var goRoutines = routines{
 	fast:      fastGo,
-	find:      findGo,
-	count:     (*weights).addGo,
+	find:      findLazyGo,
 	put:       (*tokenCodes).putGo,
 	sort:      (*canonical).sortGo,
 	decode:    (*Decoder).decodeGo,

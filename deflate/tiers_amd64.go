@@ -22,7 +22,6 @@ var tiers = []*tier{
 		routines: routines{
 			fast:      fastAVX512,
 			find:      findAVX512,
-			count:     countAVX512,
 			put:       putAVX512,
 			sort:      sortVBMI2,
 			decode:    decodeVBMI2,
@@ -34,7 +33,6 @@ var tiers = []*tier{
 		routines: routines{
 			fast:      fastAVX512,
 			find:      findAVX512,
-			count:     countAVX512,
 			put:       putAVX512,
 			sort:      (*canonical).sortGo,
 			decode:    decodeAVX2,
@@ -45,9 +43,8 @@ var tiers = []*tier{
 		name: "avx2", needs: "AVX2, BMI1, BMI2 and POPCNT", runs: hasAVX2,
 		routines: routines{
 			fast:      fastAVX2,
-			find:      findGo,
-			count:     (*weights).addGo,
-			put:       (*tokenCodes).putGo,
+			find:      findAVX2,
+			put:       putAVX2,
 			sort:      (*canonical).sortGo,
 			decode:    decodeAVX2,
 			zeroSteps: zeroStepsAVX2,

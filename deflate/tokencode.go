@@ -1,5 +1,7 @@
 package deflate
 
+import "encoding/binary"
+
 // code is a Huffman code: its bits, reversed as deflate requires, in the low codeLimit
 // bits, and the number of bits above. The assembly uses this layout.
 type code uint16
@@ -31,27 +33,29 @@ type tokenCodes struct {
 	distance [distanceCodes]code
 }
 
-func (t *tokenCodes) assign(r *routines, lens *tokenLens, c *canonical) {
-	c.assign(r, t.litLen[:], lens.litLen[:])
-	c.assign(r, t.distance[:], lens.distance[:])
-}
-
 // putGo writes tokens.
 func (t *tokenCodes) putGo(w *bitWriter, tokens []token) {
+	acc, count, n := w.acc, w.count, w.n
 	for _, tok := range tokens {
-		if !tok.isMatch() {
-			c := t.litLen[uint8(tok)]
-			w.put(c.bits(), c.count())
-			continue
+		c := t.litLen[uint8(tok)]
+		v, bits := c.bits(), c.count()
+		if tok.isMatch() {
+			p := lengthParts[tok.length3()]
+			c = t.litLen[p.symbol%512]
+			v, bits = c.bits()|uint64(p.extra)<<(c.count()&63), c.count()+uint(p.extraBits)
+			sym, extraBits, extra := distanceSymbol(tok.distance1())
+			c = t.distance[sym%distanceCodes]
+			v |= (c.bits() | uint64(extra)<<(c.count()&63)) << (bits & 63)
+			bits += c.count() + extraBits
 		}
-		sym, extraBits, extra := lengthSymbol(tok.length3())
-		c := t.litLen[endOfBlock+sym]
-		v, n := c.bits()|uint64(extra)<<c.count(), c.count()+extraBits
-		sym, extraBits, extra = distanceSymbol(tok.distance1())
-		c = t.distance[sym]
-		v |= (c.bits() | uint64(extra)<<c.count()) << n
-		w.put(v, n+c.count()+extraBits)
+		acc |= v << (count & 63)
+		count += bits
+		binary.LittleEndian.PutUint64(w.buf[n:], acc)
+		n += int(count >> 3)
+		acc >>= (count &^ 7) & 63
+		count &= 7
 	}
+	w.acc, w.count, w.n = acc, count, n
 }
 
 // end writes the end of the block.

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"flag"
@@ -43,14 +44,12 @@ func FuzzManifest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	body, _, _ := bytes.Cut(text, []byte(digestKeys[newestVersion]))
+	body, _, _ := bytes.Cut(text, []byte(digestKey))
 	addSeed(f, "whole", text)
 	addSeed(f, "body", body)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		checkManifest(t, body)
-		for version, key := range digestKeys {
-			checkManifest(t, fmt.Append(bytes.Clone(body), key, digestOf(version, body), digestEnd))
-		}
+		checkManifest(t, fmt.Appendf(bytes.Clone(body), "%s%x%s", digestKey, sha256.Sum256(body), digestEnd))
 	})
 }
 

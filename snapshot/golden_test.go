@@ -63,7 +63,7 @@ func describe(t *testing.T, b *storetest.Bucket) string {
 		case "manifest.json":
 			// The time, and with it the digest, are another each time.
 			text := regexp.MustCompile(`"created": "[^"]+"`).ReplaceAll(data, []byte(`"created": "2025-01-02T03:04:05Z"`))
-			text = regexp.MustCompile(`"blake3": "[0-9a-f]{64}"\n}\n$`).ReplaceAll(text, []byte("\"blake3\": \"<digest of all before the comma>\"\n}\n"))
+			text = regexp.MustCompile(`"sha256": "[0-9a-f]{64}"\n}\n$`).ReplaceAll(text, []byte("\"sha256\": \"<digest of all before the comma>\"\n}\n"))
 			out.Write(text)
 		case "index":
 			describeIndex(&out, data)

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -153,12 +154,13 @@ func (m *Manifest) Layout() (*guest.Layout, error) {
 	return guest.NewLayout(m.Machine.PageSize, blocks)
 }
 
-// digestKeys begin the last member of a manifest, by version: the digest of all bytes
-// before it.
-var digestKeys = map[int]string{version1: ",\n  \"sha256\": \"", version2: ",\n  \"blake3\": \""}
-
-// digestEnd ends a manifest.
-const digestEnd = "\"\n}\n"
+// digestKey and digestEnd stand around the digest that is the last member of a manifest: the
+// SHA-256 of all bytes before digestKey. It is the same in all versions, so that a reader
+// of an older version refuses a manifest for its version and not as corrupt.
+const (
+	digestKey = ",\n  \"sha256\": \""
+	digestEnd = "\"\n}\n"
+)
 
 // encode returns the text of the manifest, which ends with its own digest.
 func (m *Manifest) encode() ([]byte, error) {
@@ -167,25 +169,7 @@ func (m *Manifest) encode() ([]byte, error) {
 		return nil, err
 	}
 	body = bytes.TrimSuffix(body, []byte("\n}"))
-	return fmt.Append(body, digestKeys[m.Version], digestOf(m.Version, body), digestEnd), nil
-}
-
-// splitManifest verifies the digest of the text of a manifest and returns the version of
-// the format that the digest belongs to.
-func splitManifest(text []byte) (version int, err error) {
-	for version, key := range digestKeys {
-		tail := len(key) + 2*len(sum{}) + len(digestEnd)
-		if len(text) < tail || !bytes.HasPrefix(text[len(text)-tail:], []byte(key)) {
-			continue
-		}
-		body := text[:len(text)-tail]
-		digest := digestOf(version, body)
-		if want := fmt.Append(nil, key, digest, digestEnd); !bytes.Equal(text[len(body):], want) {
-			return 0, corrupt(manifestName, "its digest is %s, but its text has another", digest)
-		}
-		return version, nil
-	}
-	return 0, corrupt(manifestName, "it does not end with its digest")
+	return fmt.Appendf(body, "%s%x%s", digestKey, sha256.Sum256(body), digestEnd), nil
 }
 
 // decodeManifest decodes and checks the text of a manifest.
@@ -193,9 +177,14 @@ func decodeManifest(text []byte) (*Manifest, error) {
 	if len(text) > maxManifestSize {
 		return nil, corrupt(manifestName, "%d bytes (at most %d)", len(text), maxManifestSize)
 	}
-	version, err := splitManifest(text)
-	if err != nil {
-		return nil, err
+	tail := len(digestKey) + 2*sha256.Size + len(digestEnd)
+	if len(text) < tail || !bytes.HasPrefix(text[len(text)-tail:], []byte(digestKey)) {
+		return nil, corrupt(manifestName, "it does not end with its digest")
+	}
+	body := text[:len(text)-tail]
+	sum := sha256.Sum256(body)
+	if want := fmt.Appendf(nil, "%s%x%s", digestKey, sum, digestEnd); !bytes.Equal(text[len(body):], want) {
+		return nil, corrupt(manifestName, "its digest is %x, but its text has another", sum)
 	}
 	if err := strictjson.Check(text, new(Manifest), strictjson.Options{MaxBytes: maxManifestSize, MaxEntries: maxEntries}); err != nil {
 		return nil, corrupt(manifestName, "%v", err)
@@ -209,9 +198,6 @@ func decodeManifest(text []byte) (*Manifest, error) {
 	}
 	if m.Version < version1 || m.Version > newestVersion {
 		return nil, fmt.Errorf("snapshot: unknown format version %d (want %d to %d; use the vmferry that wrote the snapshot: %s)", m.Version, version1, newestVersion, m.Tool)
-	}
-	if m.Version != version {
-		return nil, corrupt(manifestName, "version %d with the digest of version %d", m.Version, version)
 	}
 	if len(m.Requires) > 0 {
 		return nil, fmt.Errorf("snapshot: the snapshot requires %q, which this vmferry does not know (use the vmferry that wrote the snapshot: %s)", m.Requires, m.Tool)

@@ -38,8 +38,7 @@ func crcSum(crc uint32) (s sum) {
 	return s
 }
 
-// newDigest returns the hash of whole objects and of the manifest in a version of the
-// format.
+// newDigest returns the hash of whole objects in a version of the format.
 func newDigest(version int) hash.Hash {
 	if version == version1 {
 		return sha256.New()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"github.com/zeebo/blake3"
 )
 
 // exits STATUS COMMAND ARGS... runs a command and wants that exit status.
@@ -37,13 +37,13 @@ func forge(ts *testscript.TestScript, neg bool, args []string) {
 	path := filepath.Join(ts.MkAbs(args[0]), "manifest.json")
 	text, err := os.ReadFile(path)
 	ts.Check(err)
-	const digest = ",\n  \"blake3\": \""
+	const digest = ",\n  \"sha256\": \""
 	body := string(text[:strings.LastIndex(string(text), digest)])
 	forged := strings.Replace(body, args[1], args[2], 1)
 	if forged == body {
 		ts.Fatalf("%s does not have %s", path, args[1])
 	}
-	ts.Check(os.WriteFile(path, fmt.Appendf(nil, "%s%s%x\"\n}\n", forged, digest, blake3.Sum256([]byte(forged))), 0o600))
+	ts.Check(os.WriteFile(path, fmt.Appendf(nil, "%s%s%x\"\n}\n", forged, digest, sha256.Sum256([]byte(forged))), 0o600))
 }
 
 // lastjson KEY PATTERN wants the last line of stdout to be a JSON object that

@@ -67,7 +67,7 @@ test-unit:
 	$(GO) test $(PARALLEL) -timeout $(TESTTIMEOUT) ./...
 	cd bench && $(GO) test -timeout $(TESTTIMEOUT) ./...
 
-# The page codec without its assembly, which has to agree byte for byte.
+# The page codec as it is built without assembly.
 test-noasm:
 	$(GO) test -timeout $(TESTTIMEOUT) -tags noasm ./deflate
 

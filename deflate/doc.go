@@ -31,7 +31,9 @@
 // environment variable VMFERRY_DEFLATE and [UseTier] choose another one. The table is the
 // variable tiers in tiers_amd64.go.
 //
-//	vbmi2   amd64 with AVX-512 VBMI2 and GFNI (Ice Lake and Zen 4 and later)
+//	vbmi2   amd64 with AVX-512 VBMI2 and GFNI (Ice Lake, Zen 4 and later)
+//	avx512  amd64 with AVX-512 (Skylake-SP, Cascade Lake)
+//	avx2    amd64 with AVX2 and BMI2 (Haswell, Zen 1 and later)
 //	go      every processor, and every build with the tag noasm
 //
 // A page can give another stream in another tier. Every stream inflates in every tier, and

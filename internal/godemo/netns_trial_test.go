@@ -168,6 +168,11 @@ func newTrial(t *testing.T, l *slowlink.Link, seed uint64) *trial {
 	if err := l.LimitRate(rate); err != nil {
 		t.Error(err)
 	}
+	up, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := l.AwaitUp(up); err != nil {
+		t.Error(err)
+	}
 	return x
 }
 

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,6 +76,30 @@ func (l *Link) Dial(ctx context.Context, e End, address string) (conn *net.TCPCo
 		return err
 	})
 	return conn, err
+}
+
+// AwaitUp waits until a connection can be made from the source to the destination. After
+// SetUp the kernel takes a moment to find the way again: a dial may fail meanwhile with "no
+// route to host".
+func (l *Link) AwaitUp(ctx context.Context) error {
+	ln, err := l.Listen(Destination, 0)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	for {
+		attempt, cancel := context.WithTimeout(ctx, time.Second)
+		conn, err := l.Dial(attempt, Source, ln.Addr().String())
+		cancel()
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("slowlink: the link is not up: %w", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // StartProxy starts a proxy in front of a TCP address of the destination, and returns its

@@ -83,3 +83,8 @@ func putAVX512(t *tokenCodes, w *bitWriter, tokens []token) {
 	}
 	t.putGo(w, tokens)
 }
+
+//go:noescape
+func zeroBytesAVX512(p *byte, n int) bool
+
+func zeroStepsAVX512(p []byte) bool { return len(p) == 0 || zeroBytesAVX512(&p[0], len(p)) }

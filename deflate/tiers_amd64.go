@@ -25,7 +25,7 @@ var tiers = []*tier{
 			put:       putAVX512,
 			sort:      sortVBMI2,
 			decode:    decodeVBMI2,
-			zeroSteps: zeroStepsVBMI2,
+			zeroSteps: zeroStepsAVX512,
 		},
 	},
 	{
@@ -36,7 +36,7 @@ var tiers = []*tier{
 			put:       putAVX512,
 			sort:      (*canonical).sortGo,
 			decode:    decodeAVX2,
-			zeroSteps: zeroStepsVBMI2,
+			zeroSteps: zeroStepsAVX512,
 		},
 	},
 	{

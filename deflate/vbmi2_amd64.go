@@ -35,8 +35,3 @@ var patterns = func() (p copyPatterns) {
 	}
 	return p
 }()
-
-//go:noescape
-func zeroStepsAVX512(p *byte, n int) bool
-
-func zeroStepsVBMI2(p []byte) bool { return len(p) == 0 || zeroStepsAVX512(&p[0], len(p)) }

@@ -3,10 +3,10 @@
 #include "textflag.h"
 #include "go_asm.h"
 
-// func zeroStepsAVX512(p *byte, n int) bool
+// func zeroBytesAVX512(p *byte, n int) bool
 //
 // n is a positive multiple of zeroStep.
-TEXT ·zeroStepsAVX512(SB), NOSPLIT, $0-17
+TEXT ·zeroBytesAVX512(SB), NOSPLIT, $0-17
 	MOVQ p+0(FP), SI
 	MOVQ n+8(FP), CX
 

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -59,7 +60,7 @@ func openIndex(ctx context.Context, o store.Object, version int, info ObjectInfo
 		return nil, err
 	}
 	if version == version1 {
-		if crc := be.Uint32(footer[40:]); h.(hash.Hash32).Sum32() != crc {
+		if !bytes.Equal(h.Sum(nil), footer[40:44]) {
 			return nil, corrupt(name, "the directory's checksum is wrong")
 		}
 		return x, nil
